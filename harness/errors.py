@@ -1,0 +1,45 @@
+"""Errors for users: each says what is wrong, where, and how to put it right."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+
+
+class HarnessError(Exception):
+    """The base of every error that a user can put right; its text is the whole message."""
+
+
+class UsageError(HarnessError):
+    """A suite, an option or a name is wrong."""
+
+
+class DataError(HarnessError):
+    """A data set is missing, damaged, or not what its format promises."""
+
+
+class StoreError(HarnessError):
+    """The store cannot be read or written."""
+
+
+class MeasureError(HarnessError):
+    """A timing could not be taken in the environment that the profile asks for."""
+
+
+class CellError(HarnessError):
+    """One cell of a matrix failed; the others go on."""
+
+
+class Unsupported(HarnessError):
+    """A step cannot handle this network: the cell is skipped with this reason, not failed."""
+
+
+def nearest(name: str, known: Iterable[str]) -> str:
+    """The end of a message about a wrong name: the nearest right ones, and all of them when there are few."""
+    names = sorted(known)
+    close = difflib.get_close_matches(name, names, n=3, cutoff=0.5)
+    hint = f"; did you mean {' or '.join(map(repr, close))}?" if close else ""
+    if not names:
+        return f"{hint} (none is registered)"
+    shown = ", ".join(names[:12]) + (", ..." if len(names) > 12 else "")
+    return f"{hint} (known: {shown})"

@@ -1,0 +1,228 @@
+"""Loading plugins one by one: a broken one is named and left out, and everything else runs."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import inspect
+from collections.abc import Callable, Iterable, Iterator
+from importlib.metadata import EntryPoint, entry_points, version
+from typing import Any, Generic, TypeVar
+
+import pluggy
+
+from harness import hookspecs
+from harness.contracts import Architecture, Dataset, Metric, Runtime, Step
+from harness.errors import UsageError, nearest
+from harness.steps import Train
+
+GROUP = "harness"
+T = TypeVar("T")
+
+
+@dataclasses.dataclass(frozen=True)
+class Origin:
+    """Who brought a registered thing: the plugin's entry point, its distribution and that one's version."""
+
+    plugin: str
+    distribution: str
+    version: str
+
+    def __str__(self) -> str:
+        return f"{self.plugin} ({self.distribution} {self.version})"
+
+
+#: The kernel itself, which brings the step that trains.
+KERNEL = Origin("kernel", "harness", version("harness"))
+
+
+@dataclasses.dataclass(frozen=True)
+class Problem:
+    """Why a plugin, or one thing that it brings, was left out."""
+
+    origin: Origin
+    reason: str
+
+    def __str__(self) -> str:
+        return f"plugin {self.origin}: {self.reason}"
+
+
+class Registry(Generic[T]):
+    """The things of one kind by name, in the order of their registration, each with its origin."""
+
+    def __init__(self, kind: str) -> None:
+        self.kind = kind
+        self._items: dict[str, tuple[T, Origin]] = {}
+
+    def add(self, name: str, item: T, origin: Origin) -> None:
+        """Register ``item``; raises UsageError when the name is taken, naming both sides."""
+        if name in self._items:
+            raise UsageError(f"{self.kind} {name!r} is already registered by plugin {self._items[name][1]}")
+        self._items[name] = (item, origin)
+
+    def get(self, name: str) -> T:
+        """The thing called ``name``; raises UsageError with the nearest right names."""
+        return self._entry(name)[0]
+
+    def origin(self, name: str) -> Origin:
+        return self._entry(name)[1]
+
+    def _entry(self, name: str) -> tuple[T, Origin]:
+        try:
+            return self._items[name]
+        except KeyError:
+            raise UsageError(f"no {self.kind} is called {name!r}{nearest(name, self._items)}") from None
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._items)
+
+    def __contains__(self, name: object) -> bool:
+        return name in self._items
+
+    def __len__(self) -> int:
+        return len(self._items)
+
+
+class Plugins:
+    """Every plugin that could be loaded, what they registered, and what was left out and why."""
+
+    def __init__(self) -> None:
+        self.datasets: Registry[Dataset] = Registry("dataset")
+        self.architectures: Registry[Architecture] = Registry("architecture")
+        self.steps: Registry[type[Step]] = Registry("step")
+        self.metrics: Registry[Metric] = Registry("metric")
+        self.runtimes: Registry[Runtime] = Registry("runtime")
+        self.steps.add(Train.name, Train, KERNEL)
+        self.problems: list[Problem] = []
+        self.origins: list[Origin] = []
+        self._manager = pluggy.PluginManager(hookspecs.PROJECT)
+        self._manager.add_hookspecs(hookspecs)
+        #: hook -> registry, and what its items must be.
+        self._kinds: dict[str, tuple[Registry[Any], Callable[[Any], bool], str]] = {
+            "harness_datasets": (self.datasets, _instance(Dataset), "an instance of harness.Dataset"),
+            "harness_architectures": (
+                self.architectures,
+                _instance(Architecture),
+                "an instance of harness.Architecture",
+            ),
+            "harness_steps": (self.steps, _step_class, "a subclass of harness.Step"),
+            "harness_metrics": (self.metrics, _instance(Metric), "an instance of harness.Metric"),
+            "harness_runtimes": (self.runtimes, _instance(Runtime), "an instance of harness.Runtime"),
+        }
+
+    @property
+    def hook(self) -> pluggy.HookRelay:
+        """The life-cycle hooks; call them through ``notify``, which contains what a plugin raises."""
+        return self._manager.hook
+
+    def load(self, entry_point: EntryPoint) -> None:
+        """Import one plugin and let it register; whatever it does wrong becomes a problem, never an exception."""
+        origin = _origin(entry_point)
+        try:
+            module = entry_point.load()
+        except BaseException as error:  # a plugin may even call sys.exit() while it is imported
+            if isinstance(error, KeyboardInterrupt):
+                raise
+            self.problems.append(Problem(origin, f"failed to import: {type(error).__name__}: {error}"))
+            return
+        self.add(module, origin)
+
+    def add(self, module: object, origin: Origin) -> None:
+        """Register an imported plugin."""
+        for name in _marked(module):
+            if not hasattr(hookspecs, name):
+                hooks = [hook for hook in vars(hookspecs) if hook.startswith("harness_")]
+                self.problems.append(
+                    Problem(origin, f"no hook is called {name!r}{nearest(name, hooks)}; it is left out")
+                )
+                return
+        for other in self.origins:
+            if other.plugin == origin.plugin or self._manager.get_plugin(other.plugin) is module:
+                self.problems.append(Problem(origin, f"is left out: plugin {other} has the same name or module"))
+                return
+        try:
+            self._manager.register(module, origin.plugin)
+        except pluggy.PluginValidationError as error:
+            if self._manager.is_registered(module):
+                self._manager.unregister(module)
+            self.problems.append(Problem(origin, f"is left out: {' '.join(str(error).split())}"))
+            return
+        self.origins.append(origin)
+        for hook_name, (registry, fits, wanted) in self._kinds.items():
+            implementation = getattr(module, hook_name, None)
+            if implementation is None:
+                continue
+            try:
+                implementation(register=functools.partial(self._register, origin, registry, fits, wanted))
+            except Exception as error:
+                self.problems.append(Problem(origin, f"{hook_name} failed: {type(error).__name__}: {error}"))
+
+    def _register(
+        self, origin: Origin, registry: Registry[Any], fits: Callable[[Any], bool], wanted: str, item: Any
+    ) -> None:
+        name = getattr(item, "name", None)
+        if not fits(item):
+            self.problems.append(Problem(origin, f"registered {item!r} as {registry.kind}, which is not {wanted}"))
+        elif not isinstance(name, str) or not name:
+            self.problems.append(Problem(origin, f"registered {item!r}, whose `name` is {name!r}, not a text"))
+        else:
+            try:
+                registry.add(name, item, origin)
+            except UsageError as error:
+                self.problems.append(Problem(origin, f"refused: {error}"))
+
+    def notify(self, hook_name: str, **arguments: Any) -> list[Any]:
+        """Call a life-cycle hook of every plugin; one that raises is noted as a problem and the others go on."""
+        results = []
+        for implementation in getattr(self.hook, hook_name).get_hookimpls():
+            wanted = {name: arguments[name] for name in implementation.argnames}
+            try:
+                result = implementation.function(**wanted)
+            except Exception as error:
+                origin = next(o for o in self.origins if o.plugin == implementation.plugin_name)
+                self.problems.append(Problem(origin, f"{hook_name} failed: {type(error).__name__}: {error}"))
+            else:
+                if result is not None:
+                    results.append(result)
+        return results
+
+
+def load_plugins(extra: Iterable[EntryPoint] = ()) -> Plugins:
+    """Load every plugin of the entry-point group ``harness``, in the order of their names."""
+    plugins = Plugins()
+    found = [*entry_points(group=GROUP), *extra]
+    for entry_point in sorted(found, key=lambda point: (not _built_in(point), point.name)):
+        plugins.load(entry_point)
+    return plugins
+
+
+@functools.cache
+def installed() -> Plugins:
+    """The plugins of this installation, loaded once."""
+    return load_plugins()
+
+
+def _origin(entry_point: EntryPoint) -> Origin:
+    distribution = entry_point.dist
+    if distribution is None:
+        return Origin(entry_point.name, "unknown distribution", "?")
+    return Origin(entry_point.name, distribution.name, distribution.version)
+
+
+def _built_in(entry_point: EntryPoint) -> bool:
+    """Ours come first, so that a third party cannot take a built-in name by sorting before it."""
+    return entry_point.dist is not None and entry_point.dist.name == "harness"
+
+
+def _marked(module: object) -> list[str]:
+    """The names in a module that are marked as hook implementations."""
+    mark = f"{hookspecs.PROJECT}_impl"
+    return [name for name, value in vars(module).items() if inspect.isroutine(value) and hasattr(value, mark)]
+
+
+def _instance(kind: type) -> Callable[[Any], bool]:
+    return lambda item: isinstance(item, kind)
+
+
+def _step_class(item: Any) -> bool:
+    return inspect.isclass(item) and issubclass(item, Step)

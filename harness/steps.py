@@ -1,0 +1,57 @@
+"""The step that every recipe starts with, and steps given by name."""
+
+from __future__ import annotations
+
+import dataclasses
+import inspect
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
+
+from harness.contracts import Phase, Step, StepContext
+from harness.errors import UsageError, nearest
+
+if TYPE_CHECKING:
+    import torch
+
+
+@dataclasses.dataclass(frozen=True)
+class Train(Step):
+    """Train the network from scratch as its architecture says; what is given here replaces that.
+
+    ``precision`` is the arithmetic of the forward and backward pass: bfloat16 is autocast, with float32 weights.
+    """
+
+    name: ClassVar[str] = "train"
+    epochs: int | None = None
+    precision: Literal["float32", "bfloat16"] | None = None
+
+    def apply(self, model: torch.nn.Module, context: StepContext) -> torch.nn.Module:
+        ((phase, changes),) = self.fits()
+        return context.fit(model, phase, **changes)
+
+    def fits(self) -> Sequence[tuple[Phase, Mapping[str, Any]]]:
+        return [("train", {name: value for name, value in self.parameters().items() if value is not None})]
+
+    def preview(self, model: torch.nn.Module, example: torch.Tensor) -> torch.nn.Module:
+        return model
+
+
+def step(name: str, **parameters: Any) -> Step:
+    """The step called ``name`` with these parameters, from whichever plugin brings it.
+
+    Raises UsageError for a name or a parameter that does not exist, with the nearest right ones.
+    """
+    from harness.plugins import installed
+
+    return _make(installed().steps.get(name), parameters)
+
+
+def _make(kind: type[Step], parameters: dict[str, Any]) -> Step:
+    known = list(inspect.signature(kind).parameters)
+    for parameter in parameters:
+        if parameter not in known:
+            raise UsageError(f"step {kind.name!r} has no parameter {parameter!r}{nearest(parameter, known)}")
+    try:
+        return kind(**parameters)
+    except TypeError as error:
+        raise UsageError(f"step {kind.name!r}: {error}") from error
