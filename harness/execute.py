@@ -1,0 +1,185 @@
+"""Running the graph: builds what the store lacks, in order; nothing here is timed."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import random
+import time
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import torch
+
+from harness import artefact as artefacts
+from harness import training
+from harness.contracts import Data, Loss, Part, Phase, Progress, Task, Training
+from harness.datasets import Library
+from harness.errors import CellError, HarnessError, Unsupported
+from harness.plan import Node, Plan, describe
+from harness.plugins import Plugins
+from harness.progress import Display
+from harness.store import Artefact, Store
+
+
+def derive(*parts: Any) -> int:
+    """A seed of 63 bits from anything that has a text: the same on every machine."""
+    return int.from_bytes(hashlib.sha256("/".join(map(str, parts)).encode()).digest()[:8], "big") >> 1
+
+
+class Context:
+    """What a step may use (contracts.StepContext). It holds the training and validation parts alone."""
+
+    def __init__(self, executor: Executor, node: Node, data: Data, progress: Progress) -> None:
+        self.task: Task = data.task
+        self._train: Part = data.train
+        self._validation: Part = data.validation
+        self.example = torch.from_numpy(np.array(data.validation.inputs[:1]))
+        self.facts: dict[str, Any] = {}
+        self._executor = executor
+        self._node = node
+        self._progress = progress
+        self._loss: Loss = training.task_loss
+        self._teacher: torch.nn.Module | None = None
+        if node.objective is not None and node.teacher is not None and node.objective is not node.step:
+            self._loss = node.objective.loss(training.task_loss)
+            self._teacher = executor.model(node.teacher)
+
+    def seed(self, purpose: str) -> int:
+        return derive(self._node.root.seed, self._node.step.name if self._node.step else "", purpose)
+
+    def fresh(self) -> torch.nn.Module:
+        return self._executor.fresh(self._node, self.task, self.seed("fresh"))
+
+    def teach(self, teacher: torch.nn.Module) -> None:
+        if self._node.step is None or not self._node.step.teaches:
+            raise CellError(f"step {self._node.label} calls teach() but does not declare teaches = True")
+        self._teacher = teacher
+        self._loss = self._node.step.loss(training.task_loss)
+
+    def calibration(self, examples: int) -> torch.Tensor:
+        if examples > len(self._validation):
+            raise CellError(
+                f"calibration on {examples} validation examples: there are {len(self._validation)}; ask for fewer"
+            )
+        chosen = np.random.default_rng(self.seed("calibration")).choice(len(self._validation), examples, replace=False)
+        return torch.from_numpy(np.ascontiguousarray(self._validation.inputs[np.sort(chosen)]))
+
+    def report(self, **facts: Any) -> None:
+        self.facts.update(facts)
+
+    def fit(
+        self, model: torch.nn.Module, phase: Phase = "finetune", name: str = "fit", **changes: Any
+    ) -> torch.nn.Module:
+        root = self._node.root
+        plan: Training = dataclasses.replace(root.train if phase == "train" else root.finetune, **changes)
+        history = training.fit(
+            model,
+            self._train,
+            self._validation,
+            plan,
+            seed=self.seed(f"fit/{name}"),
+            loss=self._loss,
+            teacher=self._teacher,
+            device=root.device,
+            checkpoint=self._executor.store.progress(self._node.key) / f"{name}.safetensors",
+            progress=self._progress,
+            say=self._executor.display.say,
+        )
+        examples = min(len(self._train), plan.examples or len(self._train))
+        row = {"name": name, "phase": phase, "epochs": plan.epochs, "examples": examples, "history": history}
+        self.facts.setdefault("fits", []).append(row)
+        return model
+
+
+class Executor:
+    """Builds nodes and remembers what became of each."""
+
+    def __init__(self, plan: Plan, plugins: Plugins, library: Library, store: Store, display: Display) -> None:
+        self.plan = plan
+        self.plugins = plugins
+        self.library = library
+        self.store = store
+        self.display = display
+        self._built: dict[str, Artefact | HarnessError] = {}
+
+    def build(self, key: str) -> Artefact:
+        """The artefact, from the store or built now with all it needs. Raises what kept it from being built."""
+        if key not in self._built:
+            try:
+                self._built[key] = self.store.get(key) or self._make(self.plan.nodes[key])
+            except HarnessError as error:
+                self._built[key] = error
+        found = self._built[key]
+        if isinstance(found, HarnessError):
+            raise found
+        return found
+
+    def build_all(self) -> None:
+        """Build every artefact of the plan's cells; what fails is remembered for its cells, and the rest goes on."""
+        missing = self.plan.needed(self.store.has)
+        for index, node in enumerate(missing, start=1):
+            self.display.overall(index, len(missing))
+            try:
+                self.build(node.key)
+            except Unsupported as error:
+                self.display.say(f"skipped: {node.label}: {error}")
+            except HarnessError as error:
+                self.display.say(f"failed: {node.label}: {error}")
+
+    def model(self, key: str) -> torch.nn.Module:
+        """The model of an artefact, in evaluation mode."""
+        return artefacts.load(self.build(key).file, self.plugins)
+
+    def fresh(self, node: Node, task: Task, seed: int) -> torch.nn.Module:
+        """A newly initialised network."""
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            return self.plugins.architectures.get(node.root.architecture).build(task)
+
+    def _make(self, node: Node) -> Artefact:
+        for needed in (node.parent, node.teacher):
+            if needed is not None:
+                self.build(needed)
+        with self.store.lock(node.key):
+            return self.store.get(node.key) or self._apply(node)
+
+    def _apply(self, node: Node) -> Artefact:
+        began = time.perf_counter()
+        data = self.library.load(node.root.dataset, node.root.evaluation)
+        facts: dict[str, Any] = {}
+        if node.step is None or node.parent is None:
+            model = self.fresh(node, data.task, derive(node.root.seed, "fresh"))
+        else:
+            with self.display.step(node.label) as progress:
+                context = Context(self, node, data, progress)
+                model = _contained(node, lambda: node.step.apply(self.model(node.parent), context))  # type: ignore
+                facts = context.facts
+        return self.store.put(
+            node.document,
+            lambda file: artefacts.save(file, model, node.steps, node.root.architecture, data.task),
+            facts,
+            time.perf_counter() - began,
+        )
+
+
+def _contained(node: Node, run: Callable[[], Any]) -> torch.nn.Module:
+    """Run a plugin's code: whatever it raises becomes an error that names the step, and global seeds are put back."""
+    state = random.getstate(), np.random.get_state()
+    try:
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(derive(node.key))
+            random.seed(derive(node.key))
+            np.random.seed(derive(node.key) % 2**32)
+            model = run()
+    except HarnessError:
+        raise
+    except Exception as error:
+        raise CellError(f"step {describe(node.steps[-1])} raised {type(error).__name__}: {error}") from error
+    finally:
+        random.setstate(state[0])
+        np.random.set_state(state[1])
+    if not isinstance(model, torch.nn.Module):
+        raise CellError(f"step {describe(node.steps[-1])} returned {type(model).__name__}, not a network")
+    return model

@@ -1,0 +1,48 @@
+"""Suite files: the cells of a matrix on this machine, and reading a suite without pytest."""
+
+from __future__ import annotations
+
+import importlib.util
+from collections.abc import Iterator
+from pathlib import Path
+
+from harness.datasets import resolve
+from harness.errors import UsageError
+from harness.matrix import Cell, Matrix
+from harness.plugins import Plugins
+from harness.presets import Preset
+
+
+def cells_of(
+    matrix: Matrix, name: str, suite: str, plugins: Plugins, preset: Preset, data: str | None
+) -> Iterator[Cell]:
+    """The cells of a matrix at a preset's size, with stand-ins for the data sets that are not found.
+
+    Raises UsageError for a name that no plugin brought.
+    """
+    for architecture in matrix.architectures:
+        plugins.architectures.get(architecture)
+    for runtime in matrix.runtimes:
+        plugins.runtimes.get(runtime)
+    datasets = {dataset: resolve(dataset, plugins, data).dataset.name for dataset in matrix.datasets}
+    return matrix.cells(name, suite, matrix.seeds[: preset.seeds], datasets)
+
+
+def load(file: Path) -> dict[str, Matrix]:
+    """The matrices that a suite file declares, by name. Raises UsageError for a file that is none or has none."""
+    if not file.is_file():
+        raise UsageError(f"there is no suite file {file}")
+    spec = importlib.util.spec_from_file_location(file.stem, file)
+    if spec is None or spec.loader is None:
+        raise UsageError(f"{file} is not a Python file, so it cannot be a suite")
+    module = importlib.util.module_from_spec(spec)
+    try:
+        spec.loader.exec_module(module)
+    except UsageError as error:
+        raise UsageError(f"{file}: {error}") from error
+    except Exception as error:
+        raise UsageError(f"{file} cannot be imported: {type(error).__name__}: {error}") from error
+    found = {name: value for name, value in vars(module).items() if isinstance(value, Matrix)}
+    if not found:
+        raise UsageError(f"{file} declares no Matrix")
+    return found
