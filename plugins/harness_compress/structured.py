@@ -1,0 +1,272 @@
+"""Taking units out of a network: which go, by their weights' norm, and the smaller layers that are left.
+
+Units that are tied (a residual addition ties two convolutions, channel by channel) go together: they form a group with
+the other units of their layers. One layer of a group decides which of them go: the one with the most layers on the
+longest way from the network's input to it, among those that do not themselves read the group's units; of equals, the
+first. So a shortcut with a convolution follows the last convolution of its block's main path, and the blocks behind
+an identity shortcut follow the layer that opened the residual stream.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Mapping
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+
+from harness.errors import CellError, Unsupported
+from harness.structure import like
+from harness_compress.labels import RECURRENT
+from harness_compress.tracing import evaluating, trace
+from harness_compress.units import Cell, Trace
+
+Norm = Literal["l1", "l2"]
+#: Labels (n,) -> which of them are left (n,), bool.
+Keep = Callable[[Tensor], Tensor]
+
+
+@dataclasses.dataclass(eq=False)
+class Group:
+    """Layers whose units can only be removed together.
+
+    ``classes`` are the sets of tied units, each by its root, in the order of the deciding layer's units. ``stays`` is
+    why none of them may go, or None.
+    """
+
+    decider: Cell
+    members: list[Cell]
+    classes: list[int]
+    stays: str | None
+
+    @property
+    def name(self) -> str:
+        return self.decider.name
+
+
+def groups(network: Trace) -> list[Group]:
+    """The groups of a traced network, each after those that its deciding layer reads (input to output)."""
+    makers = [cell for cell in network.cells.values() if cell.makes]
+    classes = {cell.name: [root for root in network.roots(cell.outputs) if root > 0] for cell in makers}
+    found = []
+    for members in _connected(makers, classes):
+        union = {root for cell in members for root in classes[cell.name]}
+        names = {cell.name for cell in members}
+        candidates = [cell for cell in members if not names & cell.upstream and union == set(classes[cell.name])]
+        if not candidates:
+            raise Unsupported(
+                f"prune: the units of {', '.join(sorted(names))} are added to one another in a way in which no single "
+                "layer can decide which go"
+            )
+        decider = max(candidates, key=lambda cell: cell.depth)
+        found.append(Group(decider, members, list(dict.fromkeys(classes[decider.name])), None))
+    _find_what_stays(network, found)
+    return _in_order(found)
+
+
+def shrink(model: nn.Module, example: Tensor, norm: Norm, targets: Mapping[str, int]) -> dict[str, list[int]]:
+    """Remove, in place, units of each group until ``targets`` (by the group's name; default all) of them are left.
+
+    ``example`` is (1, *input_shape). Groups are taken from the network's input to its output. A unit's score is the
+    norm of its weights in the deciding layer, over the inputs that are still there: L1 is the sum of magnitudes, L2 the
+    root of the sum of squares; the bias has no part in it. For a recurrent layer the weights are the unit's rows in all
+    gates, of W_ih and W_hh together, before any column of W_hh goes. The lowest scores go; of equals the lower index
+    stays. Returns the indices kept, ascending, of every layer that makes units ("lstm.l0" is a layer of a recurrent
+    module). Raises Unsupported when the network cannot be followed, or would compute something else afterwards.
+    """
+    _refuse_shared_weights(model)
+    with torch.no_grad():
+        before = trace(model, example)
+        expected = _run(model, example)
+        gone: set[int] = set()
+        for group in groups(before):
+            count = len(group.classes) if group.stays else targets.get(group.name, len(group.classes))
+            if count < len(group.classes):
+                scores = _scores(before, group, norm, gone)
+                kept = torch.argsort(scores, descending=True, stable=True)[:count].tolist()
+                gone |= set(group.classes) - {group.classes[index] for index in kept}
+
+        def keep(labels: Tensor) -> Tensor:
+            return _left(before, labels, gone)
+
+        for path in dict.fromkeys(cell.path for cell in before.cells.values()):
+            cells = [cell for cell in before.cells.values() if cell.path == path]
+            if not all(bool(keep(labels).all()) for cell in cells for labels in (cell.inputs, cell.outputs)):
+                _replace(model, cells[0].module, _smaller(cells, keep))
+        _verify(model, example, before, keep, expected)
+    return {cell.name: keep(cell.outputs).nonzero().flatten().tolist() for cell in before.cells.values() if cell.makes}
+
+
+def _connected(makers: list[Cell], classes: Mapping[str, list[int]]) -> list[list[Cell]]:
+    """The layers, put together when they share a class of units; a layer without removable units is in none."""
+    parts: list[tuple[set[int], list[Cell]]] = []
+    for cell in makers:
+        roots, members = set(classes[cell.name]), [cell]
+        if not roots:
+            continue
+        for part in [part for part in parts if part[0] & roots]:
+            parts.remove(part)
+            roots, members = roots | part[0], part[1] + members
+        parts.append((roots, members))
+    return [members for _, members in parts]
+
+
+def _find_what_stays(network: Trace, found: list[Group]) -> None:
+    pinned = {network.root(label): reason for label, reason in network.pinned.items()}
+    foreign = {network.root(label): reason for label, reason in network.foreign.items()}
+    for group in found:
+        group.stays = next((pinned[root] for root in group.classes if root in pinned), None)
+        touched = next((foreign[root] for root in group.classes if root in foreign), None)
+        if touched and not group.stays:
+            raise Unsupported(
+                f"prune: {touched} joins the units of {group.name} to a parameter that is outside the stock layers, so "
+                "it cannot be made smaller with them"
+            )
+    # The layers and directions of one recurrent module have one hidden size.
+    changed = True
+    while changed:
+        still = {cell.path: group.stays for group in found if group.stays for cell in group.members if _recurrent(cell)}
+        changed = False
+        for group in found:
+            if not group.stays and (path := next((c.path for c in group.members if c.path in still), None)):
+                group.stays, changed = f"another layer of {path} stays whole: {still[path]}", True
+
+
+def _in_order(found: list[Group]) -> list[Group]:
+    home = {cell.name: group.name for group in found for cell in group.members}
+    reads = {group.name: {home[name] for name in group.decider.upstream if name in home} for group in found}
+    pending, done = list(found), []
+    while pending:
+        waiting = {group.name for group in pending}
+        group = next((g for g in pending if not reads[g.name] & waiting), None)
+        if group is None:
+            raise Unsupported(f"prune: {' and '.join(sorted(waiting))} would each have to be pruned before the other")
+        pending.remove(group)
+        done.append(group)
+    return done
+
+
+def _scores(network: Trace, group: Group, norm: Norm, gone: set[int]) -> Tensor:
+    """The score (n,) of each class of the group, float64."""
+    cell = group.decider
+    weights = _rows(cell, _left(network, cell.inputs, gone)).double()
+    if not bool(weights.isfinite().all()):
+        raise CellError(f"prune: layer {cell.name} has weights that are NaN or infinite; its training diverged")
+    sizes = (weights.abs() if norm == "l1" else weights.square()).sum(1)
+    place = {root: index for index, root in enumerate(group.classes)}
+    index = torch.tensor([place[root] for root in network.roots(cell.outputs)], device=sizes.device)
+    totals = torch.zeros(len(group.classes), dtype=sizes.dtype, device=sizes.device).index_add_(0, index, sizes)
+    return totals if norm == "l1" else totals.sqrt()
+
+
+def _rows(cell: Cell, inputs: Tensor) -> Tensor:
+    """The weights (units, n) of each unit of a layer, from the inputs that are still there."""
+    module: Any = cell.module
+    if not _recurrent(cell):
+        weight: Tensor = module.weight[:, inputs].flatten(1)
+        return weight
+    suffix = cell.name.removeprefix(f"{cell.path}.")
+    both = torch.cat([getattr(module, f"weight_ih_{suffix}")[:, inputs], getattr(module, f"weight_hh_{suffix}")], dim=1)
+    return both.view(-1, module.hidden_size, both.shape[1]).transpose(0, 1).flatten(1)
+
+
+def _left(network: Trace, labels: Tensor, gone: set[int]) -> Tensor:
+    """Which of the labelled places are left (bool) when the classes ``gone`` are removed."""
+    return torch.tensor([root not in gone for root in network.roots(labels)], device=labels.device)
+
+
+def _smaller(cells: list[Cell], keep: Keep) -> nn.Module:
+    """The layer that is left of a module when only the units that ``keep`` tells stay."""
+    module: Any = cells[0].module
+    inputs, outputs = keep(cells[0].inputs), keep(cells[0].outputs)
+    n_in, n_out = int(inputs.sum()), int(outputs.sum())
+    state = module.state_dict()
+    if _recurrent(cells[0]):
+        return _smaller_recurrent(cells, keep)
+    if isinstance(module, nn.Linear):
+        new = like(module, in_features=n_in, out_features=n_out)
+    elif isinstance(module, nn.Conv1d | nn.Conv2d):
+        new = like(module, in_channels=n_in, out_channels=n_out, groups=1 if module.groups == 1 else n_in)
+    elif isinstance(module, nn.LayerNorm):
+        new = like(module, normalized_shape=[n_out])
+    else:
+        new = like(module, num_features=n_out)
+    for name, value in state.items():
+        if value.ndim:  # BatchNorm counts its batches in a scalar
+            state[name] = value[outputs]
+    if cells[0].makes:
+        state["weight"] = state["weight"][:, inputs]
+    return _filled(new, state, module)
+
+
+def _smaller_recurrent(cells: list[Cell], keep: Keep) -> nn.Module:
+    module: Any = cells[0].module
+    sizes = {int(keep(cell.outputs).sum()) for cell in cells}
+    if len(sizes) > 1:
+        raise Unsupported(f"prune: the layers and directions of {cells[0].path} cannot keep different numbers of units")
+    state = module.state_dict()
+    for cell in cells:
+        inputs, units = keep(cell.inputs), keep(cell.outputs)
+        suffix = cell.name.removeprefix(f"{cell.path}.")
+        for name in [name for name in state if name.split("_", 2)[2] == suffix]:
+            gates = state[name].view(-1, module.hidden_size, *state[name].shape[1:])
+            value = gates[:, units].flatten(0, 1)
+            columns = {"weight_ih": inputs, "weight_hh": units}.get(name.removesuffix(f"_{suffix}"))
+            state[name] = value if columns is None else value[:, columns]
+    n_in = int(keep(cells[0].inputs).sum())
+    return _filled(like(module, input_size=n_in, hidden_size=sizes.pop()), state, module)
+
+
+def _filled(new: nn.Module, state: Mapping[str, Tensor], old: nn.Module) -> nn.Module:
+    new.load_state_dict({name: value.clone() for name, value in state.items()}, strict=True, assign=True)
+    for name, parameter in old.named_parameters():
+        new.get_parameter(name).requires_grad_(parameter.requires_grad)
+    return new
+
+
+def _replace(model: nn.Module, old: nn.Module, new: nn.Module) -> None:
+    for path, module in list(model.named_modules(remove_duplicate=False)):
+        if module is old:
+            parent, _, name = path.rpartition(".")
+            setattr(model.get_submodule(parent), name, new)
+
+
+def _refuse_shared_weights(model: nn.Module) -> None:
+    owners: dict[int, tuple[int, str]] = {}
+    for path, module in model.named_modules():
+        for name, parameter in module.named_parameters(recurse=False):
+            _, first = owners.setdefault(id(parameter), (id(module), f"{path}.{name}"))
+            if first != f"{path}.{name}":
+                raise Unsupported(f"prune: {first} and {path}.{name} are one tensor, and would not be any more")
+
+
+def _verify(model: nn.Module, example: Tensor, before: Trace, keep: Keep, expected: Tensor) -> None:
+    """Follow the smaller network too: every layer must read just the units that are left of those it read before."""
+    advice = "its forward() probably holds a size or an index as a number"
+    try:
+        after = trace(model, example, {name: cell.outputs[keep(cell.outputs)] for name, cell in before.cells.items()})
+        output = _run(model, example)
+    except (RuntimeError, IndexError, ValueError, TypeError) as error:
+        raise Unsupported(f"prune: {type(model).__name__} does not run with fewer units ({error}); {advice}") from error
+    same = output.shape == expected.shape and after.cells.keys() == before.cells.keys()
+    same = same and all(
+        torch.equal(now, was[keep(was)])
+        for name in before.cells
+        for now, was in (
+            (after.cells[name].inputs, before.cells[name].inputs),
+            (after.cells[name].outputs, before.cells[name].outputs),
+        )
+    )
+    if not (same and after.agrees(before)):
+        raise Unsupported(f"prune: with fewer units, {type(model).__name__} mixes them in another way; {advice}")
+
+
+def _run(model: nn.Module, example: Tensor) -> Tensor:
+    with evaluating(model):
+        output: Tensor = model(example)
+    return output
+
+
+def _recurrent(cell: Cell) -> bool:
+    return isinstance(cell.module, RECURRENT)
