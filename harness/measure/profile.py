@@ -1,0 +1,219 @@
+"""From a profile to the environment of a worker: built from a list, never inherited wholesale."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import re
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator, Mapping, Sequence, Set
+from pathlib import Path
+
+from harness.contracts import Profile
+from harness.errors import MeasureError, UsageError, nearest
+
+#: What a worker may inherit: enough to find Python, its packages and a place for temporary files.
+INHERITED = (
+    "PATH",
+    "HOME",
+    "LANG",
+    "LC_ALL",
+    "LC_CTYPE",
+    "TMPDIR",
+    "TZ",
+    "VIRTUAL_ENV",
+    "PYTHONPATH",
+    "LD_LIBRARY_PATH",
+)
+#: Where libraries lie when the loader's cache does not know them; patterns below the root of the file system.
+FOLDERS = ("usr/lib/*-linux-gnu", "lib/*-linux-gnu", "usr/lib64", "lib64", "usr/local/lib*", "usr/lib", "lib")
+SYSFS = Path("/sys/devices/system/cpu")
+
+
+@dataclasses.dataclass(frozen=True)
+class Allocator:
+    """An allocator that can be preloaded: its libraries' stems, best first, and how it is installed."""
+
+    stems: tuple[str, ...]
+    debian: str
+    fedora: str
+
+
+ALLOCATORS = {
+    "tcmalloc": Allocator(("tcmalloc_minimal", "tcmalloc"), "libtcmalloc-minimal4", "gperftools-libs"),
+    "jemalloc": Allocator(("jemalloc",), "libjemalloc2", "jemalloc"),
+    "mimalloc": Allocator(("mimalloc",), "libmimalloc2.0", "mimalloc"),
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class WorkerEnvironment:
+    """What a worker is started in and must find again inside: ``variables`` is its whole environment.
+
+    ``library`` is the preloaded allocator's real path (None: the C library's own); ``cpus`` are the CPUs that the
+    worker pins itself to (None: it is left as it is).
+    """
+
+    profile: Profile
+    allocator: str
+    library: Path | None
+    cpus: tuple[int, ...] | None
+    variables: Mapping[str, str]
+
+    def expectation(self) -> dict[str, object]:
+        """What the worker is told to set up and verify, as JSON."""
+        return {
+            "allocator": self.allocator,
+            "library": None if self.library is None else str(self.library),
+            "threads": self.profile.threads,
+            "cpus": None if self.cpus is None else list(self.cpus),
+            "onednn": self.profile.onednn,
+        }
+
+
+def worker_environment(profile: Profile, inherited: Mapping[str, str] = os.environ) -> WorkerEnvironment:
+    """Resolve ``profile`` on this machine.
+
+    Raises UsageError for an unknown allocator, MeasureError for an allocator or CPUs that are not here.
+    """
+    allocator, library = resolve_allocator(profile.allocators)
+    variables = {name: inherited[name] for name in INHERITED if name in inherited}
+    for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"):
+        variables[name] = str(profile.threads)
+    variables["PYTHONHASHSEED"] = "0"
+    if library is not None:
+        variables["LD_PRELOAD"] = str(library)
+    return WorkerEnvironment(profile, allocator, library, resolve_affinity(profile), variables)
+
+
+# ------------------------------------------------------------------------------------------------------ allocators
+
+
+def resolve_allocator(names: Sequence[str]) -> tuple[str, Path | None]:
+    """The first of ``names`` that is on this machine, and its library's real path (None for "system").
+
+    Raises UsageError for a name that is no allocator's, MeasureError when none is found.
+    """
+    for name in names:
+        if name != "system" and name not in ALLOCATORS:
+            raise UsageError(f"no allocator is called {name!r}{nearest(name, ['system', *ALLOCATORS])}")
+    for name in names:
+        if name == "system":
+            return name, None
+        library = _find_library(ALLOCATORS[name].stems)
+        if library is not None:
+            return name, library
+    raise MeasureError(_not_found(names))
+
+
+def _find_library(stems: Sequence[str]) -> Path | None:
+    if sys.platform != "linux":
+        return None
+    for stem in stems:
+        pattern = re.compile(rf"lib{stem}\.so((?:\.\d+)*)$")
+        # The cache may know a library of another machine type (multiarch), and so may the folders.
+        found = [path for path in _libraries() if pattern.search(path.name) and _loads_here(path)]
+        if found:
+            newest = max(found, key=lambda path: [int(part) for part in re.findall(r"\d+", path.name.split(".so")[1])])
+            return newest.resolve()
+    return None
+
+
+def _libraries() -> Iterator[Path]:
+    """Every shared library that the loader's cache or the usual folders know."""
+    ldconfig = shutil.which("ldconfig", path=os.pathsep.join([os.environ.get("PATH", ""), "/sbin", "/usr/sbin"]))
+    if ldconfig is not None:
+        listing = subprocess.run([ldconfig, "-p"], capture_output=True, text=True, check=False).stdout
+        yield from (Path(line.rsplit(" => ", 1)[1]) for line in listing.splitlines() if " => " in line)
+    for folder in FOLDERS:
+        yield from Path("/").glob(f"{folder}/lib*malloc*.so*")
+    yield from Path(sys.prefix).glob("lib/lib*malloc*.so*")
+
+
+def _loads_here(library: Path) -> bool:
+    """Whether the library is of this interpreter's word size and machine (bytes 4 and 18-19 of an ELF header)."""
+    try:
+        with library.open("rb") as stream, open(sys.executable, "rb") as own:
+            theirs, ours = stream.read(20), own.read(20)
+    except OSError:
+        return False
+    return theirs[:4] == b"\x7fELF" and theirs[4:5] + theirs[18:] == ours[4:5] + ours[18:]
+
+
+def _not_found(names: Sequence[str]) -> str:
+    asked = " or ".join(names)
+    if sys.platform != "linux":
+        return f"allocator {asked}: an allocator is swapped by LD_PRELOAD, which only Linux has; use allocator='system'"
+    libraries = ", ".join(f"lib{stem}.so*" for name in names for stem in ALLOCATORS[name].stems)
+    debian = " ".join(ALLOCATORS[name].debian for name in names)
+    fedora = " ".join(ALLOCATORS[name].fedora for name in names)
+    return (
+        f"allocator {asked} is not on this machine: no {libraries} in the loader's cache (ldconfig -p) or in "
+        f"{', '.join('/' + folder for folder in FOLDERS)}; install it (Debian, Ubuntu: apt install {debian}; "
+        f"Fedora: dnf install {fedora}), or let the profile fall back: allocator={[*names, 'system']}"
+    )
+
+
+# -------------------------------------------------------------------------------------------------------- affinity
+
+
+def resolve_affinity(profile: Profile) -> tuple[int, ...] | None:
+    """The CPUs to pin a worker to, in ascending order; None where it is not asked for or cannot be done.
+
+    Raises MeasureError for CPUs that this process may not use, or fewer of them than "auto" needs.
+    """
+    wanted = profile.affinity
+    if wanted is None:
+        return None
+    if not hasattr(os, "sched_setaffinity"):
+        if wanted == "auto":
+            return None
+        raise MeasureError(f"affinity={list(wanted)}: {sys.platform} cannot pin a process to CPUs; use affinity=None")
+    allowed = os.sched_getaffinity(0)
+    if wanted == "auto":
+        return choose_cpus(profile.threads, allowed)
+    cpus = tuple(sorted({int(cpu) for cpu in wanted}))
+    if not cpus or not set(cpus) <= allowed:
+        raise MeasureError(f"affinity={list(wanted)}: this process may use the CPUs {sorted(allowed)}; choose of those")
+    return cpus
+
+
+def choose_cpus(threads: int, allowed: Set[int], sysfs: Path = SYSFS) -> tuple[int, ...]:
+    """``threads`` of the ``allowed`` CPUs: one a core while there are cores, CPU 0 last, the fastest cores first.
+
+    CPU 0 is avoided because it serves most interrupts; a second hardware thread of a core shares its units.
+    """
+    if threads > len(allowed):
+        raise MeasureError(
+            f"threads={threads} with affinity='auto': this process may use only the CPUs {sorted(allowed)}; "
+            "ask for fewer threads, or set affinity=None to let them share"
+        )
+    cores: dict[frozenset[int], list[int]] = {}
+    for cpu in sorted(allowed):
+        cores.setdefault(_siblings(cpu, sysfs), []).append(cpu)
+    ranked = sorted(
+        (place, 0 in core, -_max_frequency(cpu, sysfs), cpu)
+        for core, own in cores.items()
+        for place, cpu in enumerate(own)
+    )
+    return tuple(sorted(cpu for *_, cpu in ranked[:threads]))
+
+
+def _siblings(cpu: int, sysfs: Path) -> frozenset[int]:
+    """The hardware threads of the core that ``cpu`` is one of; itself alone where the system does not say."""
+    try:
+        text = (sysfs / f"cpu{cpu}" / "topology" / "thread_siblings_list").read_text()
+    except OSError:
+        return frozenset({cpu})
+    ranges = [part.split("-") for part in text.strip().split(",")]
+    return frozenset(n for bounds in ranges for n in range(int(bounds[0]), int(bounds[-1]) + 1))
+
+
+def _max_frequency(cpu: int, sysfs: Path) -> int:
+    """kHz; 0 where the system does not say. It tells the fast cores of a hybrid processor from the slow ones."""
+    try:
+        return int((sysfs / f"cpu{cpu}" / "cpufreq" / "cpuinfo_max_freq").read_text())
+    except (OSError, ValueError):
+        return 0

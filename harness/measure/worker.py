@@ -1,0 +1,314 @@
+"""The process that times: started in a profile's environment, it verifies what it got, then answers requests.
+
+``python -m harness.measure.worker`` reads one JSON object a line from its standard input and answers each with one.
+It lives until its input ends, or its parent does.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import gc
+import hashlib
+import json
+import os
+import platform
+import random
+import re
+import resource
+import signal
+import sys
+import traceback
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TextIO
+
+from harness import errors
+from harness.errors import CellError, HarnessError, MeasureError
+from harness.measure.timing import time_pairs
+
+if TYPE_CHECKING:
+    import torch
+
+    from harness.contracts import Predictor, Runtime
+
+ALLOCATOR_LIBRARY = re.compile(r"/lib(tcmalloc|jemalloc|mimalloc)[^/]*\.so[^/]*$")
+BATCH = 128
+PR_SET_PDEATHSIG = 1
+
+
+# -------------------------------------------------------------------------------------------------------- protocol
+
+
+def serve(answer: Callable[[dict[str, Any]], Any]) -> None:
+    """Answer requests until the input ends: ``{"ok": value}``, or ``{"error": {kind, text}}`` when it raises."""
+    requests, replies = _private_streams()
+    _die_with_parent()
+    for line in requests:
+        replies.write(json.dumps(_reply(lambda line=line: answer(json.loads(line)))) + "\n")
+        replies.flush()
+
+
+def _reply(answer: Callable[[], Any]) -> dict[str, Any]:
+    try:
+        return {"ok": answer()}
+    except HarnessError as error:
+        return {"error": {"kind": type(error).__name__, "text": str(error)}}
+    except Exception as error:
+        place = traceback.extract_tb(error.__traceback__)[-1]
+        text = f"{type(error).__name__}: {error} ({place.filename}, line {place.lineno})"
+        return {"error": {"kind": "CellError", "text": text}}
+
+
+def _private_streams() -> tuple[TextIO, TextIO]:
+    """The standard input and output, for the protocol alone: what a plugin prints goes to the standard error."""
+    requests, replies = os.fdopen(os.dup(0)), os.fdopen(os.dup(1), "w")
+    nothing = os.open(os.devnull, os.O_RDONLY)
+    os.dup2(nothing, 0)
+    os.close(nothing)
+    os.dup2(2, 1)
+    return requests, replies
+
+
+def _die_with_parent() -> None:
+    """Be killed when the parent is, even in the middle of a request; where Linux is not, the input's end must do."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to handle
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+
+
+# --------------------------------------------------------------------------------------------------------- requests
+
+
+class Worker:
+    """Answers the requests: hello first, then time, memory and predict in any order."""
+
+    def __init__(self) -> None:
+        self._actions: dict[str, Callable[..., Any]] = {
+            "hello": self.hello,
+            "time": self.time,
+            "memory": self.memory,
+            "predict": self.predict,
+        }
+
+    def __call__(self, request: dict[str, Any]) -> Any:
+        return self._actions[request.pop("do")](**request)
+
+    def hello(
+        self, allocator: str, library: str | None, threads: int, cpus: list[int] | None, onednn: bool
+    ) -> dict[str, Any]:
+        """Set up what can only be set from inside, verify everything, and say what was found."""
+        import torch
+
+        from harness.plugins import installed
+
+        torch.set_num_threads(threads)
+        torch.set_num_interop_threads(1)
+        torch.backends.mkldnn.set_flags(onednn)  # type: ignore[no-untyped-call]
+        if cpus is not None:
+            pin(cpus)  # only now: importing torch may start threads and has been seen to change the affinity
+        installed()  # so that no later request pays for the import of plugins
+        has_onednn = bool(torch.backends.mkldnn.is_available())  # type: ignore[no-untyped-call]
+        found = {
+            "allocator": allocator,
+            "library": library,
+            "threads": torch.get_num_threads(),
+            "interop_threads": torch.get_num_interop_threads(),
+            "affinity": affinity(),
+            "onednn": has_onednn and bool(torch.backends.mkldnn.enabled),
+            "cpu_capability": torch.backends.cpu.get_cpu_capability(),
+            "torch": str(torch.__version__),
+            "python": platform.python_version(),
+            "pid": os.getpid(),
+        }
+        gc.collect()
+        gc.freeze()  # what was imported stays; the collections to come, one before each timing, then take no time
+        verify_allocator(allocator, library, mapped_files())
+        verify(found, threads=threads, cpus=cpus, onednn=onednn and has_onednn)
+        return found
+
+    def time(
+        self,
+        runtime: str,
+        reference: Mapping[str, str],
+        candidate: Mapping[str, str],
+        inputs: str,
+        pairs: int,
+        warmup: int,
+        seed: int,
+    ) -> dict[str, Any]:
+        """Load both files and time them in pairs. The same file twice gives two copies that share nothing."""
+        import torch
+
+        engine = _runtime(runtime)
+        arms = {"reference": reference, "candidate": candidate}
+        names = sorted(arms)
+        random.Random(seed).shuffle(names)  # who is loaded first gets the better or the worse memory layout
+        with torch.inference_mode():
+            predictors = {name: _load(engine, arms[name]) for name in names}
+            examples = _batches(inputs, 1)
+            timing = time_pairs(
+                predictors["reference"], predictors["candidate"], examples, pairs, warmup, seed, consume=_check_finite
+            )
+        del predictors
+        gc.collect()
+        return vars(timing)
+
+    def memory(self, runtime: str, file: Mapping[str, str], inputs: str) -> dict[str, int]:
+        """Bytes resident before the file is loaded, and at the peak of loading it and running each input once.
+
+        A fork of this process does it. As long as this one runs no model itself, every file finds the same memory,
+        as in a fresh process, without waiting for the import of torch.
+        """
+        reading, writing = os.pipe()
+        child = os.fork()
+        if child == 0:
+            _die_with_parent()
+            answer = _reply(lambda: self._memory(runtime, file, inputs))
+            os.write(writing, json.dumps(answer).encode())
+            os._exit(0)
+        os.close(writing)
+        with os.fdopen(reading) as pipe:
+            told = pipe.read()
+        _, status = os.waitpid(child, 0)
+        if not told:
+            raise CellError(f"the process that ran {file['path']} for its memory ended with wait status {status}")
+        reply = json.loads(told)
+        if "error" in reply:
+            raise getattr(errors, reply["error"]["kind"], CellError)(reply["error"]["text"])
+        result: dict[str, int] = reply["ok"]
+        return result
+
+    def _memory(self, runtime: str, file: Mapping[str, str], inputs: str) -> dict[str, int]:
+        import torch
+
+        engine = _runtime(runtime)
+        examples = _batches(inputs, 1)
+        baseline = _reset_peak()
+        with torch.inference_mode():
+            predictor = _load(engine, file)
+            for example in examples:
+                _check_finite(predictor(example))
+        return {"baseline": baseline, "peak": _resident("VmHWM")}
+
+    def predict(self, runtime: str, file: Mapping[str, str], inputs: str, output: str) -> None:
+        """Write what the file answers for all inputs (n, *input_shape) into ``output``, a .npy of (n, labels)."""
+        import numpy as np
+        import torch
+
+        predictor = _load(_runtime(runtime), file)
+        with torch.inference_mode():
+            parts = [predictor(batch).numpy() for batch in _batches(inputs, BATCH)]
+        np.save(output, np.concatenate(parts), allow_pickle=False)
+
+
+def _runtime(name: str) -> Runtime:
+    from harness.plugins import installed
+
+    return installed().runtimes.get(name)
+
+
+def _load(runtime: Runtime, file: Mapping[str, str]) -> Predictor:
+    """Load a deployed file, if it still is the file that the request means."""
+    path = Path(file["path"])
+    found = hashlib.sha256(path.read_bytes()).hexdigest()
+    if found != file["sha256"]:
+        raise CellError(f"{path} changed while it was measured: its SHA-256 was {file['sha256']}, now it is {found}")
+    return runtime.load(path)
+
+
+def _batches(file: str, size: int) -> list[torch.Tensor]:
+    import numpy as np
+    import torch
+
+    return list(torch.from_numpy(np.load(file, allow_pickle=False)).split(size))  # type: ignore[no-untyped-call]
+
+
+def _check_finite(output: torch.Tensor) -> None:
+    if not bool(output.isfinite().all()):
+        raise CellError("the deployed file answers NaN or infinity on real inputs, so its latency means nothing")
+
+
+# ----------------------------------------------------------------------------------------------------- environment
+
+
+def verify(found: Mapping[str, Any], threads: int, cpus: list[int] | None, onednn: bool) -> None:
+    """Raise MeasureError unless the worker runs in what its profile asked for."""
+    wanted: dict[str, Any] = {"threads": threads, "interop_threads": 1, "onednn": onednn}
+    if cpus is not None:
+        wanted["affinity"] = cpus
+    for name, value in wanted.items():
+        if found[name] != value:
+            raise MeasureError(
+                f"the worker was to have {name}={value} but has {found[name]}; something that it imported overrides "
+                "the profile: look for it among the plugins and in sitecustomize"
+            )
+
+
+def verify_allocator(allocator: str, library: str | None, mapped: set[str] | None) -> None:
+    """Raise MeasureError unless exactly that allocator is mapped; ``mapped`` None means that it cannot be known."""
+    if mapped is None:
+        return
+    present = {file for file in mapped if ALLOCATOR_LIBRARY.search(file)}
+    if library is not None and library not in present:
+        raise MeasureError(
+            f"the worker was started with {allocator} ({library}) but runs without it: LD_PRELOAD had no effect; "
+            "is the interpreter statically linked or setuid, or a wrapper that cleans its environment?"
+        )
+    strangers = sorted(present - {library})
+    if strangers:
+        raise MeasureError(
+            f"the worker was to run on the allocator {allocator} but {', '.join(strangers)} is loaded as well; "
+            "find what links it (a plugin, a Python built with it) or ask for that allocator in the profile"
+        )
+
+
+def mapped_files() -> set[str] | None:
+    """The files mapped into this process, by their real paths; None where the system does not tell."""
+    try:
+        lines = Path("/proc/self/maps").read_text().splitlines()
+    except FileNotFoundError:
+        return None
+    return {fields[5] for line in lines if len(fields := line.split(maxsplit=5)) == 6}
+
+
+def pin(cpus: list[int]) -> None:
+    """Pin every thread of this process to ``cpus``; those that start later inherit it."""
+    for task in _tasks():
+        os.sched_setaffinity(task, cpus)
+
+
+def affinity() -> list[int] | None:
+    """The CPUs that any thread of this process may use; None where the system does not tell."""
+    if not hasattr(os, "sched_getaffinity"):
+        return None
+    return sorted(set().union(*(os.sched_getaffinity(task) for task in _tasks())))
+
+
+def _tasks() -> list[int]:
+    """The threads of this process by number (0, the caller, where /proc is not)."""
+    try:
+        return [int(name) for name in os.listdir("/proc/self/task")]
+    except FileNotFoundError:
+        return [0]
+
+
+def _reset_peak() -> int:
+    """Forget the peak so far, if the kernel lets us, and return the bytes that are resident now."""
+    try:
+        Path("/proc/self/clear_refs").write_text("5")
+    except OSError:
+        return _resident("VmHWM")  # the peak of the imports: an increase is then counted from there
+    return _resident("VmRSS")
+
+
+def _resident(field: str) -> int:
+    """Bytes: VmRSS (now) or VmHWM (at the peak); without /proc, the peak."""
+    try:
+        status = Path("/proc/self/status").read_text()
+    except FileNotFoundError:
+        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss  # macOS gives bytes
+    return int(status.partition(f"{field}:")[2].split()[0]) * 1024
+
+
+if __name__ == "__main__":
+    serve(Worker())

@@ -1,0 +1,15 @@
+"""Built-in runtimes: what executes a deployed file."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from harness import Runtime, hookimpl
+from harness_runtimes.eager import TorchEager
+
+__all__ = ["TorchEager"]
+
+
+@hookimpl
+def harness_runtimes(register: Callable[[Runtime], None]) -> None:
+    register(TorchEager())

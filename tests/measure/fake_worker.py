@@ -1,0 +1,62 @@
+"""A worker without torch: speaks the real protocol, and behaves as the candidate's file name says."""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+from harness.errors import StoreError
+from harness.measure.worker import serve
+
+
+def answer(request: dict[str, Any]) -> Any:
+    match request["do"]:
+        case "hello":
+            return {**request, "pid": os.getpid(), "variables": dict(os.environ)}
+        case "time":
+            misbehave(Path(request["candidate"]["path"]).stem)
+            pairs, seed = request["pairs"], request["seed"] % 100
+            return {
+                "reference": [100 + seed] * pairs,
+                "candidate": [200 + seed] * pairs,
+                "reference_first": [True] * pairs,
+                "inputs": [0] * pairs,
+                "collections": 0,
+                "involuntary_switches": 3,
+                "elapsed_ns": 10**9,
+            }
+        case "memory":
+            return {"baseline": 1000, "peak": os.getpid() + 1000}
+        case "predict":
+            import numpy as np  # here, for it would be most of this worker's start
+
+            np.save(request["output"], np.load(request["inputs"]).sum(axis=(1, 2), keepdims=True)[:, :, 0])
+    return None
+
+
+def misbehave(how: str) -> None:
+    match how:
+        case "noisy":
+            print("this must not be taken for an answer")
+            os.system("echo nor this")
+        case "hang":
+            time.sleep(60)
+        case "crash":
+            print("about to crash", file=sys.stderr, flush=True)
+            os.kill(os.getpid(), signal.SIGSEGV)
+        case "exit":
+            sys.exit(3)
+        case "refuse":
+            raise StoreError("the file is damaged; build it again")
+        case "bug":
+            raise ZeroDivisionError("of the plugin")
+        case "greedy":
+            sys.stdin.read()
+
+
+if __name__ == "__main__":
+    serve(answer)

@@ -1,0 +1,153 @@
+"""A profile becomes a worker's environment, or an error that says how to get there."""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from harness.contracts import Profile
+from harness.errors import MeasureError, UsageError
+from harness.measure import profile as module
+from harness.measure.profile import choose_cpus, resolve_affinity, resolve_allocator, worker_environment
+
+linux = pytest.mark.skipif(sys.platform != "linux", reason="allocators are preloaded on Linux only")
+
+
+@pytest.fixture
+def libraries(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A folder whose files are all the libraries there are."""
+    monkeypatch.setattr(module, "_libraries", lambda: iter(sorted(tmp_path.iterdir())))
+    return tmp_path
+
+
+def library(folder: Path, name: str, machine: bytes | None = None) -> Path:
+    """A file with the ELF header of this interpreter's executable, or of another machine."""
+    header = bytearray(Path(sys.executable).read_bytes()[:64])
+    if machine is not None:
+        header[18:20] = machine
+    path = folder / name
+    path.write_bytes(header)
+    return path
+
+
+@linux
+def test_the_first_found_of_the_preference_order_wins(libraries: Path) -> None:
+    jemalloc = library(libraries, "libjemalloc.so.2")
+    assert resolve_allocator(["tcmalloc", "jemalloc", "system"]) == ("jemalloc", jemalloc)
+    assert resolve_allocator(["system", "jemalloc"]) == ("system", None)
+    assert resolve_allocator(["tcmalloc", "system"]) == ("system", None)
+
+
+@linux
+def test_versioned_names_are_found_and_given_by_their_real_path(libraries: Path) -> None:
+    old = library(libraries, "libmimalloc.so.2.0")
+    new = library(libraries, "libmimalloc.so.10.1")
+    assert resolve_allocator(["mimalloc"]) == ("mimalloc", new)
+    new.unlink()
+    (libraries / "libmimalloc.so.2").symlink_to(old)
+    assert resolve_allocator(["mimalloc"]) == ("mimalloc", old)
+
+
+@linux
+def test_the_minimal_tcmalloc_comes_before_the_profiling_one_and_the_debug_one_never(libraries: Path) -> None:
+    library(libraries, "libtcmalloc_minimal_debug.so.4")
+    with pytest.raises(MeasureError):
+        resolve_allocator(["tcmalloc"])
+    library(libraries, "libtcmalloc.so.4")
+    minimal = library(libraries, "libtcmalloc_minimal.so.4")
+    assert resolve_allocator(["tcmalloc"]) == ("tcmalloc", minimal)
+
+
+@linux
+def test_a_library_of_another_machine_is_passed_over(libraries: Path) -> None:
+    library(libraries, "libjemalloc.so.2", machine=b"\xff\x00")
+    (libraries / "libjemalloc.so.3").write_text("GROUP ( /lib/libjemalloc.so.2 )")
+    assert resolve_allocator(["jemalloc", "system"]) == ("system", None)
+
+
+@linux
+def test_a_missing_allocator_is_an_error_that_says_how_to_install_it(libraries: Path) -> None:
+    with pytest.raises(MeasureError) as caught:
+        resolve_allocator(["tcmalloc", "jemalloc"])
+    for words in ("tcmalloc or jemalloc", "ldconfig -p", "/usr/lib/*-linux-gnu", "libtcmalloc-minimal4 libjemalloc2"):
+        assert words in str(caught.value)
+    assert "allocator=['tcmalloc', 'jemalloc', 'system']" in str(caught.value)
+
+
+def test_a_misspelt_allocator_is_answered_with_the_right_one() -> None:
+    with pytest.raises(UsageError, match="no allocator is called 'jemaloc'; did you mean 'jemalloc'"):
+        resolve_allocator(["system", "jemaloc"])
+
+
+@linux
+def test_the_environment_is_built_from_a_list(libraries: Path) -> None:
+    path = library(libraries, "libjemalloc.so.2")
+    inherited = {"PATH": "/bin", "LD_PRELOAD": "evil.so", "OMP_NUM_THREADS": "7", "KMP_AFFINITY": "x", "TMPDIR": "/t"}
+    environment = worker_environment(Profile(threads=2, allocator="jemalloc", affinity=None), inherited)
+    assert environment.variables == {
+        "PATH": "/bin",
+        "TMPDIR": "/t",
+        "OMP_NUM_THREADS": "2",
+        "MKL_NUM_THREADS": "2",
+        "OPENBLAS_NUM_THREADS": "2",
+        "PYTHONHASHSEED": "0",
+        "LD_PRELOAD": str(path),
+    }
+
+
+def processor(folder: Path, siblings: list[str], frequencies: list[int] | None = None) -> Path:
+    for cpu, text in enumerate(siblings):
+        (folder / f"cpu{cpu}" / "topology").mkdir(parents=True)
+        (folder / f"cpu{cpu}" / "topology" / "thread_siblings_list").write_text(text + "\n")
+        if frequencies is not None:
+            (folder / f"cpu{cpu}" / "cpufreq").mkdir()
+            (folder / f"cpu{cpu}" / "cpufreq" / "cpuinfo_max_freq").write_text(f"{frequencies[cpu]}\n")
+    return folder
+
+
+def test_cpus_are_of_different_cores_and_cpu_0_comes_last(tmp_path: Path) -> None:
+    sysfs = processor(tmp_path, ["0,4", "1,5", "2,6", "3,7"] * 2)
+    assert choose_cpus(1, set(range(8)), sysfs) == (1,)
+    assert choose_cpus(3, set(range(8)), sysfs) == (1, 2, 3)
+    assert choose_cpus(4, set(range(8)), sysfs) == (0, 1, 2, 3)
+    assert choose_cpus(5, set(range(8)), sysfs) == (0, 1, 2, 3, 5), "a second thread of a core, but not of CPU 0's"
+    assert choose_cpus(1, {0, 3, 4, 7}, sysfs) == (3,)
+    assert choose_cpus(1, {0}, sysfs) == (0,)
+
+
+def test_a_fast_core_of_a_hybrid_processor_is_preferred(tmp_path: Path) -> None:
+    sysfs = processor(tmp_path, ["0-1", "0-1", "2-3", "2-3", "4", "5"], [5000, 5000, 4900, 4900, 3800, 3800])
+    assert choose_cpus(1, set(range(6)), sysfs) == (2,)
+    assert choose_cpus(1, {4, 5, 2}, sysfs) == (2,)
+
+
+@given(allowed=st.sets(st.integers(0, 127), min_size=1, max_size=40), data=st.data())
+def test_chosen_cpus_are_as_many_as_asked_distinct_and_allowed(allowed: set[int], data: st.DataObject) -> None:
+    threads = data.draw(st.integers(1, len(allowed)))
+    chosen = choose_cpus(threads, allowed, Path("/nowhere"))
+    assert len(set(chosen)) == threads
+    assert set(chosen) <= allowed
+    assert 0 not in chosen or threads == len(allowed)
+
+
+def test_more_threads_than_cpus_is_an_error() -> None:
+    with pytest.raises(MeasureError, match=r"threads=3 .* only the CPUs \[0, 1\].*affinity=None"):
+        choose_cpus(3, {0, 1})
+
+
+@pytest.mark.skipif(not hasattr(os, "sched_getaffinity"), reason="this system cannot pin a process")
+def test_cpus_that_are_not_ours_are_an_error() -> None:
+    with pytest.raises(MeasureError, match=r"affinity=\[100000\]: this process may use the CPUs"):
+        resolve_affinity(Profile(affinity=[100000]))
+
+
+def test_where_processes_cannot_be_pinned_only_an_explicit_wish_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delattr(os, "sched_setaffinity", raising=False)
+    assert resolve_affinity(Profile(affinity="auto")) is None
+    with pytest.raises(MeasureError, match="cannot pin a process"):
+        resolve_affinity(Profile(affinity=[0]))
