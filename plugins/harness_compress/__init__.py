@@ -1,0 +1,18 @@
+"""Compression steps, a method a file: ``prune``, ``quantize``, ``distill``. Importing this loads no torch."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from harness import Step, hookimpl
+from harness_compress.distill import Distill as distill
+from harness_compress.prune import Prune as prune
+from harness_compress.quantize import Quantize as quantize
+
+__all__ = ["distill", "prune", "quantize"]
+
+
+@hookimpl
+def harness_steps(register: Callable[[type[Step]], None]) -> None:
+    for step in (prune, quantize, distill):
+        register(step)

@@ -1,0 +1,322 @@
+"""The one adapter to PyTorch's FX graph mode quantization, which is deprecated: nothing else here touches ``torch.ao``.
+
+PyTorch announces its removal with every call. Those warnings are silenced here and nowhere else, and
+``tests/compress/test_quantize.py`` fails with the way out on the day that the API is gone.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import copy
+import operator
+import warnings
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import torch
+from torch import nn
+
+from harness.errors import CellError, Unsupported
+
+ENGINE = "fbgemm"
+#: Seven of eight bits, so that the sums of products in 16 bits of the AVX2 kernels cannot saturate.
+ACTIVATION_RANGE = (0, 127)
+WEIGHT_RANGE = (-127, 127)
+
+
+@contextlib.contextmanager
+def _deprecated() -> Iterator[None]:
+    """Silence the removal notices, and use B's engine: weights are packed for the engine in force at that moment.
+
+    Stack traces of graph nodes are left out: taking them imports the compiler, for seconds and megabytes that would
+    then count against an int8 model.
+    """
+    if ENGINE not in torch.backends.quantized.supported_engines:
+        raise Unsupported(
+            f"int8 needs PyTorch's {ENGINE} engine, which this build has not (it has "
+            f"{', '.join(torch.backends.quantized.supported_engines)}); use an x86-64 build of PyTorch"
+        )
+    before = torch.backends.quantized.engine, torch.fx.config.do_not_emit_stack_traces
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        torch.backends.quantized.engine, torch.fx.config.do_not_emit_stack_traces = ENGINE, True
+        try:
+            yield
+        finally:
+            torch.backends.quantized.engine, torch.fx.config.do_not_emit_stack_traces = before
+
+
+def prepare(model: nn.Module) -> torch.fx.GraphModule:
+    """A copy of ``model`` in eval mode with observers where B observes, to be run on the calibration data.
+
+    Raises Unsupported for a network that FX cannot trace.
+    """
+    with _deprecated():
+        from torch.ao.quantization.quantize_fx import prepare_fx
+
+        traced = _trace(copy.deepcopy(model).eval())
+        try:
+            prepared = prepare_fx(traced, _qconfig_mapping(), example_inputs=())
+        except _REFUSALS as error:
+            raise Unsupported(f"PyTorch's FX quantization cannot prepare this network: {error}") from error
+        _keep_dynamic_inputs_float(prepared)
+        return prepared
+
+
+def convert(prepared: torch.fx.GraphModule) -> torch.fx.GraphModule:
+    """The int8 network, which uses up ``prepared``. Calibration sets scales and zero points, never the graph."""
+    with _deprecated():
+        from torch.ao.quantization.quantize_fx import convert_fx
+
+        try:
+            converted = convert_fx(prepared)
+        except _REFUSALS as error:
+            raise Unsupported(f"PyTorch's FX quantization cannot convert this network to int8: {error}") from error
+        return converted.requires_grad_(False).eval()
+
+
+def ranges(prepared: torch.fx.GraphModule) -> dict[str, dict[str, float | int]]:
+    """What each activation observer saw and made of it, by the name of the graph node that it observes."""
+    found: dict[str, dict[str, float | int]] = {}
+    seen: set[int] = set()
+    with _deprecated():
+        for node, observer in _observers(prepared):
+            if observer.is_dynamic or id(observer) in seen:
+                continue
+            seen.add(id(observer))
+            scale, zero_point = observer.calculate_qparams()
+            extremes = {name: getattr(observer, f"{name}_val", None) for name in ("min", "max")}
+            found[node.args[0].name] = {
+                **{name: float(value) for name, value in extremes.items() if value is not None},
+                "scale": float(scale),
+                "zero_point": int(zero_point),
+                "quant_min": int(observer.quant_min),
+                "quant_max": int(observer.quant_max),
+            }
+    return found
+
+
+def is_int8(model: nn.Module) -> bool:
+    """Whether any layer of the model is already quantized."""
+    return any(type(module).__module__.startswith("torch.ao.nn") for module in model.modules())
+
+
+def keep(model: torch.fx.GraphModule, **attributes: Any) -> torch.fx.GraphModule:
+    """Set attributes that survive ``copy.deepcopy``, which a GraphModule's ordinary attributes do not."""
+    from torch.ao.quantization.quantize_fx import attach_preserved_attrs_to_model
+
+    attach_preserved_attrs_to_model(model, attributes)
+    return model
+
+
+def dump_state(model: nn.Module) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
+    """The state as dense tensors, and notes that tell how they make up the quantized and the packed ones."""
+    tensors: dict[str, torch.Tensor] = {}
+    with _deprecated():
+        return tensors, {name: _take_apart(name, value, tensors) for name, value in model.state_dict().items()}
+
+
+def load_state(model: nn.Module, tensors: Mapping[str, torch.Tensor], notes: Mapping[str, Any]) -> None:
+    """The inverse of ``dump_state``, into a model of the same graph. Raises CellError when they do not fit."""
+    with _deprecated():
+        state = model.state_dict()  # keeps its version notes, which the loading of packed weights reads
+        if set(state) != set(notes):
+            raise CellError(
+                "the stored int8 network does not fit the graph that this version of PyTorch makes of its float "
+                f"network (they differ in {', '.join(sorted(set(state) ^ set(notes))[:4])}); build it afresh"
+            )
+        for name, note in notes.items():
+            state[name] = _put_together(note, tensors)
+        model.load_state_dict(state)
+        model.requires_grad_(False)
+
+
+#: What FX raises for a network that it cannot handle; TraceError is a ValueError.
+_REFUSALS = (AssertionError, AttributeError, KeyError, NotImplementedError, RuntimeError, TypeError, ValueError)
+
+
+#: Methods and functions by the names under which FX knows them; else they cost a dequantize and a second rounding.
+_SPELLING: dict[Any, Any] = {
+    "flatten": torch.flatten,
+    "relu": nn.functional.relu,
+    torch.relu: nn.functional.relu,
+}
+
+
+def _qconfig_mapping() -> Any:
+    """B's observers. The rest (a sigmoid's fixed range, LayerNorm with float weights) is PyTorch's own default."""
+    from torch.ao import quantization
+    from torch.ao.quantization import get_default_qconfig_mapping
+    from torch.ao.quantization.observer import (
+        HistogramObserver,
+        MinMaxObserver,
+        PerChannelMinMaxObserver,
+        PlaceholderObserver,
+        default_placeholder_observer,
+    )
+
+    QConfig: Any = quantization.QConfig
+    low, high = WEIGHT_RANGE
+    symmetric = {"dtype": torch.qint8, "quant_min": low, "quant_max": high}
+    activation = HistogramObserver.with_args(
+        dtype=torch.quint8,
+        qscheme=torch.per_tensor_affine,
+        quant_min=ACTIVATION_RANGE[0],
+        quant_max=ACTIVATION_RANGE[1],
+    )
+    static = QConfig(
+        activation=activation,
+        weight=PerChannelMinMaxObserver.with_args(qscheme=torch.per_channel_symmetric, **symmetric),
+    )
+    dynamic = QConfig(
+        activation=PlaceholderObserver.with_args(dtype=torch.quint8, is_dynamic=True),
+        weight=MinMaxObserver.with_args(qscheme=torch.per_tensor_symmetric, **symmetric),
+    )
+    layer_norm = QConfig(activation=activation, weight=default_placeholder_observer)
+    return (
+        get_default_qconfig_mapping(ENGINE)
+        .set_global(static)
+        .set_object_type(nn.LSTM, dynamic)
+        .set_object_type(nn.GRU, dynamic)
+        .set_object_type(nn.LayerNorm, layer_norm)
+        .set_object_type(nn.functional.layer_norm, layer_norm)
+    )
+
+
+def _trace(model: nn.Module) -> torch.fx.GraphModule:
+    """The network as a graph, in FX quantization's own spelling, lest an operation stay float for its name."""
+    from torch.ao.quantization.fx.tracer import QuantizationTracer
+
+    for path, module in model.named_modules():
+        if isinstance(module, nn.modules.conv._ConvNd) and isinstance(module.padding, str):
+            module.padding = _numeric_padding(path, module)
+    try:
+        graph = QuantizationTracer([], []).trace(model)
+    except _REFUSALS as error:
+        raise Unsupported(
+            f"{type(model).__name__} cannot be traced by torch.fx, which static int8 needs ({error}); "
+            "control flow that depends on values is the usual reason"
+        ) from error
+    for node in graph.nodes:
+        if node.op == "call_module" and isinstance(layer := model.get_submodule(node.target), nn.Flatten):
+            node.args = (*node.args, layer.start_dim, layer.end_dim)
+            node.op, node.target = "call_function", torch.flatten
+        elif node.op in ("call_method", "call_function") and node.target in _SPELLING:
+            node.op, node.target = "call_function", _SPELLING[node.target]
+    return torch.fx.GraphModule(model, graph)
+
+
+def _numeric_padding(path: str, conv: nn.modules.conv._ConvNd) -> tuple[int, ...]:
+    """``"same"`` and ``"valid"`` in numbers: the packed int8 weights know no words."""
+    if conv.padding == "valid":
+        return (0,) * len(conv.kernel_size)
+    total = [dilation * (size - 1) for dilation, size in zip(conv.dilation, conv.kernel_size, strict=True)]
+    if any(count % 2 for count in total):
+        raise Unsupported(
+            f"{path}: padding='same' with kernel {conv.kernel_size} pads one side more than the other, which int8 "
+            "convolutions cannot; use an odd kernel"
+        )
+    return tuple(count // 2 for count in total)
+
+
+def _observers(prepared: torch.fx.GraphModule) -> list[tuple[Any, Any]]:
+    from torch.ao.quantization.observer import ObserverBase
+
+    calls = [node for node in prepared.graph.nodes if node.op == "call_module"]
+    modules = [(node, prepared.get_submodule(str(node.target))) for node in calls]
+    return [(node, module) for node, module in modules if isinstance(module, ObserverBase)]
+
+
+def _keep_dynamic_inputs_float(prepared: torch.fx.GraphModule) -> None:
+    """Drop static observers between a float value and a dynamically quantized layer, with only shape changes between.
+
+    Else FX rounds an LSTM's input to seven bits, turns it back into float and has the LSTM round it again, where B's
+    LSTM quantizes its activations dynamically and only so.
+    """
+    observers = dict(_observers(prepared))
+    for dynamic in [node for node, observer in observers.items() if observer.is_dynamic]:
+        chain: list[Any] = []
+        node: Any = dynamic.args[0]
+        while node in observers and len(node.users) == 1 and observers[node] is observers[(chain or [node])[0]]:
+            chain.append(node)
+            node = node.args[0]
+            # A shape operation shares its input's observer; any other computes in int8 and must keep its own.
+            source = node.args[0] if node.args else None
+            if isinstance(source, torch.fx.Node) and observers.get(source) is observers[chain[0]]:
+                node = source
+        if node.op == "placeholder" or _comes_from_dynamic(node, prepared):
+            for observer in chain:
+                observer.replace_all_uses_with(observer.args[0])
+                prepared.graph.erase_node(observer)
+    prepared.recompile()
+
+
+def _comes_from_dynamic(node: Any, prepared: torch.fx.GraphModule) -> bool:
+    while node.target is operator.getitem:
+        node = node.args[0]
+    return node.op == "call_module" and isinstance(prepared.get_submodule(node.target), (nn.LSTM, nn.GRU))
+
+
+def _take_apart(name: str, value: Any, tensors: dict[str, torch.Tensor]) -> Any:
+    if value is None or isinstance(value, torch.dtype):
+        return {"none": True} if value is None else {"dtype": str(value).removeprefix("torch.")}
+    if isinstance(value, tuple):
+        return {"tuple": [_take_apart(f"{name}.{index}", part, tensors) for index, part in enumerate(value)]}
+    if isinstance(value, torch.ScriptObject):
+        return {"cell": [_take_apart(f"{name}.{index}", part, tensors) for index, part in enumerate(_unpack(value))]}
+    if not isinstance(value, torch.Tensor):
+        raise CellError(f"{name} is a {type(value).__name__}, which the int8 format cannot hold")
+    value = value.detach()
+    if not value.is_quantized:
+        tensors[name] = value.contiguous().clone()
+        return {"tensor": name}
+    tensors[name] = value.int_repr().contiguous()
+    if value.qscheme() is torch.per_tensor_affine:
+        tensors[f"{name}.scale"] = torch.tensor(value.q_scale(), dtype=torch.float64)
+        tensors[f"{name}.zero_point"] = torch.tensor(value.q_zero_point())
+        return {"quantized": name, "axis": None}
+    tensors[f"{name}.scale"] = value.q_per_channel_scales().clone()
+    tensors[f"{name}.zero_point"] = value.q_per_channel_zero_points().clone()
+    return {"quantized": name, "axis": value.q_per_channel_axis()}
+
+
+def _put_together(note: Mapping[str, Any], tensors: Mapping[str, torch.Tensor]) -> Any:
+    match note:
+        case {"none": True}:
+            return None
+        case {"dtype": "qint8"}:
+            return torch.qint8
+        case {"tuple": parts}:
+            return tuple(_put_together(part, tensors) for part in parts)
+        case {"cell": parts}:
+            return _pack(*(_put_together(part, tensors) for part in parts))
+        case {"tensor": name}:
+            return tensors[name].clone()
+        case {"quantized": name, "axis": axis}:
+            integers, scale, zero_point = (tensors[name + end] for end in ("", ".scale", ".zero_point"))
+            if axis is None:
+                return torch._make_per_tensor_quantized_tensor(integers, scale.item(), int(zero_point))
+            return torch._make_per_channel_quantized_tensor(integers, scale, zero_point, axis)
+    raise CellError(f"stored int8 state: {note!r} is not understood")
+
+
+def _unpack(cell: Any) -> tuple[torch.Tensor, ...]:
+    """An LSTM cell's packed parameters as input weight, hidden weight and their biases."""
+    packed_input, packed_hidden = cell.__getstate__()[0][4]
+    (input_weight, input_bias), (hidden_weight, hidden_bias) = (
+        packed.__getstate__()[0] for packed in (packed_input, packed_hidden)
+    )
+    return input_weight, hidden_weight, input_bias, hidden_bias
+
+
+def _pack(
+    input_weight: torch.Tensor, hidden_weight: torch.Tensor, input_bias: torch.Tensor, hidden_bias: torch.Tensor
+) -> Any:
+    packed = torch.ops.quantized
+    return packed.make_quantized_cell_params_dynamic(
+        packed.linear_prepack(input_weight, input_bias),
+        packed.linear_prepack(hidden_weight, hidden_bias),
+        input_bias,
+        hidden_bias,
+        True,  # reduce_range: seven bits for the dynamic activations too, as torch.ao itself packs them
+    )

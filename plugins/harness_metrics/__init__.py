@@ -1,0 +1,20 @@
+"""Metrics of every cell, each from its definition: quality, size, operations, latency, memory. Loads no torch."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from harness import Metric, hookimpl
+from harness_metrics.latency import Latency
+from harness_metrics.memory import Memory
+from harness_metrics.operations import Operations
+from harness_metrics.quality import Quality
+from harness_metrics.size import Size
+
+__all__ = ["Latency", "Memory", "Operations", "Quality", "Size"]
+
+
+@hookimpl
+def harness_metrics(register: Callable[[Metric], None]) -> None:
+    for metric in (Quality(), Size(), Operations(), Latency(), Memory()):
+        register(metric)

@@ -1,0 +1,38 @@
+"""How long the deployed file takes for one example."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import ClassVar
+
+from harness import Evidence, Figure, Metric, Task
+
+#: A tail needs this many samples to be told at all: the least at which MLPerf Inference's early stopping gives it.
+TAIL_SAMPLES = {90: 64, 95: 130, 99: 662, 99.9: 6636}
+
+
+class Latency(Metric):
+    """Microseconds of a call (``latency`` is the median), over all samples of all processes: what this machine did, not a comparison.
+
+    (The comparison with the reference is the paired ratio in the cell's timing.) B reports the mean. A percentile
+    for which there are too few samples is None.
+    """
+
+    name: ClassVar[str] = "latency"
+    about: ClassVar[str] = "microseconds of one inference; p90 and p99 need 64 and 662 samples, else they are empty"
+
+    def figures(self, task: Task) -> tuple[Figure, ...]:
+        names = ("latency", "latency_mean", "latency_p90", "latency_p99")
+        return tuple(Figure(name, unit="us", better="lower", digits=1) for name in names)
+
+    def compute(self, evidence: Evidence) -> Mapping[str, float | None]:
+        import numpy as np
+
+        if evidence.samples is None:
+            return dict.fromkeys(figure.name for figure in self.figures(evidence.task))
+        micros = np.asarray(evidence.samples, dtype=np.float64).ravel() / 1000
+        tails = {
+            f"latency_p{percent}": float(np.percentile(micros, percent)) if micros.size >= TAIL_SAMPLES[percent] else None
+            for percent in (90, 99)
+        }
+        return {"latency": float(np.median(micros)), "latency_mean": float(micros.mean()), **tails}

@@ -1,0 +1,43 @@
+"""How big the network is: in numbers, in the state file that study B weighs, and in the file that is shipped."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Mapping
+from typing import ClassVar
+
+from harness import Evidence, Figure, Metric, Task
+
+
+class Size(Metric):
+    """Parameters, those that are not zero, and kilobytes (1000 bytes).
+
+    The parameters are those of the deployed model: int8 folds batch normalisation into convolutions and so has fewer
+    than the float model whose count B gives. ``state_size`` is the size of ``torch.save(model.state_dict())`` as B
+    measures it (the container of a later PyTorch differs by some hundred bytes); ``file_size`` the deployed file's.
+    """
+
+    name: ClassVar[str] = "size"
+    about: ClassVar[str] = "parameters, bytes of the state_dict as PyTorch saves it, bytes of the deployed file"
+
+    def figures(self, task: Task) -> tuple[Figure, ...]:
+        return (
+            Figure("state_size", unit="kB", better="lower", digits=3),
+            Figure("file_size", unit="kB", better="lower", digits=3),
+            Figure("parameters", better="lower", digits=0),
+            Figure("nonzero", better="lower", digits=0),
+        )
+
+    def compute(self, evidence: Evidence) -> Mapping[str, float | None]:
+        import torch
+
+        from harness.operations import nonzero, parameters
+
+        saved = io.BytesIO()
+        torch.save(evidence.model.state_dict(), saved)
+        return {
+            "state_size": saved.tell() / 1000,
+            "file_size": evidence.file.stat().st_size / 1000,
+            "parameters": parameters(evidence.model),
+            "nonzero": nonzero(evidence.model),
+        }
