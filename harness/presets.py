@@ -10,12 +10,17 @@ from harness.errors import UsageError, nearest
 
 @dataclasses.dataclass(frozen=True)
 class Preset:
-    """``seeds`` bounds the seed axis, ``evaluation`` the validation and test examples; the rest sizes the timing."""
+    """The size of a run.
+
+    ``processes`` time ``pairs`` each, fewer when these take more than about ``seconds`` (None: never fewer).
+    ``seeds`` bounds the seed axis, ``evaluation`` the validation and test examples.
+    """
 
     name: str
     about: str
     processes: int
     pairs: int
+    seconds: float | None = None
     seeds: int | None = None
     evaluation: int | None = None
 
@@ -35,8 +40,8 @@ class Preset:
 PRESETS = {
     preset.name: preset
     for preset in (
-        Preset("smoke", "does it run? seconds; its quality figures mean nothing", 2, 10, seeds=1, evaluation=512),
-        Preset("quick", "the default: minutes; short training on a part of the data, one seed", 4, 50, seeds=1),
+        Preset("smoke", "seconds, to see that it runs; its quality means nothing", 2, 12, 0.2, seeds=1, evaluation=512),
+        Preset("quick", "minutes, the default: short training on a part of the data, one seed", 4, 50, 1.0, seeds=1),
         Preset("study", "as published: all data, all epochs, all seeds", 6, 100),
     )
 }

@@ -30,6 +30,7 @@ class PairedSamples:
     """The times of two deployed files: nanoseconds, int64, (processes, pairs) each.
 
     ``reference_first`` has the order within each pair, ``inputs`` the index of the input that both arms got.
+    ``warmup`` counts the untimed calls of each arm in each process.
     These have one entry a process: ``environment`` is what the worker verified, ``collections`` (of garbage) and
     ``involuntary_switches`` count what disturbed it, ``elapsed`` has the seconds of its loop with the warm-up.
     ``wall`` is how long the whole measurement took, in seconds. The hashes are those that every process verified.
@@ -40,6 +41,7 @@ class PairedSamples:
     reference_first: NDArray[np.bool_]
     inputs: NDArray[np.int64]
     environment: tuple[Mapping[str, Any], ...]
+    warmup: int
     collections: tuple[int, ...]
     involuntary_switches: tuple[int, ...]
     elapsed: tuple[float, ...]
@@ -98,8 +100,12 @@ class Workers:
         pairs: int,
         warmup: int,
         seed: int,
+        seconds: float | None = None,
     ) -> PairedSamples:
         """Time two deployed files in pairs, in ``processes`` workers one after the other.
+
+        ``pairs`` and ``warmup`` count calls in each process. With ``seconds`` the first process does fewer of them when
+        they are slow, so that neither takes much longer than that, and the others do as many as the first.
 
         ``inputs`` is a .npy of the examples (n, *input_shape) that the calls take in turn. Reference and candidate
         may be one file: each process then loads it twice. The order in each process is drawn from ``seed``.
@@ -107,24 +113,28 @@ class Workers:
         began = time.perf_counter()
         files = {"reference": _identified(reference), "candidate": _identified(candidate)}
         crew = self._crew(self._crews, profile, processes)
-        replies = [
-            worker.ask(
+        replies: list[Any] = []
+        for index, worker in enumerate(crew):
+            if replies:
+                pairs, warmup, seconds = len(replies[0]["reference"]), replies[0]["warmup"], None
+            reply = worker.ask(
                 "time",
                 runtime=runtime,
                 inputs=str(inputs),
                 pairs=pairs,
                 warmup=warmup,
                 seed=random.Random(f"{seed}/{index}").getrandbits(32),
+                seconds=seconds,
                 **files,
             )
-            for index, worker in enumerate(crew)
-        ]
+            replies.append(reply)
         return PairedSamples(
             reference=np.array([reply["reference"] for reply in replies], dtype=np.int64),
             candidate=np.array([reply["candidate"] for reply in replies], dtype=np.int64),
             reference_first=np.array([reply["reference_first"] for reply in replies], dtype=np.bool_),
             inputs=np.array([reply["inputs"] for reply in replies], dtype=np.int64),
             environment=tuple(worker.environment for worker in crew),
+            warmup=replies[0]["warmup"],
             collections=tuple(reply["collections"] for reply in replies),
             involuntary_switches=tuple(reply["involuntary_switches"] for reply in replies),
             elapsed=tuple(reply["elapsed_ns"] / 1e9 for reply in replies),

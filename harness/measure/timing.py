@@ -12,19 +12,24 @@ from typing import Any
 
 from harness.measure.schedule import schedule
 
+#: However slow the calls are, so many of each arm warm up, and so many pairs are timed.
+LEAST_WARMUP, LEAST_PAIRS = 5, 12
+
 
 @dataclasses.dataclass(frozen=True)
 class Timing:
     """What one process measured: nanoseconds of each call of both arms, pair by pair, and what disturbed them.
 
-    ``elapsed_ns`` is the time of the whole loop with its warm-up; ``collections`` counts garbage collections and
-    ``involuntary_switches`` how often the kernel took the CPU away, both while timing.
+    ``warmup`` counts the untimed calls of each arm before, ``elapsed_ns`` is the time of the whole loop with them;
+    ``collections`` counts garbage collections and ``involuntary_switches`` how often the kernel took the CPU away,
+    both while timing.
     """
 
     reference: list[int]
     candidate: list[int]
     reference_first: list[bool]
     inputs: list[int]
+    warmup: int
     collections: int
     involuntary_switches: int
     elapsed_ns: int
@@ -38,20 +43,27 @@ def time_pairs(
     warmup: int,
     seed: int,
     consume: Callable[[Any], object],
+    seconds: float | None = None,
     clock: Callable[[], int] = time.perf_counter_ns,
 ) -> Timing:
     """Time ``pairs`` calls of each arm, back to back on the same input, in the order of ``schedule``.
 
-    Before that both arms run ``warmup`` times, untimed. Every output is kept alive while the clock runs (freeing
-    one is no part of a call) and then handed to ``consume``.
+    Before that both arms run ``warmup`` times, untimed. Of slow calls there are fewer, so that neither the warm-up nor
+    the pairs take much longer than ``seconds``, if that is given. Every output is kept alive while the clock runs
+    (freeing one is no part of a call) and then handed to ``consume``.
     """
-    plan = schedule(pairs, len(inputs), seed)
     taken: dict[bool, list[int]] = {True: [], False: []}
     outputs: list[Any] = []
     began = clock()
-    for index in range(warmup):
+    warm = 0
+    while warm < warmup and not (warm >= LEAST_WARMUP and seconds is not None and clock() - began > seconds * 1e9):
         for arm in (reference, candidate):
-            outputs.append(arm(inputs[index % len(inputs)]))
+            outputs.append(arm(inputs[warm % len(inputs)]))
+        warm += 1
+    if seconds is not None and warm:
+        affordable = int(seconds * 1e9 * warm / max(1, clock() - began))
+        pairs = min(pairs, max(LEAST_PAIRS, affordable))
+    plan = schedule(pairs, len(inputs), seed)
     with _no_garbage_collection():
         collections, switches = _collections(), _involuntary_switches()
         for pair in plan:
@@ -72,6 +84,7 @@ def time_pairs(
         candidate=taken[False],
         reference_first=[pair.reference_first for pair in plan],
         inputs=[pair.input for pair in plan],
+        warmup=warm,
         collections=collections,
         involuntary_switches=switches,
         elapsed_ns=elapsed,

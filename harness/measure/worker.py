@@ -7,6 +7,7 @@ It lives until its input ends, or its parent does.
 from __future__ import annotations
 
 import ctypes
+import functools
 import gc
 import hashlib
 import json
@@ -44,8 +45,12 @@ def serve(answer: Callable[[dict[str, Any]], Any]) -> None:
     requests, replies = _private_streams()
     _die_with_parent()
     for line in requests:
-        replies.write(json.dumps(_reply(lambda line=line: answer(json.loads(line)))) + "\n")
+        replies.write(json.dumps(_reply(functools.partial(_answer, answer, line))) + "\n")
         replies.flush()
+
+
+def _answer(answer: Callable[[dict[str, Any]], Any], line: str) -> Any:
+    return answer(json.loads(line))
 
 
 def _reply(answer: Callable[[], Any]) -> dict[str, Any]:
@@ -135,6 +140,7 @@ class Worker:
         pairs: int,
         warmup: int,
         seed: int,
+        seconds: float | None = None,
     ) -> dict[str, Any]:
         """Load both files and time them in pairs. The same file twice gives two copies that share nothing."""
         import torch
@@ -147,7 +153,14 @@ class Worker:
             predictors = {name: _load(engine, arms[name]) for name in names}
             examples = _batches(inputs, 1)
             timing = time_pairs(
-                predictors["reference"], predictors["candidate"], examples, pairs, warmup, seed, consume=_check_finite
+                predictors["reference"],
+                predictors["candidate"],
+                examples,
+                pairs,
+                warmup,
+                seed,
+                consume=_check_finite,
+                seconds=seconds,
             )
         del predictors
         gc.collect()

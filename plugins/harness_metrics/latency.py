@@ -12,10 +12,10 @@ TAIL_SAMPLES = {90: 64, 95: 130, 99: 662, 99.9: 6636}
 
 
 class Latency(Metric):
-    """Microseconds of a call (``latency`` is the median), over all samples of all processes: what this machine did, not a comparison.
+    """Microseconds of a call, over all samples of all processes: what this machine did, not a comparison.
 
-    (The comparison with the reference is the paired ratio in the cell's timing.) B reports the mean. A percentile
-    for which there are too few samples is None.
+    (The comparison with the reference is the paired ratio in the cell's timing.) ``latency`` is the median; B reports
+    the mean. A percentile for which there are too few samples is None.
     """
 
     name: ClassVar[str] = "latency"
@@ -32,7 +32,9 @@ class Latency(Metric):
             return dict.fromkeys(figure.name for figure in self.figures(evidence.task))
         micros = np.asarray(evidence.samples, dtype=np.float64).ravel() / 1000
         tails = {
-            f"latency_p{percent}": float(np.percentile(micros, percent)) if micros.size >= TAIL_SAMPLES[percent] else None
+            f"latency_p{percent}": float(np.percentile(micros, percent))
+            if micros.size >= TAIL_SAMPLES[percent]
+            else None
             for percent in (90, 99)
         }
         return {"latency": float(np.median(micros)), "latency_mean": float(micros.mean()), **tails}

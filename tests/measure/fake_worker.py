@@ -25,6 +25,7 @@ def answer(request: dict[str, Any]) -> Any:
                 "candidate": [200 + seed] * pairs,
                 "reference_first": [True] * pairs,
                 "inputs": [0] * pairs,
+                "warmup": request["warmup"],
                 "collections": 0,
                 "involuntary_switches": 3,
                 "elapsed_ns": 10**9,

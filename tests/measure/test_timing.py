@@ -43,7 +43,7 @@ def test_each_sample_is_one_call_and_nothing_else() -> None:
     bench = Bench()
     inputs = [0, 1, 2, 3]
     timing = time_pairs(
-        bench.arm("reference", 100), bench.arm("candidate", 150), inputs, 10, 3, 0, bench.consume, bench.clock
+        bench.arm("reference", 100), bench.arm("candidate", 150), inputs, 10, 3, 0, bench.consume, clock=bench.clock
     )
     assert timing.reference == [100 + example for example in timing.inputs]
     assert timing.candidate == [150 + example for example in timing.inputs]
@@ -60,13 +60,25 @@ def test_each_sample_is_one_call_and_nothing_else() -> None:
     assert timing.elapsed_ns == sum(100 + example if name == "reference" else 150 + example for name, example in calls)
 
 
+@pytest.mark.parametrize(
+    ("cost", "warm", "pairs"),
+    [(10, 20, 100), (1_000_000, 20, 50), (20_000_000, 5, 12)],  # ns a call, within 100 ms: all, some, the least
+)
+def test_slow_calls_are_timed_less_often(cost: int, warm: int, pairs: int) -> None:
+    bench = Bench()
+    timing = time_pairs(
+        bench.arm("a", cost), bench.arm("b", cost), [0], 100, 20, 0, bench.consume, seconds=0.1, clock=bench.clock
+    )
+    assert (timing.warmup, len(timing.candidate)) == (warm, pairs)
+
+
 @pytest.mark.parametrize("enabled", [True, False])
 def test_garbage_collection_is_off_while_timing_and_then_as_it_was(enabled: bool) -> None:
     bench = Bench()
     was = gc.isenabled()
     try:
         (gc.enable if enabled else gc.disable)()
-        timing = time_pairs(bench.arm("a", 1), bench.arm("b", 1), [0], 4, 0, 0, bench.consume, bench.clock)
+        timing = time_pairs(bench.arm("a", 1), bench.arm("b", 1), [0], 4, 0, 0, bench.consume, clock=bench.clock)
         assert gc.isenabled() == enabled
     finally:
         (gc.enable if was else gc.disable)()

@@ -93,7 +93,8 @@ def test_operations_are_those_of_one_example(evidence: Evidence) -> None:
 
 
 @pytest.mark.parametrize(
-    ("samples", "empty"), [(63, {"latency_p90", "latency_p99"}), (64, {"latency_p99"}), (661, {"latency_p99"}), (662, set())]
+    ("samples", "empty"),
+    [(63, {"latency_p90", "latency_p99"}), (64, {"latency_p99"}), (661, {"latency_p99"}), (662, set())],
 )
 def test_tails_need_enough_samples(evidence: Evidence, samples: int, empty: set[str]) -> None:
     evidence.samples = np.arange(1, samples + 1, dtype=np.int64) * 1000
@@ -107,7 +108,12 @@ def test_tails_need_enough_samples(evidence: Evidence, samples: int, empty: set[
 def test_latency_takes_all_processes_together_and_nothing_when_nothing_was_timed(evidence: Evidence) -> None:
     assert set(values(Latency(), evidence).values()) == {None}
     evidence.samples = np.array([[1000, 2000], [3000, 10_000]])
-    assert values(Latency(), evidence) == {"latency": 2.5, "latency_mean": 4.0, "latency_p90": None, "latency_p99": None}
+    assert values(Latency(), evidence) == {
+        "latency": 2.5,
+        "latency_mean": 4.0,
+        "latency_p90": None,
+        "latency_p99": None,
+    }
 
 
 def test_memory_is_in_megabytes(evidence: Evidence) -> None:
