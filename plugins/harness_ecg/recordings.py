@@ -1,0 +1,121 @@
+"""Many recordings of one layout at once: read, verified, filtered and standardised, on all processors."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from harness.contracts import Progress
+from harness.errors import DataError
+from harness_ecg import wfdb_format
+from harness_ecg.preprocessing import clean
+from harness_ecg.table import DATABASE, Record
+from harness_ecg.wfdb_format import Layout, RecordError
+
+#: Recordings at a time: small enough to stay near the processor, large enough to keep several busy.
+BLOCK = 64
+
+
+def read_headers(folder: Path, records: Sequence[Record]) -> list[bytes]:
+    """The content of each record's header. Raises DataError naming the row of one that is missing."""
+    stem = os.path.join(folder, "")
+
+    def read(block: Sequence[Record]) -> list[bytes]:
+        contents = []
+        for record in block:
+            path = f"{stem}{record.name}.hea"
+            try:
+                contents.append(wfdb_format.read_file(path))
+            except OSError as error:
+                raise _named(folder, record, wfdb_format.unreadable(path[:-4], path, error)) from error
+        return contents
+
+    with ThreadPoolExecutor(workers()) as pool:
+        blocks = pool.map(read, (records[start : start + 512] for start in range(0, len(records), 512)))
+        return [content for block in blocks for content in block]
+
+
+def read_inputs(
+    folder: Path, parts: Mapping[str, Sequence[tuple[Record, bytes]]], layout: Layout, progress: Progress
+) -> dict[str, NDArray[np.float32]]:
+    """The recordings of each part, (n, leads, samples): filtered, each lead standardised by the part "train".
+
+    Raises DataError naming file and row for a recording that is not as ``layout`` and its header promise, and for
+    one with invalid samples.
+    """
+    shape = (len(layout.names), layout.length)
+    inputs = {part: np.empty((len(rows), *shape), np.float32) for part, rows in parts.items()}
+    blocks = [
+        (part, slice(start, start + BLOCK)) for part, rows in parts.items() for start in range(0, len(rows), BLOCK)
+    ]
+    total, sums, squares = sum(map(len, parts.values())), np.zeros(shape[0]), np.zeros(shape[0])
+
+    def prepare(block: tuple[str, slice]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+        part, here = block
+        cleaned = clean(_read_block(folder, parts[part][here], layout), layout.rate)
+        inputs[part][here] = cleaned
+        return cleaned.sum(axis=(0, 2)), np.einsum("rls,rls->l", cleaned, cleaned)
+
+    def standardise(block: tuple[str, slice]) -> None:
+        part, here = block
+        inputs[part][here] -= mean
+        inputs[part][here] /= deviation
+
+    pool = ThreadPoolExecutor(workers())
+    try:
+        # In order, so that the sums are the same to the last bit however many processors there are
+        for (part, here), (block_sum, block_squares) in zip(blocks, pool.map(prepare, blocks), strict=True):
+            if part == "train":
+                sums += block_sum
+                squares += block_squares
+            progress(min(here.stop, len(parts[part])) + _before(parts, part), total, "reading recordings")
+        count = max(1, len(parts["train"]) * layout.length)
+        variance = squares / count - (sums / count) ** 2
+        if (variance <= 0).any():
+            dead = layout.names[int(np.argmax(variance <= 0))]
+            raise DataError(f"{folder}: lead {dead} is constant in the whole training part; {wfdb_format.REMEDY}")
+        mean = (sums / count).astype(np.float32)[:, None]
+        deviation = np.sqrt(variance).astype(np.float32)[:, None]
+        for _ in pool.map(standardise, blocks):
+            pass
+    finally:
+        pool.shutdown(cancel_futures=True)
+    return inputs
+
+
+def workers() -> int:
+    """The processors that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def _read_block(folder: Path, rows: Sequence[tuple[Record, bytes]], layout: Layout) -> NDArray[np.float64]:
+    """The physical signals (records, leads, samples) of some rows."""
+    by_name = {os.path.join(folder, record.name): record for record, _ in rows}
+    try:
+        headers = [wfdb_format.parse_header(os.path.join(folder, record.name), content) for record, content in rows]
+        for header in headers:
+            layout.check(header)
+        signals = wfdb_format.read_signals(headers)
+    except RecordError as error:
+        raise _named(folder, by_name[error.record], error) from error
+    if np.isnan(signals).any():
+        row, lead, sample = np.argwhere(np.isnan(signals))[0]
+        reason = f"lead {layout.names[lead]} has no valid sample at {sample}; repair the recording or drop its row"
+        raise _named(folder, rows[row][0], DataError(f"{headers[row].record}: {reason}"))
+    return signals
+
+
+def _before(parts: Mapping[str, Sequence[object]], part: str) -> int:
+    """How many recordings the parts before this one have."""
+    names = list(parts)
+    return sum(len(parts[name]) for name in names[: names.index(part)])
+
+
+def _named(folder: Path, record: Record, error: DataError) -> DataError:
+    """The error with the row of the table that asked for the record."""
+    return DataError(f"{error} [{folder / DATABASE}, line {record.line}, ecg_id {record.ecg_id}]")

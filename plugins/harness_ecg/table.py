@@ -1,0 +1,125 @@
+"""PTB-XL's two tables: which record has which labels, in which fold, of which patient."""
+
+from __future__ import annotations
+
+import ast
+import csv
+import functools
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+from harness.errors import DataError
+
+DATABASE = "ptbxl_database.csv"
+STATEMENTS = "scp_statements.csv"
+REMEDY = "restore the file from the data set's source"
+FOLDS = range(1, 11)
+
+
+class Record(NamedTuple):
+    """One row of the database: ``line`` in the file, ``name`` of the record in the folder, ``labels`` it has."""
+
+    line: int
+    ecg_id: int
+    patient: str
+    fold: int
+    name: str
+    labels: frozenset[str]
+
+
+def read_records(folder: Path, labels: Sequence[str]) -> list[Record]:
+    """All records of the database, in its order. Raises DataError naming file and row for whatever is wrong.
+
+    A record has a label when any key of its ``scp_codes`` belongs to that diagnostic class, whatever the
+    likelihood (Strodthoff et al., IEEE JBHI 2021, 10.1109/JBHI.2020.3022989). A record without a patient
+    counts as a patient of its own.
+    """
+    classes = read_classes(folder / STATEMENTS, labels)
+    path = folder / DATABASE
+    records: list[Record] = []
+    lines: dict[int, int] = {}
+    folds: dict[str, Record] = {}
+    for line, row in _rows(path, ("ecg_id", "patient_id", "scp_codes", "strat_fold", "filename_lr")):
+        where = f"{path}, line {line}"
+        ecg_id = _number(row["ecg_id"], where, "ecg_id")
+        where += f" (ecg_id {ecg_id})"
+        if ecg_id in lines:
+            raise DataError(f"{where}: the same ecg_id as in line {lines[ecg_id]}; {REMEDY}")
+        lines[ecg_id] = line
+        fold = _number(row["strat_fold"], where, "strat_fold")
+        if fold not in FOLDS:
+            raise DataError(f"{where}: strat_fold is {fold}, not 1 to 10; {REMEDY}")
+        if not row["filename_lr"]:
+            raise DataError(f"{where}: filename_lr is empty; {REMEDY}")
+        patient = str(_number(row["patient_id"], where, "patient_id")) if row["patient_id"] else f"ecg-{ecg_id}"
+        codes = _codes(row["scp_codes"])
+        if codes is None:
+            raise DataError(f"{where}: scp_codes is not a dictionary of codes: {row['scp_codes'][:60]!r}; {REMEDY}")
+        found = frozenset(classes[code] for code in codes if code in classes)
+        record = Record(line, ecg_id, patient, fold, row["filename_lr"], found)
+        first = folds.setdefault(patient, record)
+        if first.fold != fold:
+            raise DataError(
+                f"{where}: patient {patient} is in fold {fold} here and in fold {first.fold} in line {first.line}, "
+                f"so that training would see patients of the test; {REMEDY}"
+            )
+        records.append(record)
+    return records
+
+
+def read_classes(path: Path, labels: Sequence[str]) -> dict[str, str]:
+    """The label of each diagnostic code. Raises DataError for a class that is none of ``labels``."""
+    classes = {}
+    for line, row in _rows(path, ("", "diagnostic_class")):
+        label = row["diagnostic_class"]
+        if not label:
+            continue
+        if label not in labels:
+            raise DataError(f"{path}, line {line}: diagnostic_class {label!r} is none of {', '.join(labels)}; {REMEDY}")
+        classes[row[""]] = label
+    return classes
+
+
+def _rows(path: Path, columns: Sequence[str]) -> Iterator[tuple[int, Mapping[str, str]]]:
+    """Line number and row of a CSV file, which must have these columns; cells are stripped of blanks."""
+    try:
+        with path.open(newline="", encoding="utf-8-sig") as file:
+            reader = csv.reader(file)
+            header = next(reader, [])
+            for column in columns:
+                if column not in header:
+                    name = f"column {column!r}" if column else "unnamed first column (the codes)"
+                    raise DataError(f"{path}: no {name}; it has {', '.join(header) or 'nothing'}; {REMEDY}")
+            places = {column: header.index(column) for column in columns}
+            for row in reader:
+                if len(row) != len(header):
+                    raise DataError(f"{path}, line {reader.line_num}: {len(row)} cells, not {len(header)}; {REMEDY}")
+                yield reader.line_num, {column: row[place].strip() for column, place in places.items()}
+    except FileNotFoundError:
+        raise DataError(f"{path}: missing; {REMEDY}") from None
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        raise DataError(f"{path}: cannot be read as a CSV file ({error}); {REMEDY}") from error
+
+
+def _number(text: str, where: str, column: str) -> int:
+    """A whole number, which pandas may have written as ``15709.0``."""
+    try:
+        number = float(text)
+        if number != int(number):
+            raise ValueError
+    except (ValueError, OverflowError):
+        raise DataError(f"{where}: {column} is {text!r}, not a whole number; {REMEDY}") from None
+    return int(number)
+
+
+@functools.lru_cache(maxsize=2**15)
+def _codes(text: str) -> tuple[str, ...] | None:
+    """The keys of the dictionary that ``text`` spells, or None when it spells none."""
+    try:
+        value = ast.literal_eval(text)
+    except (ValueError, SyntaxError, TypeError, MemoryError, RecursionError):
+        return None
+    if not isinstance(value, dict) or not all(isinstance(key, str) for key in value):
+        return None
+    return tuple(value)

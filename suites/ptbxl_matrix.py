@@ -1,0 +1,17 @@
+"""PTB-XL, three networks: what each compression saves and what it costs (Holda et al. 2026)."""
+
+from harness import Matrix, Profile, train
+from harness_compress import distill, prune, quantize
+
+ptbxl = Matrix(
+    dataset="ptbxl",
+    architecture=["rnn", "cnn", "resnet"],
+    training={"plain": [train()], "distilled": [train(), distill("mld", weight=0.6)]},
+    pruning={"full": [], **{f"keep{f:g}": [prune("l1", keep=f)] for f in (0.75, 0.5, 0.125)}},
+    precision={"float32": [], "int8": [quantize("ptq-int8")]},
+    seed=range(5),
+    profile={
+        "rnn": Profile(threads=1, allocator=["tcmalloc", "system"]),
+        "*": Profile(threads=1, allocator=["jemalloc", "system"]),
+    },
+)

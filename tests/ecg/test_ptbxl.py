@@ -1,0 +1,279 @@
+"""PTB-XL from its official layout: labels, split, standardisation, cache, and what is said of a damaged folder."""
+
+from __future__ import annotations
+
+import shutil
+from collections import namedtuple
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import wfdb
+from tiny_ptbxl import write_record, write_tables
+
+from harness.errors import DataError, StoreError
+from harness_ecg import PTBXL, array_cache
+from harness_ecg.preprocessing import clean
+
+Rows = list[dict[str, object]]
+RECORD = "records100/00000/{:05d}_lr"
+
+
+@pytest.fixture
+def cache(tmp_path: Path) -> Path:
+    return tmp_path / "cache"
+
+
+def test_labels_folds_and_patients(tiny: Path, cache: Path) -> None:
+    data = PTBXL().load(tiny, cache)
+    assert PTBXL().recognises(tiny)
+    assert (len(data.train), len(data.validation), len(data.test)) == (16, 2, 2)  # ecg_id 21 has no superclass
+    # any likelihood counts, 0 too
+    np.testing.assert_array_equal(data.validation.targets, [[1, 0, 0, 0, 0], [0, 1, 1, 1, 1]])
+    assert list(data.validation.patients) == ["1009", "1009"]
+    assert list(data.test.patients) == ["ecg-19", "ecg-20"]
+
+
+def test_inputs_are_filtered_and_standardised_by_the_training_part(tiny: Path, cache: Path) -> None:
+    data = PTBXL().load(tiny, cache)
+    signals = [wfdb.rdsamp(str(tiny / RECORD.format(i)))[0].T for i in range(1, 21)]
+    expected = clean(np.array(signals))
+    training = expected[:16]
+    expected = (expected - training.mean((0, 2), keepdims=True)) / training.std((0, 2), keepdims=True)
+    for part, rows in ((data.train, expected[:16]), (data.validation, expected[16:18]), (data.test, expected[18:])):
+        assert part.inputs.dtype == np.float32
+        assert part.inputs.flags.c_contiguous
+        np.testing.assert_allclose(part.inputs, rows, atol=2e-6)
+
+
+def test_progress_ends_at_the_number_of_records(tiny: Path, cache: Path) -> None:
+    told: list[tuple[int, int]] = []
+    PTBXL().load(tiny, cache, lambda done, total, note="": told.append((done, total)))
+    assert told[-1] == (20, 20)
+    assert told == sorted(told)
+
+
+# ------------------------------------------------------------------------------------------------------ fingerprint
+
+
+def test_fingerprint_follows_content_split_and_preprocessing(
+    tiny: Path, rows: Rows, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen = [PTBXL().fingerprint(tiny)]
+    copy = shutil.copytree(tiny, tmp_path / "elsewhere")
+    assert PTBXL().fingerprint(copy) == seen[0], "the place does not matter"
+
+    write_record(tiny, RECORD.format(3), np.ones((1000, 12)))  # the header's checksums change
+    seen.append(PTBXL().fingerprint(tiny))
+    write_tables(tiny, [row | {"scp_codes": "{'IMI': 1.0}"} if row["ecg_id"] == 21 else row for row in rows])
+    seen.append(PTBXL().fingerprint(tiny))
+    monkeypatch.setattr("harness_ecg.preprocessing.VERSION", "another")
+    seen.append(PTBXL().fingerprint(tiny))
+    monkeypatch.setattr("harness_ecg.ptbxl.KEEP_UNLABELLED", True)
+    seen.append(PTBXL().fingerprint(tiny))
+    assert len(set(seen)) == len(seen)
+    assert all(len(fingerprint) == 64 for fingerprint in seen)
+
+
+# ------------------------------------------------------------------------------------------------------------ cache
+
+
+def test_second_load_reads_the_cache_alone(tiny: Path, cache: Path) -> None:
+    first = PTBXL().load(tiny, cache)
+    for path in tiny.rglob("*.dat"):
+        path.unlink()
+    second = PTBXL().load(tiny, cache)
+    for (_, a), (_, b) in zip(first.parts(), second.parts(), strict=True):
+        for field in ("inputs", "targets", "patients"):
+            np.testing.assert_array_equal(getattr(a, field), getattr(b, field))
+    second.train.inputs[0] = 7  # a caller's scribbling reaches no file
+    np.testing.assert_array_equal(PTBXL().load(tiny, cache).train.inputs, first.train.inputs)
+
+
+def flip(path: Path) -> None:
+    content = bytearray(path.read_bytes())
+    content[-9] ^= 1
+    path.write_bytes(content)
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        lambda cache: flip(next(cache.glob("*train-inputs.npy"))),
+        lambda cache: next(cache.glob("*test-targets.npy")).unlink(),
+        lambda cache: next(cache.glob("*test-inputs.npy")).write_bytes(b""),
+        lambda cache: np.save(next(cache.glob("*test-targets.npy")), np.ones((2, 5), np.float32)),
+        lambda cache: next(cache.glob("*.json")).write_text("{"),
+        lambda cache: next(cache.glob("*.json")).write_text("[]"),
+        lambda cache: next(cache.glob("*.json")).write_text("{}"),
+    ],
+)
+def test_a_damaged_cache_is_made_anew_and_said(tiny: Path, cache: Path, damage: Callable[[Path], None]) -> None:
+    first = PTBXL().load(tiny, cache)
+    expected = first.train.inputs.copy(), first.test.targets.copy()
+    damage(cache)
+    with pytest.warns(UserWarning, match="damaged .* made anew"):
+        again = PTBXL().load(tiny, cache)
+    np.testing.assert_array_equal(again.train.inputs, expected[0])
+    np.testing.assert_array_equal(again.test.targets, expected[1])
+
+
+def test_a_full_disk_is_said_before_writing(tiny: Path, cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    usage = namedtuple("usage", "total used free")(10**6, 10**6 - 5, 5)
+    monkeypatch.setattr(array_cache.shutil, "disk_usage", lambda folder: usage)
+    with pytest.raises(StoreError, match=r"cache: the disk is full: 960,\d+ bytes .* 5 are free"):
+        PTBXL().load(tiny, cache)
+    assert [path.name for path in cache.iterdir() if path.name != ".lock"] == []
+
+
+def test_a_disk_that_fills_up_leaves_no_half_file(tiny: Path, cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    save = np.save
+
+    def fills(file, array, **options):
+        if len(array) == 2:
+            file.write(b"half")
+            raise OSError(28, "No space left on device")
+        save(file, array, **options)
+
+    monkeypatch.setattr(array_cache.np, "save", fills)
+    with pytest.raises(StoreError, match="disk is full"):
+        PTBXL().load(tiny, cache)
+    monkeypatch.undo()
+    assert not [*cache.glob("*.tmp"), *cache.glob("*.json")]
+    assert len(PTBXL().load(tiny, cache).test) == 2
+
+
+def test_an_unwritable_cache_is_named(tiny: Path, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(StoreError, match="file/cache: cannot be written"):
+        PTBXL().load(tiny, tmp_path / "file" / "cache")
+
+
+# -------------------------------------------------------------------------------------------------- damaged folders
+
+
+def spoil_row(**cells: object) -> Callable[[Path, Rows], None]:
+    def spoil(folder: Path, rows: Rows) -> None:
+        rows[4] |= cells
+        write_tables(folder, rows)
+
+    return spoil
+
+
+def without(column: str) -> Callable[[Path, Rows], None]:
+    def spoil(folder: Path, rows: Rows) -> None:
+        write_tables(folder, [{k: v for k, v in row.items() if k != column} for row in rows])
+
+    return spoil
+
+
+def record(**changes: object) -> Callable[[Path, Rows], None]:
+    def spoil(folder: Path, rows: Rows) -> None:
+        count = int(changes.pop("leads", 12))
+        samples = np.random.default_rng(1).integers(-9, 9, (int(changes.pop("length", 1000)), count))
+        samples[5, 3] = changes.pop("sample", 0)
+        write_record(folder, RECORD.format(5), samples, **changes)
+
+    return spoil
+
+
+def dat(change: Callable[[Path], object]) -> Callable[[Path, Rows], None]:
+    return lambda folder, rows: change(folder / f"{RECORD.format(5)}.dat") and None
+
+
+LINE = r"ptbxl_database.csv, line 6"
+ROW = rf"\[.*{LINE}, ecg_id 5\]"
+
+
+@pytest.mark.parametrize(
+    ("spoil", "reason"),
+    [
+        (dat(lambda path: path.unlink()), rf"00005_lr\.dat: missing.*{ROW}"),
+        (dat(lambda path: path.with_suffix(".hea").unlink()), rf"00005_lr\.hea: missing.*{ROW}"),
+        (dat(lambda path: path.write_bytes(path.read_bytes()[:-2])), rf"truncated: 23998 bytes.*{ROW}"),
+        (dat(flip), rf"signal V\d has checksum.*{ROW}"),
+        (record(fs=500), rf"sampled at 500 Hz, not 100 Hz.*{ROW}"),
+        (record(leads=11), rf"no lead V6.*{ROW}"),
+        (record(sig_name=["II", "I", "III", "AVR", "AVL", "AVF", *(f"V{i}" for i in range(1, 7))]), f"order.*{ROW}"),
+        (record(length=999), rf"999 samples a signal, not 1000.*{ROW}"),
+        (record(units=["uV"] * 12), rf"signal I is in uV, not in mV.*{ROW}"),
+        (record(fmt=["24"] * 12), rf"signal format 24; only 16.*{ROW}"),
+        (record(sample=-(2**15)), rf"lead AVR has no valid sample at 5.*{ROW}"),
+        (without("strat_fold"), "ptbxl_database.csv: no column 'strat_fold'"),
+        (without("scp_codes"), "ptbxl_database.csv: no column 'scp_codes'"),
+        (spoil_row(strat_fold=11), rf"{LINE} \(ecg_id 5\): strat_fold is 11, not 1 to 10"),
+        (spoil_row(strat_fold="x"), rf"{LINE} \(ecg_id 5\): strat_fold is 'x', not a whole number"),
+        (spoil_row(ecg_id="nan"), rf"{LINE}: ecg_id is 'nan'"),
+        (spoil_row(ecg_id=4), rf"{LINE} \(ecg_id 4\): the same ecg_id as in line 5"),
+        (spoil_row(scp_codes="{'NORM': "), rf"{LINE} \(ecg_id 5\): scp_codes is not a dictionary"),
+        (spoil_row(scp_codes="['NORM']"), rf"{LINE} \(ecg_id 5\): scp_codes is not a dictionary"),
+        (spoil_row(scp_codes="open('x')"), rf"{LINE} \(ecg_id 5\): scp_codes is not a dictionary"),
+        (spoil_row(filename_lr=""), rf"{LINE} \(ecg_id 5\): filename_lr is empty"),
+        (spoil_row(filename_lr="records100/x"), r"records100/x\.hea: missing"),
+        (spoil_row(patient_id="1009"), r"line 18 .*patient 1009 is in fold 9 here and in fold 3 in line 6"),
+        (lambda folder, rows: (folder / "scp_statements.csv").unlink() and None, "scp_statements.csv: missing"),
+        (
+            lambda folder, rows: (folder / "scp_statements.csv").write_text(",diagnostic_class\nX,OTHER\n") and None,
+            "scp_statements.csv, line 2: diagnostic_class 'OTHER' is none of NORM",
+        ),
+        (
+            lambda folder, rows: (folder / "ptbxl_database.csv").write_bytes(b"\xff\xff\x00") and None,
+            "ptbxl_database.csv: cannot be read as a CSV file",
+        ),
+        (
+            lambda folder, rows: write_tables(folder, [row | {"scp_codes": "{'NORM': 1}"} for row in rows]),
+            "label NORM has no negative example",
+        ),
+        (lambda folder, rows: write_tables(folder, rows[:18]), "test part: no examples"),
+    ],
+)
+def test_damage_is_named_by_file_and_row(
+    tiny: Path, rows: Rows, cache: Path, spoil: Callable[[Path, Rows], None], reason: str
+) -> None:
+    spoil(tiny, rows)
+    with pytest.raises(DataError, match=reason):
+        PTBXL().load(tiny, cache)
+    assert not list(cache.glob("*.npy"))
+
+
+def test_a_dead_lead_cannot_be_standardised(tiny: Path, rows: Rows, cache: Path) -> None:
+    samples = np.random.default_rng(2).integers(-9, 9, (1000, 12))
+    samples[:, 7] = 0
+    write_record(tiny, RECORD.format(1), samples)
+    for row in rows:
+        row["filename_lr"] = RECORD.format(1)
+    write_tables(tiny, rows)
+    with pytest.raises(DataError, match="lead V2 is constant in the whole training part"):
+        PTBXL().load(tiny, cache)
+
+
+# ----------------------------------------------------------------------------------------------------------- fetch
+
+
+def test_fetch_brings_the_tables_last_and_only_what_is_needed(tiny: Path, tmp_path: Path, mirror) -> None:
+    target = tmp_path / "fetched"
+    told: list[tuple[int, int]] = []
+    mirror.missing = {"records100/00000/00012_lr.dat"}
+    with pytest.raises(DataError, match=r"00012_lr\.dat: the server answered 404"):
+        mirror.dataset.fetch(target)
+    assert not PTBXL().recognises(target)
+    mirror.missing = set()
+    mirror.dataset.fetch(target, lambda done, total, note="": told.append((done, total)))
+    assert told[-1] == (42, 42)
+    assert not (target / "records500").exists()
+    assert PTBXL().fingerprint(target) == PTBXL().fingerprint(tiny)
+    assert not list(target.rglob("*.part"))
+
+
+def test_fetch_refuses_the_synthetic_ones_folder(tmp_path: Path) -> None:
+    (tmp_path / "ptbxl-synthetic").touch()
+    with pytest.raises(DataError, match="holds the synthetic PTB-XL"):
+        PTBXL().fetch(tmp_path)
+
+
+def test_fetch_says_when_the_list_is_not_that_of_ptbxl(tmp_path: Path, mirror) -> None:
+    mirror.missing = {"ptbxl_database.csv"}
+    mirror.list()
+    with pytest.raises(DataError, match="lists no records100 or not both tables"):
+        mirror.dataset.fetch(tmp_path / "fetched")
