@@ -8,9 +8,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import safetensors.torch
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 
 from harness.contracts import Step, Task
 from harness.errors import StoreError
@@ -33,7 +33,8 @@ def save(file: Path, model: torch.nn.Module, steps: Sequence[Step], architecture
         "restore": {"step": dumper.name, "parameters": dumper.parameters()} if type(dumper) is not Step else None,
         "notes": notes,
     }
-    save_file(dict(tensors), file, metadata={HEADER: canonical(header)})
+    # Not save_file(): a full disk would be an error of its own there, instead of the operating system's.
+    file.write_bytes(safetensors.torch.save(dict(tensors), {HEADER: canonical(header)}))
 
 
 def header(file: Path) -> dict[str, Any]:

@@ -76,7 +76,7 @@ class Data:
         yield "test", self.test
 
     def check(self, name: str) -> None:
-        """Raise DataError unless every part is non-empty, finite, of the task's shape, with both classes of each label."""
+        """Raise DataError unless each part has finite examples of the task's shape, and both classes of each label."""
         import numpy as np
 
         for part_name, part in self.parts():
@@ -249,7 +249,7 @@ class Step:
     name: ClassVar[str]
     #: Raise it whenever the same parameters would give another model.
     version: ClassVar[str] = "1"
-    #: True for a step whose incoming model is the teacher of all training from here on; it defines ``loss``.
+    #: True for a step whose incoming model teaches a fresh network, and all training from here on; it defines ``loss``.
     teaches: ClassVar[bool] = False
 
     def parameters(self) -> dict[str, Any]:
@@ -367,9 +367,11 @@ class Evidence(Protocol):
     scores: NDArray[Any]
     targets: NDArray[Any]
     patients: NDArray[Any]
-    #: Nanoseconds of each timed call (None when nothing was timed), and bytes resident at the peak of inference.
+    #: Nanoseconds of each timed call, bytes resident at the peak of inference, and those before the file was loaded;
+    #: None when nothing was timed.
     samples: NDArray[Any] | None
     peak_memory: int | None
+    base_memory: int | None
 
     @property
     def model(self) -> torch.nn.Module:

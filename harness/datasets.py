@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 from harness.contracts import Data, Dataset, Part, Progress, silent
-from harness.errors import DataError, UsageError
+from harness.errors import DataError, HarnessError, UsageError
 from harness.plugins import Plugins
 from harness.store import Store
 
@@ -72,28 +73,28 @@ class Library:
         self._store = store
         self._option = option
         self._progress = progress
-        self._loaded: dict[str, Data] = {}
+        self._loaded: dict[tuple[str, int | None], Data] = {}
 
     def fingerprint(self, name: str) -> str:
         """The fingerprint of the data set called ``name``."""
         found = self._found(name)
-        return found.dataset.fingerprint(self._folder(found))
+        with _named(name):
+            return found.dataset.fingerprint(self._folder(found))
 
     def load(self, name: str, evaluation: int | None = None) -> Data:
         """The data, checked. ``evaluation`` bounds the validation and the test part to their first examples."""
-        if name not in self._loaded:
-            found = self._found(name)
-            data = found.dataset.load(self._folder(found), self._store.data(name), self._progress)
+        if (name, evaluation) not in self._loaded:
+            if evaluation is None:
+                found = self._found(name)
+                with _named(name):
+                    data = found.dataset.load(self._folder(found), self._store.data(name), self._progress)
+            else:
+                whole = self.load(name)
+                validation, test = _first(whole.validation, evaluation), _first(whole.test, evaluation)
+                data = dataclasses.replace(whole, validation=validation, test=test)
             data.check(name)
-            self._loaded[name] = data
-        data = self._loaded[name]
-        if evaluation is None:
-            return data
-        small = dataclasses.replace(
-            data, validation=_first(data.validation, evaluation), test=_first(data.test, evaluation)
-        )
-        small.check(name)
-        return small
+            self._loaded[name, evaluation] = data
+        return self._loaded[name, evaluation]
 
     def _found(self, name: str) -> Found:
         found = resolve(name, self._plugins, self._option)
@@ -108,6 +109,17 @@ class Library:
         if not found.dataset.recognises(folder):
             found.dataset.make(folder)
         return folder
+
+
+@contextlib.contextmanager
+def _named(name: str) -> Iterator[None]:
+    """Whatever a data set raises becomes an error that names it."""
+    try:
+        yield
+    except HarnessError:
+        raise
+    except Exception as error:
+        raise DataError(f"data set {name!r} failed: {type(error).__name__}: {error}") from error
 
 
 def _first(part: Part, count: int) -> Part:

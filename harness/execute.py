@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import hashlib
 import random
 import time
-from collections.abc import Callable
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -17,7 +18,7 @@ from harness import training
 from harness.contracts import Data, Loss, Part, Phase, Progress, Task, Training
 from harness.datasets import Library
 from harness.errors import CellError, HarnessError, Unsupported
-from harness.plan import Node, Plan, describe
+from harness.plan import Node, Plan
 from harness.plugins import Plugins
 from harness.progress import Display
 from harness.store import Artefact, Store
@@ -29,28 +30,38 @@ def derive(*parts: Any) -> int:
 
 
 class Context:
-    """What a step may use (contracts.StepContext). It holds the training and validation parts alone."""
+    """What a step may use (contracts.StepContext). Nothing that it holds leads to the test part."""
 
-    def __init__(self, executor: Executor, node: Node, data: Data, progress: Progress) -> None:
+    def __init__(
+        self,
+        node: Node,
+        data: Data,
+        teacher: torch.nn.Module | None,
+        plugins: Plugins,
+        store: Store,
+        display: Display,
+        progress: Progress,
+    ) -> None:
         self.task: Task = data.task
         self._train: Part = data.train
         self._validation: Part = data.validation
         self.example = torch.from_numpy(np.array(data.validation.inputs[:1]))
         self.facts: dict[str, Any] = {}
-        self._executor = executor
         self._node = node
+        self._plugins = plugins
+        self._store = store
+        self._say = display.say
         self._progress = progress
+        self._teacher = teacher
         self._loss: Loss = training.task_loss
-        self._teacher: torch.nn.Module | None = None
-        if node.objective is not None and node.teacher is not None and node.objective is not node.step:
+        if node.objective is not None and teacher is not None:
             self._loss = node.objective.loss(training.task_loss)
-            self._teacher = executor.model(node.teacher)
 
     def seed(self, purpose: str) -> int:
         return derive(self._node.root.seed, self._node.step.name if self._node.step else "", purpose)
 
     def fresh(self) -> torch.nn.Module:
-        return self._executor.fresh(self._node, self.task, self.seed("fresh"))
+        return _fresh(self._plugins, self._node, self.task, self.seed("fresh"))
 
     def teach(self, teacher: torch.nn.Module) -> None:
         if self._node.step is None or not self._node.step.teaches:
@@ -83,9 +94,9 @@ class Context:
             loss=self._loss,
             teacher=self._teacher,
             device=root.device,
-            checkpoint=self._executor.store.progress(self._node.key) / f"{name}.safetensors",
+            checkpoint=self._store.progress(self._node.key) / f"{name}.safetensors",
             progress=self._progress,
-            say=self._executor.display.say,
+            say=self._say,
         )
         examples = min(len(self._train), plan.examples or len(self._train))
         row = {"name": name, "phase": phase, "epochs": plan.epochs, "examples": examples, "history": history}
@@ -111,6 +122,10 @@ class Executor:
                 self._built[key] = self.store.get(key) or self._make(self.plan.nodes[key])
             except HarnessError as error:
                 self._built[key] = error
+            except Exception as error:  # a plugin's code may raise anything
+                failed = CellError(f"{self.plan.nodes[key].label} raised {type(error).__name__}: {error}")
+                failed.__cause__ = error
+                self._built[key] = failed
         found = self._built[key]
         if isinstance(found, HarnessError):
             raise found
@@ -132,12 +147,6 @@ class Executor:
         """The model of an artefact, in evaluation mode."""
         return artefacts.load(self.build(key).file, self.plugins)
 
-    def fresh(self, node: Node, task: Task, seed: int) -> torch.nn.Module:
-        """A newly initialised network."""
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(seed)
-            return self.plugins.architectures.get(node.root.architecture).build(task)
-
     def _make(self, node: Node) -> Artefact:
         for needed in (node.parent, node.teacher):
             if needed is not None:
@@ -149,13 +158,19 @@ class Executor:
         began = time.perf_counter()
         data = self.library.load(node.root.dataset, node.root.evaluation)
         facts: dict[str, Any] = {}
-        if node.step is None or node.parent is None:
-            model = self.fresh(node, data.task, derive(node.root.seed, "fresh"))
-        else:
-            with self.display.step(node.label) as progress:
-                context = Context(self, node, data, progress)
-                model = _contained(node, lambda: node.step.apply(self.model(node.parent), context))  # type: ignore
+        with _global_seeds(derive(node.key)):
+            if node.step is None or node.parent is None:
+                model = _fresh(self.plugins, node, data.task, derive(node.root.seed, "fresh"))
+            else:
+                teacher = None
+                if node.teacher is not None and node.objective is not node.step:
+                    teacher = self.model(node.teacher)
+                with self.display.step(node.label) as progress:
+                    context = Context(node, data, teacher, self.plugins, self.store, self.display, progress)
+                    model = node.step.apply(self.model(node.parent), context)
                 facts = context.facts
+        if not isinstance(model, torch.nn.Module):
+            raise CellError(f"{node.label} gave {type(model).__name__}, not a network")
         return self.store.put(
             node.document,
             lambda file: artefacts.save(file, model, node.steps, node.root.architecture, data.task),
@@ -164,22 +179,23 @@ class Executor:
         )
 
 
-def _contained(node: Node, run: Callable[[], Any]) -> torch.nn.Module:
-    """Run a plugin's code: whatever it raises becomes an error that names the step, and global seeds are put back."""
-    state = random.getstate(), np.random.get_state()
+def _fresh(plugins: Plugins, node: Node, task: Task, seed: int) -> torch.nn.Module:
+    """A newly initialised network."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        return plugins.architectures.get(node.root.architecture).build(task)
+
+
+@contextlib.contextmanager
+def _global_seeds(seed: int) -> Iterator[None]:
+    """Seed what a plugin may draw from without asking, and put it back as it was."""
+    states = random.getstate(), np.random.get_state()
     try:
         with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(derive(node.key))
-            random.seed(derive(node.key))
-            np.random.seed(derive(node.key) % 2**32)
-            model = run()
-    except HarnessError:
-        raise
-    except Exception as error:
-        raise CellError(f"step {describe(node.steps[-1])} raised {type(error).__name__}: {error}") from error
+            torch.manual_seed(seed)
+            random.seed(seed)
+            np.random.seed(seed % 2**32)
+            yield
     finally:
-        random.setstate(state[0])
-        np.random.set_state(state[1])
-    if not isinstance(model, torch.nn.Module):
-        raise CellError(f"step {describe(node.steps[-1])} returned {type(model).__name__}, not a network")
-    return model
+        random.setstate(states[0])
+        np.random.set_state(states[1])

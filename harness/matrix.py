@@ -161,7 +161,9 @@ class Matrix:
         if "profile" in self.reference:
             for architecture, profiles in self.profiles.items():
                 if self.reference["profile"] not in [profile.name for profile in profiles]:
-                    raise UsageError(f"reference names profile {self.reference['profile']!r}, which {architecture} lacks")
+                    raise UsageError(
+                        f"reference names profile {self.reference['profile']!r}, which {architecture} lacks"
+                    )
 
     def options(self, axis: str) -> tuple[str | int, ...]:
         """The options of an axis, in order."""
@@ -192,7 +194,9 @@ class Matrix:
         if "dataset" in reference:
             reference["dataset"] = datasets.get(str(reference["dataset"]), reference["dataset"])
         if reference.get("seed", seeds[0]) not in seeds:
-            raise UsageError(f"reference names seed {reference['seed']}, which this run leaves out (it has {list(seeds)})")
+            raise UsageError(
+                f"reference names seed {reference['seed']}, which this run leaves out (it has {list(seeds)})"
+            )
         for dataset, architecture in itertools.product(self.datasets, self.architectures):
             used = datasets.get(dataset, dataset)
             for runtime, *choice in itertools.product(self.runtimes, *(options for options in self.axes.values())):

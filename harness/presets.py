@@ -29,12 +29,20 @@ class Preset:
         training = architecture.training(phase)
         match self.name:
             case "smoke":
-                return dataclasses.replace(training, epochs=1, examples=64)
+                return _shortened(training, 1, 64)
             case "quick":
-                epochs = min(training.epochs, architecture.quick_epochs)
-                return dataclasses.replace(training, epochs=epochs, examples=architecture.quick_examples)
+                return _shortened(training, architecture.quick_epochs, architecture.quick_examples)
             case _:
                 return training
+
+
+def _shortened(training: Training, epochs: int, examples: int) -> Training:
+    """At most so many epochs and examples. The first cycle of a cosine shrinks with them, to end at its lowest rate."""
+    epochs = min(training.epochs, epochs)
+    arguments = dict(training.scheduler_args)
+    if "T_0" in arguments:
+        arguments["T_0"] = min(arguments["T_0"], epochs)
+    return dataclasses.replace(training, epochs=epochs, examples=examples, scheduler_args=arguments)
 
 
 PRESETS = {

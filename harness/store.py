@@ -56,6 +56,15 @@ class Store:
         """The folder for the checkpoints of the step that makes ``key``; gone once the artefact is there."""
         return self._made(self.root / "progress" / key)
 
+    def scratch(self) -> Path:
+        """A new folder for this process' temporary files; those that a killed process left are removed."""
+        home = self._made(self.root / "tmp")
+        for left in home.iterdir():
+            if not _alive(int(left.name.partition("-")[0])):
+                shutil.rmtree(left, ignore_errors=True)
+        with self._told("create a folder"):
+            return Path(tempfile.mkdtemp(dir=home, prefix=f"{os.getpid()}-"))
+
     def has(self, key: str) -> bool:
         """Whether an artefact lies under ``key``; quick, verifies nothing."""
         return (self._folder(key) / META).exists()
@@ -167,6 +176,16 @@ class Store:
     def _told(self, what: str) -> Iterator[None]:
         with explain_disk_errors(f"cannot {what} in {self.root}", "or choose another store with --harness-store"):
             yield
+
+
+def _alive(process: int) -> bool:
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        pass
+    return True
 
 
 @contextlib.contextmanager

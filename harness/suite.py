@@ -25,6 +25,11 @@ def cells_of(
     for runtime in matrix.runtimes:
         plugins.runtimes.get(runtime)
     datasets = {dataset: resolve(dataset, plugins, data).dataset.name for dataset in matrix.datasets}
+    if len(set(datasets.values())) < len(datasets):
+        pairs = ", ".join(f"{name} by {used}" for name, used in datasets.items() if name != used)
+        raise UsageError(
+            f"one data set would be used twice, since some are not found here ({pairs}); get them or drop them"
+        )
     return matrix.cells(name, suite, matrix.seeds[: preset.seeds], datasets)
 
 

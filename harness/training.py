@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
+from safetensors.torch import save
 from torch.nn import functional
 
 from harness.artefact import flatten, unflatten
@@ -80,6 +80,14 @@ def fit(
         if not math.isfinite(mean_loss):
             raise CellError(f"the training loss became {mean_loss} in {note}: lower the learning rate, or clip")
         auroc = macro_auroc(score(model, validation.inputs, training.batch, device), validation.targets)
+        if math.isnan(auroc):
+            raise CellError(
+                f"answers on the validation part became infinite in {note}: lower the learning rate, or clip"
+            )
+        if not math.isfinite(auroc):
+            raise CellError(
+                f"the network answers NaN on validation examples after {note}: lower the learning rate, or clip"
+            )
         rate = optimizer.param_groups[0]["lr"]
         history.append({"loss": mean_loss, "auroc": auroc, "lr": rate, "seconds": time.perf_counter() - began})
         if auroc >= max(row["auroc"] for row in history):
@@ -199,7 +207,7 @@ def _write_checkpoint(file: Path, started: str, state: Mapping[str, Any]) -> Non
     tree = flatten(state, tensors)
     temporary = file.with_suffix(".tmp")
     with explain_disk_errors(f"cannot write a checkpoint to {file.parent}", "or choose another --harness-store"):
-        save_file(tensors, temporary, metadata={"started": started, "tree": json.dumps(tree)})
+        temporary.write_bytes(save(tensors, {"started": started, "tree": json.dumps(tree)}))
         os.replace(temporary, file)
 
 

@@ -7,7 +7,6 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from harness_compress.distill import Distill, mld_loss
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
@@ -15,6 +14,7 @@ from torch.distributions import Bernoulli, kl_divergence
 from torch.nn.functional import binary_cross_entropy_with_logits
 
 from harness.errors import CellError, Unsupported, UsageError
+from harness_compress.distill import Distill, mld_loss
 
 logit = st.floats(-8, 8, width=32)
 

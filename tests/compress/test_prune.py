@@ -11,13 +11,13 @@ from typing import Any
 
 import pytest
 import torch
-from harness_compress.prune import Prune, kept_count
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
 from harness.errors import Unsupported, UsageError
 from harness.structure import dump, restore
+from harness_compress.prune import Prune, kept_count
 
 
 class Rnn(nn.Module):

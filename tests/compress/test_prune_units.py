@@ -9,12 +9,12 @@ from typing import Any
 import pytest
 import torch
 import torch_pruning
-from harness_compress.structured import groups, shrink
-from harness_compress.tracing import trace
 from torch import Tensor, nn
 from torch.nn import functional
 
 from harness.errors import CellError, Unsupported
+from harness_compress.structured import groups, shrink
+from harness_compress.tracing import trace
 
 
 class Net(nn.Module):

@@ -12,13 +12,13 @@ from typing import Any
 
 import pytest
 import torch
-from harness_compress import _fx_int8
-from harness_compress.quantize import Quantize
 from safetensors.torch import load, save
 from torch import nn
 
 from harness.errors import CellError, Unsupported, UsageError
 from harness.operations import count, nonzero, parameters
+from harness_compress import _fx_int8
+from harness_compress.quantize import Quantize
 
 LABELS, LEADS, LENGTH = 3, 4, 60
 

@@ -7,15 +7,15 @@ import io
 from pathlib import Path
 from typing import Any
 
-import harness_metrics
 import numpy as np
 import pytest
 import torch
-from harness_metrics import Latency, Memory, Operations, Quality, Size
 from sklearn.metrics import roc_auc_score
 from torch import nn
 
+import harness_metrics
 from harness import Metric, Task
+from harness_metrics import Latency, Memory, Operations, Quality, Size
 
 TASK = Task(input_shape=(2, 9), labels=("NORM", "MI"))
 

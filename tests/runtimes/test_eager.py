@@ -6,11 +6,11 @@ from pathlib import Path
 
 import pytest
 import torch
-from harness_runtimes import TorchEager
 from torch import nn
 
 import harness.artefact
 from harness.plugins import installed
+from harness_runtimes import TorchEager
 
 
 @pytest.fixture

@@ -1,0 +1,54 @@
+"""The evidence about one cell: its deployed file, what that file answers on the test part, and its timing."""
+
+from __future__ import annotations
+
+import functools
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from harness import artefact
+from harness.contracts import Data, Runtime, Task
+from harness.plugins import Plugins
+
+BATCH = 128
+
+
+class CellEvidence:
+    """contracts.Evidence, each part made when first asked for."""
+
+    def __init__(
+        self, file: Path, artefact_file: Path, runtime: Runtime, data: Data, plugins: Plugins, scores: NDArray[Any]
+    ) -> None:
+        self.task: Task = data.task
+        self.file = file
+        self.scores = scores
+        self.targets = data.test.targets
+        self.patients = data.test.patients
+        self.samples: NDArray[Any] | None = None
+        self.peak_memory: int | None = None
+        self.base_memory: int | None = None
+        self._artefact_file = artefact_file
+        self._data = data
+        self._plugins = plugins
+
+    @functools.cached_property
+    def model(self) -> torch.nn.Module:
+        return artefact.load(self._artefact_file, self._plugins)
+
+    @functools.cached_property
+    def example(self) -> torch.Tensor:
+        return torch.from_numpy(np.array(self._data.validation.inputs[:1]))
+
+
+def score(runtime: Runtime, file: Path, inputs: NDArray[Any]) -> NDArray[Any]:
+    """The probabilities (n, labels) that the deployed file gives for ``inputs``."""
+    predictor = runtime.load(file)
+    parts = [
+        predictor(torch.from_numpy(np.ascontiguousarray(inputs[start : start + BATCH]))).numpy()
+        for start in range(0, len(inputs), BATCH)
+    ]
+    return np.concatenate(parts)

@@ -1,0 +1,121 @@
+"""Parameters and multiply-accumulates of a recipe's network, from shapes alone, and from them a guess at durations."""
+
+from __future__ import annotations
+
+import copy
+import dataclasses
+from collections.abc import Mapping
+
+import torch
+
+from harness.contracts import Step, Task, Training
+from harness.errors import HarnessError
+from harness.keys import key_of
+from harness.operations import count, parameters
+from harness.plan import Node, Plan
+from harness.plugins import Plugins
+from harness.presets import Preset
+from harness.store import Store
+
+#: Multiply-accumulates a second in training on two common cores, used until the store holds something trained here.
+NOMINAL_RATE = 2e10
+#: A training step costs about three forward passes: one, and the gradients of the inputs and of the weights.
+TRAINING_FACTOR = 3
+#: Seconds to evaluate and record a cell, and to start one timing worker.
+CELL_OVERHEAD, WORKER_START = 1.0, 4.0
+
+
+@dataclasses.dataclass(frozen=True)
+class Shape:
+    """What can be told without data: None where a step cannot tell, ``problem`` when a step refuses the network."""
+
+    parameters: int | None
+    macs: int | None
+    problem: str | None = None
+
+
+class Previews:
+    """Shapes of recipes, each network built once, with random weights."""
+
+    def __init__(self, plugins: Plugins) -> None:
+        self._plugins = plugins
+        self._shapes: dict[str, tuple[torch.nn.Module | None, Shape]] = {}
+
+    def shape(self, architecture: str, task: Task, steps: tuple[Step, ...]) -> Shape:
+        """The shape of the network that ``steps`` make of ``architecture``."""
+        return self._follow(architecture, task, steps)[1]
+
+    def _follow(self, architecture: str, task: Task, steps: tuple[Step, ...]) -> tuple[torch.nn.Module | None, Shape]:
+        identity = key_of([architecture, task, [[step.name, step.parameters()] for step in steps]])
+        if identity not in self._shapes:
+            self._shapes[identity] = self._make(architecture, task, steps)
+        return self._shapes[identity]
+
+    def _make(self, architecture: str, task: Task, steps: tuple[Step, ...]) -> tuple[torch.nn.Module | None, Shape]:
+        before = None
+        if steps:
+            before, shape = self._follow(architecture, task, steps[:-1])
+            if before is None:
+                return None, shape
+        example = torch.zeros(1, *task.input_shape)
+        try:
+            with torch.random.fork_rng(devices=[]):
+                torch.manual_seed(0)
+                if before is None or steps[-1].teaches:  # the student is a fresh network
+                    network: torch.nn.Module | None = self._plugins.architectures.get(architecture).build(task).eval()
+                else:
+                    network = steps[-1].preview(copy.deepcopy(before), example)
+            if network is None:
+                return None, Shape(None, None)
+            return network, Shape(parameters(network), count(network, example).macs)
+        except HarnessError as error:
+            return None, Shape(None, None, str(error))
+        except Exception as error:  # a plugin's code may raise anything
+            return None, Shape(None, None, f"{type(error).__name__}: {error}")
+
+
+class Estimate:
+    """Guesses at seconds, from what the store's artefacts took where it has some, else from a nominal rate."""
+
+    def __init__(self, plan: Plan, plugins: Plugins, store: Store, examples: Mapping[str, int]) -> None:
+        self._plugins = plugins
+        self._previews = Previews(plugins)
+        self._examples = examples
+        self._rates = self._measured_rates(plan, store)
+
+    def build(self, node: Node) -> float:
+        """Seconds to make one artefact."""
+        rate = self._rates.get(node.root.architecture, NOMINAL_RATE)
+        return self._work(node) / rate
+
+    def time(self, macs: int | None, preset: Preset) -> float:
+        """Seconds to time and evaluate one cell."""
+        return CELL_OVERHEAD + preset.processes * preset.pairs * 2 * (macs or 0) / NOMINAL_RATE * 4
+
+    def _work(self, node: Node) -> float:
+        if node.step is None:
+            return 0.0
+        shape = self._previews.shape(node.root.architecture, self._task(node), node.steps)
+        work = 0.0
+        for phase, changes in node.step.fits():
+            plan: Training = dataclasses.replace(node.root.train if phase == "train" else node.root.finetune, **changes)
+            available = self._examples[node.root.dataset]
+            visits = plan.epochs * min(plan.examples or available, available)
+            work += TRAINING_FACTOR * visits * (shape.macs or 0)
+        return work
+
+    def _task(self, node: Node) -> Task:
+        return self._plugins.datasets.get(node.root.dataset).task
+
+    def _measured_rates(self, plan: Plan, store: Store) -> dict[str, float]:
+        work: dict[str, float] = {}
+        seconds: dict[str, float] = {}
+        for node in plan.nodes.values():
+            if node.step is None or not node.step.fits() or not store.has(node.key):
+                continue
+            artefact = store.get(node.key)
+            if artefact is not None:
+                name = node.root.architecture
+                work[name] = work.get(name, 0.0) + self._work(node)
+                seconds[name] = seconds.get(name, 0.0) + artefact.seconds
+        return {name: work[name] / seconds[name] for name in work if work[name] > 0 and seconds[name] > 0}

@@ -1,0 +1,250 @@
+"""The bridge to pytest and pytest-benchmark; nothing else in the harness knows them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from harness.errors import HarnessError, Unsupported, UsageError
+from harness.matrix import Cell, Matrix
+from harness.plugins import installed
+from harness.presets import PRESETS, preset
+from harness.record import FIELD, SAMPLES, Record
+from harness.suite import cells_of
+
+if TYPE_CHECKING:
+    from harness.session import Measured, Session
+
+#: The run selected cells and measured none of them; such a run must not pass.
+NOTHING_MEASURED = 13
+
+
+class State:
+    """What a pytest session knows of the harness: all collected cells, the run under way, and its records."""
+
+    def __init__(self) -> None:
+        self.known: dict[str, Cell] = {}
+        self.session: Session | None = None
+        self.records: list[Record] = []
+        self.selected = 0
+        #: How many problems of plugins were shown.
+        self.told = 0
+
+
+STATE = pytest.StashKey[State]()
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    group = parser.getgroup("harness", "benchmarks of compressed networks")
+    about = "; ".join(f"{entry.name}: {entry.about}" for entry in PRESETS.values())
+    group.addoption("--harness-preset", default="quick", metavar="NAME", help=f"how much to run. {about}")
+    group.addoption(
+        "--harness-plan", action="store_true", help="print the cells, what must be built and how long; run nothing"
+    )
+    group.addoption(
+        "--harness-data", metavar="DIR", help="where data sets are (default: the variable HARNESS_DATA, then ./data)"
+    )
+    group.addoption(
+        "--harness-store", metavar="DIR", default=".harness", help="where artefacts are kept (default: .harness)"
+    )
+    group.addoption(
+        "--harness-device",
+        choices=("cpu", "cuda"),
+        default="cpu",
+        help="where networks are trained (timing is on the CPU)",
+    )
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    config.stash[STATE] = State()
+    try:
+        preset(config.getoption("--harness-preset"))
+    except UsageError as error:
+        raise pytest.UsageError(f"--harness-preset: {error}") from None
+
+
+# ------------------------------------------------------------------------------------------------------ collection
+
+
+class CellItem(pytest.Function):
+    """One cell as a pytest item: a test function with pytest-benchmark's fixture."""
+
+    cell: Cell
+
+    def reportinfo(self) -> tuple[Path, int | None, str]:
+        return self.path, 0, self.name
+
+
+class ReplayClock:
+    """The worker's clock as a timer: it stands still but for the samples that are played to it."""
+
+    def __init__(self) -> None:
+        self.now = 0.0
+        self._samples: Iterator[float] = iter(())
+
+    def load(self, nanoseconds: Sequence[int]) -> None:
+        self._samples = (value / 1e9 for value in nanoseconds)
+
+    def play(self) -> None:
+        """Let the clock advance by the next sample."""
+        self.now += next(self._samples)
+
+    def __call__(self) -> float:
+        return self.now
+
+
+def pytest_pycollect_makeitem(collector: pytest.Module, name: str, obj: object) -> list[CellItem] | None:
+    """Turn every Matrix of a suite into items, one a cell."""
+    if not isinstance(obj, Matrix):
+        return None
+    try:
+        return _items(collector, name, obj)
+    except UsageError as error:
+        raise collector.CollectError(f"{name}: {error}") from None
+
+
+def _items(collector: pytest.Module, name: str, matrix: Matrix) -> list[CellItem]:
+    config = collector.config
+    if not config.pluginmanager.has_plugin("benchmark"):
+        raise UsageError("the plugin pytest-benchmark is switched off; cells need it, so run without -p no:benchmark")
+    cells = cells_of(
+        matrix,
+        name,
+        collector.nodeid,
+        installed(),
+        preset(config.getoption("--harness-preset")),
+        config.getoption("--harness-data"),
+    )
+    state = config.stash[STATE]
+    fixtures = None
+    items = []
+    for cell in cells:
+        clock = ReplayClock()
+        item = CellItem.from_parent(collector, name=f"{name}[{cell.id}]", callobj=_run_cell, fixtureinfo=fixtures)
+        fixtures = item._fixtureinfo
+        item.cell = cell
+        item.add_marker(pytest.mark.benchmark(timer=clock, group=f"{name} {cell.dataset} {cell.architecture}"))
+        # A cell that fails has nothing to hand to the fixture, and needs no second complaint about that.
+        item.add_marker(pytest.mark.filterwarnings("ignore:Benchmark fixture was not used"))
+        if cell.skip is not None:
+            item.add_marker(pytest.mark.skip(reason=cell.skip))
+        state.known[cell.name] = cell
+        items.append(item)
+    return items
+
+
+# ------------------------------------------------------------------------------------------------------------- run
+
+
+def _run_cell(request: pytest.FixtureRequest, benchmark: Any) -> None:
+    """What a cell's item does: measure, hand the samples to pytest-benchmark, and leave the record with them."""
+    item: CellItem = request.node
+    state = request.config.stash[STATE]
+    if state.session is None:
+        raise pytest.UsageError("cells cannot run in the workers of pytest-xdist: timings would disturb each other")
+    measured = _measure(state.session, item.cell, benchmark)
+    if isinstance(measured, HarnessError):
+        if isinstance(measured, Unsupported):
+            pytest.skip(str(measured))
+        pytest.fail(f"{item.cell.id}: {measured}", pytrace=False)
+    state.records.append(measured.record)
+    benchmark.extra_info[FIELD] = measured.record
+    if measured.samples is None:
+        benchmark.pedantic(lambda: None)
+        return
+    samples = measured.samples
+    benchmark.extra_info[SAMPLES] = {"reference": samples.reference.tolist(), "candidate": samples.candidate.tolist()}
+    clock: ReplayClock = item.get_closest_marker("benchmark").kwargs["timer"]  # type: ignore[union-attr]
+    clock.load(samples.candidate.ravel().tolist())
+    benchmark.pedantic(clock.play, rounds=samples.candidate.size, iterations=1)
+
+
+def _measure(run: Session, cell: Cell, benchmark: Any) -> Measured | HarnessError:
+    try:
+        return run.measure(cell, timed=not benchmark.disabled)
+    except HarnessError as error:
+        return error
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtestloop(session: pytest.Session) -> Iterator[None]:
+    """Build everything before the first cell is timed; with --harness-plan say what would be done, and do nothing."""
+    config = session.config
+    items = [item for item in session.items if isinstance(item, CellItem)]
+    broken = session.testsfailed and not config.option.continue_on_collection_errors
+    if not items or broken or config.option.collectonly or hasattr(config, "workerinput"):
+        return (yield)
+    from harness.session import Options
+    from harness.session import Session as Run
+
+    state = config.stash[STATE]
+    reporter = config.pluginmanager.get_plugin("terminalreporter")
+    options = Options(
+        preset=preset(config.getoption("--harness-preset")),
+        store=Path(config.getoption("--harness-store")),
+        data=config.getoption("--harness-data"),
+        device=config.getoption("--harness-device"),
+    )
+    cells = [item.cell for item in items]
+    try:
+        state.session = Run(cells, state.known, installed(), options, None if reporter is None else reporter._tw._file)
+        with state.session as run:
+            state.selected = len(cells)
+            if config.getoption("--harness-plan"):
+                from harness.report.plan import plan_text
+
+                if reporter is not None:
+                    reporter.ensure_newline()
+                    reporter.write(plan_text(run))
+                session.items.clear()
+                return (yield)
+            run.build()
+            return (yield)
+    except UsageError as error:
+        raise pytest.UsageError(str(error)) from None
+    except HarnessError as error:
+        pytest.exit(f"harness: {error}", returncode=pytest.ExitCode.TESTS_FAILED)
+
+
+def pytest_sessionfinish(session: pytest.Session, exitstatus: int) -> None:
+    state = session.config.stash[STATE]
+    planned = session.config.getoption("--harness-plan")
+    if exitstatus == pytest.ExitCode.OK and state.selected and not state.records and not planned:
+        session.exitstatus = NOTHING_MEASURED
+
+
+# --------------------------------------------------------------------------------------------------------- reports
+
+
+def pytest_report_header(config: pytest.Config) -> list[str]:
+    lines = [f"harness: preset {config.getoption('--harness-preset')}, store {config.getoption('--harness-store')}"]
+    return lines + _untold(config)
+
+
+def _untold(config: pytest.Config) -> list[str]:
+    """The problems of plugins that were not shown yet."""
+    state = config.stash[STATE]
+    problems = [f"harness: {problem}" for problem in installed().problems[state.told :]]
+    state.told += len(problems)
+    return problems
+
+
+def pytest_terminal_summary(terminalreporter: Any, config: pytest.Config) -> None:
+    """The tables of this run, and what plugins did wrong."""
+    state = config.stash[STATE]
+    if state.records:
+        from harness.report.tables import tables
+
+        terminalreporter.section("harness")
+        terminalreporter.write_line(tables(state.records, terminalreporter._tw.fullwidth))
+        for title, text in installed().notify("harness_report_section", records=state.records):
+            terminalreporter.section(title)
+            terminalreporter.write_line(text)
+    if state.session is not None:
+        if state.selected and not state.records:
+            terminalreporter.write_line("harness: no cell was measured")
+        for problem in _untold(config):
+            terminalreporter.write_line(problem)

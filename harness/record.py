@@ -1,0 +1,112 @@
+"""The schema of a cell's record: what goes into the benchmark JSON, and all that reports and gates read.
+
+A record stands in ``benchmarks[].extra_info["harness"]`` of a pytest-benchmark file; the paired samples stand beside it
+in ``extra_info["harness_samples"]``. A record is plain JSON: no value in it needs this package to be read.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, NotRequired, TypedDict
+
+from harness.errors import UsageError
+
+SCHEMA = 1
+FIELD = "harness"
+SAMPLES = "harness_samples"
+
+
+class FigureValue(TypedDict):
+    """One figure of one metric; ``value`` is None where it is undefined; the headline is the metric's first."""
+
+    metric: str
+    value: float | None
+    unit: str
+    better: str | None
+    digits: int
+    headline: bool
+
+
+class Interval(TypedDict):
+    """An estimate with its confidence interval (None where there are too few units for one)."""
+
+    value: float
+    low: float | None
+    high: float | None
+
+
+class Timing(TypedDict):
+    """How the latency was measured: candidate over reference, paired; the environment is what each worker verified."""
+
+    profile: dict[str, Any]
+    processes: int
+    pairs: int
+    warmup: int
+    ratio: Interval
+    environment: list[dict[str, Any]]
+    involuntary_switches: list[int]
+
+
+class ArtefactRecord(TypedDict):
+    """The artefact behind a cell: its key, and the hash of the deployed file that was timed and evaluated."""
+
+    key: str
+    sha256: str
+
+
+class StepRecord(TypedDict):
+    """One step of the recipe: as the suite wrote it, what it reported, how long it took when it was built.
+
+    ``facts`` is empty and ``seconds`` None when the store no longer has the step's own artefact.
+    """
+
+    step: str
+    facts: dict[str, Any]
+    seconds: float | None
+
+
+class Record(TypedDict):
+    """One cell."""
+
+    schema: int
+    suite: str
+    matrix: str
+    cell: str
+    reference: str
+    axes: dict[str, str | int]
+    columns: str
+    synthetic: bool
+    preset: str
+    device: str
+    artefact: ArtefactRecord
+    reference_artefact: ArtefactRecord
+    steps: list[StepRecord]
+    figures: dict[str, FigureValue]
+    differences: dict[str, Interval]
+    test_examples: int
+    timing: Timing | None
+    versions: dict[str, str]
+    problems: NotRequired[list[str]]
+
+
+def read(file: Path) -> list[Record]:
+    """The records of a benchmark JSON, in order. Raises UsageError for a file that has none."""
+    try:
+        document = json.loads(file.read_text())
+    except FileNotFoundError:
+        raise UsageError(f"there is no file {file}; a run writes one with --benchmark-json={file}") from None
+    except (ValueError, OSError) as error:
+        raise UsageError(f"{file} cannot be read as a benchmark JSON: {error}") from error
+    benchmarks = document.get("benchmarks") if isinstance(document, Mapping) else None
+    entries = benchmarks if isinstance(benchmarks, list) else []
+    extras = [entry.get("extra_info") for entry in entries if isinstance(entry, Mapping)]
+    records = [extra.get(FIELD) for extra in extras if isinstance(extra, Mapping)]
+    found: list[Record] = [record for record in records if isinstance(record, dict)]  # type: ignore[misc]
+    if not found:
+        raise UsageError(f"{file} holds no record of this harness; make one: pytest SUITE.py --benchmark-json={file}")
+    for record in found:
+        if record.get("schema") != SCHEMA:
+            raise UsageError(f"{file} has records of schema {record.get('schema')}; this version reads {SCHEMA}")
+    return found

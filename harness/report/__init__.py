@@ -1,0 +1,1 @@
+"""What people read: tables from records, and the text of a plan."""

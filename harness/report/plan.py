@@ -1,0 +1,93 @@
+"""A plan for people and for programs: cells, steps to build, what the store has, and how long it may take."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from tabulate import tabulate
+
+from harness.plan import Node, describe
+from harness.preview import Estimate, Previews
+from harness.session import Session
+
+
+def plan_document(run: Session) -> dict[str, Any]:
+    """The plan as JSON: each cell's ``id``, axes, ``parameters`` and ``macs``, and each step's key, state and estimate.
+
+    Parameters and multiply-accumulates come from the shapes alone; they are None where a step cannot tell.
+    """
+    previews = Previews(run.plugins)
+    datasets = run.plugins.datasets
+    examples = {name: datasets.get(name).examples for name in datasets}
+    estimate = Estimate(run.plan, run.plugins, run.store, examples)
+    missing = {node.key for node in run.plan.needed(run.store.has)}
+    cells, timing = [], 0.0
+    for cell in run.selected:
+        shape = previews.shape(cell.architecture, datasets.get(cell.dataset).task, cell.steps)
+        timing += estimate.time(shape.macs, run.options.preset)
+        row: dict[str, Any] = {
+            "id": cell.id,
+            "suite": cell.suite,
+            "matrix": cell.matrix,
+            "axes": dict(cell.axes),
+            "recipe": [describe(step) for step in cell.steps],
+            "reference": cell.reference,
+            "key": run.plan.artefacts[cell.name],
+            "built": run.plan.artefacts[cell.name] not in missing,
+            "parameters": shape.parameters,
+            "macs": shape.macs,
+        }
+        cells.append(row | ({"problem": shape.problem} if shape.problem else {}))
+    steps = [_step(node, node.key in missing, estimate.build(node)) for node in run.plan.nodes.values()]
+    return {
+        "preset": run.options.preset.name,
+        "cells": cells,
+        "steps": steps,
+        "minutes": {
+            "building": sum(step["seconds"] for step in steps if not step["built"]) / 60,
+            "timing": timing / 60,
+        },
+    }
+
+
+def _step(node: Node, missing: bool, seconds: float) -> dict[str, Any]:
+    return {"key": node.key, "step": node.label, "parent": node.parent, "built": not missing, "seconds": seconds}
+
+
+def plan_text(run: Session) -> str:
+    """The plan as the terminal shows it."""
+    document = plan_document(run)
+    rows = [
+        [cell["id"], _number(cell["parameters"]), _number(cell["macs"]), cell.get("problem") or _state(cell)]
+        for cell in document["cells"]
+    ]
+    cells = tabulate(rows, headers=["cell", "parameters", "MACs", "model"], colalign=("left", "right", "right", "left"))
+    missing = [step for step in document["steps"] if not step["built"]]
+    steps = [f"  {step['step']}  (about {_duration(step['seconds'])})" for step in missing]
+    minutes = document["minutes"]
+    have = len(document["steps"]) - len(missing)
+    return "\n".join(
+        [
+            cells,
+            "",
+            f"steps to build: {len(missing)}; in the store {run.store.root}: {have}",
+            *steps,
+            "",
+            f"preset {document['preset']}: about {_duration(60 * minutes['building'])} to build, "
+            f"about {_duration(60 * minutes['timing'])} to time and evaluate {len(rows)} cells "
+            "(guesses, within a factor of two or so)",
+            "",
+        ]
+    )
+
+
+def _state(cell: dict[str, Any]) -> str:
+    return "in the store" if cell["built"] else "to build"
+
+
+def _number(value: int | None) -> str:
+    return "?" if value is None else f"{value:,}"
+
+
+def _duration(seconds: float) -> str:
+    return f"{seconds:.0f} s" if seconds < 90 else f"{seconds / 60:.0f} min"

@@ -1,0 +1,155 @@
+"""Tables in the terminal, from records alone: a network each, compressions in rows, what is left in columns."""
+
+from __future__ import annotations
+
+import functools
+import statistics
+from collections.abc import Callable, Iterable, Sequence
+from itertools import groupby
+from typing import TypeVar
+
+from tabulate import tabulate
+
+from harness.record import Interval, Record
+
+MISSING = "-"
+T = TypeVar("T")
+Show = Callable[[Sequence[Record]], str]
+
+
+def tables(records: Sequence[Record], width: int = 120) -> str:
+    """One table for every network and environment. Cells that differ only in their seed are averaged.
+
+    In a table that is wider than ``width`` the intervals go below their estimates.
+    """
+    ordered = sorted(records, key=_network)
+    return "\n\n".join(_table(list(group), width) for _, group in groupby(ordered, key=_network))
+
+
+def _network(record: Record) -> tuple[str, ...]:
+    axes = record["axes"]
+    return (
+        record["suite"],
+        record["matrix"],
+        *(str(axes[name]) for name in ("dataset", "architecture", "runtime", "profile")),
+    )
+
+
+def _table(records: Sequence[Record], width: int) -> str:
+    first = records[0]
+    column_axis = first["columns"]
+    row_axes = [name for name in _step_axes(first) if name != column_axis]
+    columns = _unique(str(record["axes"][column_axis]) for record in records)
+    rows = _unique(tuple(str(record["axes"][name]) for name in row_axes) for record in records)
+    body = []
+    for title, show in _blocks(records):
+        for index, row in enumerate(rows):
+            line = [title if index == 0 else "", *row]
+            for column in columns:
+                cells = [
+                    record
+                    for record in records
+                    if str(record["axes"][column_axis]) == column
+                    and tuple(str(record["axes"][name]) for name in row_axes) == row
+                ]
+                line.append(show(cells) if cells else MISSING)
+            body.append(line)
+        body.append([])
+    headers = ["", *row_axes, *(f"{column}\n{_left(records, column_axis, column)}" for column in columns)]
+    text = _laid_out(headers, body[:-1])
+    if max(map(len, text.splitlines())) > width:
+        text = _laid_out(headers, [[entry.replace(" [", "\n[") for entry in line] for line in body[:-1]])
+    return f"{_heading(records)}\n\n{text}"
+
+
+def _laid_out(headers: Sequence[str], body: Sequence[Sequence[str]]) -> str:
+    return tabulate(body, headers=headers, tablefmt="plain", disable_numparse=True)
+
+
+def _heading(records: Sequence[Record]) -> str:
+    first = records[0]
+    axes = first["axes"]
+    seeds = _unique(str(record["axes"]["seed"]) for record in records)
+    parts = [
+        f"{axes['architecture']} on {axes['dataset']}",
+        f"matrix {first['matrix']}",
+        f"preset {first['preset']}",
+        f"seed{'s' if len(seeds) > 1 else ''} {', '.join(seeds)}",
+        f"{first['test_examples']} test examples",
+    ]
+    if axes["profile"]:
+        parts.append(f"profile {axes['profile']}")
+    timing = first["timing"]
+    if timing is not None:
+        environment = timing["environment"][0]
+        parts.append(
+            f"{timing['processes']} processes x {timing['pairs']} pairs, {environment['threads']} thread(s), "
+            f"{environment['allocator']}"
+        )
+    note = "\nSYNTHETIC DATA: these figures say nothing about real ECGs or patients" if first["synthetic"] else ""
+    return ", ".join(parts) + note
+
+
+def _blocks(records: Sequence[Record]) -> list[tuple[str, Show]]:
+    """The figures to show, each with how a group of cells shows it: the metrics' headlines, then the ratio."""
+    blocks: list[tuple[str, Show]] = []
+    for name, figure in records[0]["figures"].items():
+        if figure["headline"]:
+            unit = f", {figure['unit']}" if figure["unit"] else ""
+            blocks.append((f"{name}{unit}", functools.partial(_figure, name)))
+        if name in records[0]["differences"]:
+            blocks.append((f"{name} - reference", functools.partial(_difference, name)))
+    if any(record["timing"] is not None for record in records):
+        blocks.append(("latency / reference", _ratio))
+    return blocks
+
+
+def _difference(name: str, cells: Sequence[Record]) -> str:
+    return _interval([cell["differences"][name] for cell in cells], 4, "+")
+
+
+def _ratio(cells: Sequence[Record]) -> str:
+    return _interval([timing["ratio"] for cell in cells if (timing := cell["timing"]) is not None], 3)
+
+
+def _figure(name: str, cells: Sequence[Record]) -> str:
+    values = [cell["figures"][name]["value"] for cell in cells if name in cell["figures"]]
+    known = [value for value in values if value is not None]
+    if not known:
+        return MISSING
+    digits = cells[0]["figures"][name]["digits"]
+    mean = f"{statistics.fmean(known):,.{digits}f}"
+    return mean if len(known) == 1 else f"{mean} ±{statistics.stdev(known):,.{digits}f}"
+
+
+def _interval(intervals: Sequence[Interval], digits: int, sign: str = "") -> str:
+    if not intervals:
+        return MISSING
+    values = [interval["value"] for interval in intervals]
+    mean = f"{statistics.fmean(values):{sign}.{digits}f}"
+    if len(values) > 1:
+        return f"{mean} ±{statistics.stdev(values):.{digits}f}"
+    low, high = intervals[0]["low"], intervals[0]["high"]
+    return mean if low is None or high is None else f"{mean} [{low:{sign}.{digits}f}, {high:{sign}.{digits}f}]"
+
+
+def _left(records: Sequence[Record], axis: str, option: str) -> str:
+    """The share of parameters that is left, from a cell that differs from its reference in ``axis`` alone."""
+    for record in records:
+        base = next((other for other in records if other["cell"] == record["reference"]), None)
+        if base is None or str(record["axes"][axis]) != option:
+            continue
+        if all(record["axes"][name] == base["axes"][name] for name in record["axes"] if name != axis):
+            if "parameters" not in record["figures"]:
+                return ""
+            mine, whole = (entry["figures"]["parameters"]["value"] for entry in (record, base))
+            return f"{100 * mine / whole:.2f} %" if mine and whole else ""
+    return ""
+
+
+def _step_axes(record: Record) -> list[str]:
+    return [name for name in record["axes"] if name not in ("dataset", "architecture", "runtime", "profile", "seed")]
+
+
+def _unique(values: Iterable[T]) -> list[T]:
+    return list(dict.fromkeys(values))

@@ -1,0 +1,253 @@
+"""One run: from the selected cells to their records. It knows no pytest."""
+
+from __future__ import annotations
+
+import dataclasses
+import platform
+import shutil
+from collections.abc import Mapping, Sequence
+from importlib.metadata import version
+from pathlib import Path
+from typing import TYPE_CHECKING, TextIO
+
+import numpy as np
+
+from harness import plan as planning
+from harness.datasets import Library
+from harness.errors import CellError, UsageError
+from harness.keys import plain
+from harness.matrix import Cell
+from harness.plugins import Plugins
+from harness.presets import Preset
+from harness.progress import Display
+from harness.record import SCHEMA, ArtefactRecord, FigureValue, Interval, Record, StepRecord, Timing
+from harness.store import Artefact, Store, sha256_of
+
+if TYPE_CHECKING:
+    from harness.evaluate import CellEvidence
+    from harness.execute import Executor
+    from harness.measure.pool import PairedSamples, Workers
+
+#: Real test examples that the timed calls take in turn.
+TIMED_INPUTS = 64
+WARMUP = 20
+PACKAGES = ("harness", "torch", "numpy", "scikit-learn", "pytest-benchmark")
+
+
+@dataclasses.dataclass(frozen=True)
+class Options:
+    """What the command line says about a run."""
+
+    preset: Preset
+    store: Path
+    data: str | None = None
+    device: str = "cpu"
+
+
+@dataclasses.dataclass(frozen=True)
+class Measured:
+    """A cell's record and its samples: nanoseconds, (processes, pairs); None when nothing was timed."""
+
+    record: Record
+    samples: PairedSamples | None
+
+
+class Session:
+    """Builds, times and evaluates cells; a context manager that leaves no worker and no temporary file behind."""
+
+    def __init__(
+        self,
+        selected: Sequence[Cell],
+        known: Mapping[str, Cell],
+        plugins: Plugins,
+        options: Options,
+        stream: TextIO | None,
+    ) -> None:
+        """``selected`` are the cells to run; ``known`` has all cells by name, for references that are not selected."""
+        self.options = options
+        self.plugins = plugins
+        self.display = Display(stream)
+        self.store = Store(options.store, self.display.say)
+        self.library = Library(plugins, self.store, options.data)
+        self.selected = [cell for cell in selected if cell.skip is None]
+        self._references = {cell.name: known[cell.reference_name] for cell in self.selected}
+        cells = {cell.name: cell for cell in (*self.selected, *self._references.values())}
+        self.plan = planning.make(cells.values(), plugins, self.library.fingerprint, options.preset, options.device)
+        self._executor: Executor | None = None
+        self._workers: Workers | None = None
+        self._evidence: dict[tuple[str, str, str], CellEvidence] = {}
+        self._folder = self.store.scratch()
+
+    def __enter__(self) -> Session:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """End the workers and remove the temporary files."""
+        if self._workers is not None:
+            self._workers.close()
+            self._workers = None
+        shutil.rmtree(self._folder, ignore_errors=True)
+
+    @property
+    def executor(self) -> Executor:
+        """What builds; making it loads torch."""
+        if self._executor is None:
+            import torch
+
+            from harness.execute import Executor
+
+            if self.options.device != "cpu" and not torch.cuda.is_available():
+                raise UsageError(f"--harness-device {self.options.device}: torch sees no such device here; use cpu")
+            self._executor = Executor(self.plan, self.plugins, self.library, self.store, self.display)
+        return self._executor
+
+    def build(self) -> None:
+        """Build what the store lacks, before anything is timed."""
+        self.executor.build_all()
+
+    def measure(self, cell: Cell, timed: bool = True) -> Measured:
+        """Time the cell against its reference, evaluate both, and write the record.
+
+        Raises Unsupported when a step cannot handle the network, and another HarnessError for what failed.
+        """
+        reference = self._references[cell.name]
+        candidate_artefact = self.executor.build(self._key(cell))
+        reference_artefact = self.executor.build(self._key(reference))
+        evidence = self._evidence_of(cell, candidate_artefact)
+        base = self._evidence_of(reference, reference_artefact)
+        samples = None
+        if timed:
+            samples = self._time(cell, base.file, evidence.file)
+            evidence.samples = samples.candidate.ravel()
+            memory = self._pool().memory(cell.profile, cell.runtime, evidence.file, self._inputs(cell.dataset))
+            evidence.peak_memory, evidence.base_memory = memory.peak, memory.baseline
+        figures = self._figures(evidence)
+        record: Record = {
+            "schema": SCHEMA,
+            "suite": cell.suite,
+            "matrix": cell.matrix,
+            "cell": cell.id,
+            "reference": reference.id,
+            "axes": dict(cell.axes),
+            "columns": cell.columns,
+            "synthetic": self.plugins.datasets.get(cell.dataset).synthetic,
+            "preset": self.options.preset.name,
+            "device": self.options.device,
+            "artefact": _artefact(candidate_artefact, evidence.file),
+            "reference_artefact": _artefact(reference_artefact, base.file),
+            "steps": self._steps(self._key(cell)),
+            "figures": figures,
+            "differences": self._differences(base, evidence),
+            "test_examples": len(evidence.targets),
+            "timing": None if samples is None else self._timing(cell, samples),
+            "versions": {"python": platform.python_version(), **{name: version(name) for name in PACKAGES}},
+        }
+        self.plugins.notify("harness_cell_finished", record=record)
+        return Measured(record, samples)
+
+    def _key(self, cell: Cell) -> str:
+        return self.plan.artefacts[cell.name]
+
+    def _evidence_of(self, cell: Cell, artefact: Artefact) -> CellEvidence:
+        from harness.evaluate import CellEvidence, score
+
+        identity = (cell.dataset, cell.runtime, artefact.key)
+        if identity not in self._evidence:
+            runtime = self.plugins.runtimes.get(cell.runtime)
+            folder = self._folder / cell.runtime / artefact.key
+            folder.mkdir(parents=True, exist_ok=True)
+            file = runtime.deploy(artefact.file, folder)
+            data = self.library.load(cell.dataset, self.options.preset.evaluation)
+            scores = score(runtime, file, data.test.inputs)
+            if not np.isfinite(scores).all():
+                raise CellError(f"the model of {cell.id} answers NaN or infinity on test examples")
+            self._evidence[identity] = CellEvidence(file, artefact.file, runtime, data, self.plugins, scores)
+        return self._evidence[identity]
+
+    def _inputs(self, dataset: str) -> Path:
+        file = self._folder / f"{dataset}-inputs.npy"
+        if not file.exists():
+            test = self.library.load(dataset, self.options.preset.evaluation).test.inputs
+            chosen = np.sort(np.random.default_rng(0).permutation(len(test))[:TIMED_INPUTS])
+            np.save(file, np.ascontiguousarray(test[chosen]))
+        return file
+
+    def _time(self, cell: Cell, reference: Path, candidate: Path) -> PairedSamples:
+        preset = self.options.preset
+        return self._pool().time_pair(
+            profile=cell.profile,
+            runtime=cell.runtime,
+            reference=reference,
+            candidate=candidate,
+            inputs=self._inputs(cell.dataset),
+            processes=preset.processes,
+            pairs=preset.pairs,
+            warmup=WARMUP,
+            seed=cell.seed,
+            seconds=preset.seconds,
+        )
+
+    def _pool(self) -> Workers:
+        if self._workers is None:
+            from harness.measure.pool import Workers
+
+            self._workers = Workers()
+        return self._workers
+
+    def _figures(self, evidence: CellEvidence) -> dict[str, FigureValue]:
+        figures: dict[str, FigureValue] = {}
+        for name in self.plugins.metrics:
+            metric = self.plugins.metrics.get(name)
+            try:
+                values = metric.compute(evidence)
+                for index, figure in enumerate(metric.figures(evidence.task)):
+                    value = values[figure.name]
+                    figures[figure.name] = {
+                        "metric": name,
+                        "value": None if value is None else float(value),
+                        "unit": figure.unit,
+                        "better": figure.better,
+                        "digits": figure.digits,
+                        "headline": index == 0,
+                    }
+            except Exception as error:
+                raise CellError(f"metric {name!r} failed: {type(error).__name__}: {error}") from error
+        return figures
+
+    def _differences(self, reference: CellEvidence, candidate: CellEvidence) -> dict[str, Interval]:
+        from harness.quality import macro_auroc, paired_bootstrap
+
+        interval = paired_bootstrap(
+            macro_auroc, reference.scores, candidate.scores, candidate.targets, candidate.patients
+        )
+        return {"auroc": {"value": interval.estimate, "low": interval.low, "high": interval.high}}
+
+    def _timing(self, cell: Cell, samples: PairedSamples) -> Timing:
+        from harness.measure.statistics import paired_ratio
+
+        ratio = paired_ratio(samples.reference, samples.candidate)
+        return {
+            "profile": plain(cell.profile),
+            "processes": ratio.processes,
+            "pairs": ratio.pairs,
+            "warmup": samples.warmup,
+            "ratio": {"value": ratio.ratio, "low": ratio.low, "high": ratio.high},
+            "environment": [dict(entry) for entry in samples.environment],
+            "involuntary_switches": [int(count) for count in samples.involuntary_switches],
+        }
+
+    def _steps(self, key: str) -> list[StepRecord]:
+        rows: list[StepRecord] = []
+        for node in self.plan.lineage(key):
+            if node.step is not None:
+                made = self.store.get(node.key)  # an ancestor may be gone: it is not needed any more
+                facts, seconds = ({}, None) if made is None else (dict(made.facts), made.seconds)
+                rows.append({"step": planning.describe(node.step), "facts": facts, "seconds": seconds})
+        return rows
+
+
+def _artefact(artefact: Artefact, file: Path) -> ArtefactRecord:
+    return {"key": artefact.key, "sha256": sha256_of(file)}

@@ -1,0 +1,143 @@
+"""The command ``harness``."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import pytest
+import toy
+
+from harness.cli import main
+from harness.keys import key_of
+from harness.plugins import Origin, Problem, installed
+from harness.store import Store
+
+Run = Callable[..., tuple[int, str, str]]
+
+SUITE = """
+from harness import Matrix, step, train
+toys = Matrix(dataset="toy", architecture="conv", runtime="eager", seed=range(2),
+              pruning={"full": [train()], "half": [train(), step("halve")]})
+"""
+
+
+@pytest.fixture
+def run(toy_installed: ModuleType, capsys: pytest.CaptureFixture[str]) -> Run:
+    """Runs the command; gives its exit code, its output and its errors."""
+
+    def command(*arguments: str) -> tuple[int, str, str]:
+        code = main(arguments)
+        captured = capsys.readouterr()
+        return code, captured.out, captured.err
+
+    return command
+
+
+def test_list_shows_what_each_plugin_brings_and_what_was_left_out(run: Run) -> None:
+    installed().problems.append(Problem(Origin("x", "x-dist", "0"), "failed to import"))
+    code, out, _ = run("list")
+    assert code == 0
+    lines = out.splitlines()
+    assert lines[0] == "datasets"
+    for part in ("conv", "a toy network", "toy-synthetic", "halve", "eager", "mean"):
+        assert part in out
+    assert [line.split()[0] for line in lines if not line.startswith(" ")] == [
+        "datasets", "architectures", "steps", "metrics", "runtimes", "left",
+    ]  # fmt: skip
+    assert lines[-1] == "left out: plugin x (x-dist 0): failed to import"
+
+
+def test_plan_says_what_would_be_done(run: Run) -> None:
+    Path("suite.py").write_text(SUITE)
+    code, out, _ = run("plan", "suite.py", "--json", "--store", "s")
+    document = json.loads(out)
+    assert code == 0
+    assert [cell["id"] for cell in document["cells"]] == [
+        "toy-synthetic-conv-full-seed0",
+        "toy-synthetic-conv-half-seed0",
+    ]
+    assert [(cell["parameters"], cell["macs"]) for cell in document["cells"]] == [(90, 392)] * 2
+    code, out, _ = run("plan", "suite.py", "--preset", "study", "--store", "s")
+    assert code == 0
+    assert "steps to build: 6" in out
+
+
+def test_plan_uses_the_data_it_is_pointed_at(run: Run) -> None:
+    Path("suite.py").write_text(SUITE)
+    toy.write(Path("mine/toy"))
+    _, out, _ = run("plan", "suite.py", "--json", "--data", "mine")
+    assert json.loads(out)["cells"][0]["id"] == "conv-full-seed0"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["plan", "absent.py"], "harness: there is no suite file absent.py"),
+        (["plan", "suite.py", "--preset", "quik"], "no preset is called 'quik'; did you mean 'quick'"),
+        (["plan", "suite.py", "--data", "absent"], "--harness-data names absent, which is not a folder"),
+        (["data", "fetch", "toi"], "no dataset is called 'toi'; did you mean 'toy'"),
+        (["data", "fetch", "toy"], "toy cannot be downloaded by the harness: a toy"),
+        (["report", "absent.json"], "there is no file absent.json"),
+        (["explain", "abc"], "there is no store at .harness; name one with --store"),
+        (["explain", "abc", "--store", "."], "no artefact has a key that begins with 'abc'"),
+        (["explain", "a", "b", "c", "--store", "."], "explain takes one key or two"),
+    ],
+)
+def test_an_error_of_use_is_one_line_and_exit_code_4(run: Run, arguments: Sequence[str], message: str) -> None:
+    Path("suite.py").write_text(SUITE)
+    code, out, err = run(*arguments)
+    assert (code, out) == (4, "")
+    assert err.splitlines()[-1].startswith("harness: ")
+    assert message in err
+
+
+def test_an_unknown_command_is_refused(run: Run) -> None:
+    with pytest.raises(SystemExit) as caught:
+        run("plann")
+    assert caught.value.code == 2
+
+
+def test_data_status_and_fetch(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    _, out, _ = run("data", "status")
+    assert "toy: not found in data; get it: harness data fetch toy" in out
+    monkeypatch.setattr(toy.Toy, "fetch", lambda self, folder, progress: toy.write(folder))
+    code, out, _ = run("data", "fetch", "toy")
+    assert (code, out) == (0, "toy is in data/toy\n")
+    _, out, _ = run("data", "status")
+    assert "toy: found in data/toy" in out
+
+
+def test_a_fetch_that_is_not_complete_says_so(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(toy.Toy, "fetch", lambda self, folder, progress: None)
+    code, _, err = run("data", "fetch", "toy")
+    assert code == 4
+    assert "data/toy is still not a complete toy; fetch again" in err
+
+
+def put(*documents: dict[str, Any]) -> list[str]:
+    store = Store(Path("s"), print)
+    for document in documents:
+        store.put(document, lambda file: file.write_bytes(b"x") and None, {}, 0)
+    return [key_of(document) for document in documents]
+
+
+def test_explain_shows_a_lineage_or_why_two_differ(run: Run) -> None:
+    root = {"root": {"seed": 0}}
+    one, two = ({"parent": key_of(root), "parameters": {"keep": keep}} for keep in (0.5, 0.25))
+    keys = put(root, one, two)
+    _, out, _ = run("explain", keys[1], "--store", "s")
+    assert json.loads(out) == [root, one]
+    _, out, _ = run("explain", keys[1], keys[2], "--store", "s")
+    assert out == "1.parameters.keep: 0.5 -> 0.25\n"
+    _, out, _ = run("explain", keys[1], keys[1], "--store", "s")
+    assert out == "the two keys are the same\n"
+
+
+def test_explaining_makes_no_store(run: Run) -> None:
+    code, _, _ = run("explain", "abc", "--store", "nosuch")
+    assert code == 4
+    assert not Path("nosuch").exists()

@@ -1,0 +1,351 @@
+"""The bridge to pytest: items, options, exit codes, and the JSON file that other tools read."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from types import ModuleType, SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+import toy
+
+from harness.cli import main
+from harness.measure import pool
+from harness.plugins import Origin, Problem, installed
+from harness.presets import preset
+from harness.store import sha256_of
+
+Suite = Callable[..., pytest.RunResult]
+
+HEAD = "from harness import *\n"
+TOYS = """
+toys = Matrix(
+    dataset="toy", architecture=["conv", "lstm"], runtime="eager", seed=range(2),
+    pruning={"full": [train(epochs=1)], "half": [train(epochs=1), step("halve")]},
+)
+"""
+FAILING = """
+toys = Matrix(
+    dataset="toy", architecture="conv", runtime="eager",
+    steps={"fine": [], "broken": [step("broken")], "picky": [step("picky")], "half": [step("halve")]},
+)
+"""
+
+
+class Workers:
+    """Stand in for timing workers: the candidate takes half the reference's time."""
+
+    def time_pair(self, reference: Path, candidate: Path, processes: int, pairs: int, **_: Any) -> SimpleNamespace:
+        assert reference.is_file()
+        assert candidate.is_file()
+        base = np.random.default_rng(0).integers(90_000, 110_000, (processes, pairs))
+        return SimpleNamespace(
+            reference=base,
+            candidate=base if reference == candidate else base // 2,
+            reference_sha256=sha256_of(reference),
+            candidate_sha256=sha256_of(candidate),
+            environment=({"allocator": "system", "threads": 1},) * processes,
+            collections=(0,) * processes,
+            warmup=20,
+            involuntary_switches=(0,) * processes,
+        )
+
+    def memory(self, *_: Any) -> SimpleNamespace:
+        return SimpleNamespace(baseline=10**8, peak=10**8 + 4096, increase=4096)
+
+    def close(self) -> None:
+        pass
+
+
+@pytest.fixture(scope="module")
+def everything_imported() -> None:
+    """pytester forgets what is first imported within it, and torch cannot be imported twice: so it is done before."""
+    import harness.evaluate
+    import harness.measure.statistics
+    import harness.report.plan
+    import harness.report.tables
+    from harness.training import fit
+
+    part, conv = toy.part(8, 0), toy.Conv()
+    fit(conv.build(toy.Toy.task), part, part, conv.training("train"), seed=0)
+    harness.report.tables.tables([])
+
+
+@pytest.fixture
+def suite(
+    everything_imported: None, toy_installed: ModuleType, pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch
+) -> Suite:
+    """Runs pytest, in this process, on a suite with this source."""
+    monkeypatch.setattr(pool, "Workers", Workers)
+    monkeypatch.delenv("PYTEST_ADDOPTS", raising=False)
+
+    def run(source: str, *options: str) -> pytest.RunResult:
+        (pytester.path / "suite.py").write_text(HEAD + source)
+        return pytester.runpytest_inprocess("suite.py", "-p", "no:cacheprovider", "--harness-preset=smoke", *options)
+
+    return run
+
+
+def benchmarks(file: str = "run.json") -> dict[str, dict[str, Any]]:
+    return {entry["name"]: entry for entry in json.loads(Path(file).read_text())["benchmarks"]}
+
+
+# ---------------------------------------------------------------------------------------------------- collecting
+
+
+def test_items_are_named_for_the_table_and_name_synthetic_data(suite: Suite) -> None:
+    result = suite(TOYS, "--collect-only", "-q")
+    assert [line for line in result.outlines if "::" in line] == [
+        f"suite.py::toys[toy-synthetic-{name}-seed0]" for name in ("conv-full", "conv-half", "lstm-full", "lstm-half")
+    ]
+
+
+def test_real_data_is_not_called_synthetic(suite: Suite) -> None:
+    toy.write(Path("mine/toy"))
+    result = suite(TOYS, "--collect-only", "-q", "--harness-data=mine")
+    assert "suite.py::toys[conv-full-seed0]" in result.outlines
+
+
+@pytest.mark.parametrize(
+    ("expression", "count"), [("conv and half", 1), ("lstm", 2), ("not half", 2), ("synthetic", 4)]
+)
+def test_options_select(suite: Suite, expression: str, count: int) -> None:
+    result = suite(TOYS, "--collect-only", "-q", "-k", expression)
+    assert len([line for line in result.outlines if "::" in line]) == count
+
+
+@pytest.mark.parametrize(
+    ("source", "options", "message"),
+    [
+        (
+            "m = Matrix(dataset='tyo', architecture='conv', runtime='eager')",
+            [],
+            "m: no dataset is called 'tyo'; did you mean 'toy'",
+        ),
+        ("m = Matrix(dataset='toy', architecture='con', runtime='eager')", [], "no architecture is called 'con'"),
+        ("m = Matrix(dataset='toy', architecture='conv', runtime='e')", [], "no runtime is called 'e'"),
+        ("m = Matrix(dataset='toy', architecture='conv', a={'x': [step('havle')]})", [], "did you mean 'halve'"),
+        (TOYS, ["-p", "no:benchmark"], "toys: the plugin pytest-benchmark is switched off"),
+        (TOYS, ["--harness-data=absent"], "--harness-data names absent, which is not a folder"),
+    ],
+)
+def test_what_cannot_be_collected_is_said(suite: Suite, source: str, options: list[str], message: str) -> None:
+    result = suite(source, *options)
+    assert result.ret == pytest.ExitCode.INTERRUPTED
+    assert message in "\n".join(result.outlines)
+
+
+def test_a_wrong_preset_is_an_error_of_use(suite: Suite) -> None:
+    result = suite(TOYS, "--harness-preset=quik")
+    assert result.ret == pytest.ExitCode.USAGE_ERROR
+    assert "--harness-preset: no preset is called 'quik'; did you mean 'quick'" in "\n".join(result.errlines)
+
+
+def test_ten_thousand_cells_are_collected_in_seconds(suite: Suite) -> None:
+    def seconds(seeds: int) -> float:
+        began = time.process_time()
+        result = suite(TOYS.replace("range(2)", f"range({seeds})"), "--collect-only", "-qq", "--harness-preset=study")
+        took = time.process_time() - began
+        assert f"suite.py: {4 * seeds}" in result.outlines
+        return took
+
+    small, large = seconds(500), seconds(2500)
+    assert large < 8
+    assert large < 5 * 2.5 * small
+
+
+# ------------------------------------------------------------------------------------------------------- running
+
+
+def test_a_run_leaves_records_samples_and_tables(suite: Suite) -> None:
+    result = suite(TOYS, "--benchmark-json=run.json")
+    result.assert_outcomes(passed=4)
+    found = benchmarks()["toys[toy-synthetic-conv-half-seed0]"]
+    record, samples = found["extra_info"]["harness"], found["extra_info"]["harness_samples"]
+    assert (record["cell"], record["reference"]) == ("toy-synthetic-conv-half-seed0", "toy-synthetic-conv-full-seed0")
+    assert (record["synthetic"], record["preset"], record["axes"]["pruning"]) == (True, "smoke", "half")
+    assert [step["step"] for step in record["steps"]] == ["train(epochs=1)", "halve()"]
+    assert record["steps"][1]["facts"] == {"factor": 0.5}
+    assert record["figures"]["parameters"]["value"] == 90
+    assert record["figures"]["undefined"]["value"] is None
+    assert record["timing"]["ratio"]["value"] == pytest.approx(0.5, rel=1e-3)
+    size = (preset("smoke").processes, preset("smoke").pairs)
+    assert (record["timing"]["processes"], record["timing"]["pairs"]) == size
+    assert record["artefact"]["key"] != record["reference_artefact"]["key"]
+    assert np.shape(samples["candidate"]) == np.shape(samples["reference"]) == size
+    assert found["stats"]["data"] == pytest.approx(np.ravel(samples["candidate"]) / 1e9)
+    assert found["stats"]["rounds"] == size[0] * size[1]
+    text = "\n".join(result.outlines)
+    for part in ("conv on toy-synthetic", "lstm on toy-synthetic", "SYNTHETIC DATA", "4 toys were measured"):
+        assert part in text
+
+
+def test_the_reference_is_compared_with_itself(suite: Suite) -> None:
+    suite(TOYS, "--benchmark-json=run.json", "-k", "conv and full")
+    record = benchmarks()["toys[toy-synthetic-conv-full-seed0]"]["extra_info"]["harness"]
+    assert record["cell"] == record["reference"]
+    assert record["timing"]["ratio"]["value"] == 1
+    assert record["differences"]["auroc"] == {"value": 0, "low": 0, "high": 0}
+
+
+def test_a_reference_that_is_not_selected_is_built_all_the_same(suite: Suite) -> None:
+    suite(TOYS, "-k", "conv and half", "--benchmark-json=run.json").assert_outcomes(passed=1, deselected=3)
+    assert list(benchmarks()) == ["toys[toy-synthetic-conv-half-seed0]"]
+
+
+def test_a_second_run_builds_nothing(suite: Suite, monkeypatch: pytest.MonkeyPatch) -> None:
+    suite(TOYS, "-k", "conv")
+    monkeypatch.setattr(toy.Conv, "training", toy.Conv.training)
+    monkeypatch.setattr(toy.Halve, "apply", lambda *_: pytest.fail("built again"))
+    suite(TOYS, "-k", "conv").assert_outcomes(passed=2, deselected=2)
+
+
+def test_the_file_is_read_by_pytest_benchmark_and_by_report(suite: Suite, capsys: pytest.CaptureFixture[str]) -> None:
+    suite(TOYS, "-k", "conv", "--benchmark-json=run.json")
+    command = [sys.executable, "-m", "pytest_benchmark", "compare", "run.json", "--columns=median"]
+    compared = subprocess.run(command, capture_output=True, text=True, check=True)
+    assert "toys[toy-synthetic-conv-half-seed0]" in compared.stdout
+    assert main(["report", "run.json"]) == 0
+    assert "conv on toy-synthetic, matrix toys" in capsys.readouterr().out
+
+
+def test_disabled_benchmarks_are_built_and_evaluated_but_not_timed(suite: Suite) -> None:
+    result = suite(TOYS, "-k", "conv", "--benchmark-disable")
+    result.assert_outcomes(passed=2, deselected=2)
+    text = "\n".join(result.outlines)
+    assert "parameters" in text
+    assert "latency" not in text
+
+
+def test_a_plan_runs_nothing(suite: Suite) -> None:
+    toy.Toy.loads.clear()
+    result = suite(TOYS, "--harness-plan")
+    assert result.ret == pytest.ExitCode.OK
+    text = "\n".join(result.outlines)
+    assert "steps to build: 6" in text
+    assert "toy-synthetic-lstm-half-seed0" in text
+    assert toy.Toy.loads == []
+    assert not list(Path(".harness").glob("artefacts/*"))
+
+
+# ------------------------------------------------------------------------------------------------------- failing
+
+
+def test_a_failing_cell_does_not_stop_the_others(suite: Suite) -> None:
+    result = suite(FAILING, "-rsf", "--benchmark-json=run.json")
+    result.assert_outcomes(passed=2, failed=1, skipped=1)
+    assert result.ret == pytest.ExitCode.TESTS_FAILED
+    text = "\n".join(result.outlines)
+    assert "SKIPPED" in text
+    assert "picky cannot prune a Sequential" in text
+    assert "broken() raised ZeroDivisionError: the toy broke" in text
+    assert len(benchmarks()) == 2
+
+
+def test_a_failing_reference_fails_what_is_compared_with_it(suite: Suite) -> None:
+    suite(FAILING.replace('"fine": []', '"fine": [step("broken")]')).assert_outcomes(failed=3, skipped=1)
+
+
+def test_a_metric_with_a_bug_fails_its_cells_and_is_named(suite: Suite, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(toy.Mean, "compute", lambda self, evidence: {"mean_score": 1})
+    result = suite(FAILING, "-k", "half")
+    result.assert_outcomes(failed=1, deselected=3)
+    assert "metric 'mean' failed: KeyError: 'undefined'" in "\n".join(result.outlines)
+
+
+def test_a_life_cycle_hook_with_a_bug_is_named_and_stops_nothing(suite: Suite, monkeypatch: pytest.MonkeyPatch) -> None:
+    bug = type("bug", (), {"harness_cell_finished": staticmethod(toy.hookimpl(lambda record: 1 / 0))})
+    installed().add(bug, Origin("buggy", "buggy-dist", "1"))
+    result = suite(FAILING, "-k", "half")
+    result.assert_outcomes(passed=1, deselected=3)
+    assert "plugin buggy (buggy-dist 1): harness_cell_finished failed: ZeroDivisionError" in "\n".join(result.outlines)
+
+
+def test_plugins_that_were_left_out_are_named_in_the_heading(suite: Suite) -> None:
+    installed().problems.append(Problem(Origin("x", "x-dist", "1"), "failed to import: ImportError: y"))
+    result = suite(FAILING, "--collect-only")
+    assert "harness: plugin x (x-dist 1): failed to import: ImportError: y" in result.outlines
+
+
+@pytest.mark.parametrize(
+    "source",
+    [
+        "m = Matrix(dataset='toy', architecture='conv', runtime='eager', a={'x': [step('picky')]})",
+        "m = Matrix(dataset='toy', architecture='conv', runtime='eager', skip=[Skip('not today', seed=0)])",
+    ],
+)
+def test_a_run_that_measured_nothing_does_not_pass(suite: Suite, source: str) -> None:
+    result = suite(source, "-rs")
+    result.assert_outcomes(skipped=1)
+    assert result.ret == 13
+    text = "\n".join(result.outlines)
+    assert "harness: no cell was measured" in text
+    assert "picky cannot prune" in text or "not today" in text
+
+
+def test_a_skip_rule_shows_its_reason_and_runs_the_rest(suite: Suite) -> None:
+    rule = TOYS.replace("seed=range(2),", "skip=[Skip('lstm is slow', architecture='lstm')],")
+    result = suite(rule, "-rs")
+    result.assert_outcomes(passed=2, skipped=2)
+    assert "lstm is slow" in "\n".join(result.outlines)
+    assert result.ret == pytest.ExitCode.OK
+
+
+def test_nothing_is_built_when_another_suite_is_broken(suite: Suite) -> None:
+    Path("other.py").write_text("import no_such_module\n")
+    result = suite(TOYS, "other.py")
+    assert result.ret == pytest.ExitCode.INTERRUPTED
+    assert not Path(".harness").exists()
+
+
+def test_a_store_that_cannot_be_used_is_said(suite: Suite) -> None:
+    Path("file").write_text("")
+    result = suite(TOYS, "--harness-store=file/store")
+    assert result.ret == pytest.ExitCode.TESTS_FAILED
+    assert "cannot create the store in file/store" in "\n".join([*result.outlines, *result.errlines])
+
+
+def test_a_device_that_is_not_there_is_an_error_of_use(suite: Suite, monkeypatch: pytest.MonkeyPatch) -> None:
+    import torch
+
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    result = suite(TOYS, "--harness-device=cuda")
+    assert result.ret == pytest.ExitCode.USAGE_ERROR
+    assert "--harness-device cuda: torch sees no such device here" in "\n".join([*result.outlines, *result.errlines])
+
+
+def test_a_project_without_a_matrix_is_left_alone(suite: Suite) -> None:
+    result = suite("def test_one(): pass\n")
+    assert result.ret in (pytest.ExitCode.OK, pytest.ExitCode.NO_TESTS_COLLECTED)
+    assert not Path(".harness").exists()
+
+
+# ------------------------------------------------------------------------------------------------- the real thing
+
+
+def test_a_third_partys_suite_with_real_workers(nowhere: None, toy_distribution: Path, tmp_path: Path) -> None:
+    (tmp_path / "suite.py").write_text(HEAD + TOYS)
+    command = [
+        sys.executable,
+        "-m",
+        "pytest",
+        "suite.py",
+        "-k",
+        "conv",
+        "--harness-preset=smoke",
+        "--benchmark-json=run.json",
+    ]
+    environment = {"PYTHONPATH": str(toy_distribution), "PATH": os.environ["PATH"], "HOME": str(tmp_path)}
+    found = subprocess.run(command, env=environment, cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert found.returncode == 0, found.stdout + found.stderr
+    record = benchmarks(str(tmp_path / "run.json"))["toys[toy-synthetic-conv-half-seed0]"]["extra_info"]["harness"]
+    assert 0.2 < record["timing"]["ratio"]["value"] < 5
+    assert len(record["timing"]["environment"]) == 2
+    assert record["timing"]["environment"][0]["threads"] == 1

@@ -1,0 +1,54 @@
+"""Reading records from benchmark files, and refusing what is none."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from harness import UsageError
+from harness.record import SCHEMA, read
+
+
+def written(folder: Path, *records: Any) -> Path:
+    """A benchmark JSON with an entry for each record; None is an entry that is not ours."""
+    benchmarks = [{"name": "x", "extra_info": {} if record is None else {"harness": record}} for record in records]
+    file = folder / "run.json"
+    file.write_text(json.dumps({"benchmarks": benchmarks}))
+    return file
+
+
+def test_records_are_read_in_order_among_other_benchmarks(tmp_path: Path) -> None:
+    ours = [{"schema": SCHEMA, "cell": name} for name in "ab"]
+    assert read(written(tmp_path, ours[0], None, ours[1])) == ours
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (None, "there is no file .*run.json; a run writes one with --benchmark-json="),
+        ("{", "cannot be read as a benchmark JSON"),
+        (b"\xff\xfe", "cannot be read as a benchmark JSON"),
+        ("[]", "holds no record"),
+        ('{"benchmarks": null}', "holds no record"),
+        ('{"benchmarks": [3, {"extra_info": null}, {"extra_info": {"harness": "text"}}]}', "holds no record"),
+    ],
+)
+def test_what_is_no_run_is_refused(tmp_path: Path, content: str | bytes | None, message: str) -> None:
+    file = tmp_path / "run.json"
+    if content is not None:
+        file.write_bytes(content.encode() if isinstance(content, str) else content)
+    with pytest.raises(UsageError, match=message):
+        read(file)
+
+
+def test_a_folder_is_no_run(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="cannot be read as a benchmark JSON"):
+        read(tmp_path)
+
+
+def test_another_schema_is_refused_with_both_numbers(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match=f"has records of schema 99; this version reads {SCHEMA}"):
+        read(written(tmp_path, {"schema": SCHEMA}, {"schema": 99}))
