@@ -9,15 +9,21 @@ from harness import Evidence, Figure, Metric, Task
 
 
 class Operations(Metric):
-    """Multiply-accumulates of one example, recurrent layers included (``harness.operations`` has the rules)."""
+    """Multiply-accumulates of one example, recurrent layers included (``harness.operations`` has the rules).
+
+    ``int8_weights`` and ``int8_macs`` are the shares of the weights and of the multiply-accumulates that are int8.
+    """
 
     name: ClassVar[str] = "operations"
     about: ClassVar[str] = "multiply-accumulates of convolutions, linear and recurrent layers for one example"
 
     def figures(self, task: Task) -> tuple[Figure, ...]:
-        return (Figure("macs", better="lower", digits=0),)
+        shares = (Figure(name, unit="%", digits=1) for name in ("int8_weights", "int8_macs"))
+        return (Figure("macs", better="lower", digits=0), *shares)
 
     def compute(self, evidence: Evidence) -> Mapping[str, float | None]:
         from harness.operations import count
 
-        return {"macs": count(evidence.model, evidence.example).macs}
+        found = count(evidence.model, evidence.example)
+        weights, macs = found.share("int8")
+        return {"macs": found.macs, "int8_weights": 100 * weights, "int8_macs": 100 * macs}

@@ -89,7 +89,7 @@ def test_size_counts_and_weighs(evidence: Evidence) -> None:
 
 
 def test_operations_are_those_of_one_example(evidence: Evidence) -> None:
-    assert values(Operations(), evidence) == {"macs": 7 * 18 + 42}
+    assert values(Operations(), evidence) == {"macs": 7 * 18 + 42, "int8_weights": 0, "int8_macs": 0}
 
 
 @pytest.mark.parametrize(
