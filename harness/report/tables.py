@@ -13,6 +13,10 @@ from tabulate import tabulate
 from harness.record import Interval, Record
 
 MISSING = "-"
+LEGEND = (
+    "[low, high]: 95 % interval; of a difference in quality by bootstrap over patients, of a ratio of latencies by "
+    "Student's t over processes. ±: standard deviation over seeds."
+)
 T = TypeVar("T")
 Show = Callable[[Sequence[Record]], str]
 
@@ -23,7 +27,7 @@ def tables(records: Sequence[Record], width: int = 120) -> str:
     In a table that is wider than ``width`` the intervals go below their estimates.
     """
     ordered = sorted(records, key=_network)
-    return "\n\n".join(_table(list(group), width) for _, group in groupby(ordered, key=_network))
+    return "\n\n".join([*(_table(list(group), width) for _, group in groupby(ordered, key=_network)), LEGEND])
 
 
 def _network(record: Record) -> tuple[str, ...]:
@@ -86,7 +90,7 @@ def _heading(records: Sequence[Record]) -> str:
             f"{timing['processes']} processes x {timing['pairs']} pairs, {environment['threads']} thread(s), "
             f"{environment['allocator']}"
         )
-    note = "\nSYNTHETIC DATA: these figures say nothing about real ECGs or patients" if first["synthetic"] else ""
+    note = "\nSYNTHETIC DATA: these figures say nothing about the real world" if first["synthetic"] else ""
     return ", ".join(parts) + note
 
 
