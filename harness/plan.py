@@ -82,11 +82,8 @@ class Plan:
 
 
 def describe(step: Step) -> str:
-    """A step as a suite writes it, for people: its name and what differs from the defaults."""
-    defaults: dict[str, object] = (
-        {f.name: f.default for f in dataclasses.fields(step)} if dataclasses.is_dataclass(step) else {}
-    )
-    given = {name: value for name, value in step.parameters().items() if value != defaults.get(name)}
+    """A step as a suite writes it, for people: its name and its parameters, without those left open (None)."""
+    given = {name: value for name, value in step.parameters().items() if value is not None}
     return f"{step.name}({', '.join(f'{name}={value}' for name, value in given.items())})"
 
 

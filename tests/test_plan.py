@@ -58,7 +58,7 @@ def test_parents_come_before_children_and_the_lineage_begins_fresh(planned: Call
         seen.add(node.key)
     lineage = plan.lineage(key(plan))
     assert [node.step for node in lineage] == [None, train(), Mimic(), Halve()]
-    assert lineage[-1].label == "conv seed 0: train() > mimic() > halve()"
+    assert lineage[-1].label == "conv seed 0: train() > mimic(weight=0.5) > halve(factor=0.5)"
     assert lineage[0].label == "conv seed 0: fresh network"
 
 

@@ -171,7 +171,7 @@ def test_a_run_leaves_records_samples_and_tables(suite: Suite) -> None:
     record, samples = found["extra_info"]["harness"], found["extra_info"]["harness_samples"]
     assert (record["cell"], record["reference"]) == ("toy-synthetic-conv-half-seed0", "toy-synthetic-conv-full-seed0")
     assert (record["synthetic"], record["preset"], record["axes"]["pruning"]) == (True, "smoke", "half")
-    assert [step["step"] for step in record["steps"]] == ["train(epochs=1)", "halve()"]
+    assert [step["step"] for step in record["steps"]] == ["train(epochs=1)", "halve(factor=0.5)"]
     assert record["steps"][1]["facts"] == {"factor": 0.5}
     assert record["figures"]["parameters"]["value"] == 90
     assert record["figures"]["undefined"]["value"] is None

@@ -1,4 +1,4 @@
-"""Steps: given by name, with wrong names answered, and described as a suite writes them."""
+"""Steps: given by name, with wrong names answered, and described with their parameters."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def test_training_passes_on_only_what_it_was_given() -> None:
     assert train(epochs=3, precision="bfloat16").fits() == [("train", {"epochs": 3, "precision": "bfloat16"})]
 
 
-def test_a_step_is_described_by_what_differs_from_its_defaults() -> None:
+def test_a_step_is_described_by_its_parameters() -> None:
     assert describe(train()) == "train()"
     assert describe(train(epochs=2)) == "train(epochs=2)"
     assert describe(Halve(0.25)) == "halve(factor=0.25)"

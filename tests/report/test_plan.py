@@ -49,7 +49,7 @@ def test_cells_have_ids_axes_parameters_and_macs(run: Session) -> None:
     found = cell(document, "conv-half-seed0")
     assert (found["parameters"], found["macs"]) == (90, 392)
     assert found["axes"]["steps"] == "half"
-    assert found["recipe"] == ["train()", "halve()"]
+    assert found["recipe"] == ["train()", "halve(factor=0.5)"]
     assert (found["reference"], found["built"], len(found["key"])) == ("conv-full-seed0", False, 64)
     assert cell(document, "conv-picky-seed0")["problem"] == "picky cannot prune a Sequential"
 
@@ -83,5 +83,5 @@ def test_the_text_says_the_same(run: Session) -> None:
     assert ["conv-half-seed0", "90", "392", "to", "build"] in lines
     assert ["conv-picky-seed0", "?", "?", "picky", "cannot", "prune", "a", "Sequential"] in lines
     assert "steps to build: 5" in text
-    assert "conv seed 0: train() > halve()  (about" in text
+    assert "conv seed 0: train() > halve(factor=0.5)  (about" in text
     assert "preset quick" in text
