@@ -265,9 +265,13 @@ class Step:
         """
         raise NotImplementedError(f"step {self.name!r} does not define apply()")
 
-    def fits(self) -> Sequence[tuple[Phase, Mapping[str, Any]]]:
-        """The trainings that ``apply`` runs, as it passes them to ``context.fit``: only to guess how long it takes."""
-        return ()
+    def fits(self) -> Sequence[tuple[Phase, Mapping[str, Any]]] | None:
+        """The trainings that ``apply`` runs, each as it is passed to ``context.fit``; None when that is not told.
+
+        From them come the guess at how long it takes, and which of the architecture's trainings enter the key (both,
+        when it is not told). A step that trains nothing returns ``()``.
+        """
+        return None
 
     def preview(self, model: torch.nn.Module, example: torch.Tensor) -> torch.nn.Module | None:
         """A model of the shape that ``apply`` would give, without data or training; None when it cannot be told."""
@@ -309,8 +313,8 @@ class Profile:
     name: str = ""
 
     def __post_init__(self) -> None:
-        if self.threads < 1:
-            raise UsageError(f"Profile(threads={self.threads}): at least one thread")
+        if not isinstance(self.threads, int) or self.threads < 1:
+            raise UsageError(f"Profile(threads={self.threads!r}): a whole number of threads, at least one")
         for field in ("allocator", "affinity"):
             value = getattr(self, field)
             if value is not None and not isinstance(value, str):

@@ -8,9 +8,10 @@ import os
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
-from harness.contracts import Data, Dataset, Part, Progress, silent
+from harness.contracts import Data, Dataset, Part
 from harness.errors import DataError, HarnessError, UsageError
 from harness.plugins import Plugins
+from harness.progress import Display
 from harness.store import Store
 
 VARIABLE = "HARNESS_DATA"
@@ -68,12 +69,12 @@ def resolve(name: str, plugins: Plugins, option: str | None) -> Found:
 class Library:
     """The data sets of one run: fingerprints and contents, each made once."""
 
-    def __init__(self, plugins: Plugins, store: Store, option: str | None, progress: Progress = silent) -> None:
+    def __init__(self, plugins: Plugins, store: Store, option: str | None, display: Display) -> None:
         self._plugins = plugins
         self._store = store
         self._option = option
-        self._progress = progress
-        self._loaded: dict[tuple[str, int | None], Data] = {}
+        self._display = display
+        self._loaded: dict[tuple[str, int | None], Data | HarnessError] = {}
 
     def fingerprint(self, name: str) -> str:
         """The fingerprint of the data set called ``name``."""
@@ -82,19 +83,26 @@ class Library:
             return found.dataset.fingerprint(self._folder(found))
 
     def load(self, name: str, evaluation: int | None = None) -> Data:
-        """The data, checked. ``evaluation`` bounds the validation and the test part to their first examples."""
+        """The data, checked. ``evaluation`` bounds the validation and the test part to their first examples.
+
+        What cannot be loaded is not tried again: the same error is raised for everything that needs it.
+        """
         if (name, evaluation) not in self._loaded:
-            if evaluation is None:
-                found = self._found(name)
-                with _named(name):
-                    data = found.dataset.load(self._folder(found), self._store.data(name), self._progress)
-            else:
-                whole = self.load(name)
-                validation, test = _first(whole.validation, evaluation), _first(whole.test, evaluation)
-                data = dataclasses.replace(whole, validation=validation, test=test)
-            data.check(name)
-            self._loaded[name, evaluation] = data
-        return self._loaded[name, evaluation]
+            try:
+                data = self._read(name) if evaluation is None else _smaller(self.load(name), evaluation)
+                data.check(name)
+                self._loaded[name, evaluation] = data
+            except HarnessError as error:
+                self._loaded[name, evaluation] = error
+        found = self._loaded[name, evaluation]
+        if isinstance(found, HarnessError):
+            raise found
+        return found
+
+    def _read(self, name: str) -> Data:
+        found = self._found(name)
+        with _named(name), self._display.step(f"reading {name}") as progress:
+            return found.dataset.load(self._folder(found), self._store.data(name), progress)
 
     def _found(self, name: str) -> Found:
         found = resolve(name, self._plugins, self._option)
@@ -120,6 +128,10 @@ def _named(name: str) -> Iterator[None]:
         raise
     except Exception as error:
         raise DataError(f"data set {name!r} failed: {type(error).__name__}: {error}") from error
+
+
+def _smaller(data: Data, evaluation: int) -> Data:
+    return dataclasses.replace(data, validation=_first(data.validation, evaluation), test=_first(data.test, evaluation))
 
 
 def _first(part: Part, count: int) -> Part:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import difflib
-from collections.abc import Iterable
+import errno
+from collections.abc import Iterable, Iterator
 
 
 class HarnessError(Exception):
@@ -43,3 +45,18 @@ def nearest(name: str, known: Iterable[str]) -> str:
         return f"{hint} (none is registered)"
     shown = ", ".join(names[:12]) + (", ..." if len(names) > 12 else "")
     return f"{hint} (known: {shown})"
+
+
+@contextlib.contextmanager
+def explain_disk_errors(what: str, remedy: str) -> Iterator[None]:
+    """Turn the operating system's word into a StoreError that says how to put it right."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            reason = "the disk is full: free some space"
+        elif error.errno in (errno.EACCES, errno.EROFS, errno.EPERM):
+            reason = "no permission to write there: mend it"
+        else:
+            reason = f"{error}: check the folder"
+        raise StoreError(f"{what}: {reason}, {remedy}") from error

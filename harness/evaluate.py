@@ -1,4 +1,4 @@
-"""The evidence about one cell: its deployed file, what that file answers on the test part, and its timing."""
+"""The evidence about one cell: its deployed file, what that file answered on the test part, and its timing."""
 
 from __future__ import annotations
 
@@ -11,20 +11,19 @@ import torch
 from numpy.typing import NDArray
 
 from harness import artefact
-from harness.contracts import Data, Runtime, Task
+from harness.contracts import Data, Task
 from harness.plugins import Plugins
-
-BATCH = 128
 
 
 class CellEvidence:
     """contracts.Evidence, each part made when first asked for."""
 
     def __init__(
-        self, file: Path, artefact_file: Path, runtime: Runtime, data: Data, plugins: Plugins, scores: NDArray[Any]
+        self, file: Path, sha256: str, artefact_file: Path, data: Data, plugins: Plugins, scores: NDArray[Any]
     ) -> None:
         self.task: Task = data.task
         self.file = file
+        self.sha256 = sha256
         self.scores = scores
         self.targets = data.test.targets
         self.patients = data.test.patients
@@ -42,13 +41,3 @@ class CellEvidence:
     @functools.cached_property
     def example(self) -> torch.Tensor:
         return torch.from_numpy(np.array(self._data.validation.inputs[:1]))
-
-
-def score(runtime: Runtime, file: Path, inputs: NDArray[Any]) -> NDArray[Any]:
-    """The probabilities (n, labels) that the deployed file gives for ``inputs``."""
-    predictor = runtime.load(file)
-    parts = [
-        predictor(torch.from_numpy(np.ascontiguousarray(inputs[start : start + BATCH]))).numpy()
-        for start in range(0, len(inputs), BATCH)
-    ]
-    return np.concatenate(parts)

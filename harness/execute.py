@@ -134,6 +134,7 @@ class Executor:
     def build_all(self) -> None:
         """Build every artefact of the plan's cells; what fails is remembered for its cells, and the rest goes on."""
         missing = self.plan.needed(self.store.has)
+        said: set[HarnessError] = set()
         for index, node in enumerate(missing, start=1):
             self.display.overall(index, len(missing))
             try:
@@ -141,7 +142,9 @@ class Executor:
             except Unsupported as error:
                 self.display.say(f"skipped: {node.label}: {error}")
             except HarnessError as error:
-                self.display.say(f"failed: {node.label}: {error}")
+                if error not in said:  # what else needs it fails for the same reason
+                    self.display.say(f"failed: {node.label}: {error}")
+                said.add(error)
 
     def model(self, key: str) -> torch.nn.Module:
         """The model of an artefact, in evaluation mode."""

@@ -54,6 +54,8 @@ class Cell:
     #: The id of the cell that this one is compared with; its own for a reference.
     reference: str
     id: str
+    #: Whether the data set stands in for one that was not found.
+    stands_in: bool = False
     skip: str | None = None
 
     @property
@@ -91,8 +93,9 @@ class Matrix:
     architecture to either, with ``"*"`` for the rest. Every other keyword is an axis of steps: it maps an option's
     name to the list of steps that the option adds to the recipe, in the order of the keywords.
 
-    ``reference`` names, for any of the axes, the option that cells are compared with; an axis of steps that it does
-    not name is compared at its first option, and every other axis at the cell's own. ``skip`` lists Skip rules.
+    ``reference`` names, for axes of steps, the architecture or the seed, the option that cells are compared with; an
+    axis of steps that it does not name is compared at its first option, and any other at the cell's own. ``skip``
+    lists Skip rules.
     ``columns`` is the axis that tables spread over their columns: by default the axis of steps with the most options.
 
     Raises UsageError, naming the axis, for anything that does not fit.
@@ -158,12 +161,9 @@ class Matrix:
                 raise UsageError(
                     f"{where} names option {option!r} of axis {axis!r}{nearest(str(option), map(str, options))}"
                 )
-        if "profile" in self.reference:
-            for architecture, profiles in self.profiles.items():
-                if self.reference["profile"] not in [profile.name for profile in profiles]:
-                    raise UsageError(
-                        f"reference names profile {self.reference['profile']!r}, which {architecture} lacks"
-                    )
+        for axis in ("dataset", "runtime", "profile"):
+            if axis in self.reference:
+                raise UsageError(f"reference names axis {axis!r}, but both of a pair run on the same {axis}")
 
     def options(self, axis: str) -> tuple[str | int, ...]:
         """The options of an axis, in order."""
@@ -190,9 +190,7 @@ class Matrix:
         """
         datasets = datasets or {}
         seeds = tuple(seeds or self.seeds)
-        reference = dict(self.reference)
-        if "dataset" in reference:
-            reference["dataset"] = datasets.get(str(reference["dataset"]), reference["dataset"])
+        reference = self.reference
         if reference.get("seed", seeds[0]) not in seeds:
             raise UsageError(
                 f"reference names seed {reference['seed']}, which this run leaves out (it has {list(seeds)})"
@@ -224,6 +222,7 @@ class Matrix:
                         profile=profile,
                         reference=self._id(axes | reference, shown),
                         id=self._id(axes, shown),
+                        stands_in=used != dataset,
                         skip=reason,
                     )
 

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable, Mapping
 from importlib.metadata import version
 from typing import Any
 
-from harness.contracts import Step, Training
+from harness.contracts import Phase, Step, Training
 from harness.keys import SCHEMA, key_of, plain
 from harness.matrix import Cell
 from harness.plugins import Plugins
@@ -129,7 +129,7 @@ def _root(
         "architecture": {"version": network.version, "plugin": _origin(plugins.architectures.origin(architecture))},
         "data": {"version": plugins.datasets.get(dataset).version, "fingerprint": fingerprint},
         "task": plain(plugins.datasets.get(dataset).task),
-        "root": plain(root),
+        "root": {name: value for name, value in plain(root).items() if name not in ("train", "finetune")},
     }
     return Node(key_of(document), document, root, (), None)
 
@@ -142,9 +142,16 @@ def _child(parent: Node, step: Step, plugins: Plugins) -> Node:
         "version": step.version,
         "plugin": _origin(plugins.steps.origin(step.name)),
         "parameters": plain(step.parameters()),
+        "training": {phase: plain(getattr(parent.root, phase)) for phase in _phases(step)},
     }
     objective, teacher = (step, parent.key) if step.teaches else (parent.objective, parent.teacher)
     return Node(key_of(document), document, parent.root, (*parent.steps, step), parent.key, objective, teacher)
+
+
+def _phases(step: Step) -> list[Phase]:
+    """The phases whose training a step's result depends on: both, unless the step tells what it trains."""
+    fits = step.fits()
+    return ["finetune", "train"] if fits is None else sorted({phase for phase, _ in fits})
 
 
 def _origin(origin: Any) -> dict[str, str]:

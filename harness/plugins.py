@@ -163,6 +163,11 @@ class Plugins:
         name = getattr(item, "name", None)
         if not fits(item):
             self.problems.append(Problem(origin, f"registered {item!r} as {registry.kind}, which is not {wanted}"))
+        elif registry is self.steps and not _tells_its_parameters(item):
+            reason = (
+                f"registered step {name!r}, which is not a frozen dataclass: its parameters could not enter the key"
+            )
+            self.problems.append(Problem(origin, reason))
         elif not isinstance(name, str) or not name:
             self.problems.append(Problem(origin, f"registered {item!r}, whose `name` is {name!r}, not a text"))
         else:
@@ -222,6 +227,17 @@ def _marked(module: object) -> list[str]:
 
 def _instance(kind: type) -> Callable[[Any], bool]:
     return lambda item: isinstance(item, kind)
+
+
+def _tells_its_parameters(kind: type) -> bool:
+    """Whether all that an instance is made of is in the fields of a frozen dataclass, from which keys are made."""
+    if kind in (Step, object):
+        return True
+    own = vars(kind)
+    if "__dataclass_params__" in own:
+        return bool(own["__dataclass_params__"].frozen)
+    adds = "__init__" in own or any("ClassVar" not in str(type_) for type_ in own.get("__annotations__", {}).values())
+    return not adds and all(map(_tells_its_parameters, kind.__bases__))
 
 
 def _step_class(item: Any) -> bool:

@@ -21,8 +21,8 @@ from harness.store import Store
 NOMINAL_RATE = 2e10
 #: A training step costs about three forward passes: one, and the gradients of the inputs and of the weights.
 TRAINING_FACTOR = 3
-#: Seconds to evaluate and record a cell, and to start one timing worker.
-CELL_OVERHEAD, WORKER_START = 1.0, 4.0
+#: Seconds to evaluate and record a cell, and multiply-accumulates a second of one inference on one core.
+CELL_OVERHEAD, INFERENCE_RATE = 2.0, 1e10
 
 
 @dataclasses.dataclass(frozen=True)
@@ -90,14 +90,16 @@ class Estimate:
 
     def time(self, macs: int | None, preset: Preset) -> float:
         """Seconds to time and evaluate one cell."""
-        return CELL_OVERHEAD + preset.processes * preset.pairs * 2 * (macs or 0) / NOMINAL_RATE * 4
+        pairs = (preset.pairs + preset.warmup) * 2 * (macs or 0) / INFERENCE_RATE
+        bounded = pairs if preset.seconds is None else min(pairs, 2 * preset.seconds)
+        return CELL_OVERHEAD + preset.processes * bounded
 
     def _work(self, node: Node) -> float:
         if node.step is None:
             return 0.0
         shape = self._previews.shape(node.root.architecture, self._task(node), node.steps)
         work = 0.0
-        for phase, changes in node.step.fits():
+        for phase, changes in node.step.fits() or ():
             plan: Training = dataclasses.replace(node.root.train if phase == "train" else node.root.finetune, **changes)
             available = self._examples[node.root.dataset]
             visits = plan.epochs * min(plan.examples or available, available)

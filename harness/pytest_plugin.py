@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from harness.errors import HarnessError, Unsupported, UsageError
+from harness.errors import HarnessError, Unsupported, UsageError, explain_disk_errors
 from harness.matrix import Cell, Matrix
 from harness.plugins import installed
 from harness.presets import PRESETS, preset
@@ -156,7 +156,10 @@ def _run_cell(request: pytest.FixtureRequest, benchmark: Any) -> None:
         benchmark.pedantic(lambda: None)
         return
     samples = measured.samples
-    benchmark.extra_info[SAMPLES] = {"reference": samples.reference.tolist(), "candidate": samples.candidate.tolist()}
+    arrays = (samples.reference, samples.candidate, samples.reference_first, samples.inputs)
+    benchmark.extra_info[SAMPLES] = dict(
+        zip(("reference", "candidate", "reference_first", "inputs"), (array.tolist() for array in arrays), strict=True)
+    )
     clock: ReplayClock = item.get_closest_marker("benchmark").kwargs["timer"]  # type: ignore[union-attr]
     clock.load(samples.candidate.ravel().tolist())
     benchmark.pedantic(clock.play, rounds=samples.candidate.size, iterations=1)
@@ -190,6 +193,7 @@ def pytest_runtestloop(session: pytest.Session) -> Iterator[None]:
     )
     cells = [item.cell for item in items]
     try:
+        _make_room(config.getoption("benchmark_json", None))
         state.session = Run(cells, state.known, installed(), options, None if reporter is None else reporter._tw._file)
         with state.session as run:
             state.selected = len(cells)
@@ -201,12 +205,19 @@ def pytest_runtestloop(session: pytest.Session) -> Iterator[None]:
                     reporter.write(plan_text(run))
                 session.items.clear()
                 return (yield)
-            run.build()
+            run.build(timed=not config.getoption("benchmark_disable", False))
             return (yield)
     except UsageError as error:
         raise pytest.UsageError(str(error)) from None
     except HarnessError as error:
         pytest.exit(f"harness: {error}", returncode=pytest.ExitCode.TESTS_FAILED)
+
+
+def _make_room(file: Path | None) -> None:
+    """Make the folder of the JSON file now, for pytest-benchmark opens it only after everything was measured."""
+    if file is not None:
+        with explain_disk_errors(f"--benchmark-json={file} cannot be written", "or choose another file"):
+            file.parent.mkdir(parents=True, exist_ok=True)
 
 
 def pytest_sessionfinish(session: pytest.Session, exitstatus: int) -> None:
@@ -219,8 +230,14 @@ def pytest_sessionfinish(session: pytest.Session, exitstatus: int) -> None:
 # --------------------------------------------------------------------------------------------------------- reports
 
 
-def pytest_report_header(config: pytest.Config) -> list[str]:
-    lines = [f"harness: preset {config.getoption('--harness-preset')}, store {config.getoption('--harness-store')}"]
+def pytest_report_collectionfinish(config: pytest.Config) -> list[str]:
+    """What the run is about to use; nothing in a session that has no cells."""
+    if not config.stash[STATE].known:
+        return []
+    preset_name, store = config.getoption("--harness-preset"), config.getoption("--harness-store")
+    stand_ins = sorted({cell.dataset for cell in config.stash[STATE].known.values() if cell.stands_in})
+    lines = [f"harness: preset {preset_name}, store {store}"]
+    lines += [f"harness: no real data found, so {name} is used; harness data status says more" for name in stand_ins]
     return lines + _untold(config)
 
 

@@ -30,11 +30,16 @@ class FigureValue(TypedDict):
 
 
 class Interval(TypedDict):
-    """An estimate with its confidence interval (None where there are too few units for one)."""
+    """An estimate with its confidence interval at ``level``, and how that was found.
+
+    The bounds are None where there are too few units for an interval; ``method`` then says so.
+    """
 
     value: float
     low: float | None
     high: float | None
+    level: float
+    method: str
 
 
 class Timing(TypedDict):

@@ -3,24 +3,28 @@
 from __future__ import annotations
 
 import dataclasses
+import os
 import platform
 import shutil
 from collections.abc import Mapping, Sequence
 from importlib.metadata import version
 from pathlib import Path
-from typing import TYPE_CHECKING, TextIO
+from typing import TYPE_CHECKING, Any, TextIO
 
 import numpy as np
+from numpy.typing import NDArray
 
 from harness import plan as planning
+from harness.contracts import Profile
 from harness.datasets import Library
-from harness.errors import CellError, UsageError
+from harness.errors import CellError, UsageError, explain_disk_errors
 from harness.keys import plain
 from harness.matrix import Cell
+from harness.measure.profile import worker_environment
 from harness.plugins import Plugins
 from harness.presets import Preset
 from harness.progress import Display
-from harness.record import SCHEMA, ArtefactRecord, FigureValue, Interval, Record, StepRecord, Timing
+from harness.record import SCHEMA, FigureValue, Interval, Record, StepRecord, Timing
 from harness.store import Artefact, Store, sha256_of
 
 if TYPE_CHECKING:
@@ -30,7 +34,8 @@ if TYPE_CHECKING:
 
 #: Real test examples that the timed calls take in turn.
 TIMED_INPUTS = 64
-WARMUP = 20
+#: Answers are computed on all CPUs, in a worker too: a kernel that crashes fails its own cell alone.
+EVALUATION = Profile(threads=os.cpu_count() or 1, affinity=None)
 PACKAGES = ("harness", "torch", "numpy", "scikit-learn", "pytest-benchmark")
 
 
@@ -68,7 +73,7 @@ class Session:
         self.plugins = plugins
         self.display = Display(stream)
         self.store = Store(options.store, self.display.say)
-        self.library = Library(plugins, self.store, options.data)
+        self.library = Library(plugins, self.store, options.data, self.display)
         self.selected = [cell for cell in selected if cell.skip is None]
         self._references = {cell.name: known[cell.reference_name] for cell in self.selected}
         cells = {cell.name: cell for cell in (*self.selected, *self._references.values())}
@@ -104,8 +109,13 @@ class Session:
             self._executor = Executor(self.plan, self.plugins, self.library, self.store, self.display)
         return self._executor
 
-    def build(self) -> None:
-        """Build what the store lacks, before anything is timed."""
+    def build(self, timed: bool = True) -> None:
+        """Build what the store lacks, before anything is timed.
+
+        Raises MeasureError first when an environment that a timing will need cannot be had on this machine.
+        """
+        for profile in {cell.profile for cell in self.selected} if timed else ():
+            worker_environment(profile)
         self.executor.build_all()
 
     def measure(self, cell: Cell, timed: bool = True) -> Measured:
@@ -121,7 +131,11 @@ class Session:
         samples = None
         if timed:
             samples = self._time(cell, base.file, evidence.file)
-            evidence.samples = samples.candidate.ravel()
+            if samples.candidate_sha256 != evidence.sha256 or samples.reference_sha256 != base.sha256:
+                raise CellError(
+                    f"a deployed file of {cell.id} changed between its evaluation and its timing; run again"
+                )
+            evidence.samples = samples.candidate
             memory = self._pool().memory(cell.profile, cell.runtime, evidence.file, self._inputs(cell.dataset))
             evidence.peak_memory, evidence.base_memory = memory.peak, memory.baseline
         figures = self._figures(evidence)
@@ -136,8 +150,8 @@ class Session:
             "synthetic": self.plugins.datasets.get(cell.dataset).synthetic,
             "preset": self.options.preset.name,
             "device": self.options.device,
-            "artefact": _artefact(candidate_artefact, evidence.file),
-            "reference_artefact": _artefact(reference_artefact, base.file),
+            "artefact": {"key": candidate_artefact.key, "sha256": evidence.sha256},
+            "reference_artefact": {"key": reference_artefact.key, "sha256": base.sha256},
             "steps": self._steps(self._key(cell)),
             "figures": figures,
             "differences": self._differences(base, evidence),
@@ -152,7 +166,7 @@ class Session:
         return self.plan.artefacts[cell.name]
 
     def _evidence_of(self, cell: Cell, artefact: Artefact) -> CellEvidence:
-        from harness.evaluate import CellEvidence, score
+        from harness.evaluate import CellEvidence
 
         identity = (cell.dataset, cell.runtime, artefact.key)
         if identity not in self._evidence:
@@ -161,18 +175,27 @@ class Session:
             folder.mkdir(parents=True, exist_ok=True)
             file = runtime.deploy(artefact.file, folder)
             data = self.library.load(cell.dataset, self.options.preset.evaluation)
-            scores = score(runtime, file, data.test.inputs)
+            sha256 = sha256_of(file)
+            inputs, answers = self._arrays(cell.dataset, "test", data.test.inputs), folder / "scores.npy"
+            scores = self._pool().predict(EVALUATION, cell.runtime, file, inputs, answers)
             if not np.isfinite(scores).all():
                 raise CellError(f"the model of {cell.id} answers NaN or infinity on test examples")
-            self._evidence[identity] = CellEvidence(file, artefact.file, runtime, data, self.plugins, scores)
+            self._evidence[identity] = CellEvidence(file, sha256, artefact.file, data, self.plugins, scores)
         return self._evidence[identity]
 
     def _inputs(self, dataset: str) -> Path:
-        file = self._folder / f"{dataset}-inputs.npy"
+        test = self.library.load(dataset, self.options.preset.evaluation).test.inputs
+        chosen = np.sort(np.random.default_rng(0).permutation(len(test))[:TIMED_INPUTS])
+        return self._arrays(dataset, "timed", test[chosen])
+
+    def _arrays(self, dataset: str, use: str, inputs: NDArray[Any]) -> Path:
+        """The file from which workers read inputs; written once."""
+        file = self._folder / f"{dataset}-{use}.npy"
         if not file.exists():
-            test = self.library.load(dataset, self.options.preset.evaluation).test.inputs
-            chosen = np.sort(np.random.default_rng(0).permutation(len(test))[:TIMED_INPUTS])
-            np.save(file, np.ascontiguousarray(test[chosen]))
+            with explain_disk_errors(
+                f"cannot write the inputs of workers to {file}", "or choose another --harness-store"
+            ):
+                np.save(file, np.ascontiguousarray(inputs))
         return file
 
     def _time(self, cell: Cell, reference: Path, candidate: Path) -> PairedSamples:
@@ -185,7 +208,7 @@ class Session:
             inputs=self._inputs(cell.dataset),
             processes=preset.processes,
             pairs=preset.pairs,
-            warmup=WARMUP,
+            warmup=preset.warmup,
             seed=cell.seed,
             seconds=preset.seconds,
         )
@@ -223,18 +246,20 @@ class Session:
         interval = paired_bootstrap(
             macro_auroc, reference.scores, candidate.scores, candidate.targets, candidate.patients
         )
-        return {"auroc": {"value": interval.estimate, "low": interval.low, "high": interval.high}}
+        method = f"bootstrap over {interval.patients} patients, {interval.repetitions} samples"
+        return {"auroc": _interval(interval.estimate, interval.low, interval.high, interval.level, method)}
 
     def _timing(self, cell: Cell, samples: PairedSamples) -> Timing:
         from harness.measure.statistics import paired_ratio
 
         ratio = paired_ratio(samples.reference, samples.candidate)
+        method = ratio.reason or f"Student's t over {ratio.processes} processes"
         return {
             "profile": plain(cell.profile),
             "processes": ratio.processes,
             "pairs": ratio.pairs,
             "warmup": samples.warmup,
-            "ratio": {"value": ratio.ratio, "low": ratio.low, "high": ratio.high},
+            "ratio": _interval(ratio.ratio, ratio.low, ratio.high, ratio.level, method),
             "environment": [dict(entry) for entry in samples.environment],
             "involuntary_switches": [int(count) for count in samples.involuntary_switches],
         }
@@ -249,5 +274,5 @@ class Session:
         return rows
 
 
-def _artefact(artefact: Artefact, file: Path) -> ArtefactRecord:
-    return {"key": artefact.key, "sha256": sha256_of(file)}
+def _interval(value: float, low: float | None, high: float | None, level: float, method: str) -> Interval:
+    return {"value": value, "low": low, "high": high, "level": level, "method": method}

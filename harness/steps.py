@@ -25,6 +25,12 @@ class Train(Step):
     epochs: int | None = None
     precision: Literal["float32", "bfloat16"] | None = None
 
+    def __post_init__(self) -> None:
+        if self.epochs is not None and (not isinstance(self.epochs, int) or self.epochs < 1):
+            raise UsageError(f"train(epochs={self.epochs!r}): a whole number of epochs, at least one")
+        if self.precision not in (None, "float32", "bfloat16"):
+            raise UsageError(f"train(precision={self.precision!r}): one of 'float32', 'bfloat16'")
+
     def apply(self, model: torch.nn.Module, context: StepContext) -> torch.nn.Module:
         ((phase, changes),) = self.fits()
         return context.fit(model, phase, **changes)

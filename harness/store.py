@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import errno
 import hashlib
 import json
 import os
@@ -16,7 +15,7 @@ from typing import Any
 
 from filelock import FileLock, Timeout
 
-from harness.errors import StoreError, UsageError
+from harness.errors import StoreError, UsageError, explain_disk_errors
 from harness.keys import key_of, plain
 
 MODEL = "model.safetensors"
@@ -42,11 +41,12 @@ class Store:
     def __init__(self, root: Path, say: Callable[[str], None]) -> None:
         self.root = root
         self.say = say
+        self._said: set[tuple[str, str]] = set()
         with self._told("create the store"):
             root.mkdir(parents=True, exist_ok=True)
-            for name, text in (("CACHEDIR.TAG", CACHEDIR_TAG), (".gitignore", "*\n")):
-                if not (root / name).exists():
-                    (root / name).write_text(text)
+            if not any(root.iterdir()):  # a folder with something in it is left as it is
+                (root / "CACHEDIR.TAG").write_text(CACHEDIR_TAG)
+                (root / ".gitignore").write_text("*\n")
 
     def data(self, dataset: str) -> Path:
         """The folder where a data set keeps what is slow to make."""
@@ -60,7 +60,8 @@ class Store:
         """A new folder for this process' temporary files; those that a killed process left are removed."""
         home = self._made(self.root / "tmp")
         for left in home.iterdir():
-            if not _alive(int(left.name.partition("-")[0])):
+            process = left.name.partition("-")[0]
+            if process.isdecimal() and not _alive(int(process)):
                 shutil.rmtree(left, ignore_errors=True)
         with self._told("create a folder"):
             return Path(tempfile.mkdtemp(dir=home, prefix=f"{os.getpid()}-"))
@@ -70,7 +71,10 @@ class Store:
         return (self._folder(key) / META).exists()
 
     def get(self, key: str) -> Artefact | None:
-        """The artefact, verified; None when there is none. A damaged or swapped one is removed, and that is said."""
+        """The artefact, verified; None when there is none, or a damaged or swapped one, and that is said.
+
+        What is damaged stays until ``put`` replaces it: another run may be about to do so.
+        """
         folder = self._folder(key)
         try:
             meta = json.loads((folder / META).read_text())
@@ -82,9 +86,9 @@ class Store:
         except (ValueError, OSError, UsageError) as error:
             problem = f"cannot be read ({error})"
         if problem:
-            self.say(f"artefact {key[:12]} {problem}: it is removed and built again")
-            with self._told("remove a damaged artefact"):
-                shutil.rmtree(folder)
+            if (key, problem) not in self._said:
+                self.say(f"artefact {key[:12]} {problem}: it is not used, and built again when it is needed")
+            self._said.add((key, problem))
             return None
         return Artefact(key, meta["document"], folder / MODEL, meta["sha256"], meta["facts"], meta["seconds"])
 
@@ -186,21 +190,6 @@ def _alive(process: int) -> bool:
     except PermissionError:
         pass
     return True
-
-
-@contextlib.contextmanager
-def explain_disk_errors(what: str, remedy: str) -> Iterator[None]:
-    """Turn the operating system's word into a StoreError that says how to put it right."""
-    try:
-        yield
-    except OSError as error:
-        if error.errno in (errno.ENOSPC, errno.EDQUOT):
-            reason = "the disk is full: free some space"
-        elif error.errno in (errno.EACCES, errno.EROFS, errno.EPERM):
-            reason = "no permission to write there: mend it"
-        else:
-            reason = f"{error}: check the folder"
-        raise StoreError(f"{what}: {reason}, {remedy}") from error
 
 
 def sha256_of(file: Path) -> str:

@@ -65,7 +65,7 @@ def executor(plugins: Plugins, store: Store) -> Callable[..., Executor]:
     from harness.execute import Executor
 
     def build(cells: Sequence[Cell], size: str = "quick") -> Executor:
-        library = Library(plugins, store, None)
+        library = Library(plugins, store, None, Display(None))
         plan = make(cells, plugins, library.fingerprint, preset(size), "cpu")
         return Executor(plan, plugins, library, store, Display(None))
 

@@ -12,6 +12,7 @@ from toy import Toy, ToySynthetic
 from harness import Data, DataError, Part, UsageError
 from harness.datasets import Library, locate, resolve, roots, status
 from harness.plugins import Plugins
+from harness.progress import Display
 from harness.store import Store
 
 
@@ -105,7 +106,7 @@ def test_status_says_what_is_found_where(plugins: Plugins) -> None:
 
 
 def test_each_is_loaded_once_and_synthetic_data_is_made_in_the_store(plugins: Plugins, store: Store) -> None:
-    library = Library(plugins, store, None)
+    library = Library(plugins, store, None, Display(None))
     data = library.load("toy-synthetic")
     assert library.load("toy-synthetic") is data
     assert Toy.loads == ["toy-synthetic"]
@@ -116,13 +117,13 @@ def test_each_is_loaded_once_and_synthetic_data_is_made_in_the_store(plugins: Pl
 
 def test_the_fingerprint_follows_the_content(plugins: Plugins, store: Store) -> None:
     toy.write(Path("data"), seed=1)
-    before = Library(plugins, store, None).fingerprint("toy")
+    before = Library(plugins, store, None, Display(None)).fingerprint("toy")
     toy.write(Path("data"), seed=2)
-    assert Library(plugins, store, None).fingerprint("toy") != before
+    assert Library(plugins, store, None, Display(None)).fingerprint("toy") != before
 
 
 def test_evaluation_bounds_validation_and_test_alone(plugins: Plugins, store: Store) -> None:
-    library = Library(plugins, store, None)
+    library = Library(plugins, store, None, Display(None))
     whole, small = library.load("toy-synthetic"), library.load("toy-synthetic", 8)
     assert [len(part) for _, part in small.parts()] == [60, 8, 8]
     assert np.array_equal(small.test.inputs, whole.test.inputs[:8])
@@ -133,12 +134,12 @@ def test_evaluation_bounds_validation_and_test_alone(plugins: Plugins, store: St
 
 def test_too_few_examples_for_both_classes_are_an_error(plugins: Plugins, store: Store) -> None:
     with pytest.raises(DataError, match="toy-synthetic, validation part: label shaky has no positive example"):
-        Library(plugins, store, None).load("toy-synthetic", 2)
+        Library(plugins, store, None, Display(None)).load("toy-synthetic", 2)
 
 
 def test_data_that_vanishes_after_collection_is_an_error(plugins: Plugins, store: Store) -> None:
     toy.write(Path("data"))
-    library = Library(plugins, store, None)
+    library = Library(plugins, store, None, Display(None))
     (Path("data") / toy.MARKER).unlink()
     with pytest.raises(DataError, match="'toy' was there when the suite was collected and is gone now"):
         library.load("toy")
@@ -147,7 +148,7 @@ def test_data_that_vanishes_after_collection_is_an_error(plugins: Plugins, store
 def test_a_data_set_that_breaks_is_named(plugins: Plugins, store: Store) -> None:
     (toy.write(Path("data")) / toy.MARKER).write_text("{}")
     with pytest.raises(DataError, match=r"data set 'toy'.* KeyError: 'seed'"):
-        Library(plugins, store, None).load("toy")
+        Library(plugins, store, None, Display(None)).load("toy")
 
 
 def test_a_data_set_that_cannot_say_its_fingerprint_is_named(
@@ -156,7 +157,7 @@ def test_a_data_set_that_cannot_say_its_fingerprint_is_named(
     monkeypatch.setattr(Toy, "fingerprint", lambda self, folder: 1 / 0)
     toy.write(Path("data"))
     with pytest.raises(DataError, match=r"data set 'toy'.* ZeroDivisionError"):
-        Library(plugins, store, None).fingerprint("toy")
+        Library(plugins, store, None, Display(None)).fingerprint("toy")
 
 
 # ------------------------------------------------------------------------------------------------------ checking

@@ -82,27 +82,21 @@ def test_the_reference_is_the_first_option_of_each_axis_of_steps() -> None:
 def test_a_reference_rule_replaces_only_the_axes_that_it_names() -> None:
     changed = {"reference": {"training": "distilled"}}
     assert cell("lstm-plain-keep0.5-seed0", **changed).reference == "lstm-distilled-full-seed0"
-    across = {"runtime": ["torch", "onnxruntime"], "reference": {"runtime": "torch", "seed": 0}}
-    assert cell("conv-plain-full-onnxruntime-seed1", **across).reference == "conv-plain-full-torch-seed0"
+    across = {"reference": {"architecture": "conv", "seed": 0}}
+    assert cell("lstm-plain-full-seed1", **across).reference == "conv-plain-full-seed0"
 
 
-def test_a_reference_data_set_follows_to_its_stand_in() -> None:
-    made = matrix(dataset=["toy", "other"], reference={"dataset": "toy"}, seed=0)
-    cells = list(made.cells("m", datasets={"toy": "toy-synthetic", "other": "other"}))
-    assert {c.reference for c in cells} <= {c.id for c in cells}
-    assert {c.reference.split("-conv")[0].split("-lstm")[0] for c in cells} == {"toy-synthetic"}
+@pytest.mark.parametrize("axis", ["dataset", "runtime", "profile"])
+def test_both_of_a_pair_run_on_the_same_data_runtime_and_profile(axis: str) -> None:
+    one = {"dataset": "toy", "runtime": "torch", "profile": "one"}
+    with pytest.raises(UsageError, match=f"reference names axis '{axis}', but both of a pair run on the same"):
+        matrix(profile=Profile(name="one"), reference={axis: one[axis]})
 
 
 def test_a_reference_seed_that_the_preset_leaves_out_is_an_error() -> None:
     made = matrix(reference={"seed": 1})
     with pytest.raises(UsageError, match=r"reference.*seed.*1"):
         list(made.cells("m", seeds=[0]))
-
-
-def test_a_reference_profile_that_a_network_lacks_is_an_error() -> None:
-    one, two = Profile(name="one"), Profile(threads=2, name="two")
-    with pytest.raises(UsageError, match=r"reference.*'two'.*lstm"):
-        matrix(profile={"conv": [one, two], "lstm": one}, reference={"profile": "two"})
 
 
 # ------------------------------------------------------------------------------------------------ stand-ins, skips

@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 import toy
 
-from harness import UsageError, hookimpl
+from harness import Step, UsageError, hookimpl
 from harness.plugins import Origin, Plugins, load_plugins
 
 NUMBERS = itertools.count()
@@ -218,3 +218,34 @@ def test_importing_listing_and_collecting_load_no_torch(toy_distribution: Path, 
     assert found.stdout.splitlines()[-1] == "loaded: []"
     assert "m[toy-synthetic-lstm-plain-half-seed0]" in found.stdout
     assert "a toy network  [toy (toy-plugin 1.2)]" in found.stdout
+
+
+def test_a_step_whose_parameters_would_miss_the_key_is_refused() -> None:
+    class Forgotten(Step):
+        """Not a dataclass."""
+
+        name = "forgotten"
+
+        def __init__(self, rank: int) -> None:
+            self.rank = rank
+
+    class Grown(toy.Halve):
+        """Adds a field that its parent's dataclass does not know."""
+
+        name = "grown"
+        extra: int = 1
+
+    class Renamed(toy.Halve):
+        """Adds nothing."""
+
+        name = "renamed"
+
+    @hookimpl
+    def harness_steps(register: Callable[[type[Step]], None]) -> None:
+        for kind in (Forgotten, Grown, Renamed):
+            register(kind)
+
+    plugins = Plugins()
+    plugins.add(module(harness_steps=harness_steps), Origin("careless", "careless", "1"))
+    assert list(plugins.steps) == ["train", "renamed"]
+    assert ["frozen dataclass" in problem.reason for problem in plugins.problems] == [True, True]

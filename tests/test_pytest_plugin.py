@@ -14,8 +14,10 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 import toy
 
+from harness import Profile
 from harness.cli import main
 from harness.measure import pool
 from harness.plugins import Origin, Problem, installed
@@ -49,6 +51,8 @@ class Workers:
         return SimpleNamespace(
             reference=base,
             candidate=base if reference == candidate else base // 2,
+            reference_first=base % 2 == 0,
+            inputs=base % 64,
             reference_sha256=sha256_of(reference),
             candidate_sha256=sha256_of(candidate),
             environment=({"allocator": "system", "threads": 1},) * processes,
@@ -58,7 +62,11 @@ class Workers:
         )
 
     def memory(self, *_: Any) -> SimpleNamespace:
-        return SimpleNamespace(baseline=10**8, peak=10**8 + 4096, increase=4096)
+        return SimpleNamespace(baseline=10**8, peak=10**8 + 4096)
+
+    def predict(self, profile: Profile, runtime: str, file: Path, inputs: Path, output: Path) -> Any:
+        predictor = installed().runtimes.get(runtime).load(file)
+        return predictor(torch.from_numpy(np.load(inputs))).numpy()
 
     def close(self) -> None:
         pass
@@ -192,12 +200,22 @@ def test_the_reference_is_compared_with_itself(suite: Suite) -> None:
     record = benchmarks()["toys[toy-synthetic-conv-full-seed0]"]["extra_info"]["harness"]
     assert record["cell"] == record["reference"]
     assert record["timing"]["ratio"]["value"] == 1
-    assert record["differences"]["auroc"] == {"value": 0, "low": 0, "high": 0}
+    difference = record["differences"]["auroc"]
+    assert (difference["value"], difference["low"], difference["high"], difference["level"]) == (0, 0, 0, 0.95)
+    assert "patients" in difference["method"]
+    assert "2 processes" in record["timing"]["ratio"]["method"]
 
 
 def test_a_reference_that_is_not_selected_is_built_all_the_same(suite: Suite) -> None:
     suite(TOYS, "-k", "conv and half", "--benchmark-json=run.json").assert_outcomes(passed=1, deselected=3)
     assert list(benchmarks()) == ["toys[toy-synthetic-conv-half-seed0]"]
+
+
+def test_the_folder_of_the_json_file_is_made(suite: Suite) -> None:
+    suite(TOYS, "-k", "conv and full", "--benchmark-json=not/yet/there/run.json").assert_outcomes(
+        passed=1, deselected=3
+    )
+    assert list(benchmarks("not/yet/there/run.json")) == ["toys[toy-synthetic-conv-full-seed0]"]
 
 
 def test_a_second_run_builds_nothing(suite: Suite, monkeypatch: pytest.MonkeyPatch) -> None:

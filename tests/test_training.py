@@ -279,7 +279,7 @@ def test_a_loss_that_is_no_number_is_an_error_that_says_what_to_do() -> None:
 
 def test_weights_that_blow_up_in_validation_alone_are_never_the_best() -> None:
     """The loss of the one full batch is finite; the weights after it are not."""
-    with pytest.raises(CellError, match="answers on the validation part became infinite in epoch 1/1"):
+    with pytest.raises(CellError, match="answers on the validation part became NaN or infinite in epoch 1/1"):
         trained(Training(1, 60, "SGD", {"lr": 1e38}))
 
 

@@ -52,15 +52,10 @@ class PairedSamples:
 
 @dataclasses.dataclass(frozen=True)
 class Memory:
-    """Bytes resident before a deployed file is loaded (torch is, by then), and at the peak of its inference."""
+    """Bytes resident before a deployed file is loaded (torch is, by then), and at the peak of running it."""
 
     baseline: int
     peak: int
-
-    @property
-    def increase(self) -> int:
-        """Bytes that loading and running the file added at the peak."""
-        return self.peak - self.baseline
 
 
 class Workers:
@@ -144,7 +139,7 @@ class Workers:
         )
 
     def memory(self, profile: Profile, runtime: str, file: Path, inputs: Path) -> Memory:
-        """Peak memory of loading a deployed file and running each of ``inputs`` once, in a process of its own."""
+        """Peak memory of running each of ``inputs`` once through a deployed file, in a process of its own."""
         (worker,) = self._crew(self._forkers, profile, 1)
         return Memory(**worker.ask("memory", runtime=runtime, file=_identified(file), inputs=str(inputs)))
 

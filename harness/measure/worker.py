@@ -6,6 +6,7 @@ It lives until its input ends, or its parent does.
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import functools
 import gc
@@ -167,7 +168,7 @@ class Worker:
         return vars(timing)
 
     def memory(self, runtime: str, file: Mapping[str, str], inputs: str) -> dict[str, int]:
-        """Bytes resident before the file is loaded, and at the peak of loading it and running each input once.
+        """Bytes resident before the file is loaded, and at the peak of running each input once, after it was loaded.
 
         A fork of this process does it. As long as this one runs no model itself, every file finds the same memory,
         as in a fresh process, without waiting for the import of torch.
@@ -196,9 +197,10 @@ class Worker:
 
         engine = _runtime(runtime)
         examples = _batches(inputs, 1)
-        baseline = _reset_peak()
+        baseline = _resident("VmRSS")
         with torch.inference_mode():
             predictor = _load(engine, file)
+            _reset_peak()  # rebuilding a network can take more than running it ever does
             for example in examples:
                 _check_finite(predictor(example))
         return {"baseline": baseline, "peak": _resident("VmHWM")}
@@ -305,13 +307,10 @@ def _tasks() -> list[int]:
         return [0]
 
 
-def _reset_peak() -> int:
-    """Forget the peak so far, if the kernel lets us, and return the bytes that are resident now."""
-    try:
+def _reset_peak() -> None:
+    """Forget the peak so far, if the kernel lets us."""
+    with contextlib.suppress(OSError):
         Path("/proc/self/clear_refs").write_text("5")
-    except OSError:
-        return _resident("VmHWM")  # the peak of the imports: an increase is then counted from there
-    return _resident("VmRSS")
 
 
 def _resident(field: str) -> int:

@@ -31,12 +31,10 @@ def tables(records: Sequence[Record], width: int = 120) -> str:
 
 
 def _network(record: Record) -> tuple[str, ...]:
+    """What cells of one table share: everything but their steps and their seed."""
     axes = record["axes"]
-    return (
-        record["suite"],
-        record["matrix"],
-        *(str(axes[name]) for name in ("dataset", "architecture", "runtime", "profile")),
-    )
+    fixed = (str(axes[name]) for name in ("dataset", "architecture", "runtime", "profile"))
+    return (record["suite"], record["matrix"], record["preset"], record["device"], *fixed)
 
 
 def _table(records: Sequence[Record], width: int) -> str:

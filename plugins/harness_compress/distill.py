@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from harness.contracts import Loss, Phase, Step, StepContext
 from harness.errors import CellError, Unsupported, UsageError, nearest
@@ -30,6 +30,7 @@ class Distill(Step):
     teaches: ClassVar[bool] = True
     method: str = "mld"
     weight: float = 0.6
+    precision: Literal["float32", "bfloat16"] | None = None
 
     def __post_init__(self) -> None:
         if self.method not in METHODS:
@@ -42,10 +43,11 @@ class Distill(Step):
             raise Unsupported("the teacher gives probabilities, not logits (is it int8?); distill before quantize")
         student = context.fresh()
         context.teach(model)
-        return context.fit(student, "train", name="student")
+        ((phase, changes),) = self.fits()
+        return context.fit(student, phase, name="student", **changes)
 
     def fits(self) -> Sequence[tuple[Phase, Mapping[str, Any]]]:
-        return [("train", {})]
+        return [("train", {} if self.precision is None else {"precision": self.precision})]
 
     def loss(self, task_loss: Loss) -> Loss:
         weight = self.weight

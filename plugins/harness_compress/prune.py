@@ -29,13 +29,15 @@ class Prune(Step):
     Units are the output channels of convolutions and linear layers and the hidden units of recurrent ones; those of
     the layer that gives the network's output stay. Every round keeps the same share of what the last one left:
     1 - keep^(1/rounds) goes. ``norm`` ranks a layer's units; layers are taken from input to output, each ranked over
-    the inputs that are still there (``structured.shrink`` has the rules).
+    the inputs that are still there (``structured.shrink`` has the rules). ``precision`` is the arithmetic of the
+    fine-tuning, as in ``train``.
     """
 
     name: ClassVar[str] = "prune"
     norm: Literal["l1", "l2"] = "l1"
     keep: float = 0.5
     rounds: int = 1
+    precision: Literal["float32", "bfloat16"] | None = None
 
     def __post_init__(self) -> None:
         if self.norm not in ("l1", "l2"):
@@ -46,7 +48,8 @@ class Prune(Step):
             raise UsageError(f"prune(rounds={self.rounds!r}): a whole number of rounds, 1 to 100")
 
     def fits(self) -> Sequence[tuple[Phase, Mapping[str, Any]]]:
-        return [("finetune", {})] * self.rounds
+        changes = {} if self.precision is None else {"precision": self.precision}
+        return [("finetune", changes)] * self.rounds
 
     def apply(self, model: torch.nn.Module, context: StepContext) -> torch.nn.Module:
         from harness_compress.structured import shrink
@@ -60,7 +63,8 @@ class Prune(Step):
             kept = shrink(model, example, self.norm, self._targets(found, index))
             units = {name: [numbers[i] for i in kept[name]] for name, numbers in units.items()}
             after = _parameters(model)
-            model = context.fit(model, "finetune", name=f"round-{index}")
+            phase, changes = self.fits()[index - 1]
+            model = context.fit(model, phase, name=f"round-{index}", **changes)
         context.report(
             kept={name: [len(numbers), sizes[name]] for name, numbers in units.items()},
             units=units,

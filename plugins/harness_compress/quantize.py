@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from harness.contracts import Step, StepContext
+from harness.contracts import Phase, Step, StepContext
 from harness.errors import CellError, Unsupported, UsageError, nearest
 
 if TYPE_CHECKING:
@@ -65,6 +65,9 @@ class Quantize(Step):
             difference = max(float((int8(batch) - network(batch)).abs().max()) for batch in batches)
         self._audit(int8, context, ranges=ranges, max_probability_difference=difference)
         return _fx_int8.keep(int8, gives_probabilities=True, blueprint=blueprint)
+
+    def fits(self) -> Sequence[tuple[Phase, Mapping[str, Any]]]:
+        return ()
 
     def preview(self, model: torch.nn.Module, example: torch.Tensor) -> torch.nn.Module:
         """The float model: its multiply-accumulates are those of the int8 one, and its parameters too, but for the

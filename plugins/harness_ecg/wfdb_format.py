@@ -68,7 +68,7 @@ class Layout:
     units: str
 
     def check(self, header: Header) -> None:
-        """Raise RecordError unless the header has this rate, length, units, and these signals in this order."""
+        """Raise RecordError unless the header has this rate, length, units, and these signals with checksums."""
         names = tuple(signal.name for signal in header.signals)
         if names != self.names:
             missing = [name for name in self.names if name not in names]
@@ -81,6 +81,8 @@ class Layout:
         for signal in header.signals:
             if signal.units != self.units:
                 raise _wrong(header.record, f"signal {signal.name} is in {signal.units}, not in {self.units}")
+            if signal.checksum is None:
+                raise _wrong(header.record, f"signal {signal.name} has no checksum, so its data cannot be trusted")
 
 
 def read_file(path: str) -> bytes:

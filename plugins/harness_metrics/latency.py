@@ -7,9 +7,6 @@ from typing import ClassVar
 
 from harness import Evidence, Figure, Metric, Task
 
-#: A tail needs this many samples to be told at all: the least at which MLPerf Inference's early stopping gives it.
-TAIL_SAMPLES = {90: 64, 95: 130, 99: 662, 99.9: 6636}
-
 
 class Latency(Metric):
     """Microseconds of a call, over all samples of all processes: what this machine did, not a comparison.
@@ -28,13 +25,10 @@ class Latency(Metric):
     def compute(self, evidence: Evidence) -> Mapping[str, float | None]:
         import numpy as np
 
+        from harness.measure.statistics import percentile
+
         if evidence.samples is None:
             return dict.fromkeys(figure.name for figure in self.figures(evidence.task))
         micros = np.asarray(evidence.samples, dtype=np.float64).ravel() / 1000
-        tails = {
-            f"latency_p{percent}": float(np.percentile(micros, percent))
-            if micros.size >= TAIL_SAMPLES[percent]
-            else None
-            for percent in (90, 99)
-        }
+        tails = {f"latency_p{percent}": percentile(micros, percent).value for percent in (90, 99)}
         return {"latency": float(np.median(micros)), "latency_mean": float(micros.mean()), **tails}

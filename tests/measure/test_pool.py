@@ -134,9 +134,9 @@ def test_a_worker_that_cannot_start_is_told() -> None:
 def test_memory_is_measured_in_a_process_of_its_own(workers: Workers, tmp_path: Path) -> None:
     timed = pids(time_pair(workers, tmp_path, processes=1))
     memory = workers.memory(PROFILE, "torch", tmp_path / "well", tmp_path / "inputs.npy")
-    assert memory.increase not in timed  # the fake's increase is its process number
+    assert memory.peak not in timed  # the fake's peak is its process number
     again = workers.memory(PROFILE, "torch", tmp_path / "well", tmp_path / "inputs.npy")
-    assert again.increase == memory.increase, "the process that forks is kept"
+    assert again.peak == memory.peak, "the process that forks is kept"
 
 
 def test_predictions_come_back(workers: Workers, tmp_path: Path) -> None:

@@ -117,6 +117,6 @@ def test_latency_takes_all_processes_together_and_nothing_when_nothing_was_timed
 
 
 def test_memory_is_in_megabytes(evidence: Evidence) -> None:
-    assert values(Memory(), evidence) == {"memory": None, "memory_peak": None}
+    assert values(Memory(), evidence) == {"memory": None, "memory_before": None}
     evidence.peak_memory, evidence.base_memory = 123_400_000, 120_000_000
-    assert values(Memory(), evidence) == pytest.approx({"memory": 3.4, "memory_peak": 123.4})
+    assert values(Memory(), evidence) == pytest.approx({"memory": 123.4, "memory_before": 120.0})
