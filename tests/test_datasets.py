@@ -151,6 +151,17 @@ def test_a_data_set_that_breaks_is_named(plugins: Plugins, store: Store) -> None
         Library(plugins, store, None, Display(None)).load("toy")
 
 
+def test_what_cannot_be_loaded_is_not_tried_again(plugins: Plugins, store: Store) -> None:
+    (toy.write(Path("data")) / toy.MARKER).write_text("{}")
+    library = Library(plugins, store, None, Display(None))
+    errors = []
+    for _ in range(3):
+        with pytest.raises(DataError) as raised:
+            library.load("toy")
+        errors.append(raised.value)
+    assert errors[0] is errors[1] is errors[2]
+
+
 def test_a_data_set_that_cannot_say_its_fingerprint_is_named(
     plugins: Plugins, store: Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -160,3 +160,26 @@ def test_branches_are_needed_once(planned: Callable[..., Plan]) -> None:
     assert labels(plan) == ["0", "1", "2"]
     assert labels(plan, 1) == ["2"]
     assert labels(plan, 2) == ["0", "1"]
+
+
+def test_a_training_enters_the_keys_of_the_steps_that_it_concerns(
+    planned: Callable[..., Plan], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def keys() -> list[str]:
+        plan = planned(recipe(train(), Tune(), Halve()))
+        return [node.key for node in plan.lineage(key(plan))]
+
+    before = keys()
+    trainings = {"train": toy.Conv().training("train"), "finetune": Training(9, 16, "SGD", {"lr": 0.1})}
+    monkeypatch.setattr(toy.Conv, "training", lambda self, phase: trainings[phase])
+    after = keys()
+    assert before[:2] == after[:2], "a fresh and a trained network do not depend on how one would fine-tune"
+    assert before[2] != after[2]
+    assert set(before[3:]).isdisjoint(after[3:])
+
+
+def test_a_step_that_does_not_tell_what_it_trains_depends_on_both_trainings(planned: Callable[..., Plan]) -> None:
+    plan = planned(recipe(train(), Halve()))
+    assert set(plan.nodes[key(plan)].document["training"]) == {"train", "finetune"}
+    (trained,) = (node for node in plan.nodes.values() if node.step == train())
+    assert set(trained.document["training"]) == {"train"}

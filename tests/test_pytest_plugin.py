@@ -218,6 +218,16 @@ def test_the_folder_of_the_json_file_is_made(suite: Suite) -> None:
     assert list(benchmarks("not/yet/there/run.json")) == ["toys[toy-synthetic-conv-full-seed0]"]
 
 
+def test_an_allocator_that_is_not_there_is_told_before_anything_is_built(suite: Suite) -> None:
+    profile = "profile=Profile(allocator='jemaloc')"
+    result = suite(
+        f"from harness import Profile\nm = Matrix(dataset='toy', architecture='conv', runtime='eager', {profile})"
+    )
+    assert "did you mean 'jemalloc'" in str(result.stderr)
+    assert result.ret == pytest.ExitCode.USAGE_ERROR
+    assert not list(Path(".harness").glob("artefacts/*"))
+
+
 def test_a_second_run_builds_nothing(suite: Suite, monkeypatch: pytest.MonkeyPatch) -> None:
     suite(TOYS, "-k", "conv")
     monkeypatch.setattr(toy.Conv, "training", toy.Conv.training)
