@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import dataclasses
-from collections.abc import Mapping
 
 import torch
 
 from harness.contracts import Step, Task, Training
-from harness.errors import HarnessError
+from harness.errors import HarnessError, UsageError
 from harness.keys import key_of
 from harness.operations import count, parameters
 from harness.plan import Node, Plan
@@ -77,10 +77,9 @@ class Previews:
 class Estimate:
     """Guesses at seconds, from what the store's artefacts took where it has some, else from a nominal rate."""
 
-    def __init__(self, plan: Plan, plugins: Plugins, store: Store, examples: Mapping[str, int]) -> None:
+    def __init__(self, plan: Plan, plugins: Plugins, store: Store) -> None:
         self._plugins = plugins
         self._previews = Previews(plugins)
-        self._examples = examples
         self._rates = self._measured_rates(plan, store)
 
     def build(self, node: Node) -> float:
@@ -97,17 +96,17 @@ class Estimate:
     def _work(self, node: Node) -> float:
         if node.step is None:
             return 0.0
-        shape = self._previews.shape(node.root.architecture, self._task(node), node.steps)
+        dataset = self._plugins.datasets.get(node.root.dataset)
+        shape = self._previews.shape(node.root.architecture, dataset.task, node.steps)
         work = 0.0
         for phase, changes in node.step.fits() or ():
-            plan: Training = dataclasses.replace(node.root.train if phase == "train" else node.root.finetune, **changes)
-            available = self._examples[node.root.dataset]
+            plan: Training = node.root.train if phase == "train" else node.root.finetune
+            with contextlib.suppress(UsageError):  # a wrong change is told when the step is built
+                plan = dataclasses.replace(plan, **changes)
+            available = dataset.examples
             visits = plan.epochs * min(plan.examples or available, available)
             work += TRAINING_FACTOR * visits * (shape.macs or 0)
         return work
-
-    def _task(self, node: Node) -> Task:
-        return self._plugins.datasets.get(node.root.dataset).task
 
     def _measured_rates(self, plan: Plan, store: Store) -> dict[str, float]:
         work: dict[str, float] = {}

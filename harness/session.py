@@ -116,7 +116,15 @@ class Session:
         """
         for profile in {cell.profile for cell in self.selected} if timed else ():
             worker_environment(profile)
-        self.executor.build_all()
+        executor = self.executor
+        missing = self.plan.needed(self.store.has)
+        if missing:
+            from harness.preview import Estimate
+
+            estimate = Estimate(self.plan, self.plugins, self.store)
+            minutes = sum(map(estimate.build, missing)) / 60
+            self.display.say(f"harness: {len(missing)} steps to build, in about {max(1, round(minutes))} min")
+        executor.build_all()
 
     def measure(self, cell: Cell, timed: bool = True) -> Measured:
         """Time the cell against its reference, evaluate both, and write the record.

@@ -85,7 +85,7 @@ def plan(plugins: Plugins, size: str, **axes: Any) -> Plan:
 
 
 def estimate(plan: Plan, plugins: Plugins, store: Store) -> Estimate:
-    return Estimate(plan, plugins, store, {"toy-synthetic": 60})
+    return Estimate(plan, plugins, store)
 
 
 def test_training_is_three_passes_over_what_the_preset_visits(plugins: Plugins, store: Store) -> None:

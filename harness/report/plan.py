@@ -18,8 +18,7 @@ def plan_document(run: Session) -> dict[str, Any]:
     """
     previews = Previews(run.plugins)
     datasets = run.plugins.datasets
-    examples = {name: datasets.get(name).examples for name in datasets}
-    estimate = Estimate(run.plan, run.plugins, run.store, examples)
+    estimate = Estimate(run.plan, run.plugins, run.store)
     missing = {node.key for node in run.plan.needed(run.store.has)}
     cells, timing = [], 0.0
     for cell in run.selected:
