@@ -11,23 +11,26 @@ from pathlib import Path
 from typing import Any
 
 from harness.datasets import DEFAULT, status
-from harness.errors import HarnessError, UsageError
+from harness.errors import HarnessError, UsageError, explain_disk_errors
 from harness.keys import differences
 from harness.plugins import Registry, installed
 from harness.presets import PRESETS, preset
 from harness.progress import Display
 
-USAGE_ERROR = 4
+USAGE_ERROR, INTERRUPTED = 4, 130
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the command; returns the exit code: 0, or 4 for an error of use."""
+    """Run the command; returns the exit code: 0, 4 for an error of use, 130 when interrupted."""
     options = _parser().parse_args(arguments)
     try:
         options.run(options)
     except HarnessError as error:
         print(f"harness: {error}", file=sys.stderr)
         return USAGE_ERROR
+    except KeyboardInterrupt:
+        print("harness: interrupted", file=sys.stderr)
+        return INTERRUPTED
     except BrokenPipeError:
         sys.stderr.close()
     return 0
@@ -114,7 +117,8 @@ def _data_fetch(options: argparse.Namespace) -> None:
     plugins = installed()
     dataset = plugins.datasets.get(options.name)
     folder = (Path(options.data) if options.data else DEFAULT) / dataset.name
-    folder.mkdir(parents=True, exist_ok=True)
+    with explain_disk_errors(f"cannot make the folder {folder}", "or choose another with --data"):
+        folder.mkdir(parents=True, exist_ok=True)
     with Display(sys.stderr).step(f"fetch {dataset.name}") as progress:
         dataset.fetch(folder, progress)
     if not dataset.recognises(folder):
@@ -127,7 +131,10 @@ def _report(options: argparse.Namespace) -> None:
     from harness.report.tables import tables
 
     newest = {(r["suite"], r["matrix"], r["cell"], r["preset"]): r for file in options.runs for r in read(file)}
-    print(tables(list(newest.values()), shutil.get_terminal_size((120, 40)).columns))
+    try:
+        print(tables(list(newest.values()), shutil.get_terminal_size((120, 40)).columns))
+    except (KeyError, TypeError, AttributeError) as error:
+        raise UsageError(f"a record of {', '.join(map(str, options.runs))} is damaged: {error!r}") from error
 
 
 def _explain(options: argparse.Namespace) -> None:

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol
 
-from harness.errors import DataError, UsageError
+from harness.errors import DataError, UsageError, nearest
 
 if TYPE_CHECKING:
     import numpy as np
@@ -299,6 +299,10 @@ class Step:
 # --------------------------------------------------------------------------------------------- runtimes, profiles
 
 
+#: Memory allocators that a profile can name; "system" is the C library's own.
+ALLOCATORS = ("system", "tcmalloc", "jemalloc", "mimalloc")
+
+
 @dataclasses.dataclass(frozen=True)
 class Profile:
     """The environment of a timing. ``allocator`` is one of system, tcmalloc, jemalloc, mimalloc, or a preference order.
@@ -319,6 +323,14 @@ class Profile:
             value = getattr(self, field)
             if value is not None and not isinstance(value, str):
                 object.__setattr__(self, field, tuple(value))
+        if not self.allocators:
+            raise UsageError("Profile(allocator=[]): name at least one allocator")
+        for name in self.allocators:
+            if name not in ALLOCATORS:
+                raise UsageError(f"Profile(allocator={name!r}): there is no such allocator{nearest(name, ALLOCATORS)}")
+        numbers = () if self.affinity in (None, "auto") else self.affinity
+        if isinstance(numbers, str) or not all(isinstance(number, int) and number >= 0 for number in numbers or ()):
+            raise UsageError(f"Profile(affinity={self.affinity!r}): None, 'auto' or a list of CPU numbers")
 
     @property
     def allocators(self) -> tuple[str, ...]:

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 from harness.contracts import Data, Dataset, Part
-from harness.errors import DataError, HarnessError, UsageError
+from harness.errors import DataError, HarnessError, UsageError, describe_error
 from harness.plugins import Plugins
 from harness.progress import Display
 from harness.store import Store
@@ -34,7 +34,7 @@ def roots(option: str | None) -> list[Path]:
     named = [option] if option else [entry for entry in os.environ.get(VARIABLE, "").split(os.pathsep) if entry]
     for entry in named:
         if not Path(entry).is_dir():
-            source = "--harness-data" if option else VARIABLE
+            source = "the option for data" if option else f"the variable {VARIABLE}"
             raise UsageError(f"{source} names {entry}, which is not a folder")
     return [Path(entry) for entry in named] or [DEFAULT]
 
@@ -57,6 +57,12 @@ def resolve(name: str, plugins: Plugins, option: str | None) -> Found:
     folder = locate(dataset, where)
     if folder is not None:
         return Found(dataset, folder)
+    for incomplete in (root / name for root in where):
+        if incomplete.is_dir() and any(incomplete.iterdir()):
+            raise UsageError(
+                f"{incomplete} is there but is no complete {name}; fetch it again, which goes on where it stopped "
+                f"(harness data fetch {name}), or remove the folder"
+            )
     missing = f"data set {name!r} is not in {', '.join(str(root) for root in where)}"
     remedy = f"point --harness-data or {VARIABLE} at it, or get it: harness data fetch {name}"
     if option or os.environ.get(VARIABLE):
@@ -127,7 +133,7 @@ def _named(name: str) -> Iterator[None]:
     except HarnessError:
         raise
     except Exception as error:
-        raise DataError(f"data set {name!r} failed: {type(error).__name__}: {error}") from error
+        raise DataError(f"data set {name!r} failed: {describe_error(error)}") from error
 
 
 def _smaller(data: Data, evaluation: int) -> Data:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import difflib
 import errno
+import traceback
 from collections.abc import Iterable, Iterator
 
 
@@ -45,6 +46,13 @@ def nearest(name: str, known: Iterable[str]) -> str:
         return f"{hint} (none is registered)"
     shown = ", ".join(names[:12]) + (", ..." if len(names) > 12 else "")
     return f"{hint} (known: {shown})"
+
+
+def describe_error(error: BaseException) -> str:
+    """What foreign code raised, and where: its kind, its text, and the last line of code that was run."""
+    frames = traceback.extract_tb(error.__traceback__)
+    where = f" ({frames[-1].filename}, line {frames[-1].lineno})" if frames else ""
+    return f"{type(error).__name__}: {error}{where}"
 
 
 @contextlib.contextmanager

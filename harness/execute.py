@@ -17,8 +17,9 @@ from harness import artefact as artefacts
 from harness import training
 from harness.contracts import Data, Loss, Part, Phase, Progress, Task, Training
 from harness.datasets import Library
-from harness.errors import CellError, HarnessError, Unsupported
-from harness.plan import Node, Plan
+from harness.errors import CellError, HarnessError, Unsupported, UsageError, describe_error
+from harness.keys import plain
+from harness.plan import Node, Plan, describe
 from harness.plugins import Plugins
 from harness.progress import Display
 from harness.store import Artefact, Store
@@ -78,7 +79,11 @@ class Context:
         return torch.from_numpy(np.ascontiguousarray(self._validation.inputs[np.sort(chosen)]))
 
     def report(self, **facts: Any) -> None:
-        self.facts.update(facts)
+        for name, value in facts.items():
+            try:
+                self.facts[name] = plain(value)
+            except UsageError as error:
+                raise CellError(f"{self._node.label} reports {name}, which cannot be kept: {error}") from error
 
     def fit(
         self, model: torch.nn.Module, phase: Phase = "finetune", name: str = "fit", **changes: Any
@@ -122,8 +127,10 @@ class Executor:
                 self._built[key] = self.store.get(key) or self._make(self.plan.nodes[key])
             except HarnessError as error:
                 self._built[key] = error
-            except Exception as error:  # a plugin's code may raise anything
-                failed = CellError(f"{self.plan.nodes[key].label} raised {type(error).__name__}: {error}")
+            except (Exception, SystemExit) as error:  # a plugin's code may raise anything
+                step = self.plan.nodes[key].step
+                what = "building the fresh network" if step is None else describe(step)
+                failed = CellError(f"{what} raised {describe_error(error)}")
                 failed.__cause__ = error
                 self._built[key] = failed
         found = self._built[key]

@@ -35,7 +35,7 @@ def plain(value: Any) -> Any:
         return value
     if isinstance(value, float):
         if not math.isfinite(value):
-            raise UsageError(f"{value} cannot be a parameter: keys need finite numbers")
+            raise UsageError(f"{value} has no JSON form: keys and records hold finite numbers")
         return int(value) if value.is_integer() else value
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
         return {field.name: plain(getattr(value, field.name)) for field in dataclasses.fields(value)}
@@ -51,7 +51,7 @@ def plain(value: Any) -> Any:
         return value.as_posix()
     if hasattr(value, "item") and getattr(value, "shape", None) == ():
         return plain(value.item())
-    raise UsageError(f"{value!r} ({type(value).__name__}) cannot be a parameter: it has no JSON form")
+    raise UsageError(f"{value!r} ({type(value).__name__}) has no JSON form, so no key or record can hold it")
 
 
 def differences(old: Any, new: Any, path: str = "") -> Iterator[str]:

@@ -50,7 +50,7 @@ class Node:
     def label(self) -> str:
         """How the node is called in progress and errors."""
         recipe = " > ".join(describe(step) for step in self.steps) or "fresh network"
-        return f"{self.root.architecture} seed {self.root.seed}: {recipe}"
+        return f"{self.root.dataset} {self.root.architecture} seed {self.root.seed}: {recipe}"
 
 
 @dataclasses.dataclass(frozen=True)

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import functools
 import inspect
+import sys
 from collections.abc import Callable, Iterable, Iterator
 from importlib.metadata import EntryPoint, entry_points, version
 from typing import Any, Generic, TypeVar
@@ -13,7 +15,7 @@ import pluggy
 
 from harness import hookspecs
 from harness.contracts import Architecture, Dataset, Metric, Runtime, Step
-from harness.errors import UsageError, nearest
+from harness.errors import UsageError, describe_error, nearest
 from harness.steps import Train
 
 GROUP = "harness"
@@ -118,14 +120,13 @@ class Plugins:
     def load(self, entry_point: EntryPoint) -> None:
         """Import one plugin and let it register; whatever it does wrong becomes a problem, never an exception."""
         origin = _origin(entry_point)
-        try:
-            module = entry_point.load()
-        except BaseException as error:  # a plugin may even call sys.exit() while it is imported
-            if isinstance(error, KeyboardInterrupt):
-                raise
-            self.problems.append(Problem(origin, f"failed to import: {type(error).__name__}: {error}"))
-            return
-        self.add(module, origin)
+        with contextlib.redirect_stdout(sys.stderr):  # what a plugin prints must not get into our own output
+            try:
+                module = entry_point.load()
+            except (Exception, SystemExit) as error:
+                self.problems.append(Problem(origin, f"failed to import: {describe_error(error)}"))
+                return
+            self.add(module, origin)
 
     def add(self, module: object, origin: Origin) -> None:
         """Register an imported plugin."""
@@ -154,8 +155,8 @@ class Plugins:
                 continue
             try:
                 implementation(register=functools.partial(self._register, origin, registry, fits, wanted))
-            except Exception as error:
-                self.problems.append(Problem(origin, f"{hook_name} failed: {type(error).__name__}: {error}"))
+            except (Exception, SystemExit) as error:
+                self.problems.append(Problem(origin, f"{hook_name} failed: {describe_error(error)}"))
 
     def _register(
         self, origin: Origin, registry: Registry[Any], fits: Callable[[Any], bool], wanted: str, item: Any
@@ -176,19 +177,23 @@ class Plugins:
             except UsageError as error:
                 self.problems.append(Problem(origin, f"refused: {error}"))
 
-    def notify(self, hook_name: str, **arguments: Any) -> list[Any]:
-        """Call a life-cycle hook of every plugin; one that raises is noted as a problem and the others go on."""
+    def notify(self, hook_name: str, wanted: str = "nothing", **arguments: Any) -> list[tuple[str, str]]:
+        """Call a life-cycle hook of every plugin, and give the pairs of texts that it returned.
+
+        A plugin that raises, or returns anything but None or what is ``wanted``, is noted as a problem, and left out.
+        """
         results = []
         for implementation in getattr(self.hook, hook_name).get_hookimpls():
-            wanted = {name: arguments[name] for name in implementation.argnames}
+            origin = next(o for o in self.origins if o.plugin == implementation.plugin_name)
             try:
-                result = implementation.function(**wanted)
-            except Exception as error:
-                origin = next(o for o in self.origins if o.plugin == implementation.plugin_name)
-                self.problems.append(Problem(origin, f"{hook_name} failed: {type(error).__name__}: {error}"))
-            else:
-                if result is not None:
-                    results.append(result)
+                result = implementation.function(**{name: arguments[name] for name in implementation.argnames})
+            except (Exception, SystemExit) as error:
+                self.problems.append(Problem(origin, f"{hook_name} failed: {describe_error(error)}"))
+                continue
+            if isinstance(result, tuple) and list(map(type, result)) == [str, str]:
+                results.append(result)
+            elif result is not None:
+                self.problems.append(Problem(origin, f"{hook_name} returned {result!r}, not {wanted}"))
         return results
 
 

@@ -145,7 +145,7 @@ def _run_cell(request: pytest.FixtureRequest, benchmark: Any) -> None:
     state = request.config.stash[STATE]
     if state.session is None:
         raise pytest.UsageError("cells cannot run in the workers of pytest-xdist: timings would disturb each other")
-    measured = _measure(state.session, item.cell, benchmark)
+    measured = _measure(state.session, item.cell)
     if isinstance(measured, HarnessError):
         if isinstance(measured, Unsupported):
             pytest.skip(str(measured))
@@ -165,9 +165,9 @@ def _run_cell(request: pytest.FixtureRequest, benchmark: Any) -> None:
     benchmark.pedantic(clock.play, rounds=samples.candidate.size, iterations=1)
 
 
-def _measure(run: Session, cell: Cell, benchmark: Any) -> Measured | HarnessError:
+def _measure(run: Session, cell: Cell) -> Measured | HarnessError:
     try:
-        return run.measure(cell, timed=not benchmark.disabled)
+        return run.measure(cell)
     except HarnessError as error:
         return error
 
@@ -190,6 +190,7 @@ def pytest_runtestloop(session: pytest.Session) -> Iterator[None]:
         store=Path(config.getoption("--harness-store")),
         data=config.getoption("--harness-data"),
         device=config.getoption("--harness-device"),
+        timed=not config.getoption("benchmark_disable", False),
     )
     cells = [item.cell for item in items]
     try:
@@ -205,7 +206,7 @@ def pytest_runtestloop(session: pytest.Session) -> Iterator[None]:
                     reporter.write(plan_text(run))
                 session.items.clear()
                 return (yield)
-            run.build(timed=not config.getoption("benchmark_disable", False))
+            run.build()
             return (yield)
     except UsageError as error:
         raise pytest.UsageError(str(error)) from None
@@ -216,6 +217,8 @@ def pytest_runtestloop(session: pytest.Session) -> Iterator[None]:
 def _make_room(file: Path | None) -> None:
     """Make the folder of the JSON file now, for pytest-benchmark opens it only after everything was measured."""
     if file is not None:
+        if file.is_dir():
+            raise UsageError(f"--benchmark-json={file} is a folder; name a file")
         with explain_disk_errors(f"--benchmark-json={file} cannot be written", "or choose another file"):
             file.parent.mkdir(parents=True, exist_ok=True)
 
@@ -257,9 +260,9 @@ def pytest_terminal_summary(terminalreporter: Any, config: pytest.Config) -> Non
 
         terminalreporter.section("harness")
         terminalreporter.write_line(tables(state.records, terminalreporter._tw.fullwidth))
-        for title, text in installed().notify("harness_report_section", records=state.records):
-            terminalreporter.section(title)
-            terminalreporter.write_line(text)
+        for section in installed().notify("harness_report_section", "a title and a text", records=state.records):
+            terminalreporter.section(section[0])
+            terminalreporter.write_line(section[1])
     if state.session is not None:
         if state.selected and not state.records and not config.getoption("--harness-plan"):
             terminalreporter.write_line("harness: no cell was measured")

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from harness import plan as planning
 from harness.contracts import Profile
 from harness.datasets import Library
-from harness.errors import CellError, UsageError, explain_disk_errors
+from harness.errors import CellError, MeasureError, UsageError, describe_error, explain_disk_errors
 from harness.keys import plain
 from harness.matrix import Cell
 from harness.measure.profile import worker_environment
@@ -47,6 +47,8 @@ class Options:
     store: Path
     data: str | None = None
     device: str = "cpu"
+    #: False evaluates cells without timing them.
+    timed: bool = True
 
 
 @dataclasses.dataclass(frozen=True)
@@ -76,7 +78,9 @@ class Session:
         self.library = Library(plugins, self.store, options.data, self.display)
         self.selected = [cell for cell in selected if cell.skip is None]
         self._references = {cell.name: known[cell.reference_name] for cell in self.selected}
-        cells = {cell.name: cell for cell in (*self.selected, *self._references.values())}
+        self._unmeasurable = self._check_profiles() if options.timed else {}
+        measurable = [cell for cell in self.selected if cell.profile not in self._unmeasurable]
+        cells = {cell.name: cell for own in measurable for cell in (own, self._references[own.name])}
         self.plan = planning.make(cells.values(), plugins, self.library.fingerprint, options.preset, options.device)
         self._executor: Executor | None = None
         self._workers: Workers | None = None
@@ -109,13 +113,20 @@ class Session:
             self._executor = Executor(self.plan, self.plugins, self.library, self.store, self.display)
         return self._executor
 
-    def build(self, timed: bool = True) -> None:
-        """Build what the store lacks, before anything is timed.
+    def _check_profiles(self) -> dict[Profile, MeasureError]:
+        """The profiles that cannot be had on this machine, found before hours are spent on what is to be timed."""
+        problems: dict[Profile, MeasureError] = {}
+        for profile in dict.fromkeys(cell.profile for cell in self.selected):
+            try:
+                worker_environment(profile)
+            except MeasureError as error:
+                problems[profile] = error
+                count = sum(cell.profile == profile for cell in self.selected)
+                self.display.say(f"harness: {count} cells cannot be timed: {error}")
+        return problems
 
-        Raises MeasureError first when an environment that a timing will need cannot be had on this machine.
-        """
-        for profile in {cell.profile for cell in self.selected} if timed else ():
-            worker_environment(profile)
+    def build(self) -> None:
+        """Build what the store lacks, before anything is timed."""
         executor = self.executor
         missing = self.plan.needed(self.store.has)
         if missing:
@@ -126,18 +137,20 @@ class Session:
             self.display.say(f"harness: {len(missing)} steps to build, in about {max(1, round(minutes))} min")
         executor.build_all()
 
-    def measure(self, cell: Cell, timed: bool = True) -> Measured:
+    def measure(self, cell: Cell) -> Measured:
         """Time the cell against its reference, evaluate both, and write the record.
 
         Raises Unsupported when a step cannot handle the network, and another HarnessError for what failed.
         """
+        if cell.profile in self._unmeasurable:
+            raise self._unmeasurable[cell.profile]
         reference = self._references[cell.name]
         candidate_artefact = self.executor.build(self._key(cell))
         reference_artefact = self.executor.build(self._key(reference))
         evidence = self._evidence_of(cell, candidate_artefact)
         base = self._evidence_of(reference, reference_artefact)
         samples = None
-        if timed:
+        if self.options.timed:
             samples = self._time(cell, base.file, evidence.file)
             if samples.candidate_sha256 != evidence.sha256 or samples.reference_sha256 != base.sha256:
                 raise CellError(
@@ -180,12 +193,16 @@ class Session:
         if identity not in self._evidence:
             runtime = self.plugins.runtimes.get(cell.runtime)
             folder = self._folder / cell.runtime / artefact.key
-            folder.mkdir(parents=True, exist_ok=True)
-            file = runtime.deploy(artefact.file, folder)
+            with explain_disk_errors(f"cannot deploy {cell.id} in {folder}", "or choose another store"):
+                folder.mkdir(parents=True, exist_ok=True)
+                file = runtime.deploy(artefact.file, folder)
             data = self.library.load(cell.dataset, self.options.preset.evaluation)
             sha256 = sha256_of(file)
             inputs, answers = self._arrays(cell.dataset, "test", data.test.inputs), folder / "scores.npy"
             scores = self._pool().predict(EVALUATION, cell.runtime, file, inputs, answers)
+            if scores.shape != data.test.targets.shape:
+                wanted, found = data.test.targets.shape[1:], scores.shape[1:]
+                raise CellError(f"the model of {cell.id} gives answers of shape {found} for an example, not {wanted}")
             if not np.isfinite(scores).all():
                 raise CellError(f"the model of {cell.id} answers NaN or infinity on test examples")
             self._evidence[identity] = CellEvidence(file, sha256, artefact.file, data, self.plugins, scores)
@@ -200,9 +217,7 @@ class Session:
         """The file from which workers read inputs; written once."""
         file = self._folder / f"{dataset}-{use}.npy"
         if not file.exists():
-            with explain_disk_errors(
-                f"cannot write the inputs of workers to {file}", "or choose another --harness-store"
-            ):
+            with explain_disk_errors(f"cannot write the inputs of workers to {file}", "or choose another store"):
                 np.save(file, np.ascontiguousarray(inputs))
         return file
 
@@ -245,7 +260,7 @@ class Session:
                         "headline": index == 0,
                     }
             except Exception as error:
-                raise CellError(f"metric {name!r} failed: {type(error).__name__}: {error}") from error
+                raise CellError(f"metric {name!r} failed: {describe_error(error)}") from error
         return figures
 
     def _differences(self, reference: CellEvidence, candidate: CellEvidence) -> dict[str, Interval]:

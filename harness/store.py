@@ -67,8 +67,8 @@ class Store:
             return Path(tempfile.mkdtemp(dir=home, prefix=f"{os.getpid()}-"))
 
     def has(self, key: str) -> bool:
-        """Whether an artefact lies under ``key``; quick, verifies nothing."""
-        return (self._folder(key) / META).exists()
+        """Whether a sound artefact lies under ``key``."""
+        return self.get(key) is not None
 
     def get(self, key: str) -> Artefact | None:
         """The artefact, verified; None when there is none, or a damaged or swapped one, and that is said.
@@ -178,7 +178,7 @@ class Store:
 
     @contextlib.contextmanager
     def _told(self, what: str) -> Iterator[None]:
-        with explain_disk_errors(f"cannot {what} in {self.root}", "or choose another store with --harness-store"):
+        with explain_disk_errors(f"cannot {what} in {self.root}", "or choose another store"):
             yield
 
 

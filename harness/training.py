@@ -69,6 +69,7 @@ def fit(
         if scheduler is not None:
             scheduler.load_state_dict(saved["scheduler"])
         best, history = saved["best"], saved["history"]
+        say(f"going on after epoch {len(history)} of {training.epochs}, from {checkpoint}")
 
     total = training.epochs * len(inputs)
     for epoch in range(len(history), training.epochs):
@@ -202,7 +203,7 @@ def _write_checkpoint(file: Path, started: str, state: Mapping[str, Any]) -> Non
     tensors: dict[str, torch.Tensor] = {}
     tree = flatten(state, tensors)
     temporary = file.with_suffix(".tmp")
-    with explain_disk_errors(f"cannot write a checkpoint to {file.parent}", "or choose another --harness-store"):
+    with explain_disk_errors(f"cannot write a checkpoint to {file.parent}", "or choose another store"):
         temporary.write_bytes(save(tensors, {"started": started, "tree": json.dumps(tree)}))
         os.replace(temporary, file)
 

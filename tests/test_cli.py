@@ -78,7 +78,7 @@ def test_plan_uses_the_data_it_is_pointed_at(run: Run) -> None:
     [
         (["plan", "absent.py"], "harness: there is no suite file absent.py"),
         (["plan", "suite.py", "--preset", "quik"], "no preset is called 'quik'; did you mean 'quick'"),
-        (["plan", "suite.py", "--data", "absent"], "--harness-data names absent, which is not a folder"),
+        (["plan", "suite.py", "--data", "absent"], "the option for data names absent, which is not a folder"),
         (["data", "fetch", "toi"], "no dataset is called 'toi'; did you mean 'toy'"),
         (["data", "fetch", "toy"], "toy cannot be downloaded by the harness: a toy"),
         (["report", "absent.json"], "there is no file absent.json"),

@@ -38,7 +38,7 @@ def test_the_option_comes_before_the_variable_before_the_default(
 def test_a_root_that_does_not_exist_is_an_error_that_names_its_source(
     nowhere: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    with pytest.raises(UsageError, match="--harness-data names nosuch, which is not a folder"):
+    with pytest.raises(UsageError, match="the option for data names nosuch, which is not a folder"):
         roots("nosuch")
     monkeypatch.setenv("HARNESS_DATA", "nosuch")
     with pytest.raises(UsageError, match="HARNESS_DATA names nosuch"):

@@ -58,8 +58,8 @@ def test_parents_come_before_children_and_the_lineage_begins_fresh(planned: Call
         seen.add(node.key)
     lineage = plan.lineage(key(plan))
     assert [node.step for node in lineage] == [None, train(), Mimic(), Halve()]
-    assert lineage[-1].label == "conv seed 0: train() > mimic(weight=0.5) > halve(factor=0.5)"
-    assert lineage[0].label == "conv seed 0: fresh network"
+    assert lineage[-1].label == "toy conv seed 0: train() > mimic(weight=0.5) > halve(factor=0.5)"
+    assert lineage[0].label == "toy conv seed 0: fresh network"
 
 
 def test_a_teacher_is_an_edge_that_flows_on(planned: Callable[..., Plan]) -> None:

@@ -163,9 +163,31 @@ def test_a_life_cycle_hook_that_raises_is_contained(plugins: Plugins) -> None:
     plugins.add(module(harness_cell_finished=hookimpl(lambda record: seen.append(record))), origin("watcher"))
     assert plugins.notify("harness_cell_finished", record={"cell": "a"}) == []
     assert seen == [{"cell": "a"}]
-    assert [str(problem) for problem in plugins.problems] == [
-        "plugin bad (bad-dist 3.1): harness_cell_finished failed: RuntimeError: no network"
-    ]
+    (problem,) = plugins.problems
+    assert str(problem).startswith(
+        "plugin bad (bad-dist 3.1): harness_cell_finished failed: RuntimeError: no network ("
+    )
+    assert "test_plugins.py, line" in str(problem)
+
+
+@pytest.mark.parametrize("answer", ["just a string", ("title", 3), 5])
+def test_a_report_section_is_a_title_and_a_text_or_a_problem(answer: Any) -> None:
+    plugins = Plugins()
+    plugins.add(module(harness_report_section=hookimpl(lambda records: answer)), origin("wrong"))
+    plugins.add(module(harness_report_section=hookimpl(lambda records: ("title", "text"))), origin("right"))
+    assert plugins.notify("harness_report_section", "a title and a text", records=[]) == [("title", "text")]
+    (problem,) = plugins.problems
+    assert "harness_report_section returned" in problem.reason
+    assert problem.reason.endswith("not a title and a text")
+
+
+def test_a_plugin_that_exits_while_it_registers_is_left_out(plugins: Plugins) -> None:
+    def leave(register: Any) -> None:
+        raise SystemExit(7)
+
+    plugins.add(module(harness_steps=hookimpl(leave)), origin("leaver"))
+    (problem,) = plugins.problems
+    assert "harness_steps failed: SystemExit: 7" in problem.reason
 
 
 def test_a_hook_may_take_no_argument_and_answer_nothing(plugins: Plugins) -> None:

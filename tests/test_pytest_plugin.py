@@ -17,7 +17,7 @@ import pytest
 import torch
 import toy
 
-from harness import Profile
+from harness import MeasureError, Profile, session
 from harness.cli import main
 from harness.measure import pool
 from harness.plugins import Origin, Problem, installed
@@ -141,7 +141,7 @@ def test_options_select(suite: Suite, expression: str, count: int) -> None:
         ("m = Matrix(dataset='toy', architecture='conv', runtime='e')", [], "no runtime is called 'e'"),
         ("m = Matrix(dataset='toy', architecture='conv', a={'x': [step('havle')]})", [], "did you mean 'halve'"),
         (TOYS, ["-p", "no:benchmark"], "toys: the plugin pytest-benchmark is switched off"),
-        (TOYS, ["--harness-data=absent"], "--harness-data names absent, which is not a folder"),
+        (TOYS, ["--harness-data=absent"], "the option for data names absent, which is not a folder"),
     ],
 )
 def test_what_cannot_be_collected_is_said(suite: Suite, source: str, options: list[str], message: str) -> None:
@@ -218,14 +218,26 @@ def test_the_folder_of_the_json_file_is_made(suite: Suite) -> None:
     assert list(benchmarks("not/yet/there/run.json")) == ["toys[toy-synthetic-conv-full-seed0]"]
 
 
-def test_an_allocator_that_is_not_there_is_told_before_anything_is_built(suite: Suite) -> None:
-    profile = "profile=Profile(allocator='jemaloc')"
+def test_an_allocator_that_is_not_there_fails_its_cells_and_is_told_first(
+    suite: Suite, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    missing = MeasureError("apt install it")
+
+    def check(profile: Profile) -> None:
+        if profile.allocator == "mimalloc":
+            raise missing
+
+    monkeypatch.setattr(session, "worker_environment", check)
+    profiles = "{'lstm': Profile(allocator='mimalloc'), 'conv': Profile()}"
     result = suite(
-        f"from harness import Profile\nm = Matrix(dataset='toy', architecture='conv', runtime='eager', {profile})"
+        "from harness import Profile\n"
+        f"m = Matrix(dataset='toy', architecture=['conv', 'lstm'], runtime='eager', profile={profiles})",
+        "-v",
     )
-    assert "did you mean 'jemalloc'" in str(result.stderr)
-    assert result.ret == pytest.ExitCode.USAGE_ERROR
-    assert not list(Path(".harness").glob("artefacts/*"))
+    result.assert_outcomes(passed=1, failed=1)
+    first, *_ = [line for line in result.outlines if "apt install it" in line]
+    assert first == "harness: 1 cells cannot be timed: apt install it"
+    assert len(list(Path(".harness").glob("artefacts/*/*"))) == 1, "only the fresh network of the other cell is built"
 
 
 def test_a_second_run_builds_nothing(suite: Suite, monkeypatch: pytest.MonkeyPatch) -> None:

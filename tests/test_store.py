@@ -99,7 +99,9 @@ def test_a_full_disk_is_an_error_that_says_so_and_leaves_nothing_half(
         raise OSError(errno.ENOSPC, "No space left on device")
 
     monkeypatch.setattr(*((os, "fsync") if failing == "fsync" else (Path, "rename")), full)
-    with pytest.raises(StoreError, match=r"cannot write an artefact in .*store: the disk is full.*--harness-store"):
+    with pytest.raises(
+        StoreError, match=r"cannot write an artefact in .*store: the disk is full.*choose another store"
+    ):
         put(store, {"a": 1})
     monkeypatch.undo()
     assert artefact_folders(store) == []

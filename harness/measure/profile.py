@@ -12,7 +12,7 @@ from collections.abc import Iterator, Mapping, Sequence, Set
 from pathlib import Path
 
 from harness.contracts import Profile
-from harness.errors import MeasureError, UsageError, nearest
+from harness.errors import MeasureError
 
 #: What a worker may inherit: enough to find Python, its packages and a place for temporary files.
 INHERITED = (
@@ -76,7 +76,7 @@ class WorkerEnvironment:
 def worker_environment(profile: Profile, inherited: Mapping[str, str] = os.environ) -> WorkerEnvironment:
     """Resolve ``profile`` on this machine.
 
-    Raises UsageError for an unknown allocator, MeasureError for an allocator or CPUs that are not here.
+    Raises MeasureError for an allocator or CPUs that are not here.
     """
     allocator, library = resolve_allocator(profile.allocators)
     variables = {name: inherited[name] for name in INHERITED if name in inherited}
@@ -94,11 +94,8 @@ def worker_environment(profile: Profile, inherited: Mapping[str, str] = os.envir
 def resolve_allocator(names: Sequence[str]) -> tuple[str, Path | None]:
     """The first of ``names`` that is on this machine, and its library's real path (None for "system").
 
-    Raises UsageError for a name that is no allocator's, MeasureError when none is found.
+    Raises MeasureError when none is found.
     """
-    for name in names:
-        if name != "system" and name not in ALLOCATORS:
-            raise UsageError(f"no allocator is called {name!r}{nearest(name, ['system', *ALLOCATORS])}")
     for name in names:
         if name == "system":
             return name, None

@@ -19,7 +19,6 @@ import re
 import resource
 import signal
 import sys
-import traceback
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TextIO
@@ -60,9 +59,7 @@ def _reply(answer: Callable[[], Any]) -> dict[str, Any]:
     except HarnessError as error:
         return {"error": {"kind": type(error).__name__, "text": str(error)}}
     except Exception as error:
-        place = traceback.extract_tb(error.__traceback__)[-1]
-        text = f"{type(error).__name__}: {error} ({place.filename}, line {place.lineno})"
-        return {"error": {"kind": "CellError", "text": text}}
+        return {"error": {"kind": "CellError", "text": errors.describe_error(error)}}
 
 
 def _private_streams() -> tuple[TextIO, TextIO]:

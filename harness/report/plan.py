@@ -31,8 +31,8 @@ def plan_document(run: Session) -> dict[str, Any]:
             "axes": dict(cell.axes),
             "recipe": [describe(step) for step in cell.steps],
             "reference": cell.reference,
-            "key": run.plan.artefacts[cell.name],
-            "built": run.plan.artefacts[cell.name] not in missing,
+            "key": run.plan.artefacts.get(cell.name),
+            "built": cell.name in run.plan.artefacts and run.plan.artefacts[cell.name] not in missing,
             "parameters": shape.parameters,
             "macs": shape.macs,
         }

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -79,9 +80,19 @@ def test_a_missing_allocator_is_an_error_that_says_how_to_install_it(libraries: 
     assert "allocator=['tcmalloc', 'jemalloc', 'system']" in str(caught.value)
 
 
-def test_a_misspelt_allocator_is_answered_with_the_right_one() -> None:
-    with pytest.raises(UsageError, match="no allocator is called 'jemaloc'; did you mean 'jemalloc'"):
-        resolve_allocator(["system", "jemaloc"])
+@pytest.mark.parametrize(
+    ("wrong", "reason"),
+    [
+        ({"allocator": ["system", "jemaloc"]}, "there is no such allocator; did you mean 'jemalloc'"),
+        ({"allocator": []}, "name at least one allocator"),
+        ({"affinity": "0-1"}, "None, 'auto' or a list of CPU numbers"),
+        ({"affinity": [0, -1]}, "None, 'auto' or a list of CPU numbers"),
+        ({"threads": "2"}, "a whole number of threads"),
+    ],
+)
+def test_a_wrong_profile_is_refused_where_it_is_written(wrong: dict[str, Any], reason: str) -> None:
+    with pytest.raises(UsageError, match=reason):
+        Profile(**wrong)
 
 
 @linux

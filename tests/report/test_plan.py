@@ -83,5 +83,5 @@ def test_the_text_says_the_same(run: Session) -> None:
     assert ["conv-half-seed0", "90", "392", "to", "build"] in lines
     assert ["conv-picky-seed0", "?", "?", "picky", "cannot", "prune", "a", "Sequential"] in lines
     assert "steps to build: 5" in text
-    assert "conv seed 0: train() > halve(factor=0.5)  (about" in text
+    assert "toy-synthetic conv seed 0: train() > halve(factor=0.5)  (about" in text
     assert "preset quick" in text
