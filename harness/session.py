@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from harness import plan as planning
 from harness.contracts import Profile
 from harness.datasets import Library
-from harness.errors import CellError, MeasureError, UsageError, describe_error, explain_disk_errors
+from harness.errors import CellError, HarnessError, MeasureError, UsageError, describe_error, explain_disk_errors
 from harness.keys import plain
 from harness.matrix import Cell
 from harness.measure.profile import worker_environment
@@ -250,6 +250,11 @@ class Session:
             try:
                 values = metric.compute(evidence)
                 for index, figure in enumerate(metric.figures(evidence.task)):
+                    if figure.name in figures:
+                        taken = figures[figure.name]["metric"]
+                        raise CellError(
+                            f"metrics {taken!r} and {name!r} both give a figure {figure.name!r}; rename one"
+                        )
                     value = values[figure.name]
                     figures[figure.name] = {
                         "metric": name,
@@ -259,6 +264,8 @@ class Session:
                         "digits": figure.digits,
                         "headline": index == 0,
                     }
+            except HarnessError:
+                raise
             except Exception as error:
                 raise CellError(f"metric {name!r} failed: {describe_error(error)}") from error
         return figures
