@@ -9,7 +9,6 @@ import http.client
 import os
 import re
 import threading
-import time
 import urllib.parse
 import urllib.request
 from collections.abc import Iterator, Mapping
@@ -95,12 +94,20 @@ class Connection:
         return self._connection
 
 
-def fetch(url: str, target: Path, sha256: str | None = None, connection: Connection | None = None) -> None:
+def fetch(
+    url: str,
+    target: Path,
+    sha256: str | None = None,
+    connection: Connection | None = None,
+    stop: threading.Event | None = None,
+) -> None:
     """Download ``url`` to ``target``. Nothing is done when a file with this checksum is there already.
 
     What has arrived is kept as ``target``.part, and the next call goes on from there when the server can. Raises
-    DataError when the server cannot be reached or has no such file, for a wrong checksum, and for a full disk.
+    DataError when the server cannot be reached or has no such file, for a wrong checksum, and for a full disk. When
+    ``stop`` is set, a transfer that fails is not tried again.
     """
+    stop = stop or threading.Event()
     with _writing(target):
         if sha256 is not None and target.is_file() and _sha256(target) == sha256:
             return
@@ -114,12 +121,11 @@ def fetch(url: str, target: Path, sha256: str | None = None, connection: Connect
                 _transfer(url, part, own)
             except (Interrupted, http.client.HTTPException, OSError) as error:
                 own.close()
-                if attempt == ATTEMPTS:
+                if attempt == ATTEMPTS or stop.wait(PAUSE * 2 ** (attempt - 1)):
                     raise DataError(
-                        f"{url}: cannot be downloaded ({type(error).__name__}: {error}), after {ATTEMPTS} attempts; "
+                        f"{url}: cannot be downloaded ({type(error).__name__}: {error}), after {attempt} attempts; "
                         "check the network and run it again: it goes on from where it stopped"
                     ) from error
-                time.sleep(PAUSE * 2 ** (attempt - 1))
                 continue
             with _writing(target):
                 found = _sha256(part)
@@ -156,7 +162,7 @@ def fetch_all(base: str, files: Mapping[str, str], folder: Path, progress: Progr
         if not hasattr(local, "connection"):
             local.connection = Connection()
             connections.append(local.connection)
-        fetch(base + urllib.parse.quote(path), folder / path, sha256, local.connection)
+        fetch(base + urllib.parse.quote(path), folder / path, sha256, local.connection, stop)
 
     pool = ThreadPoolExecutor(THREADS)
     try:

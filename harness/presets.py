@@ -53,7 +53,7 @@ PRESETS = {
             "smoke", "seconds, to see that it runs; its quality means nothing", 2, 12, 5, 0.2, seeds=1, evaluation=512
         ),
         Preset(
-            "quick", "minutes, the default: short training on a part of the data, one seed", 4, 50, 20, 1.0, seeds=1
+            "quick", "minutes, the default: short training on a part of the data, one seed", 4, 50, 20, 0.3, seeds=1
         ),
         # 6 x 120 samples are enough for the 99th percentile, and study B warms up with 100 calls.
         Preset("study", "as published: all data, all epochs, all seeds", 6, 120, 100),

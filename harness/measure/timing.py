@@ -48,15 +48,15 @@ def time_pairs(
 ) -> Timing:
     """Time ``pairs`` calls of each arm, back to back on the same input, in the order of ``schedule``.
 
-    Before that both arms run ``warmup`` times, untimed. Of slow calls there are fewer, so that neither the warm-up nor
-    the pairs take much longer than ``seconds``, if that is given. Every output is kept alive while the clock runs
-    (freeing one is no part of a call) and then handed to ``consume``.
+    Before that both arms run ``warmup`` times, untimed. Of slow calls there are fewer, so that the warm-up takes not
+    much longer than half of ``seconds``, and the pairs than all of it, if that is given. Every output is kept alive
+    while the clock runs (freeing one is no part of a call) and then handed to ``consume``.
     """
     taken: dict[bool, list[int]] = {True: [], False: []}
     outputs: list[Any] = []
     began = clock()
     warm = 0
-    while warm < warmup and not (warm >= LEAST_WARMUP and seconds is not None and clock() - began > seconds * 1e9):
+    while warm < warmup and not (warm >= LEAST_WARMUP and seconds is not None and clock() - began > seconds * 1e9 / 2):
         for arm in (reference, candidate):
             outputs.append(arm(inputs[warm % len(inputs)]))
         warm += 1

@@ -58,11 +58,11 @@ class Quantize(Step):
         prepared = _fx_int8.prepare(network)
         batches = torch.split(context.calibration(self.calibration), 128)
         with torch.no_grad():
-            for batch in batches:
-                prepared(batch)
+            answers = [prepared(batch) for batch in batches]  # observers look and change nothing
             ranges = _fx_int8.ranges(prepared)
             int8 = _fx_int8.convert(prepared)
-            difference = max(float((int8(batch) - network(batch)).abs().max()) for batch in batches)
+            pairs = zip(batches, answers, strict=True)
+            difference = max(float((int8(batch) - answer).abs().max()) for batch, answer in pairs)
         self._audit(int8, context, ranges=ranges, max_probability_difference=difference)
         return _fx_int8.keep(int8, gives_probabilities=True, blueprint=blueprint)
 

@@ -53,11 +53,11 @@ def test_does_not_overwrite_the_real_one(tiny: Path) -> None:
 
 def test_folds_patients_and_labels(synthetic: Path) -> None:
     records = read_records(synthetic, LABELS)  # raises for a patient in two folds
-    assert len(records) == 784
+    assert len(records) == 480
     for fold in range(1, 11):
         here = [record for record in records if record.fold == fold]
-        assert len(here) == (56 if fold < 9 else 168), "calibration takes 128 examples of fold 9"
-        assert len({record.patient for record in here}) == len(here) * 40 // 56
+        assert len(here) == (24 if fold < 9 else 144), "calibration takes 128 examples of fold 9"
+        assert len({record.patient for record in here}) == len(here) * 17 // 24
         for label in LABELS:
             assert 0 < sum(label in record.labels for record in here) < len(here)
     assert any(len(record.labels) > 1 for record in records)
@@ -65,7 +65,7 @@ def test_folds_patients_and_labels(synthetic: Path) -> None:
 
 def test_reads_as_wfdb_reads_it_and_shows_the_signs(synthetic: Path, tmp_path: Path) -> None:
     data = SyntheticPTBXL().load(synthetic, tmp_path / "cache")
-    assert len(data.train) == 448
+    assert len(data.train) == 192
     record = wfdb.rdrecord(str(synthetic / "records100/00000/00001_lr"))
     assert tuple(record.sig_name) == LEADS
     assert (record.fs, record.sig_len, record.units) == (100, 1000, ["mV"] * 12)
