@@ -17,7 +17,7 @@ import pytest
 import torch
 import toy
 
-from harness import MeasureError, Profile, session
+from harness import Figure, MeasureError, Profile, session
 from harness.cli import main
 from harness.measure import pool
 from harness.plugins import Origin, Problem, installed
@@ -181,7 +181,7 @@ def test_a_run_leaves_records_samples_and_tables(suite: Suite) -> None:
     assert (record["synthetic"], record["preset"], record["axes"]["pruning"]) == (True, "smoke", "half")
     assert [step["step"] for step in record["steps"]] == ["train(epochs=1)", "halve(factor=0.5)"]
     assert record["steps"][1]["facts"] == {"factor": 0.5}
-    assert record["figures"]["parameters"]["value"] == 90
+    assert record["figures"]["weights"]["value"] == 90
     assert record["figures"]["undefined"]["value"] is None
     assert record["timing"]["ratio"]["value"] == pytest.approx(0.5, rel=1e-3)
     size = (preset("smoke").processes, preset("smoke").pairs)
@@ -209,6 +209,14 @@ def test_the_reference_is_compared_with_itself(suite: Suite) -> None:
 def test_a_reference_that_is_not_selected_is_built_all_the_same(suite: Suite) -> None:
     suite(TOYS, "-k", "conv and half", "--benchmark-json=run.json").assert_outcomes(passed=1, deselected=3)
     assert list(benchmarks()) == ["toys[toy-synthetic-conv-half-seed0]"]
+
+
+def test_two_metrics_cannot_give_one_figure(suite: Suite, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(toy.Mean, "figures", lambda self, task: (Figure("weights"),))
+    monkeypatch.setattr(toy.Mean, "compute", lambda self, evidence: {"weights": 1.0})
+    result = suite(TOYS, "-k", "conv and full")
+    result.assert_outcomes(failed=1, deselected=3)
+    assert "metrics 'mean' and 'weight' both give a figure 'weights'; rename one" in str(result.stdout)
 
 
 def test_the_folder_of_the_json_file_is_made(suite: Suite) -> None:
@@ -260,7 +268,7 @@ def test_disabled_benchmarks_are_built_and_evaluated_but_not_timed(suite: Suite)
     result = suite(TOYS, "-k", "conv", "--benchmark-disable")
     result.assert_outcomes(passed=2, deselected=2)
     text = "\n".join(result.outlines)
-    assert "parameters" in text
+    assert "weights" in text
     assert "latency" not in text
 
 

@@ -293,7 +293,7 @@ class Eager(Runtime):
 
 
 class Mean(Metric):
-    """The mean score, and the parameters, which tables look for."""
+    """The mean score, and a figure that is undefined."""
 
     name = "mean"
 
@@ -310,10 +310,10 @@ class Weight(Metric):
     name = "weight"
 
     def figures(self, task: Task) -> tuple[Figure, ...]:
-        return (Figure("parameters", better="lower", digits=0),)
+        return (Figure("weights", better="lower", digits=0),)
 
     def compute(self, evidence: Evidence) -> Mapping[str, float | None]:
-        return {"parameters": sum(weight.numel() for weight in evidence.model.parameters())}
+        return {"weights": sum(weight.numel() for weight in evidence.model.parameters())}
 
 
 @hookimpl
