@@ -141,3 +141,12 @@ def test_explaining_makes_no_store(run: Run) -> None:
     code, _, _ = run("explain", "abc", "--store", "nosuch")
     assert code == 4
     assert not Path("nosuch").exists()
+
+
+def test_an_interruption_is_one_line(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    def interrupt(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("harness.cli.status", interrupt)
+    assert main(["data", "status"]) == 130
+    assert capsys.readouterr().err == "harness: interrupted\n"

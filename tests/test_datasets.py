@@ -74,6 +74,14 @@ def test_a_named_root_without_the_data_is_an_error(
         resolve("toy", plugins, "elsewhere" if source == "option" else None)
 
 
+def test_an_incomplete_data_set_is_not_taken_for_an_absent_one(plugins: Plugins) -> None:
+    Path("data/toy").mkdir(parents=True)
+    assert resolve("toy", plugins, None).dataset.name == "toy-synthetic", "an empty folder holds nothing"
+    Path("data/toy/half.part").write_text("")
+    with pytest.raises(UsageError, match=r"data/toy is there but is no complete toy; fetch it again"):
+        resolve("toy", plugins, None)
+
+
 def test_without_a_stand_in_it_is_an_error(plugins: Plugins, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Toy, "stand_in", None)
     with pytest.raises(UsageError, match="nothing stands in for it"):
