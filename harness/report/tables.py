@@ -81,11 +81,13 @@ def _heading(records: Sequence[Record]) -> str:
     ]
     if axes["profile"]:
         parts.append(f"profile {axes['profile']}")
-    timing = first["timing"]
-    if timing is not None:
-        environment = timing["environment"][0]
+    timings = [timing for record in records if (timing := record["timing"]) is not None]
+    if timings:
+        environment = timings[0]["environment"][0]
+        pairs = sorted({timing["pairs"] for timing in timings})
+        shown = str(pairs[0]) if len(pairs) == 1 else f"{pairs[0]} to {pairs[-1]}"
         parts.append(
-            f"{timing['processes']} processes x {timing['pairs']} pairs, {environment['threads']} thread(s), "
+            f"{timings[0]['processes']} processes x {shown} pairs, {environment['threads']} thread(s), "
             f"{environment['allocator']}"
         )
     note = "\nSYNTHETIC DATA: these figures say nothing about the real world" if first["synthetic"] else ""
