@@ -16,7 +16,7 @@ from harness.plugins import installed
 from harness.training import fit, task_loss
 
 pytestmark = pytest.mark.slow
-EXAMPLES, ROUNDS = 1024, 5
+EXAMPLES, ROUNDS = 1024, 9
 TASK = Task((12, 1000), ("a", "b", "c", "d", "e"))
 
 
