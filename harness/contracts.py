@@ -1,6 +1,6 @@
 """The contracts: what a plugin brings, and the frozen values that pass between it and the harness.
 
-Importing this module loads no torch. Everything here is re-exported by ``harness``, which is what plugins import.
+Importing this module loads no torch. Plugins import what they need from ``harness``, or the smaller things from here.
 """
 
 from __future__ import annotations

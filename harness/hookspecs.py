@@ -91,7 +91,7 @@ def harness_cell_finished(record: Mapping[str, Any]) -> None:
 
         @hookimpl
         def harness_cell_finished(record):
-            print(record["cell"], record["figures"]["auroc"])
+            print(record["cell"], record["figures"]["auroc"]["value"])
     """
 
 

@@ -36,7 +36,7 @@ if TYPE_CHECKING:
 TIMED_INPUTS = 64
 #: Answers are computed on all CPUs, in a worker too: a kernel that crashes fails its own cell alone.
 EVALUATION = Profile(threads=os.cpu_count() or 1, affinity=None)
-PACKAGES = ("harness", "torch", "numpy", "scikit-learn", "pytest-benchmark")
+PACKAGES = ("harness", "torch", "numpy", "scipy", "pytest-benchmark")
 
 
 @dataclasses.dataclass(frozen=True)

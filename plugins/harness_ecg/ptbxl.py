@@ -72,7 +72,7 @@ class PTBXL(Dataset):
         return self._data(cached(cache, fingerprint, lambda: self._arrays(folder, parts, progress)))
 
     def fetch(self, folder: Path, progress: Progress = silent) -> None:
-        """Download the two tables and the 100 Hz recordings (about 0.6 GB), the tables last.
+        """Download the two tables and the 100 Hz recordings (about 0.5 GB), the tables last.
 
         So a folder whose download was interrupted is not yet recognised as PTB-XL; fetching again goes on.
         """
