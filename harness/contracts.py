@@ -301,6 +301,8 @@ class Step:
 
 #: Memory allocators that a profile can name; "system" is the C library's own.
 ALLOCATORS = ("system", "tcmalloc", "jemalloc", "mimalloc")
+#: Instruction sets that a profile can hold torch to; "auto" is the best that the processor has.
+INSTRUCTION_SETS = ("auto", "default", "avx2", "avx512")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -308,12 +310,15 @@ class Profile:
     """The environment of a timing. ``allocator`` is one of system, tcmalloc, jemalloc, mimalloc, or a preference order.
 
     ``affinity`` lists CPU numbers, or "auto" for as many as there are threads; ``onednn`` switches oneDNN's kernels.
+    ``isa`` is one of auto, default, avx2, avx512: the best instructions that torch's own kernels, oneDNN and MKL may
+    use (FBGEMM, which runs int8, chooses for itself).
     """
 
     threads: int = 1
     allocator: str | Sequence[str] = "system"
     affinity: Sequence[int] | Literal["auto"] | None = "auto"
     onednn: bool = True
+    isa: str = "auto"
     name: str = ""
 
     def __post_init__(self) -> None:
@@ -328,6 +333,10 @@ class Profile:
         for name in self.allocators:
             if name not in ALLOCATORS:
                 raise UsageError(f"Profile(allocator={name!r}): there is no such allocator{nearest(name, ALLOCATORS)}")
+        if self.isa not in INSTRUCTION_SETS:
+            raise UsageError(
+                f"Profile(isa={self.isa!r}): there is no such set{nearest(str(self.isa), INSTRUCTION_SETS)}"
+            )
         numbers = () if self.affinity in (None, "auto") else self.affinity
         if isinstance(numbers, str) or not all(isinstance(number, int) and number >= 0 for number in numbers or ()):
             raise UsageError(f"Profile(affinity={self.affinity!r}): None, 'auto' or a list of CPU numbers")

@@ -12,6 +12,7 @@ from harness.errors import UsageError, nearest
 
 #: Axes that every matrix has; all others map an option's name to a list of steps.
 FIXED_AXES = ("dataset", "architecture", "runtime", "profile", "seed")
+PROTOCOLS = ("paired", "single")
 OPTION_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+]*")
 
 DEFAULT_PROFILE = Profile()
@@ -57,6 +58,7 @@ class Cell:
     #: Whether the data set stands in for one that was not found.
     stands_in: bool = False
     skip: str | None = None
+    protocol: str = "paired"
 
     @property
     def name(self) -> str:
@@ -96,6 +98,8 @@ class Matrix:
     ``reference`` names, for axes of steps, the architecture or the seed, the option that cells are compared with; an
     axis of steps that it does not name is compared at its first option, and any other at the cell's own. ``skip``
     lists Skip rules.
+    ``protocol`` is how latency is measured: "paired" beside the reference in several processes, or "single", as study B
+    and most papers do it: 100 untimed calls, then the mean of 1,000 in one process, to meet published figures.
     ``columns`` is the axis that tables spread over their columns: by default the axis of steps with the most options.
 
     Raises UsageError, naming the axis, for anything that does not fit.
@@ -112,6 +116,7 @@ class Matrix:
         reference: Mapping[str, str | int] | None = None,
         skip: Sequence[Skip] = (),
         columns: str | None = None,
+        protocol: str = "paired",
         **axes: Mapping[str, Sequence[Step]],
     ) -> None:
         self.datasets = _names("dataset", dataset)
@@ -130,6 +135,9 @@ class Matrix:
         self.axes = {name: _options(name, options) for name, options in axes.items()}
         self.columns = columns or max(self.axes, key=lambda name: len(self.axes[name]), default="architecture")
         self.skip = tuple(skip)
+        if protocol not in PROTOCOLS:
+            raise UsageError(f"protocol {protocol!r} is unknown{nearest(protocol, PROTOCOLS)}")
+        self.protocol = protocol
         self.reference: dict[str, str | int] = {name: next(iter(options)) for name, options in self.axes.items()}
         self.reference.update(reference or {})
         self._check_names()
@@ -224,6 +232,7 @@ class Matrix:
                         id=self._id(axes, shown),
                         stands_in=used != dataset,
                         skip=reason,
+                        protocol=self.protocol,
                     )
 
     def _id(self, axes: Mapping[str, str | int], show_dataset: bool) -> str:

@@ -12,8 +12,9 @@ from harness.errors import UsageError, nearest
 class Preset:
     """The size of a run.
 
-    ``processes`` time ``pairs`` each after ``warmup`` calls, fewer of both when they take more than about ``seconds``
-    (None: never fewer). ``seeds`` bounds the seed axis, ``evaluation`` the validation and test examples.
+    ``processes`` time ``pairs`` each after at most ``warmup`` calls, which end when they are steady; fewer of both when
+    they take more than about ``seconds`` (None: never fewer). ``seeds`` bounds the seed axis, ``evaluation`` the
+    validation and test examples.
     """
 
     name: str
@@ -50,13 +51,13 @@ PRESETS = {
     preset.name: preset
     for preset in (
         Preset(
-            "smoke", "seconds, to see that it runs; its quality means nothing", 2, 12, 5, 0.2, seeds=1, evaluation=512
+            "smoke", "seconds, to see that it runs; its quality means nothing", 2, 12, 60, 0.2, seeds=1, evaluation=512
         ),
         Preset(
-            "quick", "minutes, the default: short training on a part of the data, one seed", 4, 50, 20, 0.3, seeds=1
+            "quick", "minutes, the default: short training on a part of the data, one seed", 4, 50, 100, 0.3, seeds=1
         ),
-        # 6 x 120 samples are enough for the 99th percentile, and study B warms up with 100 calls.
-        Preset("study", "as published: all data, all epochs, all seeds", 6, 120, 100),
+        # 6 x 120 samples are enough for the 99th percentile.
+        Preset("study", "as published: all data, all epochs, all seeds", 6, 120, 300),
     )
 }
 

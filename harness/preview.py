@@ -11,6 +11,7 @@ import torch
 from harness.contracts import Step, Task, Training
 from harness.errors import HarnessError, UsageError
 from harness.keys import key_of
+from harness.measure.warmup import WINDOW
 from harness.operations import count, parameters
 from harness.plan import Node, Plan
 from harness.plugins import Plugins
@@ -89,7 +90,8 @@ class Estimate:
 
     def time(self, macs: int | None, preset: Preset) -> float:
         """Seconds to time and evaluate one cell."""
-        pairs = (preset.pairs + preset.warmup) * 2 * (macs or 0) / INFERENCE_RATE
+        calls = preset.pairs + min(preset.warmup, 2 * WINDOW)  # that many when they are steady from the start
+        pairs = calls * 2 * (macs or 0) / INFERENCE_RATE
         bounded = pairs if preset.seconds is None else min(pairs, 2 * preset.seconds)
         return CELL_OVERHEAD + preset.processes * bounded
 

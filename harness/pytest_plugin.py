@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -9,9 +10,10 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from harness.errors import HarnessError, Unsupported, UsageError, explain_disk_errors
-from harness.matrix import Cell, Matrix
+from harness.margin import DEFAULT_MARGIN, format_margin, parse_margin
+from harness.matrix import PROTOCOLS, Cell, Matrix
 from harness.plugins import installed
-from harness.presets import PRESETS, preset
+from harness.presets import PRESETS, Preset, preset
 from harness.record import FIELD, SAMPLES, Record
 from harness.suite import cells_of
 
@@ -51,6 +53,24 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         "--harness-store", metavar="DIR", default=".harness", help="where artefacts are kept (default: .harness)"
     )
     group.addoption(
+        "--harness-margin",
+        default=format_margin(DEFAULT_MARGIN),
+        metavar="SHARE",
+        help="the difference in latency that matters; verdicts are given at it (default: %(default)s)",
+    )
+    group.addoption(
+        "--harness-processes",
+        type=int,
+        metavar="N",
+        help="how many processes time each cell, at least 2 (default: the preset's); more of them see smaller changes",
+    )
+    group.addoption(
+        "--harness-protocol",
+        choices=PROTOCOLS,
+        help="how latency is measured, whatever the suite says: paired beside the reference in several processes, or "
+        "single, as most papers do: the mean of one process",
+    )
+    group.addoption(
         "--harness-device",
         choices=("cpu", "cuda"),
         default="cpu",
@@ -60,10 +80,14 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 def pytest_configure(config: pytest.Config) -> None:
     config.stash[STATE] = State()
-    try:
-        preset(config.getoption("--harness-preset"))
-    except UsageError as error:
-        raise pytest.UsageError(f"--harness-preset: {error}") from None
+    for option, check in (("--harness-preset", preset), ("--harness-margin", parse_margin)):
+        try:
+            check(config.getoption(option))
+        except UsageError as error:
+            raise pytest.UsageError(f"{option}: {error}") from None
+    processes = config.getoption("--harness-processes")
+    if processes is not None and processes < 2:
+        raise pytest.UsageError(f"--harness-processes {processes}: an interval needs at least 2")
 
 
 # ------------------------------------------------------------------------------------------------------ collection
@@ -80,6 +104,9 @@ class CellItem(pytest.Function):
 
 class ReplayClock:
     """The worker's clock as a timer: it stands still but for the samples that are played to it."""
+
+    #: How pytest-benchmark's file names the timer.
+    __name__ = "perf_counter_ns of the workers"
 
     def __init__(self) -> None:
         self.now = 0.0
@@ -110,6 +137,11 @@ def _items(collector: pytest.Module, name: str, matrix: Matrix) -> list[CellItem
     config = collector.config
     if not config.pluginmanager.has_plugin("benchmark"):
         raise UsageError("the plugin pytest-benchmark is switched off; cells need it, so run without -p no:benchmark")
+    if hasattr(config, "workerinput") and not _left_out(config):
+        raise UsageError(
+            "cells cannot run in the workers of pytest-xdist, for their timings would disturb each other; "
+            "run without -n, or leave all cells out with --benchmark-skip"
+        )
     cells = cells_of(
         matrix,
         name,
@@ -126,7 +158,9 @@ def _items(collector: pytest.Module, name: str, matrix: Matrix) -> list[CellItem
         item = CellItem.from_parent(collector, name=f"{name}[{cell.id}]", callobj=_run_cell, fixtureinfo=fixtures)
         fixtures = item._fixtureinfo
         item.cell = cell
-        item.add_marker(pytest.mark.benchmark(timer=clock, group=f"{name} {cell.dataset} {cell.architecture}"))
+        group = f"{name} {cell.dataset} {cell.architecture}"
+        # cProfile sees this process alone, and would show how samples are replayed.
+        item.add_marker(pytest.mark.benchmark(timer=clock, group=group, cprofile=False))
         # A cell that fails has nothing to hand to the fixture, and needs no second complaint about that.
         item.add_marker(pytest.mark.filterwarnings("ignore:Benchmark fixture was not used"))
         if cell.skip is not None:
@@ -143,8 +177,7 @@ def _run_cell(request: pytest.FixtureRequest, benchmark: Any) -> None:
     """What a cell's item does: measure, hand the samples to pytest-benchmark, and leave the record with them."""
     item: CellItem = request.node
     state = request.config.stash[STATE]
-    if state.session is None:
-        raise pytest.UsageError("cells cannot run in the workers of pytest-xdist: timings would disturb each other")
+    assert state.session is not None  # for pytest_runtestloop made it
     measured = _measure(state.session, item.cell)
     if isinstance(measured, HarnessError):
         if isinstance(measured, Unsupported):
@@ -152,17 +185,14 @@ def _run_cell(request: pytest.FixtureRequest, benchmark: Any) -> None:
         pytest.fail(f"{item.cell.id}: {measured}", pytrace=False)
     state.records.append(measured.record)
     benchmark.extra_info[FIELD] = measured.record
+    benchmark.param, benchmark.params = item.cell.id, dict(item.cell.axes)  # --benchmark-group-by=param:precision
     if measured.samples is None:
         benchmark.pedantic(lambda: None)
         return
-    samples = measured.samples
-    arrays = (samples.reference, samples.candidate, samples.reference_first, samples.inputs)
-    benchmark.extra_info[SAMPLES] = dict(
-        zip(("reference", "candidate", "reference_first", "inputs"), (array.tolist() for array in arrays), strict=True)
-    )
+    benchmark.extra_info[SAMPLES] = measured.samples.kept
     clock: ReplayClock = item.get_closest_marker("benchmark").kwargs["timer"]  # type: ignore[union-attr]
-    clock.load(samples.candidate.ravel().tolist())
-    benchmark.pedantic(clock.play, rounds=samples.candidate.size, iterations=1)
+    clock.load(measured.samples.candidate.ravel().tolist())
+    benchmark.pedantic(clock.play, rounds=measured.samples.candidate.size, iterations=1)
 
 
 def _measure(run: Session, cell: Cell) -> Measured | HarnessError:
@@ -178,7 +208,7 @@ def pytest_runtestloop(session: pytest.Session) -> Iterator[None]:
     config = session.config
     items = [item for item in session.items if isinstance(item, CellItem)]
     broken = session.testsfailed and not config.option.continue_on_collection_errors
-    if not items or broken or config.option.collectonly or hasattr(config, "workerinput"):
+    if not items or broken or config.option.collectonly or _left_out(config):
         return (yield)
     from harness.session import Options
     from harness.session import Session as Run
@@ -186,15 +216,18 @@ def pytest_runtestloop(session: pytest.Session) -> Iterator[None]:
     state = config.stash[STATE]
     reporter = config.pluginmanager.get_plugin("terminalreporter")
     options = Options(
-        preset=preset(config.getoption("--harness-preset")),
+        preset=_preset(config),
         store=Path(config.getoption("--harness-store")),
         data=config.getoption("--harness-data"),
         device=config.getoption("--harness-device"),
-        timed=not config.getoption("benchmark_disable", False),
+        margin=parse_margin(config.getoption("--harness-margin")),
+        protocol=config.getoption("--harness-protocol"),
+        timed=config.getoption("benchmark_enable") or not config.getoption("benchmark_disable"),
     )
     cells = [item.cell for item in items]
     try:
-        _make_room(config.getoption("benchmark_json", None))
+        _make_room(config.getoption("benchmark_json"))
+        _check_plots(config.getoption("benchmark_histogram"))
         state.session = Run(cells, state.known, installed(), options, None if reporter is None else reporter._tw._file)
         with state.session as run:
             state.selected = len(cells)
@@ -207,11 +240,22 @@ def pytest_runtestloop(session: pytest.Session) -> Iterator[None]:
                 session.items.clear()
                 return (yield)
             run.build()
-            return (yield)
+            try:
+                result = yield
+            except BaseException:
+                run.settle(confirm=False)  # what was measured goes into the file, with the verdicts that it allows
+                raise
+            run.settle()
+            return result
     except UsageError as error:
         raise pytest.UsageError(str(error)) from None
     except HarnessError as error:
         pytest.exit(f"harness: {error}", returncode=pytest.ExitCode.TESTS_FAILED)
+
+
+def _preset(config: pytest.Config) -> Preset:
+    chosen, processes = preset(config.getoption("--harness-preset")), config.getoption("--harness-processes")
+    return chosen if processes is None else dataclasses.replace(chosen, processes=processes)
 
 
 def _make_room(file: Path | None) -> None:
@@ -221,6 +265,20 @@ def _make_room(file: Path | None) -> None:
             raise UsageError(f"--benchmark-json={file} is a folder; name a file")
         with explain_disk_errors(f"--benchmark-json={file} cannot be written", "or choose another file"):
             file.parent.mkdir(parents=True, exist_ok=True)
+
+
+def _check_plots(histogram: Sequence[str]) -> None:
+    """Ask for what draws histograms now, for pytest-benchmark does so only after everything was measured."""
+    if histogram:
+        try:
+            import pytest_benchmark.histogram  # noqa: F401
+        except ImportError as error:
+            raise UsageError(f"--benchmark-histogram: {error.args[-1]}") from None
+
+
+def _left_out(config: pytest.Config) -> bool:
+    """Whether pytest-benchmark skips every cell."""
+    return config.getoption("benchmark_skip") and not config.getoption("benchmark_only")
 
 
 def pytest_sessionfinish(session: pytest.Session, exitstatus: int) -> None:
@@ -241,6 +299,8 @@ def pytest_report_collectionfinish(config: pytest.Config) -> list[str]:
     stand_ins = sorted({cell.dataset for cell in config.stash[STATE].known.values() if cell.stands_in})
     lines = [f"harness: preset {preset_name}, store {store}"]
     lines += [f"harness: no real data found, so {name} is used; harness data status says more" for name in stand_ins]
+    if config.getoption("benchmark_cprofile"):
+        lines.append("harness: --benchmark-cprofile leaves cells out, for it cannot look into their worker processes")
     return lines + _untold(config)
 
 
@@ -252,6 +312,7 @@ def _untold(config: pytest.Config) -> list[str]:
     return problems
 
 
+@pytest.hookimpl(tryfirst=True)  # a regression that pytest-benchmark finds ends the summary
 def pytest_terminal_summary(terminalreporter: Any, config: pytest.Config) -> None:
     """The tables of this run, and what plugins did wrong."""
     state = config.stash[STATE]

@@ -42,16 +42,81 @@ class Interval(TypedDict):
     method: str
 
 
-class Timing(TypedDict):
-    """How the latency was measured: candidate over reference, paired; the environment is what each worker verified."""
+class SignalRecord(TypedDict):
+    """A sign that the machine was disturbed: ``beyond`` its limit it contaminates the cell. None: not known here."""
 
+    signal: str
+    value: float | None
+    limit: float
+    beyond: bool
+
+
+class ItselfRecord(TypedDict):
+    """The reference timed against a copy of itself in the same run and profile.
+
+    ``smallest_change`` is the relative change that the cell's number of processes would have detected with a power of
+    80 %.
+    """
+
+    sha256: str
+    ratio: Interval
+    per_process: list[float]
+    smallest_change: float | None
+
+
+class Confirmation(TypedDict):
+    """What fresh processes measured of a cell that was slower."""
+
+    ratio: Interval
+    per_process: list[float]
+
+
+class VerdictRecord(TypedDict):
+    """What the ratio says at a ``margin`` (0.01 is 1 %): faster, slower, same, inconclusive, or contaminated.
+
+    ``p`` is adjusted for the cells of the matrix; ``processes_needed`` would settle an inconclusive cell.
+    """
+
+    kind: str
+    margin: float
+    p: float | None
+    processes_needed: int | None
+    reason: str
+    confirmation: Confirmation | None
+
+
+class Cost(TypedDict):
+    """Seconds that the timing took on the clock, and those that the timed calls took."""
+
+    wall: float
+    calls: float
+
+
+class Timing(TypedDict):
+    """How the latency was measured; ``ratio`` is candidate over reference, the environment what each worker verified.
+
+    Of the protocol "single" (study B's: the mean of one process) there is no more than the entries that all have.
+    The others: ``steady``, whether the warm-up ended so; ``bootstrap``, a second interval of the ratio;
+    ``per_process``, each process's ratio; ``canary``, the canary's nanoseconds, a list a process, in the order of time.
+    """
+
+    protocol: NotRequired[str]
     profile: dict[str, Any]
     processes: int
     pairs: int
     warmup: int
     ratio: Interval
     environment: list[dict[str, Any]]
-    involuntary_switches: list[int]
+    steady: NotRequired[bool | None]
+    bootstrap: NotRequired[Interval | None]
+    per_process: NotRequired[list[float]]
+    involuntary_switches: NotRequired[list[int]]
+    load: NotRequired[dict[str, Any]]
+    signals: NotRequired[list[SignalRecord]]
+    canary: NotRequired[list[list[int]]]
+    itself: NotRequired[ItselfRecord]
+    verdict: NotRequired[VerdictRecord]
+    cost: NotRequired[Cost]
 
 
 class ArtefactRecord(TypedDict):
@@ -93,7 +158,12 @@ class Record(TypedDict):
     test_examples: int
     timing: Timing | None
     versions: dict[str, str]
-    problems: NotRequired[list[str]]
+    machine: NotRequired[dict[str, Any]]
+
+
+def interval(value: float, low: float | None, high: float | None, level: float, method: str) -> Interval:
+    """An Interval from its entries."""
+    return {"value": value, "low": low, "high": high, "level": level, "method": method}
 
 
 def read(file: Path) -> list[Record]:

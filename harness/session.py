@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 import os
 import platform
-import shutil
 from collections.abc import Mapping, Sequence
 from importlib.metadata import version
 from pathlib import Path
@@ -18,19 +17,21 @@ from harness import plan as planning
 from harness.contracts import Profile
 from harness.datasets import Library
 from harness.errors import CellError, HarnessError, MeasureError, UsageError, describe_error, explain_disk_errors
-from harness.keys import plain
+from harness.latency import Pair, Samples, Timekeeper
+from harness.margin import DEFAULT_MARGIN
 from harness.matrix import Cell
+from harness.measure import machine
 from harness.measure.profile import worker_environment
 from harness.plugins import Plugins
 from harness.presets import Preset
 from harness.progress import Display
-from harness.record import SCHEMA, FigureValue, Interval, Record, StepRecord, Timing
+from harness.record import SCHEMA, FigureValue, Interval, Record, StepRecord, Timing, interval
 from harness.store import Artefact, Store, sha256_of
 
 if TYPE_CHECKING:
     from harness.evaluate import CellEvidence
     from harness.execute import Executor
-    from harness.measure.pool import PairedSamples, Workers
+    from harness.measure.pool import Workers
 
 #: Real test examples that the timed calls take in turn.
 TIMED_INPUTS = 64
@@ -49,14 +50,18 @@ class Options:
     device: str = "cpu"
     #: False evaluates cells without timing them.
     timed: bool = True
+    #: The relative difference in latency that matters: verdicts are given at it.
+    margin: float = DEFAULT_MARGIN
+    #: How all cells are timed, whatever their matrix says.
+    protocol: str | None = None
 
 
 @dataclasses.dataclass(frozen=True)
 class Measured:
-    """A cell's record and its samples: nanoseconds, (processes, pairs); None when nothing was timed."""
+    """A cell's record and its samples; None when nothing was timed. The record gets its verdict from ``settle``."""
 
     record: Record
-    samples: PairedSamples | None
+    samples: Samples | None
 
 
 class Session:
@@ -84,8 +89,11 @@ class Session:
         self.plan = planning.make(cells.values(), plugins, self.library.fingerprint, options.preset, options.device)
         self._executor: Executor | None = None
         self._workers: Workers | None = None
+        self._timekeeper: Timekeeper | None = None
+        self._machine = machine.facts()
         self._evidence: dict[tuple[str, str, str], CellEvidence] = {}
-        self._folder = self.store.scratch()
+        self._scratch = self.store.scratch()
+        self._folder = self._scratch.folder
 
     def __enter__(self) -> Session:
         return self
@@ -98,7 +106,7 @@ class Session:
         if self._workers is not None:
             self._workers.close()
             self._workers = None
-        shutil.rmtree(self._folder, ignore_errors=True)
+        self._scratch.close()
 
     @property
     def executor(self) -> Executor:
@@ -149,9 +157,9 @@ class Session:
         reference_artefact = self.executor.build(self._key(reference))
         evidence = self._evidence_of(cell, candidate_artefact)
         base = self._evidence_of(reference, reference_artefact)
-        samples = None
+        timing, samples = None, None
         if self.options.timed:
-            samples = self._time(cell, base.file, evidence.file)
+            timing, samples = self._time(Pair(cell, base.file, evidence.file, self._inputs(cell.dataset)))
             if samples.candidate_sha256 != evidence.sha256 or samples.reference_sha256 != base.sha256:
                 raise CellError(
                     f"a deployed file of {cell.id} changed between its evaluation and its timing; run again"
@@ -177,7 +185,8 @@ class Session:
             "figures": figures,
             "differences": self._differences(base, evidence),
             "test_examples": len(evidence.targets),
-            "timing": None if samples is None else self._timing(cell, samples),
+            "timing": timing,
+            "machine": dict(self._machine),
             "versions": {"python": platform.python_version(), **{name: version(name) for name in PACKAGES}},
         }
         self.plugins.notify("harness_cell_finished", record=record)
@@ -221,20 +230,20 @@ class Session:
                 np.save(file, np.ascontiguousarray(inputs))
         return file
 
-    def _time(self, cell: Cell, reference: Path, candidate: Path) -> PairedSamples:
-        preset = self.options.preset
-        return self._pool().time_pair(
-            profile=cell.profile,
-            runtime=cell.runtime,
-            reference=reference,
-            candidate=candidate,
-            inputs=self._inputs(cell.dataset),
-            processes=preset.processes,
-            pairs=preset.pairs,
-            warmup=preset.warmup,
-            seed=cell.seed,
-            seconds=preset.seconds,
-        )
+    def _time(self, pair: Pair) -> tuple[Timing, Samples]:
+        if self._timekeeper is None:
+            self._timekeeper = Timekeeper(self._pool(), self.options.preset, self.options.margin, self.display.say)
+        if (self.options.protocol or pair.cell.protocol) == "single":
+            return self._timekeeper.time_alone(pair)
+        return self._timekeeper.time(pair)
+
+    def settle(self, confirm: bool = True) -> None:
+        """Judge the latencies of all cells measured so far, and write the verdicts into their records.
+
+        ``confirm`` times those that are slower again, by fresh processes; without it none is called slower.
+        """
+        if self._timekeeper is not None:
+            self._timekeeper.settle(confirm)
 
     def _pool(self) -> Workers:
         if self._workers is None:
@@ -273,26 +282,9 @@ class Session:
     def _differences(self, reference: CellEvidence, candidate: CellEvidence) -> dict[str, Interval]:
         from harness.quality import macro_auroc, paired_bootstrap
 
-        interval = paired_bootstrap(
-            macro_auroc, reference.scores, candidate.scores, candidate.targets, candidate.patients
-        )
-        method = f"bootstrap over {interval.patients} patients, {interval.repetitions} samples"
-        return {"auroc": _interval(interval.estimate, interval.low, interval.high, interval.level, method)}
-
-    def _timing(self, cell: Cell, samples: PairedSamples) -> Timing:
-        from harness.measure.statistics import paired_ratio
-
-        ratio = paired_ratio(samples.reference, samples.candidate)
-        method = ratio.reason or f"Student's t over {ratio.processes} processes"
-        return {
-            "profile": plain(cell.profile),
-            "processes": ratio.processes,
-            "pairs": ratio.pairs,
-            "warmup": samples.warmup,
-            "ratio": _interval(ratio.ratio, ratio.low, ratio.high, ratio.level, method),
-            "environment": [dict(entry) for entry in samples.environment],
-            "involuntary_switches": [int(count) for count in samples.involuntary_switches],
-        }
+        found = paired_bootstrap(macro_auroc, reference.scores, candidate.scores, candidate.targets, candidate.patients)
+        method = f"bootstrap over {found.patients} patients, {found.repetitions} samples"
+        return {"auroc": interval(found.estimate, found.low, found.high, found.level, method)}
 
     def _steps(self, key: str) -> list[StepRecord]:
         rows: list[StepRecord] = []
@@ -302,7 +294,3 @@ class Session:
                 facts, seconds = ({}, None) if made is None else (dict(made.facts), made.seconds)
                 rows.append({"step": planning.describe(node.step), "facts": facts, "seconds": seconds})
         return rows
-
-
-def _interval(value: float, low: float | None, high: float | None, level: float, method: str) -> Interval:
-    return {"value": value, "low": low, "high": high, "level": level, "method": method}

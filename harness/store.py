@@ -17,6 +17,7 @@ from filelock import FileLock, Timeout
 
 from harness.errors import StoreError, UsageError, explain_disk_errors
 from harness.keys import key_of, plain
+from harness.scratch import Scratch, prefix
 
 MODEL = "model.safetensors"
 META = "artefact.json"
@@ -56,15 +57,11 @@ class Store:
         """The folder for the checkpoints of the step that makes ``key``; gone once the artefact is there."""
         return self._made(self.root / "progress" / key)
 
-    def scratch(self) -> Path:
-        """A new folder for this process' temporary files; those that a killed process left are removed."""
+    def scratch(self) -> Scratch:
+        """A new folder for this process' temporary files; what killed processes left is removed."""
         home = self._made(self.root / "tmp")
-        for left in home.iterdir():
-            process = left.name.partition("-")[0]
-            if process.isdecimal() and not _alive(int(process)):
-                shutil.rmtree(left, ignore_errors=True)
         with self._told("create a folder"):
-            return Path(tempfile.mkdtemp(dir=home, prefix=f"{os.getpid()}-"))
+            return Scratch(home)
 
     def has(self, key: str) -> bool:
         """Whether a sound artefact lies under ``key``."""
@@ -116,7 +113,7 @@ class Store:
         folder = self._folder(key)
         with self._told("write an artefact"):
             folder.parent.mkdir(parents=True, exist_ok=True)
-            with tempfile.TemporaryDirectory(dir=folder.parent, prefix=".new-") as temporary:
+            with tempfile.TemporaryDirectory(dir=self._made(self.root / "tmp"), prefix=prefix()) as temporary:
                 new = Path(temporary) / key
                 new.mkdir()
                 write(new / MODEL)
@@ -180,16 +177,6 @@ class Store:
     def _told(self, what: str) -> Iterator[None]:
         with explain_disk_errors(f"cannot {what} in {self.root}", "or choose another store"):
             yield
-
-
-def _alive(process: int) -> bool:
-    try:
-        os.kill(process, 0)
-    except ProcessLookupError:
-        return False
-    except PermissionError:
-        pass
-    return True
 
 
 def sha256_of(file: Path) -> str:

@@ -1,6 +1,6 @@
 """PTB-XL, three networks: what each compression saves and what it costs (Holda et al. 2026)."""
 
-from harness import Matrix, Profile, train
+from harness import Matrix, Profile, Skip, train
 from harness_compress import distill, prune, quantize
 
 ptbxl = Matrix(
@@ -11,7 +11,11 @@ ptbxl = Matrix(
     precision={"float32": [], "int8": [quantize("ptq-int8")]},
     seed=range(5),
     profile={
-        "rnn": Profile(threads=1, allocator=["tcmalloc", "system"]),
+        "rnn": [
+            Profile(threads=1, allocator=["tcmalloc", "system"], name="onednn"),
+            Profile(threads=1, allocator=["tcmalloc", "system"], name="native", onednn=False),
+        ],
         "*": Profile(threads=1, allocator=["jemalloc", "system"]),
     },
+    skip=[Skip("the plain recipe tells what oneDNN does", training="distilled", profile="native")],
 )

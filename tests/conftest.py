@@ -14,10 +14,12 @@ import pytest
 sys.path.insert(0, str(Path(__file__).parent))
 
 import toy
+from fakes import HEAD, Suite, Workers
 
 from harness import plugins as plugins_module
 from harness.datasets import Library
 from harness.matrix import Cell
+from harness.measure import pool
 from harness.plan import make
 from harness.plugins import Origin, Plugins
 from harness.presets import preset
@@ -92,3 +94,32 @@ def toy_distribution(tmp_path: Path) -> Path:
     (information / "entry_points.txt").write_text("[harness]\ntoy = toy\n")
     (site / "toy.py").write_text(Path(toy.__file__).read_text())
     return site
+
+
+@pytest.fixture(scope="module")
+def everything_imported() -> None:
+    """pytester forgets what is first imported within it, and torch cannot be imported twice: so it is done before."""
+    import harness.evaluate
+    import harness.measure.statistics
+    import harness.report.plan
+    import harness.report.tables
+    from harness.training import fit
+
+    part, conv = toy.part(8, 0), toy.Conv()
+    fit(conv.build(toy.Toy.task), part, part, conv.training("train"), seed=0)
+    harness.report.tables.tables([])
+
+
+@pytest.fixture
+def suite(
+    everything_imported: None, toy_installed: ModuleType, pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch
+) -> Suite:
+    """Runs pytest, in this process, on a suite with this source."""
+    monkeypatch.setattr(pool, "Workers", Workers)
+    monkeypatch.delenv("PYTEST_ADDOPTS", raising=False)
+
+    def run(source: str, *options: str) -> pytest.RunResult:
+        (pytester.path / "suite.py").write_text(HEAD + source)
+        return pytester.runpytest_inprocess("suite.py", "-p", "no:cacheprovider", "--harness-preset=smoke", *options)
+
+    return run

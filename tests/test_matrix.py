@@ -200,3 +200,10 @@ def test_ten_thousand_cells_in_a_moment_and_linearly() -> None:
     small, large = seconds(20), seconds(100)
     assert large < 3
     assert large < 15 * small
+
+
+def test_a_protocol_is_one_that_there_is() -> None:
+    assert next(Matrix(dataset="toy", architecture="conv").cells("m")).protocol == "paired"
+    assert next(Matrix(dataset="toy", architecture="conv", protocol="single").cells("m")).protocol == "single"
+    with pytest.raises(UsageError, match="protocol 'singel' is unknown; did you mean 'single'"):
+        Matrix(dataset="toy", architecture="conv", protocol="singel")

@@ -2,107 +2,30 @@
 
 from __future__ import annotations
 
-import json
 import os
 import subprocess
 import sys
 import time
-from collections.abc import Callable
 from pathlib import Path
-from types import ModuleType, SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pytest
-import torch
 import toy
+from fakes import HEAD, TOYS, Suite, Workers, benchmarks
 
 from harness import Figure, MeasureError, Profile, session
 from harness.cli import main
-from harness.measure import pool
+from harness.measure.machine import facts
 from harness.plugins import Origin, Problem, installed
 from harness.presets import preset
-from harness.store import sha256_of
 
-Suite = Callable[..., pytest.RunResult]
-
-HEAD = "from harness import *\n"
-TOYS = """
-toys = Matrix(
-    dataset="toy", architecture=["conv", "lstm"], runtime="eager", seed=range(2),
-    pruning={"full": [train(epochs=1)], "half": [train(epochs=1), step("halve")]},
-)
-"""
 FAILING = """
 toys = Matrix(
     dataset="toy", architecture="conv", runtime="eager",
     steps={"fine": [], "broken": [step("broken")], "picky": [step("picky")], "half": [step("halve")]},
 )
 """
-
-
-class Workers:
-    """Stand in for timing workers: the candidate takes half the reference's time."""
-
-    def time_pair(self, reference: Path, candidate: Path, processes: int, pairs: int, **_: Any) -> SimpleNamespace:
-        assert reference.is_file()
-        assert candidate.is_file()
-        base = np.random.default_rng(0).integers(90_000, 110_000, (processes, pairs))
-        return SimpleNamespace(
-            reference=base,
-            candidate=base if reference == candidate else base // 2,
-            reference_first=base % 2 == 0,
-            inputs=base % 64,
-            reference_sha256=sha256_of(reference),
-            candidate_sha256=sha256_of(candidate),
-            environment=({"allocator": "system", "threads": 1},) * processes,
-            collections=(0,) * processes,
-            warmup=20,
-            involuntary_switches=(0,) * processes,
-        )
-
-    def memory(self, *_: Any) -> SimpleNamespace:
-        return SimpleNamespace(baseline=10**8, peak=10**8 + 4096)
-
-    def predict(self, profile: Profile, runtime: str, file: Path, inputs: Path, output: Path) -> Any:
-        predictor = installed().runtimes.get(runtime).load(file)
-        return predictor(torch.from_numpy(np.load(inputs))).numpy()
-
-    def close(self) -> None:
-        pass
-
-
-@pytest.fixture(scope="module")
-def everything_imported() -> None:
-    """pytester forgets what is first imported within it, and torch cannot be imported twice: so it is done before."""
-    import harness.evaluate
-    import harness.measure.statistics
-    import harness.report.plan
-    import harness.report.tables
-    from harness.training import fit
-
-    part, conv = toy.part(8, 0), toy.Conv()
-    fit(conv.build(toy.Toy.task), part, part, conv.training("train"), seed=0)
-    harness.report.tables.tables([])
-
-
-@pytest.fixture
-def suite(
-    everything_imported: None, toy_installed: ModuleType, pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch
-) -> Suite:
-    """Runs pytest, in this process, on a suite with this source."""
-    monkeypatch.setattr(pool, "Workers", Workers)
-    monkeypatch.delenv("PYTEST_ADDOPTS", raising=False)
-
-    def run(source: str, *options: str) -> pytest.RunResult:
-        (pytester.path / "suite.py").write_text(HEAD + source)
-        return pytester.runpytest_inprocess("suite.py", "-p", "no:cacheprovider", "--harness-preset=smoke", *options)
-
-    return run
-
-
-def benchmarks(file: str = "run.json") -> dict[str, dict[str, Any]]:
-    return {entry["name"]: entry for entry in json.loads(Path(file).read_text())["benchmarks"]}
 
 
 # ---------------------------------------------------------------------------------------------------- collecting
@@ -367,6 +290,99 @@ def test_a_device_that_is_not_there_is_an_error_of_use(suite: Suite, monkeypatch
     result = suite(TOYS, "--harness-device=cuda")
     assert result.ret == pytest.ExitCode.USAGE_ERROR
     assert "--harness-device cuda: torch sees no such device here" in "\n".join([*result.outlines, *result.errlines])
+
+
+# -------------------------------------------------------------------------------------------------------- verdicts
+
+
+def verdicts(file: str = "run.json") -> dict[str, dict[str, Any]]:
+    found = {name.partition("[")[2][:-1]: entry["extra_info"]["harness"] for name, entry in benchmarks(file).items()}
+    return {name: record["timing"]["verdict"] for name, record in found.items()}
+
+
+def test_verdicts_reach_the_file_and_the_table(suite: Suite) -> None:
+    result = suite(TOYS, "--benchmark-json=run.json", "--harness-margin=2%")
+    found = verdicts()
+    assert {name: verdict["kind"] for name, verdict in found.items()} == {
+        "toy-synthetic-conv-full-seed0": "same",
+        "toy-synthetic-conv-half-seed0": "faster",
+        "toy-synthetic-lstm-full-seed0": "same",
+        "toy-synthetic-lstm-half-seed0": "faster",
+    }
+    assert {verdict["margin"] for verdict in found.values()} == {0.02}
+    text = "\n".join(result.outlines)
+    assert "verdict at 2 %" in text
+    assert "The reference timed against itself: 1.0000 [1.0000, 1.0000]." in text
+
+
+def test_what_is_slower_is_confirmed_before_the_file_is_written(suite: Suite, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Workers, "speed", 1.5)
+    result = suite(TOYS, "-k", "conv", "--benchmark-json=run.json")
+    assert result.ret == 0, "slower than the reference is a finding, and no failure"
+    found = verdicts()["toy-synthetic-conv-half-seed0"]
+    assert found["kind"] == "slower"
+    assert found["confirmation"]["ratio"]["value"] == pytest.approx(1.5, rel=0.001)
+    samples = benchmarks()["toys[toy-synthetic-conv-half-seed0]"]["extra_info"]["harness_samples"]
+    assert len(samples["confirmation_candidate"]) == preset("smoke").processes
+    assert "harness: 1 cells are slower than their reference" in "\n".join(result.outlines)
+
+
+def test_an_interrupted_run_keeps_the_verdicts_that_need_no_confirmation(
+    suite: Suite, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    original = Workers.time_pair
+    calls: list[Path] = []
+
+    def interrupt(self: Workers, candidate: Path, **arguments: Any) -> Any:
+        calls.append(candidate)
+        if len(calls) == 4:
+            pytest.exit("stopped")  # as Ctrl-C, which pytester would take for its own
+        return original(self, candidate=candidate, **arguments)
+
+    monkeypatch.setattr(Workers, "time_pair", interrupt)
+    result = suite(TOYS, "--benchmark-json=run.json")
+    assert "stopped" in "\n".join(result.outlines)
+    assert [verdict["kind"] for verdict in verdicts().values()] == ["same", "faster", "same"]
+
+
+@pytest.mark.parametrize("margin", ["1", "-1%", "much"])
+def test_a_wrong_margin_is_an_error_of_use(suite: Suite, margin: str) -> None:
+    result = suite(TOYS, f"--harness-margin={margin}")
+    assert result.ret == pytest.ExitCode.USAGE_ERROR
+    assert f"--harness-margin: the margin '{margin}'" in "\n".join(result.errlines)
+
+
+def test_more_processes_see_smaller_changes(suite: Suite) -> None:
+    result = suite(TOYS, "-k", "conv and half", "--benchmark-json=run.json", "--harness-processes=9")
+    (entry,) = benchmarks().values()
+    assert entry["extra_info"]["harness"]["timing"]["processes"] == 9
+    assert "Smallest change that 9 processes detect" in "\n".join(result.outlines)
+    result = suite(TOYS, "--harness-processes=1")
+    assert result.ret == pytest.ExitCode.USAGE_ERROR
+    assert "--harness-processes 1: an interval needs at least 2" in "\n".join(result.errlines)
+
+
+@pytest.mark.parametrize("by", ["option", "suite"])
+def test_the_single_protocol_is_chosen_by_the_suite_or_by_an_option(suite: Suite, by: str) -> None:
+    source = TOYS.replace("runtime=", "protocol='single', runtime=") if by == "suite" else TOYS
+    options = ["--harness-protocol=single"] if by == "option" else []
+    result = suite(source, "-k", "conv and half", "--benchmark-json=run.json", *options)
+    (entry,) = benchmarks().values()
+    timing = entry["extra_info"]["harness"]["timing"]
+    assert (timing["protocol"], timing["processes"], timing["pairs"]) == ("single", 1, 1000)
+    assert entry["stats"]["rounds"] == 1000
+    assert entry["stats"]["mean"] == pytest.approx(100.4995e-6)
+    text = "\n".join(result.outlines)
+    assert "protocol single: 100 untimed calls, the mean of 1000 in 1 process" in text
+    assert "verdict" not in text
+    again = suite(source, "-k", "conv and half", "--benchmark-json=again.json", "--harness-protocol=paired")
+    assert "2 processes x 12 pairs" in "\n".join(again.outlines), "the option wins over the suite"
+
+
+def test_the_record_says_what_the_machine_is(suite: Suite) -> None:
+    suite(TOYS, "-k", "conv and half", "--benchmark-json=run.json")
+    (entry,) = benchmarks().values()
+    assert entry["extra_info"]["harness"]["machine"] == facts()
 
 
 def test_a_project_without_a_matrix_is_left_alone(suite: Suite) -> None:

@@ -89,6 +89,9 @@ def test_a_kill_in_the_middle_leaves_nothing_that_counts(store: Store, said: lis
     assert store.get(key_of({"a": 1})) is None
     assert said == []
     assert put(store, {"a": 1}).file.read_bytes() == b"weights"
+    assert len(list((store.root / "tmp").iterdir())) == 1
+    store.scratch().close()  # as the next run does
+    assert list((store.root / "tmp").iterdir()) == []
 
 
 @pytest.mark.parametrize("failing", ["fsync", "rename"])

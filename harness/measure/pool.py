@@ -16,8 +16,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from harness.contracts import Profile
+from harness.measure.machine import Disturbance, Load, load
 from harness.measure.process import WorkerProcess
 from harness.measure.profile import worker_environment
+from harness.measure.timing import Amount
 
 COMMAND = (sys.executable, "-m", "harness.measure.worker")
 #: Profiles whose workers are kept; beyond that the longest unused end, for each worker takes some 200 MB.
@@ -30,10 +32,12 @@ class PairedSamples:
     """The times of two deployed files: nanoseconds, int64, (processes, pairs) each.
 
     ``reference_first`` has the order within each pair, ``inputs`` the index of the input that both arms got.
-    ``warmup`` counts the untimed calls of each arm in each process.
+    ``warmup`` counts the untimed calls of each arm in each process; ``steady`` says whether they ended steady in the
+    first, which decides on their number. ``canary`` has the canary's nanoseconds, (processes, groups, calls).
     These have one entry a process: ``environment`` is what the worker verified, ``collections`` (of garbage) and
-    ``involuntary_switches`` count what disturbed it, ``elapsed`` has the seconds of its loop with the warm-up.
-    ``wall`` is how long the whole measurement took, in seconds. The hashes are those that every process verified.
+    ``disturbances`` say what disturbed it, ``elapsed`` has the seconds of its loop with the warm-up.
+    ``load`` is the machine's before the first process. ``wall`` is how long the whole measurement took, in seconds.
+    The hashes are those that every process verified.
     """
 
     reference: NDArray[np.int64]
@@ -42,12 +46,24 @@ class PairedSamples:
     inputs: NDArray[np.int64]
     environment: tuple[Mapping[str, Any], ...]
     warmup: int
+    steady: bool | None
+    canary: NDArray[np.int64]
     collections: tuple[int, ...]
-    involuntary_switches: tuple[int, ...]
+    disturbances: tuple[Disturbance, ...]
+    load: Load
     elapsed: tuple[float, ...]
     wall: float
     reference_sha256: str
     candidate_sha256: str
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class AloneSamples:
+    """The times of one file in one process, nanoseconds, int64, (calls,); what that verified; the file's hash."""
+
+    times: NDArray[np.int64]
+    environment: Mapping[str, Any]
+    sha256: str
 
 
 @dataclasses.dataclass(frozen=True)
@@ -92,15 +108,12 @@ class Workers:
         candidate: Path,
         inputs: Path,
         processes: int,
-        pairs: int,
-        warmup: int,
+        amount: Amount,
         seed: int,
-        seconds: float | None = None,
     ) -> PairedSamples:
         """Time two deployed files in pairs, in ``processes`` workers one after the other.
 
-        ``pairs`` and ``warmup`` count calls in each process. With ``seconds`` the first process does fewer of them when
-        they are slow, so that neither takes much longer than that, and the others do as many as the first.
+        ``amount`` is what the first process does; the others do as many calls as it did.
 
         ``inputs`` is a .npy of the examples (n, *input_shape) that the calls take in turn. Reference and candidate
         may be one file: each process then loads it twice. The order in each process is drawn from ``seed``.
@@ -108,18 +121,17 @@ class Workers:
         began = time.perf_counter()
         files = {"reference": _identified(reference), "candidate": _identified(candidate)}
         crew = self._crew(self._crews, profile, processes)
+        before = load()
         replies: list[Any] = []
         for index, worker in enumerate(crew):
             if replies:
-                pairs, warmup, seconds = len(replies[0]["reference"]), replies[0]["warmup"], None
+                amount = Amount(pairs=len(replies[0]["reference"]), warmup=replies[0]["warmup"], until_steady=False)
             reply = worker.ask(
                 "time",
                 runtime=runtime,
                 inputs=str(inputs),
-                pairs=pairs,
-                warmup=warmup,
+                amount=dataclasses.asdict(amount),
                 seed=random.Random(f"{seed}/{index}").getrandbits(32),
-                seconds=seconds,
                 **files,
             )
             replies.append(reply)
@@ -130,13 +142,32 @@ class Workers:
             inputs=np.array([reply["inputs"] for reply in replies], dtype=np.int64),
             environment=tuple(worker.environment for worker in crew),
             warmup=replies[0]["warmup"],
+            steady=replies[0]["steady"],
+            canary=np.array([reply["canary"] for reply in replies], dtype=np.int64),
             collections=tuple(reply["collections"] for reply in replies),
-            involuntary_switches=tuple(reply["involuntary_switches"] for reply in replies),
+            disturbances=tuple(Disturbance(**reply["disturbance"]) for reply in replies),
+            load=before,
             elapsed=tuple(reply["elapsed_ns"] / 1e9 for reply in replies),
             wall=time.perf_counter() - began,
             reference_sha256=files["reference"]["sha256"],
             candidate_sha256=files["candidate"]["sha256"],
         )
+
+    def time_alone(
+        self, profile: Profile, runtime: str, file: Path, inputs: Path, calls: int, warmup: int
+    ) -> AloneSamples:
+        """Time one deployed file in one process: ``calls`` after ``warmup`` untimed ones."""
+        (worker,) = self._crew(self._crews, profile, 1)
+        identified = _identified(file)
+        taken = worker.ask(
+            "time_alone", runtime=runtime, file=identified, inputs=str(inputs), calls=calls, warmup=warmup
+        )
+        return AloneSamples(np.array(taken, dtype=np.int64), worker.environment, identified["sha256"])
+
+    def renew(self) -> None:
+        """End all workers that time, so that the next timing is done by fresh processes."""
+        while self._crews:
+            _end(self._crews.popitem()[1])
 
     def memory(self, profile: Profile, runtime: str, file: Path, inputs: Path) -> Memory:
         """Peak memory of running each of ``inputs`` once through a deployed file, in a process of its own."""

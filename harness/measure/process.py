@@ -17,6 +17,8 @@ from harness.errors import CellError
 from harness.measure.profile import WorkerEnvironment
 
 LAST_LINES = 5
+#: Seconds within which a worker that has closed its output has ended, or will not.
+GRACE = 5.0
 TAIL_BYTES = 4096
 
 
@@ -100,15 +102,14 @@ class WorkerProcess:
         self._process.kill()
 
     def _obituary(self, doing: str) -> str:
-        code = self._process.wait()
+        try:
+            end = how_it_ended(self._process.wait(GRACE))
+        except subprocess.TimeoutExpired:
+            self._process.kill()
+            self._process.wait()  # so that nobody takes it for alive
+            end = "closed its output without ending and was killed"
         if self._timed_out:
             end = f"gave no answer for {self._timeout:g} s and was killed"
-        elif code < 0:
-            end = f"was killed by {signal.Signals(-code).name}"
-            if -code == signal.SIGKILL:
-                end += " (if nobody did it, the system ran out of memory)"
-        else:
-            end = f"exited with status {code}"
         return f"the timing worker {end} while {doing}; {self._last_words()}"
 
     def _last_words(self) -> str:
@@ -116,3 +117,12 @@ class WorkerProcess:
         tail = os.pread(self._stderr.fileno(), TAIL_BYTES, max(0, size - TAIL_BYTES)).decode(errors="replace")
         lines = [line.strip() for line in tail.splitlines() if line.strip()]
         return f"its last words: {' | '.join(lines[-LAST_LINES:])}" if lines else "it left no message"
+
+
+def how_it_ended(code: int) -> str:
+    """What an exit code of ``subprocess`` or ``os.waitstatus_to_exitcode`` says, for "the process ..."."""
+    if code >= 0:
+        return f"exited with status {code}"
+    name = {int(number): number.name for number in signal.Signals}.get(-code, f"signal {-code}")
+    memory = " (if nobody did it, the system ran out of memory)" if -code == signal.SIGKILL else ""
+    return f"was killed by {name}{memory}"

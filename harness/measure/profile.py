@@ -8,11 +8,12 @@ import re
 import shutil
 import subprocess
 import sys
-from collections.abc import Iterator, Mapping, Sequence, Set
+from collections.abc import Iterable, Iterator, Mapping, Sequence, Set
 from pathlib import Path
 
 from harness.contracts import Profile
 from harness.errors import MeasureError
+from harness.measure.machine import cpu_list
 
 #: What a worker may inherit: enough to find Python, its packages and a place for temporary files.
 INHERITED = (
@@ -30,6 +31,12 @@ INHERITED = (
 #: Where libraries lie when the loader's cache does not know them; patterns below the root of the file system.
 FOLDERS = ("usr/lib/*-linux-gnu", "lib/*-linux-gnu", "usr/lib64", "lib64", "usr/local/lib*", "usr/lib", "lib")
 SYSFS = Path("/sys/devices/system/cpu")
+#: What holds torch's own kernels, oneDNN and MKL to an instruction set.
+DISPATCH = {
+    "default": {"ATEN_CPU_CAPABILITY": "default", "ONEDNN_MAX_CPU_ISA": "SSE41", "MKL_ENABLE_INSTRUCTIONS": "SSE4_2"},
+    "avx2": {"ATEN_CPU_CAPABILITY": "avx2", "ONEDNN_MAX_CPU_ISA": "AVX2", "MKL_ENABLE_INSTRUCTIONS": "AVX2"},
+    "avx512": {"ATEN_CPU_CAPABILITY": "avx512", "MKL_ENABLE_INSTRUCTIONS": "AVX512"},
+}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -70,6 +77,7 @@ class WorkerEnvironment:
             "threads": self.profile.threads,
             "cpus": None if self.cpus is None else list(self.cpus),
             "onednn": self.profile.onednn,
+            "isa": self.profile.isa,
         }
 
 
@@ -82,6 +90,7 @@ def worker_environment(profile: Profile, inherited: Mapping[str, str] = os.envir
     variables = {name: inherited[name] for name in INHERITED if name in inherited}
     for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"):
         variables[name] = str(profile.threads)
+    variables |= DISPATCH.get(profile.isa, {})
     variables["PYTHONHASHSEED"] = "0"
     if library is not None:
         variables["LD_PRELOAD"] = str(library)
@@ -139,25 +148,33 @@ def _loads_here(library: Path) -> bool:
     return theirs[:4] == b"\x7fELF" and theirs[4:5] + theirs[18:] == ours[4:5] + ours[18:]
 
 
+def install_hint(names: Sequence[str]) -> str:
+    """How allocators are installed where that is known."""
+    debian = " ".join(ALLOCATORS[name].debian for name in names)
+    fedora = " ".join(ALLOCATORS[name].fedora for name in names)
+    return f"Debian, Ubuntu: apt install {debian}; Fedora: dnf install {fedora}"
+
+
 def _not_found(names: Sequence[str]) -> str:
     asked = " or ".join(names)
     if sys.platform != "linux":
         return f"allocator {asked}: an allocator is swapped by LD_PRELOAD, which only Linux has; use allocator='system'"
     libraries = ", ".join(f"lib{stem}.so*" for name in names for stem in ALLOCATORS[name].stems)
-    debian = " ".join(ALLOCATORS[name].debian for name in names)
-    fedora = " ".join(ALLOCATORS[name].fedora for name in names)
     return (
         f"allocator {asked} is not on this machine: no {libraries} in the loader's cache (ldconfig -p) or in "
-        f"{', '.join('/' + folder for folder in FOLDERS)}; install it (Debian, Ubuntu: apt install {debian}; "
-        f"Fedora: dnf install {fedora}), or let the profile fall back: allocator={[*names, 'system']}"
+        f"{', '.join('/' + folder for folder in FOLDERS)}; install it ({install_hint(names)}), "
+        f"or let the profile fall back: allocator={[*names, 'system']}"
     )
 
 
 # -------------------------------------------------------------------------------------------------------- affinity
 
 
-def resolve_affinity(profile: Profile) -> tuple[int, ...] | None:
+def resolve_affinity(profile: Profile, sysfs: Path = SYSFS) -> tuple[int, ...] | None:
     """The CPUs to pin a worker to, in ascending order; None where it is not asked for or cannot be done.
+
+    "auto" prefers an isolated CPU for one thread. Several threads would all stay on one of them: the kernel moves
+    nothing between isolated CPUs.
 
     Raises MeasureError for CPUs that this process may not use, or fewer of them than "auto" needs.
     """
@@ -170,9 +187,12 @@ def resolve_affinity(profile: Profile) -> tuple[int, ...] | None:
         raise MeasureError(f"affinity={list(wanted)}: {sys.platform} cannot pin a process to CPUs; use affinity=None")
     allowed = os.sched_getaffinity(0)
     if wanted == "auto":
-        return choose_cpus(profile.threads, allowed)
+        isolated = _isolated(allowed, sysfs)
+        if profile.threads == 1 and isolated and _can_pin(own := choose_cpus(1, isolated, sysfs)):
+            return own
+        return choose_cpus(profile.threads, allowed, sysfs)
     cpus = tuple(sorted({int(cpu) for cpu in wanted}))
-    if not cpus or not set(cpus) <= allowed:
+    if not cpus or not (set(cpus) <= allowed or _can_pin(cpus)):
         raise MeasureError(f"affinity={list(wanted)}: this process may use the CPUs {sorted(allowed)}; choose of those")
     return cpus
 
@@ -189,7 +209,8 @@ def choose_cpus(threads: int, allowed: Set[int], sysfs: Path = SYSFS) -> tuple[i
         )
     cores: dict[frozenset[int], list[int]] = {}
     for cpu in sorted(allowed):
-        cores.setdefault(_siblings(cpu, sysfs), []).append(cpu)
+        siblings = _cpus(sysfs / f"cpu{cpu}" / "topology" / "thread_siblings_list")
+        cores.setdefault(siblings or frozenset({cpu}), []).append(cpu)
     ranked = sorted(
         (place, 0 in core, -_max_frequency(cpu, sysfs), cpu)
         for core, own in cores.items()
@@ -198,14 +219,33 @@ def choose_cpus(threads: int, allowed: Set[int], sysfs: Path = SYSFS) -> tuple[i
     return tuple(sorted(cpu for *_, cpu in ranked[:threads]))
 
 
-def _siblings(cpu: int, sysfs: Path) -> frozenset[int]:
-    """The hardware threads of the core that ``cpu`` is one of; itself alone where the system does not say."""
+def _isolated(allowed: Set[int], sysfs: Path) -> frozenset[int]:
+    """The CPUs that are kept free of other work (isolcpus), which a process gets by asking; else they are not allowed.
+
+    A process that may not use all of the others either (taskset, a container) is meant to keep to what is allowed.
+    """
+    isolated, online = _cpus(sysfs / "isolated"), _cpus(sysfs / "online")
+    return isolated & (online if online - isolated <= allowed else allowed)
+
+
+def _can_pin(cpus: Iterable[int]) -> bool:
+    """Whether this process may pin itself to ``cpus``. Only trying tells, which is taken back at once."""
+    before = os.sched_getaffinity(0)
     try:
-        text = (sysfs / f"cpu{cpu}" / "topology" / "thread_siblings_list").read_text()
+        os.sched_setaffinity(0, cpus)
+        return os.sched_getaffinity(0) == set(cpus)
+    except (OSError, OverflowError):
+        return False
+    finally:
+        os.sched_setaffinity(0, before)
+
+
+def _cpus(file: Path) -> frozenset[int]:
+    """The CPUs that a file of the system lists; none where it does not say."""
+    try:
+        return frozenset(cpu_list(file.read_text()) or ())
     except OSError:
-        return frozenset({cpu})
-    ranges = [part.split("-") for part in text.strip().split(",")]
-    return frozenset(n for bounds in ranges for n in range(int(bounds[0]), int(bounds[-1]) + 1))
+        return frozenset()
 
 
 def _max_frequency(cpu: int, sysfs: Path) -> int:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import dataclasses
 import functools
 import gc
 import hashlib
@@ -20,12 +21,14 @@ import resource
 import signal
 import sys
 from collections.abc import Callable, Mapping
+from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TextIO
 
 from harness import errors
 from harness.errors import CellError, HarnessError, MeasureError
-from harness.measure.timing import time_pairs
+from harness.measure.machine import read_counters
+from harness.measure.timing import Amount, time_alone, time_pairs
 
 if TYPE_CHECKING:
     import torch
@@ -83,12 +86,16 @@ def _die_with_parent() -> None:
 
 
 class Worker:
-    """Answers the requests: hello first, then time, memory and predict in any order."""
+    """Answers the requests: hello first, then time, time_alone, memory and predict in any order."""
 
-    def __init__(self) -> None:
+    def __init__(self, runtime: Callable[[str], Runtime] | None = None) -> None:
+        """``runtime`` gives the runtime of a name; by default the one that a plugin brought."""
+        self._runtime = runtime or _brought
+        self._cpus: list[int] | None = None
         self._actions: dict[str, Callable[..., Any]] = {
             "hello": self.hello,
             "time": self.time,
+            "time_alone": self.time_alone,
             "memory": self.memory,
             "predict": self.predict,
         }
@@ -97,7 +104,7 @@ class Worker:
         return self._actions[request.pop("do")](**request)
 
     def hello(
-        self, allocator: str, library: str | None, threads: int, cpus: list[int] | None, onednn: bool
+        self, allocator: str, library: str | None, threads: int, cpus: list[int] | None, onednn: bool, isa: str
     ) -> dict[str, Any]:
         """Set up what can only be set from inside, verify everything, and say what was found."""
         import torch
@@ -111,22 +118,26 @@ class Worker:
             pin(cpus)  # only now: importing torch may start threads and has been seen to change the affinity
         installed()  # so that no later request pays for the import of plugins
         has_onednn = bool(torch.backends.mkldnn.is_available())  # type: ignore[no-untyped-call]
+        self._cpus = affinity()
         found = {
             "allocator": allocator,
             "library": library,
             "threads": torch.get_num_threads(),
             "interop_threads": torch.get_num_interop_threads(),
-            "affinity": affinity(),
+            **libraries(),
+            "affinity": self._cpus,
             "onednn": has_onednn and bool(torch.backends.mkldnn.enabled),
-            "cpu_capability": torch.backends.cpu.get_cpu_capability(),
+            "isa": torch.backends.cpu.get_cpu_capability().lower(),
             "torch": str(torch.__version__),
+            "numpy": version("numpy"),
+            "libc": " ".join(platform.libc_ver()),
             "python": platform.python_version(),
             "pid": os.getpid(),
         }
         gc.collect()
         gc.freeze()  # what was imported stays; the collections to come, one before each timing, then take no time
         verify_allocator(allocator, library, mapped_files())
-        verify(found, threads=threads, cpus=cpus, onednn=onednn and has_onednn)
+        verify(found, threads=threads, cpus=cpus, onednn=onednn and has_onednn, isa=isa)
         return found
 
     def time(
@@ -135,34 +146,41 @@ class Worker:
         reference: Mapping[str, str],
         candidate: Mapping[str, str],
         inputs: str,
-        pairs: int,
-        warmup: int,
+        amount: Mapping[str, Any],
         seed: int,
-        seconds: float | None = None,
     ) -> dict[str, Any]:
         """Load both files and time them in pairs. The same file twice gives two copies that share nothing."""
         import torch
 
-        engine = _runtime(runtime)
+        engine = self._runtime(runtime)
         arms = {"reference": reference, "candidate": candidate}
         names = sorted(arms)
         random.Random(seed).shuffle(names)  # who is loaded first gets the better or the worse memory layout
         with torch.inference_mode():
             predictors = {name: _load(engine, arms[name]) for name in names}
-            examples = _batches(inputs, 1)
             timing = time_pairs(
                 predictors["reference"],
                 predictors["candidate"],
-                examples,
-                pairs,
-                warmup,
+                _batches(inputs, 1),
+                Amount(**amount),
                 seed,
                 consume=_check_finite,
-                seconds=seconds,
+                counters=functools.partial(read_counters, self._cpus),
             )
         del predictors
         gc.collect()
-        return vars(timing)
+        return dataclasses.asdict(timing)
+
+    def time_alone(self, runtime: str, file: Mapping[str, str], inputs: str, calls: int, warmup: int) -> list[int]:
+        """Load one file and time its calls, one after the other."""
+        import torch
+
+        with torch.inference_mode():
+            predictor = _load(self._runtime(runtime), file)
+            taken = time_alone(predictor, _batches(inputs, 1), calls, warmup, consume=_check_finite)
+        del predictor
+        gc.collect()
+        return taken
 
     def memory(self, runtime: str, file: Mapping[str, str], inputs: str) -> dict[str, int]:
         """Bytes resident before the file is loaded, and at the peak of running each input once, after it was loaded.
@@ -192,7 +210,7 @@ class Worker:
     def _memory(self, runtime: str, file: Mapping[str, str], inputs: str) -> dict[str, int]:
         import torch
 
-        engine = _runtime(runtime)
+        engine = self._runtime(runtime)
         examples = _batches(inputs, 1)
         baseline = _resident("VmRSS")
         with torch.inference_mode():
@@ -207,13 +225,13 @@ class Worker:
         import numpy as np
         import torch
 
-        predictor = _load(_runtime(runtime), file)
+        predictor = _load(self._runtime(runtime), file)
         with torch.inference_mode():
             parts = [predictor(batch).numpy() for batch in _batches(inputs, BATCH)]
         np.save(output, np.concatenate(parts), allow_pickle=False)
 
 
-def _runtime(name: str) -> Runtime:
+def _brought(name: str) -> Runtime:
     from harness.plugins import installed
 
     return installed().runtimes.get(name)
@@ -243,17 +261,36 @@ def _check_finite(output: torch.Tensor) -> None:
 # ----------------------------------------------------------------------------------------------------- environment
 
 
-def verify(found: Mapping[str, Any], threads: int, cpus: list[int] | None, onednn: bool) -> None:
+def verify(found: Mapping[str, Any], threads: int, cpus: list[int] | None, onednn: bool, isa: str = "auto") -> None:
     """Raise MeasureError unless the worker runs in what its profile asked for."""
     wanted: dict[str, Any] = {"threads": threads, "interop_threads": 1, "onednn": onednn}
+    wanted |= {name: threads for name in ("omp_threads", "mkl_threads") if name in found}
     if cpus is not None:
         wanted["affinity"] = cpus
+    if isa != "auto":
+        wanted["isa"] = isa
     for name, value in wanted.items():
         if found[name] != value:
-            raise MeasureError(
-                f"the worker was to have {name}={value} but has {found[name]}; something that it imported overrides "
-                "the profile: look for it among the plugins and in sitecustomize"
+            hint = (
+                "something that it imported overrides the profile: look for it among the plugins and in sitecustomize"
             )
+            if name == "isa":
+                hint = "this processor, or this build of torch, does not have it: choose another in the profile"
+            raise MeasureError(f"the worker was to have {name}={value} but has {found[name]}; {hint}")
+
+
+def libraries() -> dict[str, Any]:
+    """What torch says of the libraries below it: the threads of OpenMP and MKL, and the version of oneDNN."""
+    import torch
+
+    said = torch.__config__.parallel_info() + torch.__config__.show()
+    threads = {
+        f"{name}_threads": int(found[1])
+        for name in ("omp", "mkl")
+        if (found := re.search(rf"{name}_get_max_threads\(\)\s*:\s*(\d+)", said))
+    }
+    onednn = re.search(r"MKL-DNN v([\d.]+)", said)
+    return {**threads, "onednn_version": onednn[1] if onednn else None}
 
 
 def verify_allocator(allocator: str, library: str | None, mapped: set[str] | None) -> None:

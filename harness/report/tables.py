@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import collections
 import functools
 import statistics
 from collections.abc import Callable, Iterable, Sequence
@@ -10,7 +11,9 @@ from typing import TypeVar
 
 from tabulate import tabulate
 
+from harness.margin import format_margin
 from harness.record import Interval, Record
+from harness.report.noise import VERDICTS, notes, protocol, verdict
 
 MISSING = "-"
 LEGEND = (
@@ -27,7 +30,8 @@ def tables(records: Sequence[Record], width: int = 120) -> str:
     In a table that is wider than ``width`` the intervals go below their estimates.
     """
     ordered = sorted(records, key=_network)
-    return "\n\n".join([*(_table(list(group), width) for _, group in groupby(ordered, key=_network)), LEGEND])
+    legends = [LEGEND, VERDICTS] if any(map(verdict, records)) else [LEGEND]
+    return "\n\n".join([*(_table(list(group), width) for _, group in groupby(ordered, key=_network)), *legends])
 
 
 def _network(record: Record) -> tuple[str, ...]:
@@ -61,7 +65,7 @@ def _table(records: Sequence[Record], width: int) -> str:
     text = _laid_out(headers, body[:-1])
     if max(map(len, text.splitlines())) > width:
         text = _laid_out(headers, [[entry.replace(" [", "\n[") for entry in line] for line in body[:-1]])
-    return f"{_heading(records)}\n\n{text}"
+    return "\n".join([_heading(records), "", text, *([""] if (said := notes(records)) else []), *said])
 
 
 def _laid_out(headers: Sequence[str], body: Sequence[Sequence[str]]) -> str:
@@ -83,13 +87,7 @@ def _heading(records: Sequence[Record]) -> str:
         parts.append(f"profile {axes['profile']}")
     timings = [timing for record in records if (timing := record["timing"]) is not None]
     if timings:
-        environment = timings[0]["environment"][0]
-        pairs = sorted({timing["pairs"] for timing in timings})
-        shown = str(pairs[0]) if len(pairs) == 1 else f"{pairs[0]} to {pairs[-1]}"
-        parts.append(
-            f"{timings[0]['processes']} processes x {shown} pairs, {environment['threads']} thread(s), "
-            f"{environment['allocator']}"
-        )
+        parts.append(protocol(timings))
     note = "\nSYNTHETIC DATA: these figures say nothing about the real world" if first["synthetic"] else ""
     return ", ".join(parts) + note
 
@@ -105,6 +103,9 @@ def _blocks(records: Sequence[Record]) -> list[tuple[str, Show]]:
             blocks.append((f"{name} - reference", functools.partial(_difference, name)))
     if any(record["timing"] is not None for record in records):
         blocks.append(("latency / reference", _ratio))
+    margins = {found["margin"] for record in records if (found := verdict(record)) is not None}
+    if margins:
+        blocks.append((f"verdict at {', '.join(map(format_margin, sorted(margins)))}", _verdict))
     return blocks
 
 
@@ -114,6 +115,16 @@ def _difference(name: str, cells: Sequence[Record]) -> str:
 
 def _ratio(cells: Sequence[Record]) -> str:
     return _interval([timing["ratio"] for cell in cells if (timing := cell["timing"]) is not None], 3)
+
+
+def _verdict(cells: Sequence[Record]) -> str:
+    found = [entry for entry in map(verdict, cells) if entry is not None]
+    if len(found) == 1 and found[0]["processes_needed"] is not None:
+        return f"{found[0]['kind']} ({found[0]['processes_needed']})"
+    counts = collections.Counter(entry["kind"] for entry in found)
+    if len(counts) == 1:
+        return next(iter(counts))
+    return ", ".join(f"{count} {kind}" for kind, count in counts.most_common()) or MISSING
 
 
 def _figure(name: str, cells: Sequence[Record]) -> str:

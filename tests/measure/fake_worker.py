@@ -19,17 +19,28 @@ def answer(request: dict[str, Any]) -> Any:
             return {**request, "pid": os.getpid(), "variables": dict(os.environ)}
         case "time":
             misbehave(Path(request["candidate"]["path"]).stem)
-            pairs, seed = request["pairs"], request["seed"] % 100
+            amount, seed = request["amount"], request["seed"] % 100
+            pairs = amount["pairs"] - (1 if amount["until_steady"] else 0)  # the first process finds calls slow
             return {
                 "reference": [100 + seed] * pairs,
                 "candidate": [200 + seed] * pairs,
                 "reference_first": [True] * pairs,
                 "inputs": [0] * pairs,
-                "warmup": request["warmup"],
+                "warmup": amount["warmup"] - (1 if amount["until_steady"] else 0),
+                "steady": True if amount["until_steady"] else None,
+                "canary": [[1000 + seed] * 5] * 5,
                 "collections": 0,
-                "involuntary_switches": 3,
+                "disturbance": {
+                    "involuntary_switches": 3,
+                    "steal": None,
+                    "throttled_periods": 0,
+                    "major_faults": 0,
+                },
                 "elapsed_ns": 10**9,
             }
+        case "time_alone":
+            misbehave(Path(request["file"]["path"]).stem)
+            return [50 + request["warmup"]] * request["calls"]
         case "memory":
             return {"baseline": 1000, "peak": os.getpid()}
         case "predict":

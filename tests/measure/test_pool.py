@@ -17,6 +17,7 @@ from harness.contracts import Profile
 from harness.errors import CellError, StoreError
 from harness.measure import pool
 from harness.measure.pool import PairedSamples, Workers
+from harness.measure.timing import Amount
 
 FAKE = (sys.executable, str(Path(__file__).with_name("fake_worker.py")))
 PROFILE = Profile(affinity=None)
@@ -35,7 +36,7 @@ def time_pair(
     reference.write_text("reference")
     candidate.write_text(how)
     return workers.time_pair(
-        profile, "torch", reference, candidate, folder / "inputs.npy", processes=processes, pairs=5, warmup=1, seed=1
+        profile, "torch", reference, candidate, folder / "inputs.npy", processes, Amount(pairs=6, warmup=4), seed=1
     )
 
 
@@ -62,10 +63,35 @@ def test_samples_are_kept_by_process_with_what_each_verified(workers: Workers, t
     assert samples.reference.shape == samples.candidate.shape == (2, 5)
     assert (samples.candidate - samples.reference == 100).all()
     assert samples.reference[0, 0] != samples.reference[1, 0], "the processes were given the same seed"
-    assert samples.involuntary_switches == (3, 3)
+    assert samples.canary.shape == (2, 5, 5)
+    assert [entry.involuntary_switches for entry in samples.disturbances] == [3, 3]
     assert samples.elapsed == (1.0, 1.0)
     assert samples.reference_sha256 != samples.candidate_sha256
     assert len(set(pids(samples))) == 2
+    assert samples.load.keys() == {"load_1min", "runnable"}
+
+
+def test_the_first_process_decides_how_much_all_do(workers: Workers, tmp_path: Path) -> None:
+    samples = time_pair(workers, tmp_path, processes=3)
+    assert (samples.reference.shape, samples.warmup, samples.steady) == ((3, 5), 3, True)
+
+
+def test_a_file_is_timed_alone_in_one_process(workers: Workers, tmp_path: Path) -> None:
+    before = pids(time_pair(workers, tmp_path))
+    alone = workers.time_alone(PROFILE, "torch", tmp_path / "well", tmp_path / "inputs.npy", calls=7, warmup=100)
+    assert alone.times.tolist() == [150] * 7
+    assert alone.environment["pid"] == before[0]
+    assert alone.sha256 == time_pair(workers, tmp_path).candidate_sha256
+
+
+def test_renewed_workers_are_other_processes(workers: Workers, tmp_path: Path) -> None:
+    before = pids(time_pair(workers, tmp_path))
+    memory = workers.memory(PROFILE, "torch", tmp_path / "well", tmp_path / "inputs.npy")
+    workers.renew()
+    assert all(gone(pid) for pid in before)
+    assert not set(before) & set(pids(time_pair(workers, tmp_path)))
+    kept = workers.memory(PROFILE, "torch", tmp_path / "well", tmp_path / "inputs.npy")
+    assert kept.peak == memory.peak, "what times no model need not be new"
 
 
 def test_the_environment_is_the_list_and_nothing_else(

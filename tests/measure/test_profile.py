@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import dataclasses
+import errno
 import os
 import sys
+from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
@@ -137,6 +140,73 @@ def test_a_fast_core_of_a_hybrid_processor_is_preferred(tmp_path: Path) -> None:
     assert choose_cpus(1, {4, 5, 2}, sysfs) == (2,)
 
 
+@dataclasses.dataclass
+class Machine:
+    """The kernel's part of pinning: a process is ``on`` some CPUs, and may get those of ``free``."""
+
+    on: set[int]
+    free: set[int]
+
+    def get(self, process: int) -> set[int]:
+        return set(self.on)
+
+    def set(self, process: int, cpus: Collection[int]) -> None:
+        if not set(cpus) & self.free:
+            raise OSError(errno.EINVAL, "Invalid argument")
+        self.on = set(cpus) & self.free
+
+
+@pytest.mark.parametrize(
+    ("isolated", "on", "free", "affinity", "threads", "chosen"),
+    [
+        ("2-3", {0, 1}, {0, 1, 2, 3}, "auto", 1, (2,)),
+        ("0,3", {1, 2}, {0, 1, 2, 3}, "auto", 1, (3,)),
+        ("2-3", {0, 1}, {0, 1, 2, 3}, "auto", 2, (0, 1)),  # both threads would stay on one isolated CPU
+        ("", {0, 1, 2, 3}, {0, 1, 2, 3}, "auto", 1, (1,)),
+        ("3", {1, 3}, {0, 1, 2, 3}, "auto", 1, (3,)),
+        ("3", {0, 1}, {0, 1, 2, 3}, "auto", 1, (1,)),  # taskset: not all of the others are allowed either
+        ("3", {0, 1, 2}, {0, 1, 2}, "auto", 1, (1,)),  # somebody else's
+        ("5", {0, 1, 2, 3}, {0, 1, 2, 3, 5}, "auto", 1, (1,)),  # off
+        ("2-3", {0, 1}, {0, 1, 2, 3}, [2], 1, (2,)),
+        ("2-3", {0, 1}, {0, 1, 2, 3}, [0], 1, (0,)),
+    ],
+)
+def test_an_isolated_cpu_is_preferred_where_it_can_be_had(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    isolated: str,
+    on: set[int],
+    free: set[int],
+    affinity: Any,
+    threads: int,
+    chosen: tuple[int, ...],
+) -> None:
+    machine = Machine(set(on), free)
+    monkeypatch.setattr(os, "sched_getaffinity", machine.get, raising=False)
+    monkeypatch.setattr(os, "sched_setaffinity", machine.set, raising=False)
+    sysfs = processor(tmp_path, ["0", "1", "2", "3"])
+    (sysfs / "online").write_text("0-3\n")
+    (sysfs / "isolated").write_text(f"{isolated}\n")
+    assert resolve_affinity(Profile(threads=threads, affinity=affinity), sysfs) == chosen
+    assert machine.on == on, "the trial was not taken back"
+
+
+def test_isolated_cpus_of_somebody_else_are_an_error_when_asked_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    machine = Machine({0, 1}, {0, 1, 2})
+    monkeypatch.setattr(os, "sched_getaffinity", machine.get, raising=False)
+    monkeypatch.setattr(os, "sched_setaffinity", machine.set, raising=False)
+    with pytest.raises(MeasureError, match=r"affinity=\[2, 3\]: this process may use the CPUs \[0, 1\]"):
+        resolve_affinity(Profile(affinity=[2, 3]), tmp_path)
+    assert machine.on == {0, 1}
+
+
+def test_files_of_the_system_that_hold_something_else_are_as_good_as_none(tmp_path: Path) -> None:
+    sysfs = processor(tmp_path, ["junk", "", "2-3", "2-3"])
+    assert choose_cpus(3, {0, 1, 2, 3}, sysfs) == (0, 1, 2)
+
+
 @given(allowed=st.sets(st.integers(0, 127), min_size=1, max_size=40), data=st.data())
 def test_chosen_cpus_are_as_many_as_asked_distinct_and_allowed(allowed: set[int], data: st.DataObject) -> None:
     threads = data.draw(st.integers(1, len(allowed)))
@@ -162,3 +232,13 @@ def test_where_processes_cannot_be_pinned_only_an_explicit_wish_is_an_error(monk
     assert resolve_affinity(Profile(affinity="auto")) is None
     with pytest.raises(MeasureError, match="cannot pin a process"):
         resolve_affinity(Profile(affinity=[0]))
+
+
+def test_an_instruction_set_is_asked_of_torch_of_onednn_and_of_mkl() -> None:
+    variables = worker_environment(Profile(affinity=None, isa="avx2")).variables
+    assert variables["ATEN_CPU_CAPABILITY"] == "avx2"
+    assert variables["ONEDNN_MAX_CPU_ISA"] == "AVX2"
+    assert variables["MKL_ENABLE_INSTRUCTIONS"] == "AVX2"
+    assert not any("ISA" in name or "CAPABILITY" in name for name in worker_environment(Profile()).variables)
+    with pytest.raises(UsageError, match="there is no such set; did you mean 'avx2'"):
+        Profile(isa="avx22")

@@ -10,8 +10,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from harness.measure import timing as timing_module
+from harness.measure.machine import Counters
 from harness.measure.schedule import schedule
-from harness.measure.timing import time_pairs
+from harness.measure.timing import PARTS, SONGS, Amount, time_alone, time_pairs
+from harness.measure.warmup import WINDOW
 
 
 class Bench:
@@ -24,6 +27,19 @@ class Bench:
 
     def clock(self) -> int:
         return self.now
+
+    def canary(self) -> Any:
+        def sing() -> None:
+            self.now += 7
+            self.log.append(("canary", 0))
+
+        return sing
+
+    def counters(self) -> Counters:
+        self.log.append(("counters", 0))
+        return Counters(
+            involuntary_switches=self.now, steal_ticks=0, total_ticks=0, throttled_periods=None, major_faults=0
+        )
 
     def arm(self, name: str, cost: int) -> Any:
         def call(example: int) -> tuple[str, int]:
@@ -39,50 +55,118 @@ class Bench:
         self.log.append(("consumed", output[1]))
 
 
-def test_each_sample_is_one_call_and_nothing_else() -> None:
+@pytest.fixture
+def bench(monkeypatch: pytest.MonkeyPatch) -> Bench:
     bench = Bench()
+    monkeypatch.setattr(timing_module, "canary", bench.canary)
+    return bench
+
+
+def test_each_sample_is_one_call_and_nothing_else(bench: Bench) -> None:
     inputs = [0, 1, 2, 3]
     timing = time_pairs(
-        bench.arm("reference", 100), bench.arm("candidate", 150), inputs, 10, 3, 0, bench.consume, clock=bench.clock
+        bench.arm("reference", 100),
+        bench.arm("candidate", 150),
+        inputs,
+        Amount(pairs=10, warmup=3, until_steady=False),
+        0,
+        bench.consume,
+        clock=bench.clock,
+        counters=bench.counters,
     )
     assert timing.reference == [100 + example for example in timing.inputs]
     assert timing.candidate == [150 + example for example in timing.inputs]
+    assert timing.canary == [[7] * SONGS] * (PARTS + 1)
+    assert (timing.warmup, timing.steady) == (3, None)
 
-    calls = [entry for entry in bench.log if entry[0] != "consumed"]
-    assert bench.log[: len(calls)] == calls, "an output was consumed while the clock ran"
-    assert len(bench.log) == 2 * len(calls), "an output was not consumed"
-    warm, timed = calls[:6], calls[6:]
-    assert Counter(name for name, _ in warm) == {"reference": 3, "candidate": 3}
-    for index, (one, two) in enumerate(zip(timed[::2], timed[1::2], strict=True)):
-        assert one[1] == two[1] == timing.inputs[index]
-        assert {one[0], two[0]} == {"reference", "candidate"}
-        assert (one[0] == "reference") == timing.reference_first[index]
-    assert timing.elapsed_ns == sum(100 + example if name == "reference" else 150 + example for name, example in calls)
+    made = [entry for entry in bench.log if entry[0] not in ("canary", "counters", "consumed")]
+    consumed = [entry for entry in bench.log if entry[0] == "consumed"]
+    assert bench.log[-len(consumed) :] == consumed, "an output was consumed while the clock ran"
+    assert len(consumed) == len(made) == 2 * (3 + 10 + PARTS), "an output was not consumed"
+    timed = [entry for entry in bench.log if entry[0] in ("reference", "candidate", "canary")][6:]
+    pairs = iter(range(10))
+    while timed and timed[0][0] == "canary":
+        assert [name for name, _ in timed[: SONGS + 1]] == ["canary"] * (SONGS + 1)
+        timed = timed[SONGS + 1 :]
+        assert [name for name, _ in timed[:2]] in (["reference", "candidate"], []), "the models' caches are restored"
+        timed = timed[2:]
+        while timed and timed[0][0] != "canary":
+            index = next(pairs)
+            (first, one), (second, two), *timed = timed
+            assert one == two == timing.inputs[index]
+            assert {first, second} == {"reference", "candidate"}
+            assert (first == "reference") == timing.reference_first[index]
+    assert next(pairs, None) is None, "pairs are missing"
+    assert timing.elapsed_ns == bench.now - 10**6 * len(consumed)
+
+
+def test_the_counters_cover_the_pairs_and_not_the_warm_up(bench: Bench) -> None:
+    timing = time_pairs(
+        bench.arm("reference", 100),
+        bench.arm("candidate", 100),
+        [0],
+        Amount(pairs=4, warmup=50, until_steady=False),
+        0,
+        bench.consume,
+        clock=bench.clock,
+        counters=bench.counters,
+    )
+    canary = 7 * (SONGS + 1) * (PARTS + 1)
+    assert timing.disturbance.involuntary_switches == 2 * 100 * (4 + PARTS) + canary  # the fake counts the clock
 
 
 @pytest.mark.parametrize(
     ("cost", "warm", "pairs"),
     [(10, 20, 100), (1_000_000, 20, 50), (20_000_000, 5, 12)],  # ns a call, within 100 ms: all, some, the least
 )
-def test_slow_calls_are_timed_less_often(cost: int, warm: int, pairs: int) -> None:
-    bench = Bench()
-    timing = time_pairs(
-        bench.arm("a", cost), bench.arm("b", cost), [0], 100, 20, 0, bench.consume, seconds=0.1, clock=bench.clock
-    )
+def test_slow_calls_are_timed_less_often(bench: Bench, cost: int, warm: int, pairs: int) -> None:
+    amount = Amount(pairs=100, warmup=20, seconds=0.1)
+    timing = time_pairs(bench.arm("a", cost), bench.arm("b", cost), [0], amount, 0, bench.consume, clock=bench.clock)
     assert (timing.warmup, len(timing.candidate)) == (warm, pairs)
+    assert timing.steady is False, "fewer than two windows cannot be steady"
+
+
+def test_the_warm_up_ends_when_both_arms_are_steady(bench: Bench) -> None:
+    settling = iter([1000 // (call + 1) for call in range(30)])
+
+    def slow_at_first(example: int) -> None:
+        bench.now += 100 + next(settling, 0)
+
+    amount = Amount(pairs=1, warmup=300)
+    timing = time_pairs(bench.arm("a", 100), slow_at_first, [0], amount, 0, lambda output: None, clock=bench.clock)
+    assert timing.steady is True
+    assert 2 * WINDOW < timing.warmup <= 30 + 2 * WINDOW
+
+
+def test_a_model_that_never_gets_steady_is_told(bench: Bench) -> None:
+    def ever_slower(example: int) -> None:
+        bench.now += bench.now // 100 + 100
+
+    timing = time_pairs(
+        ever_slower, ever_slower, [0], Amount(pairs=1, warmup=60), 0, lambda output: None, clock=bench.clock
+    )
+    assert (timing.warmup, timing.steady) == (60, False)
+
+
+def test_a_model_alone_is_timed_call_by_call(bench: Bench) -> None:
+    taken = time_alone(bench.arm("model", 100), [0, 1, 2], 7, 4, bench.consume, clock=bench.clock)
+    assert taken == [100, 101, 102, 100, 101, 102, 100]
+    assert [entry[0] for entry in bench.log] == ["model"] * 11 + ["consumed"] * 11
+    assert bench.collecting[4:] == [False] * 7
 
 
 @pytest.mark.parametrize("enabled", [True, False])
-def test_garbage_collection_is_off_while_timing_and_then_as_it_was(enabled: bool) -> None:
-    bench = Bench()
+def test_garbage_collection_is_off_while_timing_and_then_as_it_was(bench: Bench, enabled: bool) -> None:
     was = gc.isenabled()
     try:
         (gc.enable if enabled else gc.disable)()
-        timing = time_pairs(bench.arm("a", 1), bench.arm("b", 1), [0], 4, 0, 0, bench.consume, clock=bench.clock)
+        timing = time_pairs(
+            bench.arm("a", 1), bench.arm("b", 1), [0], Amount(4, 0), 0, bench.consume, clock=bench.clock
+        )
         assert gc.isenabled() == enabled
     finally:
         (gc.enable if was else gc.disable)()
-    assert bench.collecting == [False] * 8
+    assert bench.collecting == [False] * 2 * (4 + PARTS)
     assert timing.collections == 0
 
 
@@ -91,7 +175,7 @@ def test_a_call_that_fails_leaves_garbage_collection_on() -> None:
         raise RuntimeError("kernel")
 
     with pytest.raises(RuntimeError, match="kernel"):
-        time_pairs(fail, fail, [0], 2, 0, 0, consume=print)
+        time_pairs(fail, fail, [0], Amount(2, 0), 0, consume=print)
     assert gc.isenabled()
 
 

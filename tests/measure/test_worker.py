@@ -15,15 +15,24 @@ from harness.errors import CellError, HarnessError, MeasureError, UsageError
 from harness.measure.pool import Workers
 from harness.measure.profile import resolve_allocator
 from harness.measure.statistics import paired_ratio
+from harness.measure.timing import Amount
 from harness.measure.worker import verify, verify_allocator
 
 JEMALLOC = "/usr/lib/x86_64-linux-gnu/libjemalloc.so.2"
-FOUND = {"threads": 2, "interop_threads": 1, "affinity": [1, 2], "onednn": True}
+FOUND = {
+    "threads": 2,
+    "interop_threads": 1,
+    "omp_threads": 2,
+    "mkl_threads": 2,
+    "affinity": [1, 2],
+    "onednn": True,
+    "isa": "avx2",
+}
 
 
 def test_what_was_asked_for_and_found_is_no_error() -> None:
     verify(FOUND, threads=2, cpus=[1, 2], onednn=True)
-    verify(FOUND, threads=2, cpus=None, onednn=True)
+    verify(FOUND, threads=2, cpus=None, onednn=True, isa="avx2")
     verify_allocator("jemalloc", JEMALLOC, {JEMALLOC, "/lib/libc.so.6"})
     verify_allocator("system", None, {"/lib/libc.so.6", "/x/lib/libtorch_cpu.so"})
     verify_allocator("system", None, None)
@@ -33,6 +42,9 @@ def test_what_was_asked_for_and_found_is_no_error() -> None:
     ("changed", "text"),
     [
         ({"threads": 1}, "threads=2 but has 1"),
+        ({"omp_threads": 1}, "omp_threads=2 but has 1"),
+        ({"mkl_threads": 4}, "mkl_threads=2 but has 4"),
+        ({"isa": "default"}, "isa=avx2 but has default; this processor, or this build of torch, does not have it"),
         ({"interop_threads": 8}, "interop_threads=1 but has 8"),
         ({"affinity": [0, 1, 2]}, r"affinity=\[1, 2\] but has \[0, 1, 2\]"),
         ({"onednn": False}, "onednn=True but has False"),
@@ -40,7 +52,7 @@ def test_what_was_asked_for_and_found_is_no_error() -> None:
 )
 def test_a_mismatch_is_an_error(changed: dict[str, object], text: str) -> None:
     with pytest.raises(MeasureError, match=text):
-        verify({**FOUND, **changed}, threads=2, cpus=[1, 2], onednn=True)
+        verify({**FOUND, **changed}, threads=2, cpus=[1, 2], onednn=True, isa="avx2")
 
 
 def test_another_allocator_is_an_error() -> None:
@@ -119,7 +131,7 @@ PROFILE = Profile(threads=1, allocator=["jemalloc", "tcmalloc", "mimalloc", "sys
 
 def test_real_workers_time_a_third_party_s_runtime_in_a_verified_environment(workers: Workers, folder: Path) -> None:
     samples = workers.time_pair(
-        PROFILE, "busy", folder / "10", folder / "100", folder / "inputs.npy", processes=2, pairs=20, warmup=3, seed=0
+        PROFILE, "busy", folder / "10", folder / "100", folder / "inputs.npy", 2, Amount(20, 3), seed=0
     )
     assert samples.reference.shape == (2, 20)
     assert paired_ratio(samples.reference, samples.candidate).ratio > 2, "ten times the work must show"
@@ -131,6 +143,17 @@ def test_real_workers_time_a_third_party_s_runtime_in_a_verified_environment(wor
         assert environment["library"] == (None if library is None else str(library))
         if sys.platform == "linux":
             assert len(environment["affinity"]) == 1
+
+
+def test_a_real_worker_can_be_held_to_an_instruction_set(folder: Path) -> None:
+    profile = Profile(threads=1, isa="default")
+    with Workers(timeout=120) as workers:
+        alone = workers.time_alone(profile, "busy", folder / "10", folder / "inputs.npy", calls=3, warmup=1)
+    assert alone.environment["isa"] == "default"
+    assert alone.environment["onednn_version"]
+    assert alone.environment["omp_threads"] == 1
+    assert (alone.times > 0).all()
+    assert len(alone.times) == 3
 
 
 def test_a_real_worker_predicts_what_it_times(workers: Workers, folder: Path) -> None:
@@ -154,7 +177,7 @@ def test_a_real_worker_reports_what_it_cannot_time(
 ) -> None:
     path, inputs = folder / file, folder / "inputs.npy"
     with pytest.raises(error, match=text):
-        workers.time_pair(PROFILE, runtime, path, path, inputs, processes=2, pairs=2, warmup=0, seed=0)
+        workers.time_pair(PROFILE, runtime, path, path, inputs, 2, Amount(2, 0), seed=0)
 
 
 def test_peak_memory_counts_what_inference_holds(workers: Workers, folder: Path) -> None:

@@ -1,0 +1,270 @@
+"""What the machine is and what it did to us: facts that are recorded, counters that are read around a timing.
+
+Nothing is ever changed. What a system does not tell is None; every path lies below ``root``, the file system's root.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import platform
+import re
+import resource
+import sys
+from collections.abc import Sequence
+from pathlib import Path, PurePosixPath
+from typing import TypedDict
+
+ROOT = Path("/")
+CPUS = Path("sys/devices/system/cpu")
+
+
+class Facts(TypedDict):
+    """What the machine is, as JSON, always in this order.
+
+    ``cpus`` counts those that are online, ``allowed_cpus`` those that this process may use (ask before it is pinned),
+    ``cores`` the physical ones. ``cpu_quota`` is the tightest limit on the CPU time of the control groups that this
+    process is in, in CPUs; None where there is no limit.
+    """
+
+    cpu: str | None
+    microcode: str | None
+    architecture: str | None
+    cpus: int | None
+    allowed_cpus: int | None
+    cores: int | None
+    smt: bool | None
+    frequency_driver: str | None
+    governor: str | None
+    turbo: bool | None
+    isolated_cpus: list[int] | None
+    numa_nodes: int | None
+    hypervisor: bool | None
+    cpu_quota: float | None
+    memory_bytes: int | None
+    aslr: int | None
+    transparent_hugepages: str | None
+    kernel: str | None
+    system: str | None
+
+
+class Load(TypedDict):
+    """How busy the machine is: the load average of the last minute, and the threads that run or wait for a CPU now."""
+
+    load_1min: float | None
+    runnable: int | None
+
+
+# ----------------------------------------------------------------------------------------------------------- facts
+
+
+def facts(root: Path = ROOT) -> Facts:
+    """The machine's facts; it takes a few milliseconds and starts no process on Linux."""
+    cpuinfo = _text(root / "proc/cpuinfo")
+    online = cpu_list(_text(root / CPUS / "online"))
+    allowed = cpu_list(_first(_fields("Cpus_allowed_list", _text(root / "proc/self/status"))))
+    flags = _first(_fields("flags", cpuinfo))
+    isolated = root / CPUS / "isolated"  # mostly there and empty
+    nodes = cpu_list(_text(root / "sys/devices/system/node/online"))
+    memory = _number(_first(_fields("MemTotal", _text(root / "proc/meminfo"))).removesuffix("kB"))
+    pages = re.search(r"\[(\w+)\]", _text(root / "sys/kernel/mm/transparent_hugepage/enabled"))
+    return Facts(
+        cpu=_cpu_name(cpuinfo),
+        microcode=_first(_fields("microcode", cpuinfo)) or None,
+        architecture=platform.machine() or None,
+        cpus=len(online) if online else None,
+        allowed_cpus=len(allowed) if allowed else None,
+        # A core's number is unique only within its cluster; the list of its hardware threads is unique everywhere.
+        cores=len(_per_cpu("topology/thread_siblings_list", online, root)) or None,
+        smt=_flag(_text(root / CPUS / "smt/active")),
+        frequency_driver=",".join(_per_cpu("cpufreq/scaling_driver", online, root)) or None,
+        governor=",".join(_per_cpu("cpufreq/scaling_governor", online, root)) or None,
+        turbo=_turbo(root),
+        isolated_cpus=cpu_list(_text(isolated)) if isolated.is_file() else None,
+        numa_nodes=len(nodes) if nodes else None,
+        hypervisor="hypervisor" in flags.split() if flags else None,
+        cpu_quota=min((limit for group in _cgroups(root) if (limit := _quota(group)) is not None), default=None),
+        memory_bytes=None if memory is None else memory * 1024,
+        aslr=_number(_text(root / "proc/sys/kernel/randomize_va_space")),
+        transparent_hugepages=pages[1] if pages else None,
+        kernel=platform.release() or None,
+        system=platform.system() or None,
+    )
+
+
+def load(root: Path = ROOT) -> Load:
+    """How busy the machine is right now, this process included."""
+    found = re.match(r"(\d+\.\d+) \S+ \S+ (\d+)/", _text(root / "proc/loadavg"), re.ASCII)
+    if found is None:
+        return Load(load_1min=None, runnable=None)
+    return Load(load_1min=float(found[1]), runnable=int(found[2]))
+
+
+def _cpu_name(cpuinfo: str) -> str | None:
+    """The model's name; of an Arm the numbers of who designed its cores and which they are, in place of one."""
+    if names := _fields("model name", cpuinfo):
+        return ", ".join(names)
+    if parts := _fields("CPU part", cpuinfo):
+        return f"implementer {', '.join(_fields('CPU implementer', cpuinfo))}, part {', '.join(parts)}"
+    return None if sys.platform == "linux" else platform.processor() or None  # there it would start a process
+
+
+def _turbo(root: Path) -> bool | None:
+    disabled = _flag(_text(root / CPUS / "intel_pstate/no_turbo"))
+    return _flag(_text(root / CPUS / "cpufreq/boost")) if disabled is None else not disabled
+
+
+def _per_cpu(file: str, cpus: Sequence[int] | None, root: Path) -> list[str]:
+    """The distinct texts of a file that each CPU has one of, sorted."""
+    return sorted({text for cpu in cpus or () if (text := _text(root / CPUS / f"cpu{cpu}" / file))})
+
+
+# -------------------------------------------------------------------------------------------------- control groups
+
+
+@functools.cache
+def _cgroups(root: Path) -> tuple[Path, ...]:
+    """The folders of the control groups that this process's CPU time counts in: its own and those that hold it.
+
+    They are found once, as a process stays in its groups. In a container the mount may begin below the hierarchy's
+    root, and what is above it cannot be seen.
+    """
+    own: dict[str, PurePosixPath] = {}
+    for number, controllers, path in re.findall(r"^(\d+):(.*?):(/.*)$", _text(root / "proc/self/cgroup"), re.MULTILINE):
+        if number == "0":
+            own["cgroup2"] = PurePosixPath(path)
+        elif "cpu" in controllers.split(","):
+            own["cgroup"] = PurePosixPath(path)
+    mounts = r"^\S+ \S+ \S+ (\S+) /(\S+) .* - (cgroup2?) \S+ (\S+)$"
+    folders: dict[str, list[Path]] = {}
+    for top, point, kind, options in re.findall(mounts, _text(root / "proc/self/mountinfo"), re.MULTILINE):
+        if kind not in own or kind in folders or (kind == "cgroup" and "cpu" not in options.split(",")):
+            continue
+        if own[kind].is_relative_to(top) and ".." not in own[kind].parts:
+            inner = own[kind].relative_to(top).parts
+            folders[kind] = [root.joinpath(point, *inner[:depth]) for depth in range(len(inner) + 1)]
+    return tuple(folder for chain in folders.values() for folder in chain)
+
+
+def _quota(group: Path) -> float | None:
+    """CPUs' worth of time that a group may use, in version 2 or 1; None where it is not limited ("max" or -1)."""
+    words = " ".join(_text(group / name) for name in ("cpu.max", "cpu.cfs_quota_us", "cpu.cfs_period_us")).split()
+    numbers = [number for word in words if (number := _number(word)) is not None and number > 0]
+    return numbers[0] / numbers[1] if len(words) == len(numbers) == 2 else None
+
+
+# -------------------------------------------------------------------------------------------------------- counters
+
+
+@dataclasses.dataclass(frozen=True)
+class Disturbance:
+    """What happened between two readings of the counters.
+
+    ``involuntary_switches`` counts how often the kernel took the CPU away, ``steal`` is the share of the CPUs' time
+    that the hypervisor gave to others (None also when less than a tick, mostly 10 ms, has passed),
+    ``throttled_periods`` counts stops for a used-up quota and for heat, ``major_faults`` pages read from a disk.
+    """
+
+    involuntary_switches: int
+    steal: float | None
+    throttled_periods: int | None
+    major_faults: int
+
+
+@dataclasses.dataclass(frozen=True)
+class Counters:
+    """One reading of what a `Disturbance` is the growth of: of this process, its control groups and some CPUs."""
+
+    involuntary_switches: int
+    steal_ticks: int | None
+    total_ticks: int | None
+    throttled_periods: int | None
+    major_faults: int
+
+    def since(self, before: Counters) -> Disturbance:
+        """What happened from ``before``, a reading of the same CPUs, until this one."""
+        steal, total = _growth(self.steal_ticks, before.steal_ticks), _growth(self.total_ticks, before.total_ticks)
+        return Disturbance(
+            involuntary_switches=self.involuntary_switches - before.involuntary_switches,
+            steal=steal / total if steal is not None and total else None,
+            throttled_periods=_growth(self.throttled_periods, before.throttled_periods),
+            major_faults=self.major_faults - before.major_faults,
+        )
+
+
+def read_counters(cpus: Sequence[int] | None, root: Path = ROOT) -> Counters:
+    """Read the counters of this process and of ``cpus`` (None: of all), of a few in a fraction of a millisecond."""
+    steal, total = _ticks(cpus, root)
+    throttled = _throttled(cpus, root)
+    usage = resource.getrusage(resource.RUSAGE_SELF)
+    return Counters(usage.ru_nivcsw, steal, total, throttled, usage.ru_majflt)
+
+
+def _ticks(cpus: Sequence[int] | None, root: Path) -> tuple[int | None, int | None]:
+    """Ticks stolen and ticks altogether, summed over the CPUs; None unless all of them are listed."""
+    wanted = {"cpu"} if cpus is None else {f"cpu{cpu}" for cpu in cpus}
+    # User, nice, system, idle, iowait, irq, softirq, steal. A guest's ticks, which follow, are in user and nice too.
+    lines, _, _ = _text(root / "proc/stat").partition("intr ")  # what follows is long
+    rows = re.findall(r"^(cpu\d*)" + r" +(\d+)" * 8, lines, re.ASCII | re.MULTILINE)
+    ticks = [[int(field) for field in fields] for name, *fields in rows if name in wanted]
+    if not wanted or len(ticks) != len(wanted):
+        return None, None
+    return sum(row[7] for row in ticks), sum(map(sum, ticks))
+
+
+def _throttled(cpus: Sequence[int] | None, root: Path) -> int | None:
+    """How often a quota was used up, this process's own or one that holds it, and a CPU slowed down for its heat."""
+    quotas = [
+        _first(re.findall(r"^nr_throttled (\d+)", _text(group / "cpu.stat"), re.MULTILINE)) for group in _cgroups(root)
+    ]
+    chosen = cpu_list(_text(root / CPUS / "online")) if cpus is None else cpus
+    heat = [_text(root / CPUS / f"cpu{cpu}/thermal_throttle/core_throttle_count") for cpu in chosen or ()]
+    counts = [count for text in quotas + heat if (count := _number(text)) is not None]
+    return sum(counts) if counts else None
+
+
+def _growth(after: int | None, before: int | None) -> int | None:
+    """A virtual machine that moves to another host may find its counters set back; that is no growth."""
+    return None if after is None or before is None else max(0, after - before)
+
+
+# ------------------------------------------------------------------------------------------------- reading of files
+
+
+def _text(file: Path) -> str:
+    """A file's text without the space around it; empty where it cannot be read."""
+    try:
+        return file.read_text(errors="replace").strip()
+    except OSError:
+        return ""
+
+
+def _fields(name: str, text: str) -> list[str]:
+    """The distinct values of the lines "name: value", in their order."""
+    return list(dict.fromkeys(re.findall(rf"^{name}[ \t]*:[ \t]*(\S.*)$", text, re.MULTILINE)))
+
+
+def _first(values: Sequence[str]) -> str:
+    return values[0] if values else ""
+
+
+def _number(text: str) -> int | None:
+    try:
+        return int(text)
+    except ValueError:
+        return None
+
+
+def _flag(text: str) -> bool | None:
+    return {"0": False, "1": True}.get(text)
+
+
+def cpu_list(text: str) -> list[int] | None:
+    """The CPUs in the kernel's notation, "0-3,8"; None for what is not written in it."""
+    found: list[int] = []
+    for part in filter(None, text.strip().split(",")):
+        bounds = re.fullmatch(r"(\d{1,5})(?:-(\d{1,5}))?", part, re.ASCII)
+        if bounds is None:
+            return None
+        found.extend(range(int(bounds[1]), int(bounds[2] or bounds[1]) + 1))
+    return found

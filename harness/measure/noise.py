@@ -1,0 +1,112 @@
+"""Signs that the machine, not the model, moved: each with its limit, beyond which a cell is contaminated."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterable, Sequence
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+from scipy import stats
+
+from harness.measure.machine import Disturbance
+from harness.measure.statistics import Ratio
+
+
+@dataclasses.dataclass(frozen=True)
+class Signal:
+    """A sign of trouble: what its value means, and the greatest value that is no trouble.
+
+    The limits of spread, drift and moved are those at which PyTorch's benchmarks and pyperf call a measurement
+    unstable. That of a difference from itself is the run's margin.
+    """
+
+    name: str
+    limit: float
+    meaning: str
+
+
+SIGNALS = {
+    signal.name: signal
+    for signal in (
+        Signal("switches", 0.1, "involuntary context switches per timed call"),
+        Signal("steal", 0.05, "share of the CPU's time that the hypervisor gave to others"),
+        Signal("throttled", 0, "periods in which a CPU quota or the heat stopped the process"),
+        Signal("collections", 0, "garbage collections while timing"),
+        Signal("spread", 0.25, "interquartile range over median of the canary"),
+        Signal("drift", 0.1, "trend of the canary from the first to the last third of the cell"),
+        Signal("moved", 0.25, "change of the canary since the reference was timed against itself"),
+        Signal("itself", 0.01, "by how much at least the reference differs from itself"),
+    )
+}
+#: A trend is one if the rank correlation with time exceeds this (zenbench's limit).
+RANK_CORRELATION = 0.5
+
+
+@dataclasses.dataclass(frozen=True)
+class Finding:
+    """The value of a signal in one cell, and whether it is beyond its limit; None where the system does not tell."""
+
+    signal: str
+    value: float | None
+    limit: float
+
+    @property
+    def beyond(self) -> bool:
+        return self.value is not None and self.value > self.limit
+
+
+def findings(
+    canary: ArrayLike,
+    disturbances: Sequence[Disturbance],
+    calls: int,
+    collections: Sequence[int],
+    canary_before: ArrayLike | None = None,
+) -> list[Finding]:
+    """Every signal of one cell but the last. Of what is counted in each process the worst counts; of the canary, all
+    processes together, for one that stands apart widens the interval by itself.
+
+    ``canary`` has nanoseconds, (processes, groups, calls), in the order of time, ``canary_before`` those of the
+    comparison of the model with itself; ``calls`` counts the timed calls of one process.
+    """
+    songs = np.asarray(canary, dtype=float)
+    values: dict[str, float | None] = {
+        "switches": max(entry.involuntary_switches for entry in disturbances) / calls,
+        "steal": _worst(entry.steal for entry in disturbances),
+        "throttled": _worst(entry.throttled_periods for entry in disturbances),
+        "collections": max(collections),
+        "spread": _spread(songs),
+        "drift": _drift(songs.reshape(-1, songs.shape[-1])),
+    }
+    if canary_before is not None:
+        values["moved"] = _change(np.median(np.asarray(canary_before, dtype=float)), np.median(songs))
+    return [Finding(name, value, SIGNALS[name].limit) for name, value in values.items()]
+
+
+def differs_from_itself(ratio: Ratio, margin: float) -> Finding:
+    """How far the interval of a model's ratio with itself stays away from 1; beyond the margin nothing can be told."""
+    low, high = (1.0, 1.0) if ratio.low is None or ratio.high is None else (ratio.low, ratio.high)
+    return Finding("itself", max(0.0, low - 1, 1 / high - 1), margin)
+
+
+def _worst(values: Iterable[float | None]) -> float | None:
+    return max((value for value in values if value is not None), default=None)
+
+
+def _spread(songs: NDArray[np.float64]) -> float:
+    low, middle, high = np.percentile(songs, (25, 50, 75))
+    return float((high - low) / middle)
+
+
+def _drift(groups: NDArray[np.float64]) -> float:
+    """The change from the first to the last third of the groups' medians, if they rise or fall all along; else 0."""
+    medians = np.median(groups, axis=1)
+    if np.ptp(medians) == 0 or abs(stats.spearmanr(np.arange(len(medians)), medians).statistic) <= RANK_CORRELATION:
+        return 0.0
+    third = max(1, len(medians) // 3)
+    return _change(np.median(medians[:third]), np.median(medians[-third:]))
+
+
+def _change(before: float, after: float) -> float:
+    """The relative change, the same for twice as fast as for twice as slow."""
+    return float(max(before, after) / min(before, after) - 1)

@@ -1,0 +1,86 @@
+"""What a table says of its own error: the smallest change that could be seen, and the cells that say nothing."""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Iterator, Sequence
+
+from harness.margin import format_margin
+from harness.record import Record, Timing, VerdictRecord
+
+VERDICTS = (
+    "verdict: slower or faster by more than the margin, or the same within it, of which at most 5 % in a matrix are "
+    "false, and slower was confirmed by fresh processes; inconclusive (n): about n processes would settle it; "
+    "contaminated: the machine was disturbed."
+)
+
+
+def verdict(cell: Record) -> VerdictRecord | None:
+    """The verdict on a cell's latency, if there is one."""
+    timing = cell["timing"]
+    return None if timing is None else timing.get("verdict")
+
+
+def protocol(timings: Sequence[Timing]) -> str:
+    """How the cells of a table were timed, in a few words."""
+    first = timings[0]
+    environment = first["environment"][0]
+    counts = sorted({timing["pairs"] for timing in timings})
+    shown = str(counts[0]) if len(counts) == 1 else f"{counts[0]} to {counts[-1]}"
+    if first.get("protocol") == "single":
+        how = f"protocol single: {first['warmup']} untimed calls, the mean of {shown} in 1 process"
+    else:
+        how = f"{first['processes']} processes x {shown} pairs"
+    return f"{how}, {environment['threads']} thread(s), {environment['allocator']}"
+
+
+def notes(records: Sequence[Record]) -> list[str]:
+    """Lines below a table: the run's resolution, what its timing cost, and each cell without an answer, with why."""
+    timings = [timing for record in records if (timing := record["timing"]) is not None]
+    return [*_resolution(timings), *_warmup(timings), *_cost(timings), *_unanswered(records)]
+
+
+def _resolution(timings: Sequence[Timing]) -> Iterator[str]:
+    copies = {timing["itself"]["sha256"]: timing["itself"] for timing in timings if "itself" in timing}
+    ratios = [entry["ratio"] for entry in copies.values()]
+    if not ratios:
+        return
+    from harness.measure.statistics import smallest_change
+
+    processes = min(timing["processes"] for timing in timings)
+    change = smallest_change([entry["per_process"] for entry in copies.values()], processes)
+    values = [ratio["value"] for ratio in ratios]
+    low, high = ratios[0]["low"], ratios[0]["high"]
+    shown = f"{min(values):.4f} to {max(values):.4f}" if len(values) > 1 else f"{values[0]:.4f}"
+    if len(values) == 1 and low is not None and high is not None:
+        shown += f" [{low:.4f}, {high:.4f}]"
+    text = f"The reference timed against itself: {shown}."
+    if change is not None:
+        text += f" Smallest change that {processes} processes detect: {100 * change:.2g} %"
+        margins = {found["margin"] for timing in timings if (found := timing.get("verdict"))}
+        if len(margins) == 1:
+            margin = margins.pop()
+            text += f"; beyond the margin of {format_margin(margin)}: {100 * (margin + change):.2g} %"
+        text += " (in 4 of 5 runs)."
+    yield text
+
+
+def _warmup(timings: Sequence[Timing]) -> Iterator[str]:
+    unsteady = [timing["warmup"] for timing in timings if timing.get("steady") is False]
+    if unsteady:
+        yield f"The warm-up of {len(unsteady)} of {len(timings)} cells, {min(unsteady)} calls or more, ended unsteady."
+
+
+def _cost(timings: Sequence[Timing]) -> Iterator[str]:
+    costs = [timing["cost"] for timing in timings if "cost" in timing]
+    if costs:
+        wall = statistics.median(cost["wall"] for cost in costs)
+        beyond = statistics.median(cost["wall"] - cost["calls"] for cost in costs)
+        yield f"Timing a cell took {wall:.1f} s (median), of which {beyond:.1f} s beyond the timed calls."
+
+
+def _unanswered(records: Sequence[Record]) -> Iterator[str]:
+    for record in records:
+        found = verdict(record)
+        if found is not None and found["kind"] in ("contaminated", "inconclusive"):
+            yield f"{record['cell']}: {found['kind']}: {found['reason']}"

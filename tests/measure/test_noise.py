@@ -1,0 +1,106 @@
+"""The signs of a disturbed machine: each is found alone, by its own limit, and a quiet machine gives none."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from harness.measure.machine import Disturbance
+from harness.measure.noise import SIGNALS, differs_from_itself, findings
+from harness.measure.statistics import paired_ratio
+
+QUIET = Disturbance(involuntary_switches=1, steal=0.0, throttled_periods=0, major_faults=0)
+PROCESSES, GROUPS, CALLS = 6, 5, 5
+
+
+def songs(seed: int = 0) -> np.ndarray:
+    """Nanoseconds of a canary that varies by 1 %."""
+    noise = np.random.default_rng(seed).standard_normal((PROCESSES, GROUPS, CALLS))
+    return 250_000 * (1 + 0.01 * np.abs(noise))
+
+
+def beyond(canary: Any = None, before: Any = None, **changed: Any) -> set[str]:
+    disturbances = [QUIET] * (PROCESSES - 1) + [Disturbance(**{**vars(QUIET), **changed})]
+    found = findings(songs() if canary is None else canary, disturbances, 200, [0] * PROCESSES, before)
+    return {finding.signal for finding in found if finding.beyond}
+
+
+def test_a_quiet_machine_gives_no_sign() -> None:
+    assert all(beyond(songs(seed), songs(1000 + seed)) == set() for seed in range(200))
+
+
+@pytest.mark.parametrize(
+    ("changed", "sign"),
+    [
+        ({"involuntary_switches": 21}, {"switches"}),
+        ({"involuntary_switches": 20}, set()),
+        ({"steal": 0.06}, {"steal"}),
+        ({"steal": None}, set()),
+        ({"throttled_periods": 1}, {"throttled"}),
+        ({"throttled_periods": None}, set()),
+    ],
+)
+def test_one_process_that_was_disturbed_is_enough(changed: dict[str, Any], sign: set[str]) -> None:
+    assert beyond(**changed) == sign
+
+
+def test_a_garbage_collection_is_a_sign() -> None:
+    found = findings(songs(), [QUIET] * PROCESSES, 200, [0, 0, 0, 1, 0, 0])
+    assert [finding.signal for finding in found if finding.beyond] == ["collections"]
+
+
+def test_a_machine_that_gets_slower_drifts() -> None:
+    slower = songs() * np.linspace(1, 1.3, PROCESSES * GROUPS).reshape(PROCESSES, GROUPS, 1)
+    assert beyond(slower) == {"drift"}
+    assert beyond(slower[::-1, ::-1]) == {"drift"}, "or faster"
+    assert beyond(songs() * np.linspace(1, 1.05, PROCESSES * GROUPS).reshape(PROCESSES, GROUPS, 1)) == set()
+
+
+def test_a_machine_that_jumps_to_and_fro_spreads() -> None:
+    jumping = songs()
+    jumping[:, ::2] *= 1.5
+    assert beyond(jumping) == {"spread"}
+    once = songs()
+    once[2, ::2] *= 1.5
+    assert beyond(once) == set(), "one process of six"
+
+
+def test_a_machine_that_was_faster_when_the_model_was_timed_against_itself_moved() -> None:
+    assert beyond(1.4 * songs(), songs(1)) == {"moved"}
+    assert beyond(songs(), 1.4 * songs(1)) == {"moved"}
+    assert beyond(1.2 * songs(), songs(1)) == set()
+
+
+def test_a_canary_that_never_varies_is_no_division_by_zero() -> None:
+    assert beyond(np.full((PROCESSES, GROUPS, CALLS), 7), np.full((2, GROUPS, CALLS), 7)) == set()
+
+
+@given(factor=st.floats(0.01, 100))
+def test_no_sign_depends_on_how_fast_the_machine_is(factor: float) -> None:
+    assert beyond(factor * songs(), factor * songs(1)) == set()
+
+
+def test_each_signal_has_its_limit_and_says_what_it_is() -> None:
+    found = findings(songs(), [QUIET] * PROCESSES, 200, [0] * PROCESSES, songs(1))
+    found.append(differs_from_itself(paired_ratio([[1, 1], [1, 1]], [[2, 2], [2, 2]]), 0.02))
+    assert [finding.signal for finding in found] == list(SIGNALS)
+    assert found[-1].beyond
+    assert all(signal.meaning and signal.limit >= 0 for signal in SIGNALS.values())
+
+
+@pytest.mark.parametrize(
+    ("candidate", "value"),
+    [([[100, 100], [100, 100]], 0.0), ([[103, 103], [103, 103]], 0.03), ([[50, 50], [50, 50]], 1.0)],
+)
+def test_a_model_differs_from_itself_by_what_its_interval_leaves(candidate: list[list[int]], value: float) -> None:
+    ratio = paired_ratio([[100, 100], [100, 100]], candidate)
+    assert differs_from_itself(ratio, 0.01).value == pytest.approx(value)
+    assert differs_from_itself(ratio, 0.01).beyond == (value > 0.01)
+
+
+def test_one_process_cannot_differ_from_itself() -> None:
+    assert differs_from_itself(paired_ratio([[100, 100]], [[200, 200]]), 0.01).value == 0

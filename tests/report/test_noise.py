@@ -1,0 +1,97 @@
+"""What a table says of its own error."""
+
+from __future__ import annotations
+
+import copy
+from typing import Any
+
+import pytest
+from records import line, record
+
+from harness.record import Record
+from harness.report.noise import notes
+from harness.report.tables import tables
+
+
+def timed(kind: str = "same", needed: int | None = None, reason: str = "", **changes: Any) -> Record:
+    """A record with a verdict, of a reference that differs from itself by 0.2 % or so."""
+    made = copy.deepcopy(record(**changes))
+    timing = made["timing"]
+    assert timing is not None
+    ratio: Any = {"value": 1.0005, "low": 0.9985, "high": 1.0025}
+    timing["itself"] = {
+        "sha256": changes.get("sha256", "a"),
+        "ratio": ratio,
+        "per_process": changes.get("per_process", [1.001, 0.999, 1.002, 1.0]),
+        "smallest_change": 0.004,
+    }
+    timing["verdict"] = {
+        "kind": kind,
+        "margin": 0.01,
+        "p": 0.01,
+        "processes_needed": needed,
+        "reason": reason,
+        "confirmation": None,
+    }
+    timing["cost"] = {"wall": 2.0, "calls": 1.5}
+    timing["steady"] = changes.get("steady", True)
+    return made
+
+
+def test_each_cell_has_its_verdict_at_the_margin() -> None:
+    text = tables([timed("same"), timed("slower", pruning="half"), timed("inconclusive", 14, pruning="none")])
+    assert line(text, "verdict", "at", "1", "%")[4:] == ["plain", "float32", "same", "slower", "inconclusive", "(14)"]
+    assert "inconclusive (n): about n processes would settle it" in text
+
+
+def test_verdicts_of_several_seeds_are_counted() -> None:
+    kinds = ("slower", "slower", "inconclusive")
+    text = tables([timed(kind, 9 if kind == "inconclusive" else None, seed=n) for n, kind in enumerate(kinds)])
+    assert line(text, "verdict")[6:] == ["2", "slower,", "1", "inconclusive"]
+    assert line(tables([timed("faster", seed=n) for n in range(3)]), "verdict")[6:] == ["faster"]
+
+
+def test_the_resolution_is_worked_out_from_the_comparison_with_itself() -> None:
+    # Logs 0.001, -0.001, 0.002, 0: s = 0.00129. (t(.975, 3) + t(.8, 3)) s / 2 = (3.182 + 0.978) * 0.000645 = 0.27 %.
+    (resolution, cost) = notes([timed(), timed("slower", pruning="half")])
+    assert "The reference timed against itself: 1.0005 [0.9985, 1.0025]." in resolution
+    assert "Smallest change that 4 processes detect: 0.27 %" in resolution
+    assert "beyond the margin of 1 %: 1.3 % (in 4 of 5 runs)" in resolution
+    assert cost == "Timing a cell took 2.0 s (median), of which 0.5 s beyond the timed calls."
+
+
+def test_several_references_are_pooled() -> None:
+    noisy = timed(seed=1, sha256="b", per_process=[1.01, 0.99, 1.02, 1.0])
+    assert "detect: 1.9 %" in notes([timed(), noisy])[0]
+
+
+def test_one_process_has_no_resolution() -> None:
+    alone = timed(per_process=[1.001])
+    assert "Smallest" not in notes([alone])[0]
+
+
+def test_cells_without_an_answer_say_why() -> None:
+    found = notes([timed(), timed("contaminated", reason="steal: 0.3", pruning="half")])
+    assert found[-1] == "conv-plain-half-float32-0: contaminated: steal: 0.3"
+
+
+def test_an_unsteady_warm_up_is_told() -> None:
+    unsteady = timed(steady=False)
+    assert unsteady["timing"] is not None
+    unsteady["timing"]["warmup"] = 300
+    assert "The warm-up of 1 of 2 cells, 300 calls or more, ended unsteady." in notes([timed(), unsteady])
+
+
+@pytest.mark.parametrize("changes", [{}, {"ratio": None}])
+def test_records_of_earlier_versions_have_no_notes(changes: dict[str, Any]) -> None:
+    assert notes([record(**changes)]) == []
+    assert "verdict" not in tables([record(**changes)])
+
+
+def test_the_heading_names_the_single_protocol() -> None:
+    single = record(ratio=(0.9, None, None))
+    assert single["timing"] is not None
+    single["timing"] |= {"protocol": "single", "processes": 1, "pairs": 1000, "warmup": 100}  # type: ignore[typeddict-item]
+    text = tables([single])
+    assert "protocol single: 100 untimed calls, the mean of 1000 in 1 process, 1 thread(s), jemalloc" in text
+    assert line(text, "latency", "/")[-1] == "0.900"
