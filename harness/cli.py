@@ -1,8 +1,10 @@
-"""The command ``harness``: list, plan, data, report, explain."""
+"""The command ``harness``: list, plan, data, doctor, calibrate, report, explain."""
 
 from __future__ import annotations
 
 import argparse
+import dataclasses
+import functools
 import json
 import shutil
 import sys
@@ -10,21 +12,24 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from harness.contracts import Profile
 from harness.datasets import DEFAULT, status
 from harness.errors import HarnessError, UsageError, explain_disk_errors
 from harness.keys import differences
+from harness.margin import DEFAULT_MARGIN, parse_margin
 from harness.plugins import Registry, installed
 from harness.presets import PRESETS, preset
 from harness.progress import Display
 
-USAGE_ERROR, INTERRUPTED = 4, 130
+NOT_FIT, USAGE_ERROR, INTERRUPTED = 1, 4, 130
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the command; returns the exit code: 0, 4 for an error of use, 130 when interrupted."""
-    options = _parser().parse_args(arguments)
+    """Run the command; returns the exit code: 0, 4 for an error of use, 130 when interrupted, 1 as ``doctor`` says."""
     try:
-        options.run(options)
+        options = _parser().parse_args(arguments)
+        code: int | None = options.run(options)
+        return code or 0
     except HarnessError as error:
         print(f"harness: {error}", file=sys.stderr)
         return USAGE_ERROR
@@ -33,7 +38,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return INTERRUPTED
     except BrokenPipeError:
         sys.stderr.close()
-    return 0
+        return 0
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -63,6 +68,38 @@ def _parser() -> argparse.ArgumentParser:
     action.set_defaults(run=_data_fetch)
 
     command = commands.add_parser(
+        "doctor",
+        help="what this machine can resolve, in half a minute, and what would improve it; changes nothing",
+        epilog="Exit code: 0 when the machine is good enough for the margin, 1 when it is not, 4 for a wrong option or "
+        "when nothing could be timed.",
+    )
+    _add_margin(command)
+    _add_allocator(command)
+    command.add_argument("--json", action="store_true", help="for programs")
+    command.set_defaults(run=_doctor)
+
+    command = commands.add_parser(
+        "calibrate",
+        help="how often verdicts are wrong here, over many comparisons whose answer is known; takes hours",
+    )
+    for option, default, about in (
+        ("--comparisons", 200, "comparisons of a network with itself"),
+        ("--planted-comparisons", 50, "comparisons with each planted slowdown"),
+        ("--processes", 6, "processes of each comparison"),
+        ("--pairs", 100, "pairs of calls in each process"),
+    ):
+        whole = functools.partial(_whole, option)
+        command.add_argument(option, type=whole, default=default, metavar="N", help=f"{about} (default: {default})")
+    command.add_argument(
+        "--planted", type=_shares, default="1%,2%,5%,10%", metavar="SHARES", help="slowdowns (default: %(default)s)"
+    )
+    _add_margin(command)
+    _add_allocator(command)
+    command.add_argument("--quiet-only", action="store_true", help="not also while another program is busy")
+    command.add_argument("--output", type=Path, metavar="FILE.json", help="where all results are kept")
+    command.set_defaults(run=_calibrate)
+
+    command = commands.add_parser(
         "report", help="the tables of one or more runs; of a cell that is in several, the last counts"
     )
     command.add_argument("runs", type=Path, nargs="+", metavar="RUN.json")
@@ -73,6 +110,32 @@ def _parser() -> argparse.ArgumentParser:
     command.add_argument("--store", type=Path, default=Path(".harness"))
     command.set_defaults(run=_explain)
     return parser
+
+
+def _add_margin(command: argparse.ArgumentParser) -> None:
+    command.add_argument(
+        "--margin",
+        type=parse_margin,
+        default=f"{100 * DEFAULT_MARGIN:g}%",
+        help="the relative change that matters, as 1%% or 0.01 (default: %(default)s)",
+    )
+
+
+def _add_allocator(command: argparse.ArgumentParser) -> None:
+    command.add_argument(
+        "--allocator", nargs="+", default=["system"], metavar="NAME", help="the first that is found (default: system)"
+    )
+
+
+def _whole(option: str, text: str) -> int:
+    try:
+        return int(text)
+    except ValueError:
+        raise UsageError(f"{option} is a whole number, and {text!r} is not") from None
+
+
+def _shares(text: str) -> tuple[float, ...]:
+    return tuple(parse_margin(part) for part in text.split(","))
 
 
 def _list(options: argparse.Namespace) -> None:
@@ -124,6 +187,31 @@ def _data_fetch(options: argparse.Namespace) -> None:
     if not dataset.recognises(folder):
         raise UsageError(f"{folder} is still not a complete {dataset.name}; fetch again")
     print(f"{dataset.name} is in {folder}")
+
+
+def _doctor(options: argparse.Namespace) -> int:
+    from harness.calibration.doctor import examine
+    from harness.report.doctor import doctor_text
+
+    diagnosis = examine(options.margin, options.allocator, Display(sys.stderr).say)
+    print(json.dumps(dataclasses.asdict(diagnosis), indent=1) if options.json else doctor_text(diagnosis))
+    return 0 if diagnosis.fit else NOT_FIT
+
+
+def _calibrate(options: argparse.Namespace) -> None:
+    from harness.calibration.calibrate import Plan, calibrate, table
+
+    plan = Plan(
+        comparisons=options.comparisons,
+        planted=options.planted,
+        planted_comparisons=options.planted_comparisons,
+        processes=options.processes,
+        pairs=options.pairs,
+        margin=options.margin,
+        busy=(False,) if options.quiet_only else (False, True),
+        profile=Profile(allocator=options.allocator),
+    )
+    print(table(calibrate(plan, Display(sys.stderr).say, options.output)))
 
 
 def _report(options: argparse.Namespace) -> None:

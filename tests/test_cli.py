@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
+import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+import fakes
 import pytest
 import toy
 
+from harness.calibration import calibrate as calibration
 from harness.cli import main
+from harness.contracts import Profile
 from harness.keys import key_of
 from harness.plugins import Origin, Problem, installed
 from harness.store import Store
@@ -85,6 +90,14 @@ def test_plan_uses_the_data_it_is_pointed_at(run: Run) -> None:
         (["explain", "abc"], "there is no store at .harness; name one with --store"),
         (["explain", "abc", "--store", "."], "no artefact has a key that begins with 'abc'"),
         (["explain", "a", "b", "c", "--store", "."], "explain takes one key or two"),
+        (["doctor", "--margin", "1 percent"], "the margin '1 percent' is not a share of the latency"),
+        (["doctor", "--margin", "0"], "no machine resolves a margin of 0"),
+        (["doctor", "--allocator", "jemaloc"], "there is no such allocator; did you mean 'jemalloc'"),
+        (["calibrate", "--pairs", "many"], "--pairs is a whole number, and 'many' is not"),
+        (["calibrate", "--processes", "1"], "a calibration with processes=1: it takes at least 2"),
+        (["calibrate", "--planted", "1%,x"], "the margin 'x' is not a share of the latency"),
+        (["calibrate", "--margin", "1"], "did you mean 1%?"),
+        (["calibrate", "--allocator", "jemaloc"], "there is no such allocator; did you mean 'jemalloc'"),
     ],
 )
 def test_an_error_of_use_is_one_line_and_exit_code_4(run: Run, arguments: Sequence[str], message: str) -> None:
@@ -141,6 +154,104 @@ def test_explaining_makes_no_store(run: Run) -> None:
     code, _, _ = run("explain", "abc", "--store", "nosuch")
     assert code == 4
     assert not Path("nosuch").exists()
+
+
+class Machine(fakes.Workers):
+    """Timing workers that find a network as fast as itself, and a slower one ``speed`` times as slow."""
+
+    def __init__(self, *_: object) -> None:
+        super().__init__()
+
+    def __enter__(self) -> Machine:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        pass
+
+
+@pytest.mark.parametrize(("speed", "code", "verdict"), [(1.02, 0, "Good enough"), (1.0, 1, "Not good enough")])
+def test_doctor_says_by_its_exit_code_whether_the_machine_is_fit(
+    run: Run, monkeypatch: pytest.MonkeyPatch, speed: float, code: int, verdict: str
+) -> None:
+    monkeypatch.setattr("harness.calibration.doctor.Workers", Machine)
+    monkeypatch.setattr(Machine, "speed", speed)
+    found, out, err = run("doctor")
+    assert found == code
+    assert f"\n  {verdict} for a margin of 1 %" in out
+    assert "a network beside itself: 8 of 8" in err
+    found, out, _ = run("doctor", "--json", "--margin", "0.9 %", "--allocator", "system", "jemalloc")
+    document = json.loads(out)
+    assert found == code
+    assert (document["fit"], document["margin"]) == (code == 0, 0.009)
+    assert document["itself"][0]["ratio"]["ratio"] == 1.0
+
+
+def test_an_allocator_that_is_not_here_is_one_line(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("harness.measure.profile._libraries", lambda: iter(()))
+    code, out, err = run("doctor", "--allocator", "jemalloc")
+    assert (code, out, len(err.splitlines())) == (4, "", 1)
+    assert err.startswith("harness: allocator jemalloc is not on this machine")
+
+
+def test_workers_that_do_not_start_are_one_line(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("harness.calibration.probe.COMMAND", (sys.executable, "-c", "raise SystemExit(3)"))
+    code, out, err = run("doctor")
+    assert (code, out) == (4, "")
+    assert err.splitlines()[-1] == (
+        "harness: the timing worker exited with status 3 while starting; it left no message"
+    )
+
+
+@pytest.fixture
+def calibrated(monkeypatch: pytest.MonkeyPatch) -> list[tuple[calibration.Plan, Path | None]]:
+    """What ``calibrate`` was asked to do, in place of doing it."""
+    asked = []
+
+    def calibrate(plan: calibration.Plan, say: Callable[[str], None], output: Path | None = None) -> dict[str, Any]:
+        asked.append((plan, output))
+        say("timing")
+        return {"a": "document"}
+
+    monkeypatch.setattr(calibration, "calibrate", calibrate)
+    monkeypatch.setattr(calibration, "table", lambda document: f"the table of {document}")
+    return asked
+
+
+def test_calibrate_does_by_default_what_the_plan_does(
+    run: Run, calibrated: list[tuple[calibration.Plan, Path | None]]
+) -> None:
+    assert run("calibrate") == (0, "the table of {'a': 'document'}\n", "timing\n")
+    ((plan, output),) = calibrated
+    assert output is None
+    assert dataclasses.replace(plan, profile=Profile()) == calibration.Plan()
+    assert plan.profile == Profile(allocator=["system"])
+
+
+def test_calibrate_hands_on_every_option(run: Run, calibrated: list[tuple[calibration.Plan, Path | None]]) -> None:
+    run(
+        *("calibrate", "--comparisons", "7", "--planted", "3%,0.2", "--planted-comparisons", "5", "--processes", "4"),
+        *("--pairs", "20", "--margin", "2%", "--quiet-only", "--allocator", "jemalloc", "system", "--output", "o.json"),
+    )
+    expected = calibration.Plan(
+        comparisons=7,
+        planted=(0.03, 0.2),
+        planted_comparisons=5,
+        processes=4,
+        pairs=20,
+        margin=0.02,
+        busy=(False,),
+        profile=Profile(allocator=["jemalloc", "system"]),
+    )
+    assert calibrated == [(expected, Path("o.json"))]
+
+
+@pytest.mark.parametrize("command", ["doctor", "calibrate"])
+def test_an_option_says_its_default(capsys: pytest.CaptureFixture[str], command: str) -> None:
+    with pytest.raises(SystemExit):
+        main([command, "--help"])
+    text = " ".join(capsys.readouterr().out.split())
+    assert "as 1% or 0.01 (default: 1%)" in text
+    assert command != "doctor" or "0 when the machine is good enough for the margin, 1 when it is not, 4 for" in text
 
 
 def test_an_interruption_is_one_line(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:

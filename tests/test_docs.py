@@ -6,11 +6,14 @@ import re
 import subprocess
 import sys
 from pathlib import Path
+from typing import get_args
 
 import pytest
 
 from harness import Matrix, hookspecs
 from harness.cli import USAGE_ERROR
+from harness.measure.noise import SIGNALS
+from harness.measure.verdict import Kind
 from harness.plugins import Origin, Plugins
 from harness.presets import PRESETS
 from harness.pytest_plugin import NOTHING_MEASURED
@@ -42,9 +45,9 @@ def test_every_exit_code_is_documented(code: int) -> None:
 
 
 def test_every_command_is_known() -> None:
-    used = set(re.findall(r"harness ((?:data )?(?:list|plan|fetch|status|report|explain))\b", README))
+    used = set(re.findall(r"harness ((?:data )?(?:list|plan|fetch|status|report|explain|doctor|calibrate))\b", README))
     shown = subprocess.run([sys.executable, "-m", "harness.cli", "--help"], capture_output=True, text=True, check=True)
-    commands = set(re.findall(r"^    (\w+) ", shown.stdout, re.MULTILINE))
+    commands = set(re.findall(r"^    (\w+)\s", shown.stdout, re.MULTILINE))
     assert commands == {command.split()[0] for command in used}
 
 
@@ -76,3 +79,29 @@ def test_every_hook_has_a_reason_and_an_example() -> None:
         text = hook.__doc__ or ""
         assert "@hookimpl" in text, name
         assert f"def {name}(" in text, name
+
+
+def test_the_signals_and_their_limits_are_documented() -> None:
+    rows = dict(re.findall(r"^\| (\w+) \| (.+) \|$", README, re.MULTILINE))
+    shown = {
+        "switches": "0.1 involuntary",
+        "steal": "5 %",
+        "throttled": "any period",
+        "collections": "any garbage",
+        "spread": "25 %",
+        "drift": "10 %",
+        "moved": "25 %",
+        "itself": "the margin",
+    }
+    assert list(SIGNALS) == list(shown)
+    for name, limit in shown.items():
+        assert rows[name].startswith(limit)
+        value = SIGNALS[name].limit
+        if name not in ("throttled", "collections", "itself"):
+            assert limit.split()[0] in (f"{value:g}", f"{100 * value:g}"), name
+    assert SIGNALS["throttled"].limit == SIGNALS["collections"].limit == 0
+
+
+def test_every_verdict_is_documented() -> None:
+    for kind in (*get_args(Kind), "contaminated"):
+        assert re.search(rf"^\| (\w+, )?{kind}\b.* \| .+ \|$", README, re.MULTILINE), kind
