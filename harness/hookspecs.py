@@ -85,7 +85,10 @@ def harness_runtimes(register: Callable[[Runtime], None]) -> None:
 
 @hookspec
 def harness_cell_finished(record: Mapping[str, Any]) -> None:
-    """Look at the record of a cell that was measured, as it goes into the JSON file: to log it, or send it elsewhere.
+    """Look at the record of a cell that was measured: to log it, or send it elsewhere.
+
+    It is what goes into the JSON file but for the verdict on its latency, which depends on the other cells too and joins
+    it at the end of the run.
 
     ::
 

@@ -18,6 +18,7 @@ import platform
 import random
 import re
 import resource
+import select
 import signal
 import sys
 from collections.abc import Callable, Mapping
@@ -28,6 +29,7 @@ from typing import TYPE_CHECKING, Any, TextIO
 from harness import errors
 from harness.errors import CellError, HarnessError, MeasureError
 from harness.measure.machine import read_counters
+from harness.measure.process import how_it_ended
 from harness.measure.timing import Amount, time_alone, time_pairs
 
 if TYPE_CHECKING:
@@ -47,6 +49,8 @@ def serve(answer: Callable[[dict[str, Any]], Any]) -> None:
     """Answer requests until the input ends: ``{"ok": value}``, or ``{"error": {kind, text}}`` when it raises."""
     requests, replies = _private_streams()
     _die_with_parent()
+    if _deserted(requests):
+        return  # the parent died before it could take this process with it
     for line in requests:
         replies.write(json.dumps(_reply(functools.partial(_answer, answer, line))) + "\n")
         replies.flush()
@@ -80,6 +84,13 @@ def _die_with_parent() -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to handle
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+
+
+def _deserted(requests: TextIO) -> bool:
+    """Whether nobody holds the other end of the pipe any more; it may have a request in it all the same."""
+    poll = select.poll()
+    poll.register(requests, 0)  # the end of the other side is always reported
+    return any(event & select.POLLHUP for _, event in poll.poll(0))
 
 
 # --------------------------------------------------------------------------------------------------------- requests
@@ -189,9 +200,11 @@ class Worker:
         as in a fresh process, without waiting for the import of torch.
         """
         reading, writing = os.pipe()
-        child = os.fork()
+        worker, child = os.getpid(), os.fork()
         if child == 0:
             _die_with_parent()
+            if os.getppid() != worker:
+                os._exit(1)  # it died before it could take this process with it
             answer = _reply(lambda: self._memory(runtime, file, inputs))
             os.write(writing, json.dumps(answer).encode())
             os._exit(0)
@@ -200,7 +213,8 @@ class Worker:
             told = pipe.read()
         _, status = os.waitpid(child, 0)
         if not told:
-            raise CellError(f"the process that ran {file['path']} for its memory ended with wait status {status}")
+            end = how_it_ended(os.waitstatus_to_exitcode(status))
+            raise CellError(f"the process that ran {file['path']} for its memory {end}")
         reply = json.loads(told)
         if "error" in reply:
             raise getattr(errors, reply["error"]["kind"], CellError)(reply["error"]["text"])
