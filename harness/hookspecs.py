@@ -87,8 +87,8 @@ def harness_runtimes(register: Callable[[Runtime], None]) -> None:
 def harness_cell_finished(record: Mapping[str, Any]) -> None:
     """Look at the record of a cell that was measured: to log it, or send it elsewhere.
 
-    It is what goes into the JSON file but for the verdict on its latency, which depends on the other cells too and joins
-    it at the end of the run.
+    It is what goes into the JSON file but for the verdict on its latency, which depends on the other cells too and
+    joins it at the end of the run.
 
     ::
 

@@ -200,7 +200,7 @@ class Timekeeper:
             samples.disturbances,
             2 * samples.reference.shape[1],
             samples.collections,
-            None if itself is samples else itself.canary,
+            None if itself is samples else _same_processes(itself, samples),
         )
         found.append(differs_from_itself(_ratio(itself), self._margin))
         return [
@@ -231,6 +231,15 @@ def _ratio(samples: PairedSamples) -> Ratio:
     from harness.measure.statistics import paired_ratio
 
     return paired_ratio(samples.reference, samples.candidate)
+
+
+def _same_processes(before: PairedSamples, now: PairedSamples) -> NDArray[np.float64]:
+    """The canary of ``before`` in the order of the processes of ``now``; NaN for a process that is new since."""
+    import numpy as np
+
+    rows = {entry["pid"]: row for entry, row in zip(before.environment, before.canary, strict=True)}
+    unknown = np.full(before.canary.shape[1:], np.nan)
+    return np.stack([rows.get(entry["pid"], unknown) for entry in now.environment])
 
 
 def _student(ratio: Ratio) -> Interval:

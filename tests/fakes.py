@@ -54,7 +54,7 @@ class Workers:
             candidate=base if reference == candidate else (base * self.speed).astype(int),
             reference_first=base % 2 == 0,
             inputs=base % 64,
-            environment=(ENVIRONMENT,) * processes,
+            environment=tuple(ENVIRONMENT | {"pid": pid} for pid in range(processes)),
             warmup=20,
             steady=True,
             canary=np.full((processes, 5, 5), 200_000),

@@ -171,6 +171,29 @@ def test_a_disturbed_cell_is_contaminated_and_leaves_the_others_alone(
     assert [signal["signal"] for signal in stolen["signals"] if signal["beyond"]] == ["steal"]
 
 
+def test_the_canary_is_compared_with_that_of_the_same_processes(
+    keeper: Timekeeper, bench: Bench, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    original = bench.time_pair
+
+    def slower(**arguments: Any) -> PairedSamples:
+        samples = original(**arguments)
+        if arguments["candidate"].name == "reference":
+            return samples
+        environment = [dict(entry) for entry in samples.environment]
+        environment[-1]["pid"] = 99  # the last one crashed and was replaced
+        canary = np.array(samples.canary)
+        canary[-1] *= 2
+        canary[0] = canary[0] * 11 // 10
+        return dataclasses.replace(samples, environment=tuple(environment), canary=canary)
+
+    monkeypatch.setattr(bench, "time_pair", slower)
+    timing, _ = keeper.time(pair(tmp_path, 1.0))
+    (moved,) = [signal for signal in timing["signals"] if signal["signal"] == "moved"]
+    assert moved["value"] == pytest.approx(0.1)
+    assert not moved["beyond"]
+
+
 def test_where_a_model_differs_from_itself_nothing_can_be_told(bench: Bench, tmp_path: Path) -> None:
     strict = Timekeeper(bench, preset("quick"), 0.0001, print)  # type: ignore[arg-type]
     bench.noise = 0

@@ -7,7 +7,6 @@ from collections.abc import Iterable, Sequence
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
-from scipy import stats
 
 from harness.measure.machine import Disturbance
 from harness.measure.statistics import Ratio
@@ -33,14 +32,12 @@ SIGNALS = {
         Signal("steal", 0.05, "share of the CPU's time that the hypervisor gave to others"),
         Signal("throttled", 0, "periods in which a CPU quota or the heat stopped the process"),
         Signal("collections", 0, "garbage collections while timing"),
-        Signal("spread", 0.25, "interquartile range over median of the canary"),
-        Signal("drift", 0.1, "trend of the canary from the first to the last third of the cell"),
-        Signal("moved", 0.25, "change of the canary since the reference was timed against itself"),
+        Signal("spread", 0.25, "interquartile range of the canary over its median, each process about its own"),
+        Signal("drift", 0.1, "change of the canary from the begin to the end of a process's pairs"),
+        Signal("moved", 0.25, "change of a process's canary since the reference was timed against itself"),
         Signal("itself", 0.01, "by how much at least the reference differs from itself"),
     )
 }
-#: A trend is one if the rank correlation with time exceeds this (zenbench's limit).
-RANK_CORRELATION = 0.5
 
 
 @dataclasses.dataclass(frozen=True)
@@ -63,23 +60,27 @@ def findings(
     collections: Sequence[int],
     canary_before: ArrayLike | None = None,
 ) -> list[Finding]:
-    """Every signal of one cell but the last. Of what is counted in each process the worst counts; of the canary, all
-    processes together, for one that stands apart widens the interval by itself.
+    """Every signal of one cell but the last; but for the spread, the worst process counts.
 
-    ``canary`` has nanoseconds, (processes, groups, calls), in the order of time, ``canary_before`` those of the
-    comparison of the model with itself; ``calls`` counts the timed calls of one process.
+    ``canary`` has nanoseconds, (processes, groups, calls), in the order of time, ``canary_before`` those of the same
+    processes in the comparison of the model with itself (NaN for one that was not there). Processes are never compared
+    with each other: where their buffers lie makes the canary of one a tenth slower than that of another, for as long
+    as they live. ``calls`` counts the timed calls of one process.
     """
     songs = np.asarray(canary, dtype=float)
+    levels = np.median(songs, axis=(1, 2))
     values: dict[str, float | None] = {
         "switches": max(entry.involuntary_switches for entry in disturbances) / calls,
         "steal": _worst(entry.steal for entry in disturbances),
         "throttled": _worst(entry.throttled_periods for entry in disturbances),
         "collections": max(collections),
-        "spread": _spread(songs),
-        "drift": _drift(songs.reshape(-1, songs.shape[-1])),
+        "spread": _spread(songs / levels[:, None, None]),
+        "drift": max(map(_drift, np.median(songs, axis=2))),
     }
     if canary_before is not None:
-        values["moved"] = _change(np.median(np.asarray(canary_before, dtype=float)), np.median(songs))
+        before = np.median(np.asarray(canary_before, dtype=float), axis=(1, 2))
+        known = np.isfinite(before)
+        values["moved"] = _worst(map(_change, before[known], levels[known]))
     return [Finding(name, value, SIGNALS[name].limit) for name, value in values.items()]
 
 
@@ -99,12 +100,11 @@ def _spread(songs: NDArray[np.float64]) -> float:
 
 
 def _drift(groups: NDArray[np.float64]) -> float:
-    """The change from the first to the last third of the groups' medians, if they rise or fall all along; else 0."""
-    medians = np.median(groups, axis=1)
-    if np.ptp(medians) == 0 or abs(stats.spearmanr(np.arange(len(medians)), medians).statistic) <= RANK_CORRELATION:
-        return 0.0
-    third = max(1, len(medians) // 3)
-    return _change(np.median(medians[:third]), np.median(medians[-third:]))
+    """The change from the first two of a process's groups to its last two, from the faster of either two.
+
+    The faster: a machine that slows down slows both, and one that was interrupted for a moment only one.
+    """
+    return _change(float(groups[:2].min()), float(groups[-2:].min()))
 
 
 def _change(before: float, after: float) -> float:
