@@ -21,6 +21,7 @@ from harness.contracts import (
     StepContext,
     Task,
     Training,
+    WeightedMetric,
 )
 from harness.errors import (
     CellError,
@@ -62,6 +63,7 @@ __all__ = [
     "Training",
     "Unsupported",
     "UsageError",
+    "WeightedMetric",
     "hookimpl",
     "step",
     "train",

@@ -119,6 +119,8 @@ class Dataset(abc.ABC):
     examples: ClassVar[int] = 10_000
     #: True when the data is made up; the name must then say so.
     synthetic: ClassVar[bool] = False
+    #: Other forms of the same examples by name, each with its task, for architectures that read one.
+    views: ClassVar[Mapping[str, Task]] = {}
     #: The data set that takes this one's place when it is found nowhere, or None.
     stand_in: ClassVar[str | None] = None
     #: One line for ``harness list`` and ``harness data status``: what it is, its licence, its source.
@@ -138,6 +140,17 @@ class Dataset(abc.ABC):
 
         Raises DataError naming file and reason for anything that is not as the format promises.
         """
+
+    def view(self, inputs: FloatArray, name: str) -> FloatArray:
+        """The inputs of a part, (n, *input_shape), in the form called ``name``: (n, *views[name].input_shape)."""
+        raise DataError(f"{self.name} declares the view {name!r} but does not define view()")
+
+    def task_in(self, view: str) -> Task:
+        """The task in the form called ``view`` ("": its own). Raises UsageError for one that there is not."""
+        if view and view not in self.views:
+            has = f"has {', '.join(self.views)}" if self.views else "has no other form than its own"
+            raise UsageError(f"data set {self.name!r} has no view {view!r}{nearest(view, self.views)}; it {has}")
+        return self.views[view] if view else self.task
 
     def fetch(self, folder: Path, progress: Progress = silent) -> None:
         """Download into ``folder``: resumable, verified by checksum. A data set that cannot says why."""
@@ -182,6 +195,8 @@ class Architecture(abc.ABC):
     name: ClassVar[str]
     version: ClassVar[str] = "1"
     about: ClassVar[str] = ""
+    #: The form of the data that it reads, one of the data set's ``views``; "" is the data set's own.
+    view: ClassVar[str] = ""
     #: At most so many epochs, on at most so many examples, in the preset *quick*: a minute or less on two cores.
     quick_epochs: ClassVar[int] = 3
     quick_examples: ClassVar[int] = 2048
@@ -382,6 +397,16 @@ class Figure:
     digits: int = 4
 
 
+class WeightedMetric(Protocol):
+    """A quality figure under many weightings of the examples at once; NaN where it is undefined."""
+
+    def __call__(
+        self, scores: NDArray[Any], targets: NDArray[Any], weights: NDArray[np.float64], /
+    ) -> NDArray[np.float64]:
+        """``scores`` and ``targets`` (n, labels), ``weights`` (n, samples) -> (samples,)."""
+        ...
+
+
 class Evidence(Protocol):
     """What a metric may look at: one cell, after it was built and timed. Each is made when first asked for."""
 
@@ -423,3 +448,10 @@ class Metric(abc.ABC):
     @abc.abstractmethod
     def compute(self, evidence: Evidence) -> Mapping[str, float | None]:
         """The figures by name; None for one that is undefined here."""
+
+    def weighted(self, task: Task) -> Mapping[str, WeightedMetric]:
+        """Those of the figures that the answers alone give, as functions that a bootstrap over patients can weigh.
+
+        Each gets an interval, and so does its difference from the reference.
+        """
+        return {}

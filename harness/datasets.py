@@ -80,7 +80,7 @@ class Library:
         self._store = store
         self._option = option
         self._display = display
-        self._loaded: dict[tuple[str, int | None], Data | HarnessError] = {}
+        self._loaded: dict[tuple[str, int | None, str], Data | HarnessError] = {}
 
     def fingerprint(self, name: str) -> str:
         """The fingerprint of the data set called ``name``."""
@@ -88,19 +88,24 @@ class Library:
         with _named(name):
             return found.dataset.fingerprint(self._folder(found))
 
-    def load(self, name: str, evaluation: int | None = None) -> Data:
+    def load(self, name: str, evaluation: int | None = None, view: str = "") -> Data:
         """The data, checked. ``evaluation`` bounds the validation and the test part to their first examples.
 
-        What cannot be loaded is not tried again: the same error is raised for everything that needs it.
+        ``view`` names the form of the examples. What cannot be loaded is not tried again: the same error is raised for
+        everything that needs it.
         """
-        if (name, evaluation) not in self._loaded:
+        key = (name, evaluation, view)
+        if key not in self._loaded:
             try:
-                data = self._read(name) if evaluation is None else _smaller(self.load(name), evaluation)
+                if view:
+                    data = self._viewed(self.load(name, evaluation), name, view)
+                else:
+                    data = self._read(name) if evaluation is None else _smaller(self.load(name), evaluation)
                 data.check(name)
-                self._loaded[name, evaluation] = data
+                self._loaded[key] = data
             except HarnessError as error:
-                self._loaded[name, evaluation] = error
-        found = self._loaded[name, evaluation]
+                self._loaded[key] = error
+        found = self._loaded[key]
         if isinstance(found, HarnessError):
             raise found
         return found
@@ -109,6 +114,14 @@ class Library:
         found = self._found(name)
         with _named(name), self._display.step(f"reading {name}") as progress:
             return found.dataset.load(self._folder(found), self._store.data(name), progress)
+
+    def _viewed(self, data: Data, name: str, view: str) -> Data:
+        dataset = self._plugins.datasets.get(name)
+        with _named(name):
+            parts = {
+                which: dataclasses.replace(part, inputs=dataset.view(part.inputs, view)) for which, part in data.parts()
+            }
+        return Data(dataset.task_in(view), **parts)
 
     def _found(self, name: str) -> Found:
         found = resolve(name, self._plugins, self._option)

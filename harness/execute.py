@@ -166,7 +166,7 @@ class Executor:
 
     def _apply(self, node: Node) -> Artefact:
         began = time.perf_counter()
-        data = self.library.load(node.root.dataset, node.root.evaluation)
+        data = self.library.load(node.root.dataset, node.root.evaluation, node.root.view)
         facts: dict[str, Any] = {}
         with _global_seeds(derive(node.key)):
             if node.step is None or node.parent is None:

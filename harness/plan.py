@@ -25,6 +25,8 @@ class Root:
     finetune: Training
     device: str
     evaluation: int | None
+    #: The form of the data that the architecture reads.
+    view: str = ""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -122,14 +124,16 @@ def _root(
         finetune=preset.training(network, "finetune"),
         device=device,
         evaluation=preset.evaluation,
+        view=network.view,
     )
+    left_out = ("train", "finetune", *(() if network.view else ("view",)))
     document = {
         "schema": SCHEMA,
         "torch": ".".join(version("torch").split(".")[:2]),
         "architecture": {"version": network.version, "plugin": _origin(plugins.architectures.origin(architecture))},
         "data": {"version": plugins.datasets.get(dataset).version, "fingerprint": fingerprint},
-        "task": plain(plugins.datasets.get(dataset).task),
-        "root": {name: value for name, value in plain(root).items() if name not in ("train", "finetune")},
+        "task": plain(plugins.datasets.get(dataset).task_in(network.view)),
+        "root": {name: value for name, value in plain(root).items() if name not in left_out},
     }
     return Node(key_of(document), document, root, (), None)
 

@@ -99,7 +99,7 @@ class Estimate:
         if node.step is None:
             return 0.0
         dataset = self._plugins.datasets.get(node.root.dataset)
-        shape = self._previews.shape(node.root.architecture, dataset.task, node.steps)
+        shape = self._previews.shape(node.root.architecture, dataset.task_in(node.root.view), node.steps)
         work = 0.0
         for phase, changes in node.step.fits() or ():
             plan: Training = node.root.train if phase == "train" else node.root.finetune

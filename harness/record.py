@@ -19,7 +19,10 @@ SAMPLES = "harness_samples"
 
 
 class FigureValue(TypedDict):
-    """One figure of one metric; ``value`` is None where it is undefined; the headline is the metric's first."""
+    """One figure of one metric; ``value`` is None where it is undefined; the headline is the metric's first.
+
+    ``interval`` is there for a figure that the answers alone give: by bootstrap over patients.
+    """
 
     metric: str
     value: float | None
@@ -27,6 +30,7 @@ class FigureValue(TypedDict):
     better: str | None
     digits: int
     headline: bool
+    interval: NotRequired[Interval]
 
 
 class Interval(TypedDict):

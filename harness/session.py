@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from harness import plan as planning
-from harness.contracts import Profile
+from harness.contracts import Data, Profile, WeightedMetric
 from harness.datasets import Library
 from harness.errors import CellError, HarnessError, MeasureError, UsageError, describe_error, explain_disk_errors
 from harness.latency import Pair, Samples, Timekeeper
@@ -159,13 +159,13 @@ class Session:
         base = self._evidence_of(reference, reference_artefact)
         timing, samples = None, None
         if self.options.timed:
-            timing, samples = self._time(Pair(cell, base.file, evidence.file, self._inputs(cell.dataset)))
+            timing, samples = self._time(Pair(cell, base.file, evidence.file, self._inputs(cell)))
             if samples.candidate_sha256 != evidence.sha256 or samples.reference_sha256 != base.sha256:
                 raise CellError(
                     f"a deployed file of {cell.id} changed between its evaluation and its timing; run again"
                 )
             evidence.samples = samples.candidate
-            memory = self._pool().memory(cell.profile, cell.runtime, evidence.file, self._inputs(cell.dataset))
+            memory = self._pool().memory(cell.profile, cell.runtime, evidence.file, self._inputs(cell))
             evidence.peak_memory, evidence.base_memory = memory.peak, memory.baseline
         figures = self._figures(evidence)
         record: Record = {
@@ -205,9 +205,9 @@ class Session:
             with explain_disk_errors(f"cannot deploy {cell.id} in {folder}", "or choose another store"):
                 folder.mkdir(parents=True, exist_ok=True)
                 file = runtime.deploy(artefact.file, folder)
-            data = self.library.load(cell.dataset, self.options.preset.evaluation)
+            data = self._data(cell)
             sha256 = sha256_of(file)
-            inputs, answers = self._arrays(cell.dataset, "test", data.test.inputs), folder / "scores.npy"
+            inputs, answers = self._arrays(cell, "test", data.test.inputs), folder / "scores.npy"
             scores = self._pool().predict(EVALUATION, cell.runtime, file, inputs, answers)
             if scores.shape != data.test.targets.shape:
                 wanted, found = data.test.targets.shape[1:], scores.shape[1:]
@@ -217,14 +217,18 @@ class Session:
             self._evidence[identity] = CellEvidence(file, sha256, artefact.file, data, self.plugins, scores)
         return self._evidence[identity]
 
-    def _inputs(self, dataset: str) -> Path:
-        test = self.library.load(dataset, self.options.preset.evaluation).test.inputs
-        chosen = np.sort(np.random.default_rng(0).permutation(len(test))[:TIMED_INPUTS])
-        return self._arrays(dataset, "timed", test[chosen])
+    def _data(self, cell: Cell) -> Data:
+        view = self.plugins.architectures.get(cell.architecture).view
+        return self.library.load(cell.dataset, self.options.preset.evaluation, view)
 
-    def _arrays(self, dataset: str, use: str, inputs: NDArray[Any]) -> Path:
+    def _inputs(self, cell: Cell) -> Path:
+        test = self._data(cell).test.inputs
+        chosen = np.sort(np.random.default_rng(0).permutation(len(test))[:TIMED_INPUTS])
+        return self._arrays(cell, "timed", test[chosen])
+
+    def _arrays(self, cell: Cell, use: str, inputs: NDArray[Any]) -> Path:
         """The file from which workers read inputs; written once."""
-        file = self._folder / f"{dataset}-{use}.npy"
+        file = self._folder / f"{cell.dataset}-{self.plugins.architectures.get(cell.architecture).view}-{use}.npy"
         if not file.exists():
             with explain_disk_errors(f"cannot write the inputs of workers to {file}", "or choose another store"):
                 np.save(file, np.ascontiguousarray(inputs))
@@ -257,7 +261,7 @@ class Session:
         for name in self.plugins.metrics:
             metric = self.plugins.metrics.get(name)
             try:
-                values = metric.compute(evidence)
+                values, weighted = metric.compute(evidence), metric.weighted(evidence.task)
                 for index, figure in enumerate(metric.figures(evidence.task)):
                     if figure.name in figures:
                         taken = figures[figure.name]["metric"]
@@ -273,6 +277,8 @@ class Session:
                         "digits": figure.digits,
                         "headline": index == 0,
                     }
+                    if value is not None and figure.name in weighted:
+                        figures[figure.name]["interval"] = _bootstrapped(weighted[figure.name], evidence)
             except HarnessError:
                 raise
             except Exception as error:
@@ -280,11 +286,12 @@ class Session:
         return figures
 
     def _differences(self, reference: CellEvidence, candidate: CellEvidence) -> dict[str, Interval]:
-        from harness.quality import macro_auroc, paired_bootstrap
-
-        found = paired_bootstrap(macro_auroc, reference.scores, candidate.scores, candidate.targets, candidate.patients)
-        method = f"bootstrap over {found.patients} patients, {found.repetitions} samples"
-        return {"auroc": interval(found.estimate, found.low, found.high, found.level, method)}
+        """The candidate's figures less the reference's, of those that have an interval."""
+        return {
+            figure: _bootstrapped(function, candidate, reference)
+            for name in self.plugins.metrics
+            for figure, function in self.plugins.metrics.get(name).weighted(candidate.task).items()
+        }
 
     def _steps(self, key: str) -> list[StepRecord]:
         rows: list[StepRecord] = []
@@ -294,3 +301,17 @@ class Session:
                 facts, seconds = ({}, None) if made is None else (dict(made.facts), made.seconds)
                 rows.append({"step": planning.describe(node.step), "facts": facts, "seconds": seconds})
         return rows
+
+
+def _bootstrapped(function: WeightedMetric, candidate: CellEvidence, reference: CellEvidence | None = None) -> Interval:
+    """A figure of the candidate, or its difference from the reference's, with its interval over patients."""
+    from harness.quality import bootstrap, paired_bootstrap
+
+    scores, targets, patients = candidate.scores, candidate.targets, candidate.patients
+    found = (
+        bootstrap(function, scores, targets, patients)
+        if reference is None
+        else paired_bootstrap(function, reference.scores, scores, targets, patients)
+    )
+    method = f"bootstrap over {found.patients} patients, {found.repetitions} samples"
+    return interval(found.estimate, found.low, found.high, found.level, method)

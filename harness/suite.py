@@ -20,11 +20,21 @@ def cells_of(
 
     Raises UsageError for a name that no plugin brought.
     """
-    for architecture in matrix.architectures:
-        plugins.architectures.get(architecture)
+    views = {architecture: plugins.architectures.get(architecture).view for architecture in matrix.architectures}
+    if len(set(views.values())) > 1 and "architecture" in matrix.reference:
+        raise UsageError(
+            f"reference names an architecture, but these read different forms of the data ({views}), so that no pair "
+            "of them can be timed on one input; leave it out"
+        )
     for runtime in matrix.runtimes:
         plugins.runtimes.get(runtime)
     datasets = {dataset: resolve(dataset, plugins, data).dataset.name for dataset in matrix.datasets}
+    for dataset, used in datasets.items():
+        for architecture, view in views.items():
+            try:
+                plugins.datasets.get(used).task_in(view)
+            except UsageError as error:
+                raise UsageError(f"architecture {architecture!r} cannot read data set {dataset!r}: {error}") from None
     if len(set(datasets.values())) < len(datasets):
         pairs = ", ".join(f"{name} by {used}" for name, used in datasets.items() if name != used)
         raise UsageError(

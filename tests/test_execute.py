@@ -36,6 +36,11 @@ def last(executor: Executor) -> str:
     return list(executor.plan.nodes)[-1]
 
 
+@pytest.fixture(autouse=True)
+def _fresh_count() -> None:
+    toy.Toy.loads.clear()
+
+
 def built(executor: Executor) -> torch.nn.Module:
     executor.build_all()
     return executor.model(last(executor))
@@ -53,6 +58,17 @@ def test_a_recipe_is_built_step_by_step(executor: Build, store: Store) -> None:
     assert store.get(halved).facts == {"factor": 0.25}  # type: ignore[union-attr]
     assert (store.root / "progress").exists()
     assert list((store.root / "progress").iterdir()) == []
+
+
+def test_an_architecture_reads_the_form_of_the_data_that_it_asks_for(executor: Build) -> None:
+    run = executor(cells(train(), architecture="flat"))
+    data = run.library.load("toy-synthetic", None, "mean")
+    assert data.task.input_shape == (2,)
+    whole = run.library.load("toy-synthetic")
+    np.testing.assert_allclose(data.test.inputs, whole.test.inputs.mean(axis=2), rtol=1e-6)
+    np.testing.assert_array_equal(data.test.targets, whole.test.targets)
+    assert built(run)(torch.zeros(3, 2)).shape == (3, 2)
+    assert toy.Toy.loads.count("toy-synthetic") <= 1, "both forms come of one reading"
 
 
 def test_the_same_recipe_gives_the_same_weights_in_another_store(executor: Build, tmp_path: Path) -> None:

@@ -183,3 +183,16 @@ def test_a_step_that_does_not_tell_what_it_trains_depends_on_both_trainings(plan
     assert set(plan.nodes[key(plan)].document["training"]) == {"train", "finetune"}
     (trained,) = (node for node in plan.nodes.values() if node.step == train())
     assert set(trained.document["training"]) == {"train"}
+
+
+def test_the_form_of_the_data_enters_the_key_of_what_reads_another(
+    planned: Callable[..., Plan], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    root = next(iter(planned(recipe(train())).nodes.values()))
+    assert "view" not in root.document["root"], "artefacts made before there were views keep their keys"
+    flat = next(iter(planned(recipe(train(), architecture="flat")).nodes.values()))
+    assert flat.document["root"]["view"] == "mean"
+    assert flat.document["task"]["input_shape"] == [2]
+    monkeypatch.setitem(toy.Toy.views, "other", toy.Toy.views["mean"])  # type: ignore[index]
+    monkeypatch.setattr(toy.Flat, "view", "other")
+    assert next(iter(planned(recipe(train(), architecture="flat")).nodes)) != flat.key

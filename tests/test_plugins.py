@@ -143,7 +143,7 @@ def test_only_functions_are_looked_at_for_hooks() -> None:
 
 def test_registries_suggest(plugins: Plugins) -> None:
     with pytest.raises(
-        UsageError, match=r"no architecture is called 'convv'; did you mean 'conv'\? \(known: conv, lstm\)"
+        UsageError, match=r"no architecture is called 'convv'; did you mean 'conv'\? \(known: conv, flat, lstm\)"
     ):
         plugins.architectures.get("convv")
     with pytest.raises(UsageError, match=r"no metric is called 'auroc' \(none is registered\)"):

@@ -123,7 +123,7 @@ def test_the_reference_is_compared_with_itself(suite: Suite) -> None:
     record = benchmarks()["toys[toy-synthetic-conv-full-seed0]"]["extra_info"]["harness"]
     assert record["cell"] == record["reference"]
     assert record["timing"]["ratio"]["value"] == 1
-    difference = record["differences"]["auroc"]
+    difference = record["differences"]["mean_score"]
     assert (difference["value"], difference["low"], difference["high"], difference["level"]) == (0, 0, 0, 0.95)
     assert "patients" in difference["method"]
     assert "2 processes" in record["timing"]["ratio"]["method"]
@@ -377,6 +377,27 @@ def test_the_single_protocol_is_chosen_by_the_suite_or_by_an_option(suite: Suite
     assert "verdict" not in text
     again = suite(source, "-k", "conv and half", "--benchmark-json=again.json", "--harness-protocol=paired")
     assert "2 processes x 12 pairs" in "\n".join(again.outlines), "the option wins over the suite"
+
+
+def test_networks_that_read_different_forms_of_the_data_run_together(suite: Suite) -> None:
+    source = """
+toys = Matrix(dataset="toy", architecture=["conv", "flat"], runtime="eager", steps={"trained": [train(epochs=1)]})
+"""
+    result = suite(source, "--benchmark-json=run.json")
+    assert result.ret == 0
+    assert {entry["extra_info"]["harness"]["timing"]["verdict"]["kind"] for entry in benchmarks().values()} == {"same"}
+
+
+def test_figures_of_the_answers_have_intervals_and_differences(suite: Suite) -> None:
+    suite(TOYS, "-k", "conv and half", "--benchmark-json=run.json")
+    (entry,) = benchmarks().values()
+    record = entry["extra_info"]["harness"]
+    assert list(record["differences"]) == ["mean_score"]
+    assert record["differences"]["mean_score"]["method"] == "bootstrap over 10 patients, 1000 samples"
+    figure = record["figures"]["mean_score"]
+    assert figure["interval"]["low"] < figure["value"] == pytest.approx(figure["interval"]["value"])
+    assert figure["value"] < figure["interval"]["high"]
+    assert "interval" not in record["figures"]["weights"]
 
 
 def test_the_record_says_what_the_machine_is(suite: Suite) -> None:

@@ -1,4 +1,4 @@
-"""AUROC against scikit-learn, and the bootstrap against what its definition promises."""
+"""Figures against scikit-learn or a hand-worked example, and the bootstrap against what its definition promises."""
 
 from __future__ import annotations
 
@@ -7,10 +7,19 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
-from sklearn.metrics import roc_auc_score
+from sklearn.metrics import average_precision_score, brier_score_loss, roc_auc_score
 
+from harness.contracts import WeightedMetric
 from harness.errors import CellError
-from harness.quality import auroc, macro_auroc, paired_bootstrap
+from harness.quality import (
+    auroc,
+    bootstrap,
+    macro_auprc,
+    macro_auroc,
+    macro_brier,
+    macro_calibration_error,
+    paired_bootstrap,
+)
 
 
 def made(n: int, seed: int, labels: int = 2, signal: float = 1.0) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
@@ -137,3 +146,58 @@ def test_a_label_too_rare_to_draw_is_an_error_not_an_endless_loop() -> None:
     scores, targets = made(30, 0)
     with pytest.raises(CellError, match="so rare"):
         paired_bootstrap(hardly_ever, scores, scores, targets, np.arange(30), repetitions=20)
+
+
+# ------------------------------------------------------------------------------------- precision and calibration
+
+
+@settings(max_examples=100, deadline=None)
+@given(
+    st.lists(st.tuples(st.integers(0, 4), st.booleans(), st.integers(0, 3)), min_size=2, max_size=30).filter(
+        lambda rows: len({positive for _, positive, weight in rows if weight}) == 2
+    )
+)
+def test_average_precision_and_brier_score_agree_with_scikit_learn(rows: list[tuple[int, bool, int]]) -> None:
+    scores, targets, weights = (np.array(column, dtype=np.float64) for column in zip(*rows, strict=True))
+    scores /= 4
+    columns = scores[:, None], targets[:, None], weights[:, None]
+    assert macro_auprc(*columns)[0] == pytest.approx(
+        average_precision_score(targets, scores, sample_weight=weights), abs=1e-12
+    )
+    assert macro_brier(*columns)[0] == pytest.approx(
+        brier_score_loss(targets, scores, sample_weight=weights), abs=1e-12
+    )
+
+
+def test_the_calibration_error_of_a_hand_worked_example() -> None:
+    # Bin [0.2, 0.3): 0.20, 0.24 with one positive of two: |0.22 - 0.5| = 0.28. Bin [0.9, 1]: 0.9, 1.0, both positive:
+    # |0.95 - 1| = 0.05. Half of the examples each: 0.165. With the first one twice: (3 * |0.64/3 - 1/3| + 0.1) / 5.
+    scores, targets = np.array([[0.20], [0.24], [0.9], [1.0]]), np.array([[0], [1], [1], [1]])
+    weights = np.array([[1, 2], [1, 1], [1, 1], [1, 1]], dtype=float)
+    assert macro_calibration_error(scores, targets, weights) == pytest.approx([0.165, (1 - 0.64 + 0.1) / 5])
+
+
+FIGURES = (macro_auroc, macro_auprc, macro_brier, macro_calibration_error)
+
+
+@pytest.mark.parametrize("figure", FIGURES)
+def test_each_figure_is_the_mean_over_labels_and_needs_both_classes_of_each(figure: WeightedMetric) -> None:
+    scores, targets = made(60, 3)
+    scores, whole = 1 / (1 + np.exp(-scores)), np.ones((60, 1))
+    parts = [figure(scores[:, [i]], targets[:, [i]], whole)[0] for i in range(2)]
+    assert figure(scores, targets, whole)[0] == pytest.approx(np.mean(parts))
+    targets[:, 1] = 1
+    assert np.isnan(figure(scores, targets, whole)[0])
+    scores[0, 0] = np.nan
+    assert np.isnan(figure(scores[:, [0]], targets[:, [0]], whole)[0])
+
+
+@pytest.mark.parametrize("figure", FIGURES)
+def test_a_figure_has_an_interval_over_patients(figure: WeightedMetric) -> None:
+    scores, targets = made(300, 5)
+    scores = 1 / (1 + np.exp(-scores))
+    alone = bootstrap(figure, scores, targets, np.arange(300) // 2)
+    assert alone.low < alone.estimate < alone.high or figure is macro_calibration_error  # whose resamples are noisier
+    assert alone.patients == 150
+    paired = paired_bootstrap(figure, scores, scores, targets, np.arange(300) // 2)
+    assert paired.estimate == paired.low == paired.high == 0

@@ -96,3 +96,19 @@ def test_presets_shrink_the_training() -> None:
 def test_a_wrong_preset_is_answered_with_the_nearest() -> None:
     with pytest.raises(UsageError, match="no preset is called 'quik'; did you mean 'quick'"):
         preset("quik")
+
+
+def test_an_architecture_that_wants_another_form_of_the_data_than_there_is_cannot_be_run(
+    plugins: Plugins, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert ids(plugins, architecture=["conv", "flat"])
+    with pytest.raises(UsageError, match="reference names an architecture, but these read different forms"):
+        ids(plugins, architecture=["conv", "flat"], reference={"architecture": "conv"})
+    monkeypatch.setattr(toy.Flat, "view", "maen")
+    with pytest.raises(
+        UsageError, match=r"'flat' cannot read data set 'toy': .* has no view 'maen'; did you mean 'mean'"
+    ):
+        ids(plugins, architecture="flat")
+    monkeypatch.setattr(toy.Toy, "views", {})
+    with pytest.raises(UsageError, match="it has no other form than its own"):
+        ids(plugins, architecture="flat")

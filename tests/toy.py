@@ -31,12 +31,15 @@ from harness import (
     Task,
     Training,
     Unsupported,
+    WeightedMetric,
     hookimpl,
 )
 from harness.contracts import Phase, silent
 
 if TYPE_CHECKING:
     import torch
+
+    from harness.contracts import FloatArray
 
 MARKER = "toy.json"
 SIZES = {"train": 60, "validation": 20, "test": 20}
@@ -79,6 +82,7 @@ class Toy(Dataset):
     examples = SIZES["train"]
     stand_in = "toy-synthetic"
     about = "a toy"
+    views: ClassVar[Mapping[str, Task]] = {"mean": Task(SHAPE[:1], ("high", "shaky"))}
     loads: ClassVar[list[str]] = []
 
     def recognises(self, folder: Path) -> bool:
@@ -92,6 +96,10 @@ class Toy(Dataset):
         seed = json.loads((folder / MARKER).read_text())["seed"]
         parts = {name: part(size, seed + index) for index, (name, size) in enumerate(SIZES.items())}
         return Data(self.task, **parts)
+
+    def view(self, inputs: FloatArray, name: str) -> FloatArray:
+        mean: FloatArray = inputs.mean(axis=2)
+        return mean
 
 
 class ToySynthetic(Toy):
@@ -131,6 +139,22 @@ class Conv(Architecture):
     def training(self, phase: Phase) -> Training:
         epochs = 4 if phase == "train" else 2
         return Training(epochs, 16, "SGD", {"lr": 0.05, "momentum": 0.9}, "CosineAnnealingLR", {"T_max": 4})
+
+
+class Flat(Architecture):
+    """One linear layer on the means of the channels."""
+
+    name = "flat"
+    about = "a toy network on another form of the data"
+    view = "mean"
+
+    def build(self, task: Task) -> torch.nn.Module:
+        from torch import nn
+
+        return nn.Linear(*task.input_shape, len(task.labels))
+
+    def training(self, phase: Phase) -> Training:
+        return Training(2, 16, "SGD", {"lr": 0.1})
 
 
 class Recurrent(Architecture):
@@ -303,6 +327,9 @@ class Mean(Metric):
     def compute(self, evidence: Evidence) -> Mapping[str, float | None]:
         return {"mean_score": evidence.scores.mean(), "undefined": None}
 
+    def weighted(self, task: Task) -> Mapping[str, WeightedMetric]:
+        return {"mean_score": lambda scores, targets, weights: scores.mean(axis=1) @ weights / weights.sum(axis=0)}
+
 
 class Weight(Metric):
     """The number of parameters."""
@@ -326,6 +353,7 @@ def harness_datasets(register: Any) -> None:
 def harness_architectures(register: Any) -> None:
     register(Conv())
     register(Recurrent())
+    register(Flat())
 
 
 @hookimpl

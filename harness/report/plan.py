@@ -22,7 +22,8 @@ def plan_document(run: Session) -> dict[str, Any]:
     missing = {node.key for node in run.plan.needed(run.store.has)}
     cells, timing = [], 0.0
     for cell in run.selected:
-        shape = previews.shape(cell.architecture, datasets.get(cell.dataset).task, cell.steps)
+        task = datasets.get(cell.dataset).task_in(run.plugins.architectures.get(cell.architecture).view)
+        shape = previews.shape(cell.architecture, task, cell.steps)
         timing += estimate.time(shape.macs, run.options.preset)
         row: dict[str, Any] = {
             "id": cell.id,

@@ -99,8 +99,8 @@ def _blocks(records: Sequence[Record]) -> list[tuple[str, Show]]:
         if figure["headline"]:
             unit = f", {figure['unit']}" if figure["unit"] else ""
             blocks.append((f"{name}{unit}", functools.partial(_figure, name)))
-        if name in records[0]["differences"]:
-            blocks.append((f"{name} - reference", functools.partial(_difference, name)))
+            if name in records[0]["differences"]:
+                blocks.append((f"{name} - reference", functools.partial(_difference, name)))
     if any(record["timing"] is not None for record in records):
         blocks.append(("latency / reference", _ratio))
     margins = {found["margin"] for record in records if (found := verdict(record)) is not None}

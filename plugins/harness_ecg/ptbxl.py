@@ -66,7 +66,7 @@ class PTBXL(Dataset):
         return self._survey(folder)[1]
 
     def load(self, folder: Path, cache: Path, progress: Progress = silent) -> Data:
-        from harness_ecg.array_cache import cached
+        from harness.array_cache import cached
 
         parts, fingerprint = self._survey(folder)
         return self._data(cached(cache, fingerprint, lambda: self._arrays(folder, parts, progress)))

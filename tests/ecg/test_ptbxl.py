@@ -12,8 +12,9 @@ import pytest
 import wfdb
 from tiny_ptbxl import write_record, write_tables
 
+from harness import array_cache
 from harness.errors import DataError, StoreError
-from harness_ecg import PTBXL, array_cache
+from harness_ecg import PTBXL
 from harness_ecg.preprocessing import clean
 
 Rows = list[dict[str, object]]

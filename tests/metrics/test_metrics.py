@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from sklearn.metrics import roc_auc_score
+from sklearn.metrics import average_precision_score, brier_score_loss, roc_auc_score
 from torch import nn
 
 import harness_metrics
@@ -65,7 +65,14 @@ def test_all_are_registered_under_distinct_names() -> None:
 def test_quality_agrees_with_scikit_learn(evidence: Evidence) -> None:
     found = values(Quality(), evidence)
     expected = [roc_auc_score(evidence.targets[:, i], evidence.scores[:, i]) for i in (0, 1)]
-    assert found == pytest.approx({"auroc": np.mean(expected), "auroc_NORM": expected[0], "auroc_MI": expected[1]})
+    scored = [(evidence.targets[:, i], evidence.scores[:, i]) for i in (0, 1)]
+    areas = {"auroc": np.mean(expected), "auroc_NORM": expected[0], "auroc_MI": expected[1]}
+    others = {"auprc": average_precision_score, "brier": brier_score_loss}
+    means = {name: np.mean([figure(*pair) for pair in scored]) for name, figure in others.items()}
+    error = found.pop("calibration_error")
+    assert found == pytest.approx(areas | means)
+    assert error is not None
+    assert 0 < error < 1
 
 
 def test_an_undefined_label_is_shown_as_such_and_so_is_the_average(evidence: Evidence) -> None:
