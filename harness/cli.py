@@ -10,7 +10,7 @@ import shutil
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from harness.contracts import Profile
 from harness.datasets import DEFAULT, status
@@ -20,6 +20,9 @@ from harness.margin import DEFAULT_MARGIN, parse_margin
 from harness.plugins import Registry, installed
 from harness.presets import PRESETS, preset
 from harness.progress import Display
+
+if TYPE_CHECKING:
+    from harness.record import Record
 
 NOT_FIT, USAGE_ERROR, INTERRUPTED = 1, 4, 130
 
@@ -80,7 +83,7 @@ def _parser() -> argparse.ArgumentParser:
 
     command = commands.add_parser(
         "calibrate",
-        help="how often verdicts are wrong here, over many comparisons whose answer is known; takes hours",
+        help="how often verdicts are wrong here, over many comparisons whose answer is known; takes half an hour",
     )
     for option, default, about in (
         ("--comparisons", 200, "comparisons of a network with itself"),
@@ -199,7 +202,8 @@ def _doctor(options: argparse.Namespace) -> int:
 
 
 def _calibrate(options: argparse.Namespace) -> None:
-    from harness.calibration.calibrate import Plan, calibrate, table
+    from harness.calibration.calibrate import Plan, calibrate
+    from harness.report.calibration import table
 
     plan = Plan(
         comparisons=options.comparisons,
@@ -218,11 +222,18 @@ def _report(options: argparse.Namespace) -> None:
     from harness.record import read
     from harness.report.tables import tables
 
-    newest = {(r["suite"], r["matrix"], r["cell"], r["preset"]): r for file in options.runs for r in read(file)}
+    newest = {_identity(record): record for file in options.runs for record in read(file)}
     try:
         print(tables(list(newest.values()), shutil.get_terminal_size((120, 40)).columns))
     except (KeyError, TypeError, AttributeError) as error:
         raise UsageError(f"a record of {', '.join(map(str, options.runs))} is damaged: {error!r}") from error
+
+
+def _identity(record: Record) -> tuple[str, ...]:
+    """What is measured again when it is in a later run too."""
+    timing = record["timing"]
+    protocol = "" if timing is None else timing.get("protocol", "paired")
+    return (record["suite"], record["matrix"], record["cell"], record["preset"], protocol)
 
 
 def _explain(options: argparse.Namespace) -> None:

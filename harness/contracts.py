@@ -326,7 +326,7 @@ class Profile:
 
     ``affinity`` lists CPU numbers, or "auto" for as many as there are threads; ``onednn`` switches oneDNN's kernels.
     ``isa`` is one of auto, default, avx2, avx512: the best instructions that torch's own kernels, oneDNN and MKL may
-    use (FBGEMM, which runs int8, chooses for itself).
+    use. What torch's kernels use is verified; oneDNN and MKL do not tell, and FBGEMM, which runs int8, chooses itself.
     """
 
     threads: int = 1

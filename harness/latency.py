@@ -14,17 +14,19 @@ from harness.errors import HarnessError
 from harness.keys import plain
 from harness.matrix import Cell
 from harness.presets import Preset
-from harness.record import Interval, ItselfRecord, SignalRecord, Timing, VerdictRecord, interval
+from harness.record import Confirmation, Interval, ItselfRecord, SignalRecord, Timing, VerdictRecord, interval
 
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-    from harness.measure.pool import AloneSamples, PairedSamples, Workers
+    from harness.measure.pool import PairedSamples, SingleSamples, Workers
     from harness.measure.statistics import Ratio
 
-#: Study B's protocol, "single": so many untimed calls, then so many timed ones, in one process.
-ALONE_WARMUP, ALONE_CALLS = 100, 1000
+#: Study B's protocol, "single": so many untimed calls come first.
+SINGLE_WARMUP = 100
+#: The arrays of the samples that are kept.
+ARRAYS = ("reference", "candidate", "reference_first", "inputs")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -50,6 +52,24 @@ class Samples:
     candidate_sha256: str
 
 
+@dataclasses.dataclass(frozen=True, eq=False)
+class Taken:
+    """One comparison in pairs: its samples, ratio and signals, and that of the reference with itself beside it."""
+
+    samples: PairedSamples
+    ratio: Ratio
+    signals: list[SignalRecord]
+    itself: Taken | None
+
+    @property
+    def beyond(self) -> list[SignalRecord]:
+        return [signal for signal in self.signals if signal["beyond"]]
+
+    @property
+    def disturbed(self) -> bool:
+        return bool(self.beyond)
+
+
 class Timekeeper:
     """Times the cells of a run one after the other, and judges them at its end."""
 
@@ -59,57 +79,35 @@ class Timekeeper:
         self._margin = margin
         self._say = say
         self._timed: list[tuple[Pair, Timing, Samples]] = []
-        self._itself: dict[tuple[Profile, str, Path], PairedSamples] = {}
-        self._alone: dict[tuple[Profile, str, Path], AloneSamples] = {}
+        self._itself: dict[tuple[Profile, str, Path], Taken] = {}
+        self._single: dict[tuple[Profile, str, Path], SingleSamples] = {}
 
     def time(self, pair: Pair) -> tuple[Timing, Samples]:
-        """Time a cell in pairs with its reference. Raises as the pool does."""
-        import numpy as np
+        """Time a cell in pairs with its reference. Raises as the pool does.
 
-        from harness.measure.statistics import hierarchical_bootstrap
+        A cell during which the machine was disturbed is timed once more, after its reference has been timed against
+        itself again. What decides on that are the signals alone, never the result.
+        """
+        taken = self._take(pair, self._time_itself(pair))
+        if taken.disturbed:
+            taken = self._take(pair, self._time_itself(pair, again=True), "cell again")
+        samples = taken.samples
+        kept = {name: getattr(samples, name).tolist() for name in ARRAYS}
+        timing = self._timing(pair, taken)
+        found = Samples(samples.candidate, kept, samples.reference_sha256, samples.candidate_sha256)
+        self._timed.append((pair, timing, found))
+        return timing, found
 
-        itself = self._time_itself(pair)
-        samples = itself if pair.candidate == pair.reference else self._measure(pair, pair.cell.seed)
-        ratio = _ratio(samples)
-        bootstrap = None
-        if ratio.processes > 1:
-            bounds = hierarchical_bootstrap(samples.reference, samples.candidate)
-            bootstrap = interval(ratio.ratio, *bounds, 0.95, "hierarchical bootstrap over processes, then pairs")
-        calls = samples.reference.sum() + samples.candidate.sum()
-        timing: Timing = {
-            "protocol": "paired",
-            "profile": plain(pair.cell.profile),
-            "processes": ratio.processes,
-            "pairs": ratio.pairs,
-            "warmup": samples.warmup,
-            "steady": samples.steady,
-            "ratio": _student(ratio),
-            "bootstrap": bootstrap,
-            "per_process": list(ratio.per_process),
-            "environment": [dict(entry) for entry in samples.environment],
-            "involuntary_switches": [entry.involuntary_switches for entry in samples.disturbances],
-            "load": plain(samples.load),
-            "signals": self._signals(samples, itself),
-            "canary": np.median(samples.canary, axis=2).astype(int).tolist(),
-            "itself": _against_itself(itself),
-            "cost": {"wall": samples.wall, "calls": float(calls) / 1e9},
-        }
-        arrays = ("reference", "candidate", "reference_first", "inputs")
-        kept = {name: getattr(samples, name).tolist() for name in arrays}
-        taken = Samples(samples.candidate, kept, samples.reference_sha256, samples.candidate_sha256)
-        self._timed.append((pair, timing, taken))
-        return timing, taken
-
-    def time_alone(self, pair: Pair) -> tuple[Timing, Samples]:
+    def time_single(self, pair: Pair) -> tuple[Timing, Samples]:
         """Time a cell as study B did: the mean of one process, and its reference's likewise, one after the other."""
-        reference, candidate = self._measure_alone(pair, pair.reference), self._measure_alone(pair, pair.candidate)
+        reference, candidate = self._measure_single(pair, pair.reference), self._measure_single(pair, pair.candidate)
         ratio = float(candidate.times.mean() / reference.times.mean())
         timing: Timing = {
             "protocol": "single",
             "profile": plain(pair.cell.profile),
             "processes": 1,
             "pairs": len(candidate.times),
-            "warmup": ALONE_WARMUP,
+            "warmup": SINGLE_WARMUP,
             "ratio": interval(ratio, None, None, 0.95, "ratio of two means, each of one process: it has no interval"),
             "environment": [dict(candidate.environment)],
         }
@@ -135,47 +133,64 @@ class Timekeeper:
                     clean.append(entry)
             verdicts = judge([timing["per_process"] for _, timing, _ in clean], self._margin)
             for entry, found in zip(clean, verdicts, strict=True):
-                entry[1]["verdict"] = self._verdict(found.kind, found.reason, found.p, found.processes_needed)
                 if found.kind == "slower":
-                    suspects.append(entry)
+                    suspects.append((entry, self._verdict("slower", found.reason, found.p)))
+                    reason = "slower, but the run ended before fresh processes could confirm it"
+                    entry[1]["verdict"] = self._verdict("inconclusive", reason)
+                else:
+                    entry[1]["verdict"] = self._verdict(found.kind, found.reason, found.p, found.processes_needed)
         self._timed.clear()
         if suspects and confirm:
             self._say(f"harness: {len(suspects)} cells are slower than their reference; timing them in fresh processes")
             self._pool.renew()
-        for pair, timing, samples in suspects:
-            if confirm:
-                self._confirm(pair, timing["verdict"], samples)
-            else:
-                _withdraw(timing["verdict"], "slower, but the run ended before fresh processes could confirm it")
+            for (pair, timing, samples), verdict in suspects:
+                timing["verdict"] = self._confirmed(pair, verdict, samples)
 
-    def _confirm(self, pair: Pair, verdict: VerdictRecord, first: Samples) -> None:
-        """Time the pair again; unless it is slower again, the verdict becomes inconclusive."""
+    def _confirmed(self, pair: Pair, verdict: VerdictRecord, first: Samples) -> VerdictRecord:
+        """The verdict once the pair was timed again: itself if it is slower again, else inconclusive."""
         from harness.measure.verdict import confirms_slower
 
         try:
-            samples = self._measure(pair, random.Random(f"confirm {pair.cell.name}").getrandbits(32))
+            taken = self._take(pair, None, "confirm")
+            if taken.disturbed:
+                taken = self._take(pair, None, "confirm again")
         except HarnessError as error:
-            _withdraw(verdict, f"slower, but could not be timed again: {error}")
-            return
-        ratio = _ratio(samples)
-        for arm in ("reference", "candidate"):
-            first.kept[f"confirmation_{arm}"] = getattr(samples, arm).tolist()
-        verdict["confirmation"] = {"ratio": _student(ratio), "per_process": list(ratio.per_process)}
-        if not confirms_slower(ratio.per_process, self._margin):
-            _withdraw(verdict, f"slower at first, but fresh processes gave {ratio.ratio:.4f}")
+            return self._verdict("inconclusive", f"slower, but could not be timed again: {error}")
+        for name in ARRAYS:
+            first.kept[f"confirmation_{name}"] = getattr(taken.samples, name).tolist()
+        if taken.disturbed:
+            reason = f"slower, but its confirmation was disturbed: {_explain(taken.beyond)}"
+            verdict = self._verdict("inconclusive", reason)
+        elif not confirms_slower(taken.ratio.per_process, self._margin):
+            reason = f"slower at first, but fresh processes gave {taken.ratio.ratio:.4f}"
+            verdict = self._verdict("inconclusive", reason)
+        confirmation: Confirmation = {
+            "ratio": _student(taken.ratio),
+            "per_process": list(taken.ratio.per_process),
+            "signals": taken.signals,
+        }
+        return {**verdict, "confirmation": confirmation}
 
-    def _time_itself(self, pair: Pair) -> PairedSamples:
-        """The samples of the reference against a copy of itself, in the cell's profile; taken once a run."""
+    def _time_itself(self, pair: Pair, again: bool = False) -> Taken:
+        """The reference against a copy of itself, in the cell's profile; taken once a run, unless ``again``."""
         key = (dataclasses.replace(pair.cell.profile, name=""), pair.cell.runtime, pair.reference)
-        if key not in self._itself:
-            self._itself[key] = self._measure(dataclasses.replace(pair, candidate=pair.reference), pair.cell.seed)
+        if again or key not in self._itself:
+            itself = dataclasses.replace(pair, candidate=pair.reference)
+            taken = self._take(itself, None, "itself again" if again else "itself")
+            if taken.disturbed and not again:
+                taken = self._take(itself, None, "itself again")
+            self._itself[key] = taken
         return self._itself[key]
 
-    def _measure(self, pair: Pair, seed: int) -> PairedSamples:
+    def _take(self, pair: Pair, itself: Taken | None, purpose: str = "cell") -> Taken:
+        """One comparison with its signals; that of a reference with itself, which ``itself`` is already."""
+        from harness.measure.noise import differs_from_itself, findings
         from harness.measure.timing import Amount
 
+        if itself is not None and pair.candidate == pair.reference:
+            return itself
         preset = self._preset
-        return self._pool.time_pair(
+        samples = self._pool.time_pair(
             profile=pair.cell.profile,
             runtime=pair.cell.runtime,
             reference=pair.reference,
@@ -183,30 +198,50 @@ class Timekeeper:
             inputs=pair.inputs,
             processes=preset.processes,
             amount=Amount(preset.pairs, preset.warmup, seconds=preset.seconds),
-            seed=seed,
+            seed=random.Random(f"{purpose} {pair.cell.name}").getrandbits(32),
         )
-
-    def _measure_alone(self, pair: Pair, file: Path) -> AloneSamples:
-        key = (dataclasses.replace(pair.cell.profile, name=""), pair.cell.runtime, file)
-        if key not in self._alone:
-            self._alone[key] = self._pool.time_alone(*key, inputs=pair.inputs, calls=ALONE_CALLS, warmup=ALONE_WARMUP)
-        return self._alone[key]
-
-    def _signals(self, samples: PairedSamples, itself: PairedSamples) -> list[SignalRecord]:
-        from harness.measure.noise import differs_from_itself, findings
-
-        found = findings(
-            samples.canary,
-            samples.disturbances,
-            2 * samples.reference.shape[1],
-            samples.collections,
-            None if itself is samples else _same_processes(itself, samples),
-        )
-        found.append(differs_from_itself(_ratio(itself), self._margin))
-        return [
+        found = findings(samples, None if itself is None else itself.samples)
+        if itself is not None:
+            found.append(differs_from_itself(itself.ratio, self._margin))
+        elif pair.candidate == pair.reference:
+            found.append(differs_from_itself(_ratio(samples), self._margin))
+        signals: list[SignalRecord] = [
             {"signal": entry.signal, "value": entry.value, "limit": entry.limit, "beyond": entry.beyond}
             for entry in found
         ]
+        return Taken(samples, _ratio(samples), signals, itself)
+
+    def _timing(self, pair: Pair, taken: Taken) -> Timing:
+        import numpy as np
+
+        samples, ratio = taken.samples, taken.ratio
+        calls = samples.reference.sum() + samples.candidate.sum()
+        return {
+            "protocol": "paired",
+            "profile": plain(pair.cell.profile),
+            "processes": ratio.processes,
+            "pairs": ratio.pairs,
+            "warmup": samples.warmup,
+            "steady": samples.steady,
+            "ratio": _student(ratio),
+            "bootstrap": _bootstrapped(taken),
+            "per_process": list(ratio.per_process),
+            "environment": [dict(entry) for entry in samples.environment],
+            "involuntary_switches": [entry.involuntary_switches for entry in samples.disturbances],
+            "load": plain(samples.load),
+            "signals": taken.signals,
+            "canary": np.median(samples.canary, axis=2).astype(int).tolist(),
+            "itself": _against_itself(taken.itself or taken),
+            "cost": {"wall": samples.wall, "calls": float(calls) / 1e9},
+        }
+
+    def _measure_single(self, pair: Pair, file: Path) -> SingleSamples:
+        key = (dataclasses.replace(pair.cell.profile, name=""), pair.cell.runtime, file)
+        if key not in self._single:
+            self._single[key] = self._pool.time_single(
+                *key, inputs=pair.inputs, calls=self._preset.calls, warmup=SINGLE_WARMUP
+            )
+        return self._single[key]
 
     def _verdict(
         self, kind: str, reason: str, p: float | None = None, processes_needed: int | None = None
@@ -233,29 +268,29 @@ def _ratio(samples: PairedSamples) -> Ratio:
     return paired_ratio(samples.reference, samples.candidate)
 
 
-def _same_processes(before: PairedSamples, now: PairedSamples) -> NDArray[np.float64]:
-    """The canary of ``before`` in the order of the processes of ``now``; NaN for a process that is new since."""
-    import numpy as np
-
-    rows = {entry["pid"]: row for entry, row in zip(before.environment, before.canary, strict=True)}
-    unknown = np.full(before.canary.shape[1:], np.nan)
-    return np.stack([rows.get(entry["pid"], unknown) for entry in now.environment])
-
-
 def _student(ratio: Ratio) -> Interval:
     method = ratio.reason or f"Student's t over {ratio.processes} processes"
     return interval(ratio.ratio, ratio.low, ratio.high, ratio.level, method)
 
 
-def _against_itself(samples: PairedSamples) -> ItselfRecord:
+def _bootstrapped(taken: Taken) -> Interval | None:
+    from harness.measure.statistics import hierarchical_bootstrap
+
+    if taken.ratio.processes < 2:
+        return None
+    low, high = hierarchical_bootstrap(taken.samples.reference, taken.samples.candidate)
+    return interval(taken.ratio.ratio, low, high, 0.95, "hierarchical bootstrap over processes, then pairs")
+
+
+def _against_itself(taken: Taken) -> ItselfRecord:
     from harness.measure.statistics import smallest_change
 
-    ratio = _ratio(samples)
     return {
-        "sha256": samples.reference_sha256,
-        "ratio": _student(ratio),
-        "per_process": list(ratio.per_process),
-        "smallest_change": smallest_change([ratio.per_process]),
+        "sha256": taken.samples.reference_sha256,
+        "ratio": _student(taken.ratio),
+        "per_process": list(taken.ratio.per_process),
+        "smallest_change": smallest_change([taken.ratio.per_process]),
+        "disturbed": taken.disturbed,
     }
 
 
@@ -266,7 +301,3 @@ def _explain(beyond: Sequence[SignalRecord]) -> str:
         f"{SIGNALS[entry['signal']].meaning}: {entry['value']:.2g}, and {entry['limit']:g} is the limit"
         for entry in beyond
     )
-
-
-def _withdraw(verdict: VerdictRecord, reason: str) -> None:
-    verdict["kind"], verdict["reason"] = "inconclusive", reason

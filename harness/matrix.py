@@ -99,7 +99,8 @@ class Matrix:
     axis of steps that it does not name is compared at its first option, and any other at the cell's own. ``skip``
     lists Skip rules.
     ``protocol`` is how latency is measured: "paired" beside the reference in several processes, or "single", as study B
-    and most papers do it: 100 untimed calls, then the mean of 1,000 in one process, to meet published figures.
+    and most papers do it, to meet published figures: 100 untimed calls, then the mean of 1,000 in one process (fewer in
+    the smaller presets).
     ``columns`` is the axis that tables spread over their columns: by default the axis of steps with the most options.
 
     Raises UsageError, naming the axis, for anything that does not fit.

@@ -13,8 +13,8 @@ class Preset:
     """The size of a run.
 
     ``processes`` time ``pairs`` each after at most ``warmup`` calls, which end when they are steady; fewer of both when
-    they take more than about ``seconds`` (None: never fewer). ``seeds`` bounds the seed axis, ``evaluation`` the
-    validation and test examples.
+    they take more than about ``seconds`` (None: never fewer). ``calls`` are the timed ones of the single protocol.
+    ``seeds`` bounds the seed axis, ``evaluation`` the validation and test examples.
     """
 
     name: str
@@ -22,6 +22,7 @@ class Preset:
     processes: int
     pairs: int
     warmup: int
+    calls: int
     seconds: float | None = None
     seeds: int | None = None
     evaluation: int | None = None
@@ -51,13 +52,30 @@ PRESETS = {
     preset.name: preset
     for preset in (
         Preset(
-            "smoke", "seconds, to see that it runs; its quality means nothing", 2, 12, 60, 0.2, seeds=1, evaluation=512
+            "smoke",
+            "seconds, to see that it runs; its quality means nothing",
+            processes=2,
+            pairs=12,
+            warmup=60,
+            calls=50,
+            seconds=0.2,
+            seeds=1,
+            evaluation=512,
         ),
         Preset(
-            "quick", "minutes, the default: short training on a part of the data, one seed", 4, 50, 100, 0.3, seeds=1
+            "quick",
+            "minutes, the default: short training on a part of the data, one seed",
+            processes=4,
+            pairs=50,
+            warmup=100,
+            calls=300,
+            seconds=0.3,
+            seeds=1,
         ),
         # 6 x 120 samples are enough for the 99th percentile.
-        Preset("study", "as published: all data, all epochs, all seeds", 6, 120, 300),
+        Preset(
+            "study", "as published: all data, all epochs, all seeds", processes=6, pairs=120, warmup=300, calls=1000
+        ),
     )
 }
 

@@ -20,6 +20,8 @@ from harness.suite import cells_of
 if TYPE_CHECKING:
     from harness.session import Measured, Session
 
+#: Of timing workers, at most.
+MOST_PROCESSES = 50
 #: The run selected cells and measured none of them; such a run must not pass.
 NOTHING_MEASURED = 13
 
@@ -85,9 +87,14 @@ def pytest_configure(config: pytest.Config) -> None:
             check(config.getoption(option))
         except UsageError as error:
             raise pytest.UsageError(f"{option}: {error}") from None
+    if parse_margin(config.getoption("--harness-margin")) == 0:
+        raise pytest.UsageError("--harness-margin 0: no run can show that two models are the same to the last digit")
     processes = config.getoption("--harness-processes")
-    if processes is not None and processes < 2:
-        raise pytest.UsageError(f"--harness-processes {processes}: an interval needs at least 2")
+    if processes is not None and not 2 <= processes <= MOST_PROCESSES:
+        raise pytest.UsageError(
+            f"--harness-processes {processes}: from 2, which an interval needs, to {MOST_PROCESSES}, for each takes "
+            "some 200 MB; a larger margin needs fewer"
+        )
 
 
 # ------------------------------------------------------------------------------------------------------ collection

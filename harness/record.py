@@ -59,13 +59,14 @@ class ItselfRecord(TypedDict):
     """The reference timed against a copy of itself in the same run and profile.
 
     ``smallest_change`` is the relative change that the cell's number of processes would have detected with a power of
-    80 %.
+    80 %. ``disturbed`` tells that the machine moved meanwhile, a second time too.
     """
 
     sha256: str
     ratio: Interval
     per_process: list[float]
     smallest_change: float | None
+    disturbed: bool
 
 
 class Confirmation(TypedDict):
@@ -73,6 +74,7 @@ class Confirmation(TypedDict):
 
     ratio: Interval
     per_process: list[float]
+    signals: list[SignalRecord]
 
 
 class VerdictRecord(TypedDict):

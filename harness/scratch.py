@@ -29,7 +29,16 @@ for _ in range(50):
 
 def prefix() -> str:
     """How the names of this process' temporary folders begin, so that a later process knows whose they were."""
-    return f"{platform.node()}-{os.getpid()}-"
+    return f"harness-{_machine()}-{os.getpid()}-"
+
+
+def _machine() -> str:
+    """Where process numbers mean this machine's: its name and, on Linux, the namespace of a container."""
+    try:
+        namespace = os.stat("/proc/self/ns/pid").st_ino
+    except OSError:
+        namespace = 0
+    return f"{platform.node()}-{namespace}"
 
 
 class Scratch:
@@ -71,7 +80,7 @@ def _clean(home: Path) -> None:
     """Remove the folders of processes that are no more. Those of other machines are left: nobody here can tell."""
     for left in home.iterdir():
         machine, _, rest = left.name.rpartition("-")[0].rpartition("-")
-        if machine == platform.node() and rest.isdecimal() and not _alive(int(rest)):
+        if machine == f"harness-{_machine()}" and rest.isdecimal() and not _alive(int(rest)):
             shutil.rmtree(left, ignore_errors=True)
 
 

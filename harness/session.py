@@ -238,7 +238,7 @@ class Session:
         if self._timekeeper is None:
             self._timekeeper = Timekeeper(self._pool(), self.options.preset, self.options.margin, self.display.say)
         if (self.options.protocol or pair.cell.protocol) == "single":
-            return self._timekeeper.time_alone(pair)
+            return self._timekeeper.time_single(pair)
         return self._timekeeper.time(pair)
 
     def settle(self, confirm: bool = True) -> None:

@@ -13,7 +13,7 @@ import pytest
 
 from harness import Profile
 from harness.measure.machine import Disturbance
-from harness.measure.pool import AloneSamples, PairedSamples
+from harness.measure.pool import PairedSamples, SingleSamples
 from harness.measure.timing import Amount
 from harness.plugins import installed
 from harness.store import sha256_of
@@ -37,7 +37,7 @@ class Workers:
     """Stand in for timing workers on a quiet machine: the candidate takes ``speed`` times the reference's time."""
 
     speed: ClassVar[float] = 0.5
-    disturbance: ClassVar[Disturbance] = Disturbance(0, 0.0, 0, 0)
+    disturbance: ClassVar[Disturbance] = Disturbance(0, 0.0, 0)
 
     #: Nanoseconds: the reference takes between them.
     between: ClassVar[tuple[int, int]] = (90_000, 110_000)
@@ -61,16 +61,15 @@ class Workers:
             collections=(0,) * processes,
             disturbances=(self.disturbance,) * processes,
             load={"load_1min": 0.5, "runnable": 1},
-            elapsed=(0.1,) * processes,
             wall=0.5,
             reference_sha256=sha256_of(reference),
             candidate_sha256=sha256_of(candidate),
         )
 
-    def time_alone(
+    def time_single(
         self, profile: Profile, runtime: str, file: Path, inputs: Path, calls: int, warmup: int
-    ) -> AloneSamples:
-        return AloneSamples(np.arange(calls) + 100_000, ENVIRONMENT, sha256_of(file))
+    ) -> SingleSamples:
+        return SingleSamples(np.arange(calls) + 100_000, ENVIRONMENT, sha256_of(file))
 
     def renew(self) -> None:
         self.renewed += 1

@@ -213,7 +213,7 @@ def calibrated(monkeypatch: pytest.MonkeyPatch) -> list[tuple[calibration.Plan, 
         return {"a": "document"}
 
     monkeypatch.setattr(calibration, "calibrate", calibrate)
-    monkeypatch.setattr(calibration, "table", lambda document: f"the table of {document}")
+    monkeypatch.setattr("harness.report.calibration.table", lambda document: f"the table of {document}")
     return asked
 
 

@@ -85,6 +85,7 @@ def test_the_signals_and_their_limits_are_documented() -> None:
     rows = dict(re.findall(r"^\| (\w+) \| (.+) \|$", README, re.MULTILINE))
     shown = {
         "switches": "0.1 involuntary",
+        "waiting": "10 %",
         "steal": "5 %",
         "throttled": "any period",
         "collections": "any garbage",

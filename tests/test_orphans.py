@@ -52,7 +52,7 @@ class Odd(Worker):
     def hello(self, **_):
         return {}
 
-    def time_alone(self, file, **_):
+    def time_single(self, file, **_):
         behave(file)
         return [1, 2, 3]
 
@@ -93,7 +93,7 @@ def ask(workers: Workers, action: str, folder: Path, how: str) -> None:
     file.write_text(how)
     match action:
         case "time":
-            workers.time_alone(PROFILE, "torch", file, inputs, calls=3, warmup=0)
+            workers.time_single(PROFILE, "torch", file, inputs, calls=3, warmup=0)
         case "memory":
             workers.memory(PROFILE, "torch", file, inputs)
         case "predict":

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import platform
 import shutil
 import signal
 import subprocess
@@ -14,13 +13,13 @@ from pathlib import Path
 
 import pytest
 
-from harness.scratch import Scratch
+from harness.scratch import Scratch, prefix
 
 #: A process with a scratch folder, a file in it, and what it is told to do then.
 OWNER = """
 import os, signal, sys, time
 from pathlib import Path
-from harness.scratch import Scratch
+from harness.scratch import Scratch, prefix
 
 scratch = Scratch(Path(sys.argv[1]))
 (scratch.folder / "deep").mkdir()
@@ -151,7 +150,7 @@ def test_the_folder_stays_as_long_as_its_process(tmp_path: Path) -> None:
 def test_what_a_process_left_is_removed_by_the_next(tmp_path: Path) -> None:
     gone = subprocess.Popen([sys.executable, "-c", ""])
     gone.wait()
-    here = platform.node()
+    here = prefix().removesuffix(f"{os.getpid()}-").removesuffix("-")
     left = tmp_path / f"{here}-{gone.pid}-a1b2c3d4"
     others = [tmp_path / f"not{here}-{gone.pid}-a1b2c3d4", tmp_path / f"{here}-{os.getpid()}-x", tmp_path / "data"]
     for folder in [left, *others]:

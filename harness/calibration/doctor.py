@@ -14,7 +14,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from harness.calibration import probe
 from harness.calibration.advice import Advice, advice
@@ -28,15 +27,13 @@ from harness.measure.pool import PairedSamples, Workers
 from harness.measure.profile import resolve_allocator
 from harness.measure.statistics import Ratio, paired_ratio, smallest_change
 from harness.measure.timing import Amount
-from harness.measure.verdict import Verdict, judge
+from harness.measure.verdict import MOST_PROCESSES, Verdict, judge
 
 PROCESSES, AMOUNT = 6, Amount(pairs=100, warmup=300)
 #: So many comparisons of the network with itself; fewer, but at least some, when they take more than so many seconds.
 COMPARISONS, LEAST_COMPARISONS, SECONDS = 8, 3, 40.0
 #: The slowdown that is planted, in margins. One that large is to be found.
 PLANTED = 2
-#: More processes than this are no advice.
-MOST_PROCESSES = 60
 #: Seconds to wait for a worker's answer: far more than any that is alive takes.
 TIMEOUT = 300.0
 
@@ -69,9 +66,9 @@ class Diagnosis:
 
     ``smallest_change`` is that of `statistics.smallest_change`, pooled over the comparisons of the network with
     ``itself``; a slowdown of the margin and that much more is called slower in 4 of 5 comparisons.
-    ``processes_needed`` are the fewest that bring it down to the margin (None: more than 60 are needed). ``planted``
-    is the comparison with a copy that is slower by twice the margin. ``canary_ns`` is the median time of the canary,
-    a fixed piece of work; ``environment`` is what the first worker verified.
+    ``processes_needed`` are the fewest that bring it down to the margin (None: more than MOST_PROCESSES are needed).
+    ``planted`` is the comparison with a copy that is slower by twice the margin. ``canary_ns`` is the median time of
+    the canary, a fixed piece of work; ``environment`` is what the first worker verified.
     """
 
     margin: float
@@ -126,7 +123,7 @@ def examine(
         say(f"starting {PROCESSES} processes; this takes about half a minute")
         itself = [compare(network, 0)]
         say(f"a network beside itself: 1 of {COMPARISONS}; beside a copy {format_margin(PLANTED * margin)} slower")
-        planted = compare(slowed, 0)
+        planted = compare(slowed, -1)
         while len(itself) < COMPARISONS and (len(itself) < LEAST_COMPARISONS or clock() < until):
             say(f"a network beside itself: {len(itself) + 1} of {COMPARISONS}")
             itself.append(compare(network, len(itself)))
@@ -155,7 +152,7 @@ def diagnose(margin: float, host: Host, itself: Sequence[PairedSamples], planted
     comparison with itself came out faster or slower, and none was disturbed. Raises MeasureError for samples of a
     single process.
     """
-    first = itself[0].canary
+    first = itself[0]
     ratios = [paired_ratio(samples.reference, samples.candidate) for samples in (*itself, planted)]
     per_process = [ratio.per_process for ratio in ratios[:-1]]
     change = smallest_change(per_process)
@@ -164,7 +161,7 @@ def diagnose(margin: float, host: Host, itself: Sequence[PairedSamples], planted
     # What was planted is no part of the family over which false discoveries are controlled: it is none.
     verdicts = judge(per_process, margin) + judge([ratios[-1].per_process], margin)
     *alone, slowed = (
-        Comparison(ratio, verdict, _findings(samples, first))
+        Comparison(ratio, verdict, tuple(findings(samples, None if samples is first else first)))
         for samples, ratio, verdict in zip((*itself, planted), ratios, verdicts, strict=True)
     )
     needed = _processes_needed(per_process, margin)
@@ -182,12 +179,6 @@ def diagnose(margin: float, host: Host, itself: Sequence[PairedSamples], planted
         environment=itself[0].environment[0],
         advice=tuple(advice(host.facts, host.load, threads=1)),
     )
-
-
-def _findings(samples: PairedSamples, first: NDArray[np.int64]) -> tuple[Finding, ...]:
-    before = None if samples.canary is first else first
-    calls = 2 * samples.reference.shape[1]
-    return tuple(findings(samples.canary, samples.disturbances, calls, samples.collections, before))
 
 
 def _processes_needed(per_process: Sequence[Sequence[float]], margin: float) -> int | None:

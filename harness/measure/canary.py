@@ -25,11 +25,11 @@ def canary() -> Callable[[], object]:
     source[:] = data[:COPIED]
     target = target[OFFSET:]
 
-    def sing() -> object:
+    def work() -> object:
         checksum = 0
         for _ in range(TIMES):
             target[:] = source
             checksum = zlib.crc32(data, checksum)
         return checksum
 
-    return sing
+    return work

@@ -11,6 +11,7 @@ import platform
 import re
 import resource
 import sys
+import time
 from collections.abc import Sequence
 from pathlib import Path, PurePosixPath
 from typing import TypedDict
@@ -162,13 +163,14 @@ class Disturbance:
 
     ``involuntary_switches`` counts how often the kernel took the CPU away, ``steal`` is the share of the CPUs' time
     that the hypervisor gave to others (None also when less than a tick, mostly 10 ms, has passed),
-    ``throttled_periods`` counts stops for a used-up quota and for heat, ``major_faults`` pages read from a disk.
+    ``throttled_periods`` counts stops for a used-up quota and for heat. ``waiting`` is the share of the time in which the
+    main thread was ready to run and waited for a CPU.
     """
 
     involuntary_switches: int
     steal: float | None
     throttled_periods: int | None
-    major_faults: int
+    waiting: float | None = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -179,16 +181,18 @@ class Counters:
     steal_ticks: int | None
     total_ticks: int | None
     throttled_periods: int | None
-    major_faults: int
+    waited_ns: int | None = None
+    clock_ns: int = 0
 
     def since(self, before: Counters) -> Disturbance:
         """What happened from ``before``, a reading of the same CPUs, until this one."""
+        waited, elapsed = _growth(self.waited_ns, before.waited_ns), self.clock_ns - before.clock_ns
         steal, total = _growth(self.steal_ticks, before.steal_ticks), _growth(self.total_ticks, before.total_ticks)
         return Disturbance(
             involuntary_switches=self.involuntary_switches - before.involuntary_switches,
             steal=steal / total if steal is not None and total else None,
             throttled_periods=_growth(self.throttled_periods, before.throttled_periods),
-            major_faults=self.major_faults - before.major_faults,
+            waiting=waited / elapsed if waited is not None and elapsed > 0 else None,
         )
 
 
@@ -197,7 +201,10 @@ def read_counters(cpus: Sequence[int] | None, root: Path = ROOT) -> Counters:
     steal, total = _ticks(cpus, root)
     throttled = _throttled(cpus, root)
     usage = resource.getrusage(resource.RUSAGE_SELF)
-    return Counters(usage.ru_nivcsw, steal, total, throttled, usage.ru_majflt)
+    # Of the main thread: nanoseconds on a CPU, then those it was ready to run and waited for one.
+    schedule = _text(root / "proc/self/schedstat").split()
+    waited = _number(schedule[1]) if len(schedule) == 3 else None
+    return Counters(usage.ru_nivcsw, steal, total, throttled, waited, time.monotonic_ns())
 
 
 def _ticks(cpus: Sequence[int] | None, root: Path) -> tuple[int | None, int | None]:

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import NDArray
 
-from harness.measure.machine import Disturbance
+from harness.measure.pool import PairedSamples
 from harness.measure.statistics import Ratio
 
 
@@ -16,8 +16,10 @@ from harness.measure.statistics import Ratio
 class Signal:
     """A sign of trouble: what its value means, and the greatest value that is no trouble.
 
-    The limits of spread, drift and moved are those at which PyTorch's benchmarks and pyperf call a measurement
-    unstable. That of a difference from itself is the run's margin.
+    25 % is where PyTorch's benchmarks call a spread gross; the other limits are ours, several times what an idle
+    machine showed. Switches are counted by call, since a median bears that one call in ten is interrupted, however long
+    calls are; that others have the CPU all the same is seen by the waiting. The limit of a difference from itself is the
+    run's margin.
     """
 
     name: str
@@ -29,13 +31,14 @@ SIGNALS = {
     signal.name: signal
     for signal in (
         Signal("switches", 0.1, "involuntary context switches per timed call"),
+        Signal("waiting", 0.1, "share of the time in which the process was ready to run and waited for a CPU"),
         Signal("steal", 0.05, "share of the CPU's time that the hypervisor gave to others"),
         Signal("throttled", 0, "periods in which a CPU quota or the heat stopped the process"),
         Signal("collections", 0, "garbage collections while timing"),
         Signal("spread", 0.25, "interquartile range of the canary over its median, each process about its own"),
-        Signal("drift", 0.1, "change of the canary from the begin to the end of a process's pairs"),
+        Signal("drift", 0.1, "change of the canary from the beginning to the end of a process's pairs"),
         Signal("moved", 0.25, "change of a process's canary since the reference was timed against itself"),
-        Signal("itself", 0.01, "by how much at least the reference differs from itself"),
+        Signal("itself", 0.01, "distance from 1 of the interval of the reference's ratio with itself"),
     )
 }
 
@@ -53,34 +56,32 @@ class Finding:
         return self.value is not None and self.value > self.limit
 
 
-def findings(
-    canary: ArrayLike,
-    disturbances: Sequence[Disturbance],
-    calls: int,
-    collections: Sequence[int],
-    canary_before: ArrayLike | None = None,
-) -> list[Finding]:
-    """Every signal of one cell but the last; but for the spread, the worst process counts.
+def findings(samples: PairedSamples, before: PairedSamples | None = None) -> list[Finding]:
+    """Every signal of one comparison but the last.
 
-    ``canary`` has nanoseconds, (processes, groups, calls), in the order of time, ``canary_before`` those of the same
-    processes in the comparison of the model with itself (NaN for one that was not there). Processes are never compared
-    with each other: where their buffers lie makes the canary of one a tenth slower than that of another, for as long
-    as they live. ``calls`` counts the timed calls of one process.
+    ``before`` is the comparison of the model with itself: the canary is compared with that of the same process then.
+    Processes are never compared with each other, since where their memory lies can make one slower for as long as it
+    lives. The worst process counts, but for the spread and for the steal, whose ticks of 10 ms are too coarse for one.
     """
-    songs = np.asarray(canary, dtype=float)
+    songs = np.asarray(samples.canary, dtype=float)
     levels = np.median(songs, axis=(1, 2))
+    calls = samples.reference.shape[1] + samples.candidate.shape[1]
+    known = [entry.steal for entry in samples.disturbances if entry.steal is not None]
     values: dict[str, float | None] = {
-        "switches": max(entry.involuntary_switches for entry in disturbances) / calls,
-        "steal": _worst(entry.steal for entry in disturbances),
-        "throttled": _worst(entry.throttled_periods for entry in disturbances),
-        "collections": max(collections),
+        "switches": max(entry.involuntary_switches for entry in samples.disturbances) / calls,
+        "waiting": _worst(entry.waiting for entry in samples.disturbances),
+        "steal": sum(known) / len(known) if known else None,
+        "throttled": _worst(entry.throttled_periods for entry in samples.disturbances),
+        "collections": max(samples.collections),
         "spread": _spread(songs / levels[:, None, None]),
         "drift": max(map(_drift, np.median(songs, axis=2))),
     }
-    if canary_before is not None:
-        before = np.median(np.asarray(canary_before, dtype=float), axis=(1, 2))
-        known = np.isfinite(before)
-        values["moved"] = _worst(map(_change, before[known], levels[known]))
+    if before is not None:
+        earlier = {
+            entry["pid"]: float(np.median(calm)) for entry, calm in zip(before.environment, before.canary, strict=True)
+        }
+        now = {entry["pid"]: level for entry, level in zip(samples.environment, levels, strict=True)}
+        values["moved"] = _worst(_change(earlier[pid], now[pid]) for pid in now if pid in earlier)
     return [Finding(name, value, SIGNALS[name].limit) for name, value in values.items()]
 
 

@@ -35,7 +35,7 @@ class PairedSamples:
     ``warmup`` counts the untimed calls of each arm in each process; ``steady`` says whether they ended steady in the
     first, which decides on their number. ``canary`` has the canary's nanoseconds, (processes, groups, calls).
     These have one entry a process: ``environment`` is what the worker verified, ``collections`` (of garbage) and
-    ``disturbances`` say what disturbed it, ``elapsed`` has the seconds of its loop with the warm-up.
+    ``disturbances`` say what disturbed it.
     ``load`` is the machine's before the first process. ``wall`` is how long the whole measurement took, in seconds.
     The hashes are those that every process verified.
     """
@@ -51,14 +51,13 @@ class PairedSamples:
     collections: tuple[int, ...]
     disturbances: tuple[Disturbance, ...]
     load: Load
-    elapsed: tuple[float, ...]
     wall: float
     reference_sha256: str
     candidate_sha256: str
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
-class AloneSamples:
+class SingleSamples:
     """The times of one file in one process, nanoseconds, int64, (calls,); what that verified; the file's hash."""
 
     times: NDArray[np.int64]
@@ -132,6 +131,7 @@ class Workers:
                 inputs=str(inputs),
                 amount=dataclasses.asdict(amount),
                 seed=random.Random(f"{seed}/{index}").getrandbits(32),
+                reference_first=(seed + index) % 2 == 0,
                 **files,
             )
             replies.append(reply)
@@ -147,22 +147,21 @@ class Workers:
             collections=tuple(reply["collections"] for reply in replies),
             disturbances=tuple(Disturbance(**reply["disturbance"]) for reply in replies),
             load=before,
-            elapsed=tuple(reply["elapsed_ns"] / 1e9 for reply in replies),
             wall=time.perf_counter() - began,
             reference_sha256=files["reference"]["sha256"],
             candidate_sha256=files["candidate"]["sha256"],
         )
 
-    def time_alone(
+    def time_single(
         self, profile: Profile, runtime: str, file: Path, inputs: Path, calls: int, warmup: int
-    ) -> AloneSamples:
+    ) -> SingleSamples:
         """Time one deployed file in one process: ``calls`` after ``warmup`` untimed ones."""
         (worker,) = self._crew(self._crews, profile, 1)
         identified = _identified(file)
         taken = worker.ask(
-            "time_alone", runtime=runtime, file=identified, inputs=str(inputs), calls=calls, warmup=warmup
+            "time_single", runtime=runtime, file=identified, inputs=str(inputs), calls=calls, warmup=warmup
         )
-        return AloneSamples(np.array(taken, dtype=np.int64), worker.environment, identified["sha256"])
+        return SingleSamples(np.array(taken, dtype=np.int64), worker.environment, identified["sha256"])
 
     def renew(self) -> None:
         """End all workers that time, so that the next timing is done by fresh processes."""

@@ -12,12 +12,12 @@ from typing import Any
 from harness.measure.canary import canary
 from harness.measure.machine import Counters, Disturbance, read_counters
 from harness.measure.schedule import schedule
-from harness.measure.warmup import steady_at_the_end
+from harness.measure.warmup import WINDOW, steady_at_the_end
 
 #: However slow the calls are, so many of each arm warm up, and so many pairs are timed.
 LEAST_WARMUP, LEAST_PAIRS = 5, 12
-#: The pairs are cut into so many parts; before each and after the last the canary sings so often, once untimed first.
-PARTS, SONGS = 4, 5
+#: The pairs are cut into so many parts; before each and after the last the canary is timed so often.
+PARTS, CANARY_CALLS = 4, 5
 
 Call = Callable[[Any], Any]
 Clock = Callable[[], int]
@@ -42,10 +42,9 @@ class Amount:
 class Timing:
     """What one process measured: nanoseconds of each call of both arms, pair by pair, and what disturbed them.
 
-    ``warmup`` counts the untimed calls of each arm before, ``steady`` says whether they ended steady (None: not asked).
-    ``canary`` has the nanoseconds of the canary, PARTS + 1 groups of SONGS, in the order of time. ``collections``
-    (of garbage) and ``disturbance`` are of the time from the first pair to the last; ``elapsed_ns`` is the time of the
-    whole loop, warm-up and canary included.
+    ``warmup`` counts the untimed calls of each arm before, ``steady`` says whether they ended steady (None: not asked,
+    or too few). ``canary`` has the nanoseconds of the canary, PARTS + 1 groups of CANARY_CALLS, in the order of time.
+    ``collections`` (of garbage) and ``disturbance`` are of the time from the first pair to the last.
     """
 
     reference: list[int]
@@ -57,7 +56,6 @@ class Timing:
     canary: list[list[int]]
     collections: int
     disturbance: Disturbance
-    elapsed_ns: int
 
 
 def time_pairs(
@@ -72,38 +70,39 @@ def time_pairs(
 ) -> Timing:
     """Time both arms on one input after the other, each pair on the same input, in the order of ``schedule``.
 
-    Every output is kept alive while the clock runs (freeing one is no part of a call) and then handed to ``consume``.
-    The canary empties the caches; after it both arms run once, untimed.
+    Before each timed call the same arm makes an untimed one on that input: a model that is deployed follows itself, and
+    what the other one leaves in the caches was seen to cost an int8 network a tenth of its time. Every output is kept
+    alive while the clock runs (freeing one is no part of a call) and then handed to ``consume``.
     """
     taken: dict[bool, list[int]] = {True: [], False: []}
     outputs: list[Any] = []
-    sing = canary()
+    work = canary()
     began = clock()
     warm, is_steady = _warm_up((reference, candidate), inputs, amount, outputs, clock)
     pairs = amount.pairs
     if amount.seconds is not None and warm:
-        affordable = int(amount.seconds * 1e9 * warm / max(1, clock() - began))
+        # Each takes twice as long as a call of the warm-up, for an untimed one comes before it.
+        affordable = int(amount.seconds * 1e9 * warm / max(1, clock() - began) / 2)
         pairs = min(pairs, max(LEAST_PAIRS, affordable))
     plan = schedule(pairs, len(inputs), seed)
     parts = {pairs * part // PARTS for part in range(PARTS)}
-    songs: list[list[int]] = []
+    canary_times: list[list[int]] = []
     with _no_garbage_collection():
         collected, before = _collections(), counters()
         for index, pair in enumerate(plan):
             example = inputs[pair.input]
             if index in parts:
-                songs.append(_listen(sing, clock))
-                outputs += (reference(example), candidate(example))
+                canary_times.append(_time_canary(work, clock))
             for is_reference in (pair.reference_first, not pair.reference_first):
                 arm = reference if is_reference else candidate
+                before_it = arm(example)
                 start = clock()
                 output = arm(example)
                 stop = clock()
                 taken[is_reference].append(stop - start)
-                outputs.append(output)
-        songs.append(_listen(sing, clock))
+                outputs += (before_it, output)
+        canary_times.append(_time_canary(work, clock))
         collected, disturbance = _collections() - collected, counters().since(before)
-    elapsed = clock() - began
     for output in outputs:
         consume(output)
     return Timing(
@@ -113,14 +112,13 @@ def time_pairs(
         inputs=[pair.input for pair in plan],
         warmup=warm,
         steady=is_steady,
-        canary=songs,
+        canary=canary_times,
         collections=collected,
         disturbance=disturbance,
-        elapsed_ns=elapsed,
     )
 
 
-def time_alone(
+def time_single(
     model: Call,
     inputs: Sequence[Any],
     calls: int,
@@ -150,7 +148,7 @@ def time_alone(
 def _warm_up(
     arms: Sequence[Call], inputs: Sequence[Any], amount: Amount, outputs: list[Any], clock: Clock
 ) -> tuple[int, bool | None]:
-    """How many calls of each arm were made, and whether they ended steady (None: that was not asked for)."""
+    """How many calls of each arm were made, and whether they ended steady (None: not asked, or too few to tell)."""
     taken: list[list[int]] = [[] for _ in arms]
     began = clock()
     for count in range(amount.warmup):
@@ -164,16 +162,18 @@ def _warm_up(
             outputs.append(arm(inputs[count % len(inputs)]))
             times.append(clock() - start)
     warm = len(taken[0])
-    return warm, all(steady_at_the_end(times) for times in taken) if amount.until_steady else None
+    asked = amount.until_steady and warm >= 2 * WINDOW
+    return warm, all(steady_at_the_end(times) for times in taken) if asked else None
 
 
-def _listen(sing: Callable[[], object], clock: Clock) -> list[int]:
+def _time_canary(work: Callable[[], object], clock: Clock) -> list[int]:
+    work()  # finds the caches full of the model
     taken = []
-    for _ in range(SONGS + 1):
+    for _ in range(CANARY_CALLS):
         start = clock()
-        sing()
+        work()
         taken.append(clock() - start)
-    return taken[1:]  # the first one found the caches full of the model
+    return taken
 
 
 @contextlib.contextmanager

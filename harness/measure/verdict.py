@@ -18,8 +18,10 @@ from harness.measure.statistics import log_ratios
 
 Kind = Literal["faster", "slower", "same", "inconclusive"]
 
-#: How many processes anyone would run: beyond it, more of them are no advice.
-MOST_PROCESSES = 1000
+#: How many processes anyone would run, each of which takes some 200 MB: beyond it, more of them are no advice.
+MOST_PROCESSES = 50
+#: With this probability the number of processes that is named settles a cell.
+POWER = 0.8
 
 #: Log ratios are compared to so many decimals, far finer than any clock: 1 / 1.01 lies on the margin 1 % exactly.
 DECIMALS = 12
@@ -31,7 +33,7 @@ class Verdict:
 
     ``p`` is the p-value, adjusted for the number of cells, of the test behind the verdict: that of a difference for
     slower, faster and inconclusive, that of equivalence for same. ``processes_needed``, for an inconclusive cell, would
-    settle it if the mean and the spread stayed as seen (an even chance, then); None when that takes more than 1,000.
+    settle it in 4 of 5 runs if the true mean and spread are as seen; None when that takes more than 50.
     """
 
     kind: Kind
@@ -136,7 +138,7 @@ def _outlook(cell: _Cell, bound: float, q: float, cells: int) -> tuple[int | Non
     advice = (
         f"more than {MOST_PROCESSES} processes: against this noise the change is at the margin itself"
         if needed is None
-        else f"about {needed} processes would settle it"
+        else f"{needed} processes would settle it in 4 of 5 runs"
     )
     if alone <= q:
         return needed, f"p = {alone:.2g} for this cell alone is too weak among {cells} cells; {advice}"
@@ -145,9 +147,10 @@ def _outlook(cell: _Cell, bound: float, q: float, cells: int) -> tuple[int | Non
 
 @functools.cache
 def _half_widths(level: float) -> NDArray[np.float64]:
-    """The distance that a one-sided test at ``level`` needs, in standard deviations, for 2, 3, ... processes."""
+    """The distance that a one-sided test at ``level`` finds with POWER, in deviations, for 2, 3, ... processes."""
     processes = np.arange(2, MOST_PROCESSES + 1)
-    return np.asarray(stats.t.isf(level, processes - 1) / np.sqrt(processes))
+    quantiles = stats.t.isf(level, processes - 1) + stats.t.isf(1 - POWER, processes - 1)
+    return np.asarray(quantiles / np.sqrt(processes))
 
 
 def _adjusted(p_values: list[float]) -> list[float]:

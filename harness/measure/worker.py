@@ -15,7 +15,6 @@ import hashlib
 import json
 import os
 import platform
-import random
 import re
 import resource
 import select
@@ -30,7 +29,7 @@ from harness import errors
 from harness.errors import CellError, HarnessError, MeasureError
 from harness.measure.machine import read_counters
 from harness.measure.process import how_it_ended
-from harness.measure.timing import Amount, time_alone, time_pairs
+from harness.measure.timing import Amount, time_pairs, time_single
 
 if TYPE_CHECKING:
     import torch
@@ -97,16 +96,17 @@ def _deserted(requests: TextIO) -> bool:
 
 
 class Worker:
-    """Answers the requests: hello first, then time, time_alone, memory and predict in any order."""
+    """Answers the requests: hello first, then time, time_single, memory and predict in any order."""
 
     def __init__(self, runtime: Callable[[str], Runtime] | None = None) -> None:
         """``runtime`` gives the runtime of a name; by default the one that a plugin brought."""
         self._runtime = runtime or _brought
         self._cpus: list[int] | None = None
+        self._wanted: dict[str, Any] = {}
         self._actions: dict[str, Callable[..., Any]] = {
             "hello": self.hello,
             "time": self.time,
-            "time_alone": self.time_alone,
+            "time_single": self.time_single,
             "memory": self.memory,
             "predict": self.predict,
         }
@@ -129,16 +129,11 @@ class Worker:
             pin(cpus)  # only now: importing torch may start threads and has been seen to change the affinity
         installed()  # so that no later request pays for the import of plugins
         has_onednn = bool(torch.backends.mkldnn.is_available())  # type: ignore[no-untyped-call]
-        self._cpus = affinity()
         found = {
             "allocator": allocator,
             "library": library,
-            "threads": torch.get_num_threads(),
-            "interop_threads": torch.get_num_interop_threads(),
+            **environment(),
             **libraries(),
-            "affinity": self._cpus,
-            "onednn": has_onednn and bool(torch.backends.mkldnn.enabled),
-            "isa": torch.backends.cpu.get_cpu_capability().lower(),
             "torch": str(torch.__version__),
             "numpy": version("numpy"),
             "libc": " ".join(platform.libc_ver()),
@@ -148,7 +143,9 @@ class Worker:
         gc.collect()
         gc.freeze()  # what was imported stays; the collections to come, one before each timing, then take no time
         verify_allocator(allocator, library, mapped_files())
-        verify(found, threads=threads, cpus=cpus, onednn=onednn and has_onednn, isa=isa)
+        self._cpus = found["affinity"]
+        self._wanted = {"threads": threads, "cpus": cpus, "onednn": onednn and has_onednn, "isa": isa}
+        verify(found, **self._wanted)
         return found
 
     def time(
@@ -159,16 +156,19 @@ class Worker:
         inputs: str,
         amount: Mapping[str, Any],
         seed: int,
+        reference_first: bool,
     ) -> dict[str, Any]:
-        """Load both files and time them in pairs. The same file twice gives two copies that share nothing."""
+        """Load both files and time them in pairs. The same file twice gives two copies that share nothing.
+
+        Who is loaded first, as ``reference_first`` says, gets the better or the worse place in memory. Afterwards the
+        environment is verified again, for what a plugin changes would stay so for all that come later.
+        """
         import torch
 
         engine = self._runtime(runtime)
         arms = {"reference": reference, "candidate": candidate}
-        names = sorted(arms)
-        random.Random(seed).shuffle(names)  # who is loaded first gets the better or the worse memory layout
         with torch.inference_mode():
-            predictors = {name: _load(engine, arms[name]) for name in names}
+            predictors = {name: _load(engine, arms[name]) for name in sorted(arms, reverse=reference_first)}
             timing = time_pairs(
                 predictors["reference"],
                 predictors["candidate"],
@@ -180,15 +180,16 @@ class Worker:
             )
         del predictors
         gc.collect()
+        verify(environment(), **self._wanted)
         return dataclasses.asdict(timing)
 
-    def time_alone(self, runtime: str, file: Mapping[str, str], inputs: str, calls: int, warmup: int) -> list[int]:
+    def time_single(self, runtime: str, file: Mapping[str, str], inputs: str, calls: int, warmup: int) -> list[int]:
         """Load one file and time its calls, one after the other."""
         import torch
 
         with torch.inference_mode():
             predictor = _load(self._runtime(runtime), file)
-            taken = time_alone(predictor, _batches(inputs, 1), calls, warmup, consume=_check_finite)
+            taken = time_single(predictor, _batches(inputs, 1), calls, warmup, consume=_check_finite)
         del predictor
         gc.collect()
         return taken
@@ -291,6 +292,20 @@ def verify(found: Mapping[str, Any], threads: int, cpus: list[int] | None, onedn
             if name == "isa":
                 hint = "this processor, or this build of torch, does not have it: choose another in the profile"
             raise MeasureError(f"the worker was to have {name}={value} but has {found[name]}; {hint}")
+
+
+def environment() -> dict[str, Any]:
+    """What the worker runs in, as far as plugins could change it."""
+    import torch
+
+    has_onednn = bool(torch.backends.mkldnn.is_available())  # type: ignore[no-untyped-call]
+    return {
+        "threads": torch.get_num_threads(),
+        "interop_threads": torch.get_num_interop_threads(),
+        "affinity": affinity(),
+        "onednn": has_onednn and bool(torch.backends.mkldnn.enabled),
+        "isa": torch.backends.cpu.get_cpu_capability().lower(),
+    }
 
 
 def libraries() -> dict[str, Any]:

@@ -17,6 +17,7 @@ WIDTH = 100
 #: What a signal of noise beyond its limit means, and whether its value is a share.
 DISTURBANCES = {
     "switches": ("the system took the CPU away {} times per timed call, for other programs", False),
+    "waiting": ("the timing waited for its CPU, which other programs had, {} of the time", True),
     "steal": ("the hypervisor gave {} of the CPU's time to other machines", True),
     "throttled": ("a CPU quota or the heat stopped the timing {} times", False),
     "collections": ("Python collected garbage {} times while timing", False),

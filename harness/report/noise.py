@@ -9,9 +9,9 @@ from harness.margin import format_margin
 from harness.record import Record, Timing, VerdictRecord
 
 VERDICTS = (
-    "verdict: slower or faster by more than the margin, or the same within it, of which at most 5 % in a matrix are "
-    "false, and slower was confirmed by fresh processes; inconclusive (n): about n processes would settle it; "
-    "contaminated: the machine was disturbed."
+    "verdict: slower or faster by more than the margin, or the same within it. Of the differences found in one matrix "
+    "on average at most 5 % are false, and so of the equalities; slower was confirmed by fresh processes. inconclusive "
+    "(n): n processes would settle it in 4 of 5 runs. contaminated: the machine was disturbed, twice."
 )
 
 
@@ -28,7 +28,10 @@ def protocol(timings: Sequence[Timing]) -> str:
     counts = sorted({timing["pairs"] for timing in timings})
     shown = str(counts[0]) if len(counts) == 1 else f"{counts[0]} to {counts[-1]}"
     if first.get("protocol") == "single":
-        how = f"protocol single: {first['warmup']} untimed calls, the mean of {shown} in 1 process"
+        how = (
+            f"protocol single: {first['warmup']} untimed calls, the mean of {shown} in 1 process, "
+            "no interval and no verdict"
+        )
     else:
         how = f"{first['processes']} processes x {shown} pairs"
     return f"{how}, {environment['threads']} thread(s), {environment['allocator']}"
@@ -41,28 +44,36 @@ def notes(records: Sequence[Record]) -> list[str]:
 
 
 def _resolution(timings: Sequence[Timing]) -> Iterator[str]:
+    """What one comparison can see, by the spread of the reference with itself and by that of the cells."""
     copies = {timing["itself"]["sha256"]: timing["itself"] for timing in timings if "itself" in timing}
-    ratios = [entry["ratio"] for entry in copies.values()]
-    if not ratios:
+    calm = [entry for entry in copies.values() if not entry["disturbed"]]
+    if not calm:
         return
+    values = [entry["ratio"]["value"] for entry in calm]
+    low, high = calm[0]["ratio"]["low"], calm[0]["ratio"]["high"]
+    shown = f"{values[0]:.4f}" if len(values) == 1 else f"{min(values):.4f} to {max(values):.4f}"
+    if len(values) == 1 and low is not None and high is not None:
+        shown += f" [{low:.4f}, {high:.4f}]"
+    yield f"The reference timed against itself: {shown}."
     from harness.measure.statistics import smallest_change
 
     processes = min(timing["processes"] for timing in timings)
-    change = smallest_change([entry["per_process"] for entry in copies.values()], processes)
-    values = [ratio["value"] for ratio in ratios]
-    low, high = ratios[0]["low"], ratios[0]["high"]
-    shown = f"{min(values):.4f} to {max(values):.4f}" if len(values) > 1 else f"{values[0]:.4f}"
-    if len(values) == 1 and low is not None and high is not None:
-        shown += f" [{low:.4f}, {high:.4f}]"
-    text = f"The reference timed against itself: {shown}."
-    if change is not None:
-        text += f" Smallest change that {processes} processes detect: {100 * change:.2g} %"
-        margins = {found["margin"] for timing in timings if (found := timing.get("verdict"))}
-        if len(margins) == 1:
-            margin = margins.pop()
-            text += f"; beyond the margin of {format_margin(margin)}: {100 * (margin + change):.2g} %"
-        text += " (in 4 of 5 runs)."
-    yield text
+    by_copies = smallest_change([entry["per_process"] for entry in calm], processes)
+    cells = [
+        timing["per_process"]
+        for timing in timings
+        if "per_process" in timing and not any(signal["beyond"] for signal in timing["signals"])
+    ]
+    by_cells = smallest_change(cells, processes)
+    if by_copies is None:
+        return
+    text = f"Smallest change that {processes} processes detect in 4 of 5 comparisons: {100 * by_copies:.2g} %"
+    if by_cells is not None:
+        text += f" by that spread, {100 * by_cells:.2g} % by the spread of these cells"
+    margins = {found["margin"] for timing in timings if (found := timing.get("verdict"))}
+    if len(margins) == 1:
+        text += f"; a verdict needs the margin of {format_margin(margins.pop())} on top of it"
+    yield f"{text}."
 
 
 def _warmup(timings: Sequence[Timing]) -> Iterator[str]:

@@ -16,10 +16,8 @@ from harness.record import Interval, Record
 from harness.report.noise import VERDICTS, notes, protocol, verdict
 
 MISSING = "-"
-LEGEND = (
-    "[low, high]: 95 % interval; of a difference in quality by bootstrap over patients, of a ratio of latencies by "
-    "Student's t over processes. ±: standard deviation over seeds."
-)
+QUALITY = "[low, high]: 95 % interval; of a difference in quality by bootstrap over patients. ±: deviation over seeds."
+RATIO = "latency / reference: timed in pairs, with an interval by Student's t over processes."
 T = TypeVar("T")
 Show = Callable[[Sequence[Record]], str]
 
@@ -30,7 +28,11 @@ def tables(records: Sequence[Record], width: int = 120) -> str:
     In a table that is wider than ``width`` the intervals go below their estimates.
     """
     ordered = sorted(records, key=_network)
-    legends = [LEGEND, VERDICTS] if any(map(verdict, records)) else [LEGEND]
+    legends = [QUALITY]
+    if any(timing["ratio"]["low"] is not None for record in records if (timing := record["timing"]) is not None):
+        legends.append(RATIO)
+    if any(map(verdict, records)):
+        legends.append(VERDICTS)
     return "\n\n".join([*(_table(list(group), width) for _, group in groupby(ordered, key=_network)), *legends])
 
 
@@ -38,7 +40,9 @@ def _network(record: Record) -> tuple[str, ...]:
     """What cells of one table share: everything but their steps and their seed."""
     axes = record["axes"]
     fixed = (str(axes[name]) for name in ("dataset", "architecture", "runtime", "profile"))
-    return (record["suite"], record["matrix"], record["preset"], record["device"], *fixed)
+    timing = record["timing"]
+    how = () if timing is None else (timing.get("protocol", "paired"), str(timing["processes"]))
+    return (record["suite"], record["matrix"], record["preset"], record["device"], *fixed, *how)
 
 
 def _table(records: Sequence[Record], width: int) -> str:

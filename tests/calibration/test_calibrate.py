@@ -14,13 +14,14 @@ import pytest
 
 from harness.calibration import calibrate as calibration
 from harness.calibration import rivals
-from harness.calibration.calibrate import Plan, calibrate, table
+from harness.calibration.calibrate import Plan, calibrate
 from harness.calibration.rivals import RULES
 from harness.contracts import Profile
-from harness.errors import CellError, StoreError, UsageError
+from harness.errors import CellError, UsageError
 from harness.measure.machine import Disturbance, Load
 from harness.measure.pool import PairedSamples
 from harness.measure.timing import Amount
+from harness.report.calibration import table
 
 RIVALS = set(RULES)
 
@@ -67,21 +68,24 @@ class Workers:
         process = 13 + random.normal(0, 0.03, (processes, 1))
         base, other = (random.normal(process, 0.01, shape) for _ in range(2))
         other += np.log(truth) + random.normal(0, 0.002, (processes, 1))
-        switches = amount.pairs if self.disturbed and number % self.disturbed == 0 else 0
+        # Twice in a row, for what is disturbed is timed once more.
+        often = self.disturbed and number >= self.disturbed and number % self.disturbed in (0, 1)
+        switches = amount.pairs if often or self.disturbed == 1 else 0
         times = [np.exp(each).astype(np.int64) for each in (base, other)]
         return PairedSamples(
             reference=times[0],
             candidate=times[1],
             reference_first=np.zeros(shape, dtype=np.bool_),
             inputs=np.zeros(shape, dtype=np.int64),
-            environment=({"threads": profile.threads, "runtime": runtime, "seed": seed},) * processes,
+            environment=tuple(
+                {"threads": profile.threads, "runtime": runtime, "seed": seed, "pid": pid} for pid in range(processes)
+            ),
             warmup=amount.warmup,
             steady=True,
             canary=np.full((processes, 5, 5), 100_000),
             collections=(0,) * processes,
-            disturbances=(Disturbance(switches, None, None, 0),) * processes,
+            disturbances=(Disturbance(switches, None, None),) * processes,
             load=Load(load_1min=0.0, runnable=1),
-            elapsed=(1.0,) * processes,
             wall=float(times[0].sum() + times[1].sum()) / 1e9 + 0.25,
             reference_sha256="0",
             candidate_sha256="1",
@@ -224,11 +228,11 @@ def test_the_canary_is_held_to_that_of_the_same_processes() -> None:
 
 def test_the_contaminated_are_counted_apart() -> None:
     Workers.disturbed = 4
-    Workers.bias = [1.0, 1.0, 1.0, 1.03]
+    Workers.bias = [1.0, 1.0, 1.0, 1.03, 1.03]
     plan = Plan(comparisons=20, planted=(0.05,), planted_comparisons=20, pairs=30, busy=(False,), seed=3)
     (condition,) = calibrate(plan, ignore)["conditions"]
     itself, (planted,) = condition["summary"]["itself"], condition["summary"]["planted"]
-    assert itself["contaminated"] + planted["contaminated"] == 10
+    assert itself["contaminated"] + planted["contaminated"] == 13
     assert itself["contaminated"] > 0
     assert itself["verdicts"]["alone"]["contaminated"] == itself["contaminated"]
     assert itself["alarms"]["alone"]["of"] == 20 - itself["contaminated"]
@@ -323,8 +327,9 @@ def test_where_the_file_cannot_be_nothing_is_timed(tmp_path: Path, monkeypatch: 
         calibrate(QUIET, ignore, tmp_path / "missing" / "file.json")
     assert Workers.asked == []
     (tmp_path / "folder").mkdir()
-    with pytest.raises(StoreError, match="folder cannot be written"):
-        calibrate(Plan(comparisons=1, planted=(), busy=(False,)), ignore, tmp_path / "folder")
+    with pytest.raises(UsageError, match="folder is a folder; name a file"):
+        calibrate(QUIET, ignore, tmp_path / "folder")
+    assert Workers.asked == []
 
 
 def test_real_workers_find_what_was_planted_and_nothing_else() -> None:

@@ -27,7 +27,7 @@ from harness.measure.timing import Amount
 
 MARGIN = 0.01
 HOST = Host(machine.facts(Path("/nowhere")), machine.load(Path("/nowhere")), {"jemalloc": None})
-CALM = Disturbance(involuntary_switches=2, steal=0.0, throttled_periods=0, major_faults=0)
+CALM = Disturbance(involuntary_switches=2, steal=0.0, throttled_periods=0)
 #: Log ratios of six processes whose mean is 0 and whose standard deviation is 1.
 UNIT = np.array([1, -1, 1, -1, 1, -1]) * np.sqrt(5 / 6)
 
@@ -43,14 +43,13 @@ def samples(
         candidate=candidate,
         reference_first=reference > 0,
         inputs=reference % 64,
-        environment=({"allocator": "system", "threads": 1},) * 6,
+        environment=tuple({"allocator": "system", "threads": 1, "pid": pid} for pid in range(6)),
         warmup=20,
         steady=True,
         canary=np.full((6, 5, 5), 200_000),
         collections=(0,) * 6,
         disturbances=(CALM,) * 5 + (disturbance,),
         load={"load_1min": None, "runnable": None},
-        elapsed=(0.1,) * 6,
         wall=0.6,
         reference_sha256="a",
         candidate_sha256="b",

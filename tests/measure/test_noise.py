@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -11,9 +12,10 @@ from hypothesis import strategies as st
 
 from harness.measure.machine import Disturbance
 from harness.measure.noise import SIGNALS, differs_from_itself, findings
+from harness.measure.pool import PairedSamples
 from harness.measure.statistics import paired_ratio
 
-QUIET = Disturbance(involuntary_switches=1, steal=0.0, throttled_periods=0, major_faults=0)
+QUIET = Disturbance(involuntary_switches=1, steal=0.0, throttled_periods=0)
 PROCESSES, GROUPS, CALLS = 6, 5, 5
 
 
@@ -23,10 +25,33 @@ def songs(seed: int = 0) -> np.ndarray:
     return 250_000 * (1 + 0.01 * np.abs(noise))
 
 
-def beyond(canary: Any = None, before: Any = None, **changed: Any) -> set[str]:
+def taken(
+    canary: Any = None, disturbances: Sequence[Disturbance] = (QUIET,) * PROCESSES, collected: int = 0, first: int = 0
+) -> PairedSamples:
+    """The samples of a comparison; ``first`` is the number of its first process."""
+    times = np.full((PROCESSES, 100), 1000)
+    return PairedSamples(
+        reference=times,
+        candidate=times,
+        reference_first=times > 0,
+        inputs=times,
+        environment=tuple({"pid": first + number} for number in range(PROCESSES)),
+        warmup=40,
+        steady=True,
+        canary=np.asarray(songs() if canary is None else canary),
+        collections=(0,) * (PROCESSES - 1) + (collected,),
+        disturbances=tuple(disturbances),
+        load={"load_1min": 0.1, "runnable": 1},
+        wall=1.0,
+        reference_sha256="a",
+        candidate_sha256="a",
+    )
+
+
+def beyond(canary: Any = None, before: Any = None, first: int = 0, **changed: Any) -> set[str]:
     disturbances = [QUIET] * (PROCESSES - 1) + [Disturbance(**{**vars(QUIET), **changed})]
-    found = findings(songs() if canary is None else canary, disturbances, 200, [0] * PROCESSES, before)
-    return {finding.signal for finding in found if finding.beyond}
+    earlier = None if before is None else taken(before, first=first)
+    return {finding.signal for finding in findings(taken(canary, disturbances), earlier) if finding.beyond}
 
 
 def test_a_quiet_machine_gives_no_sign() -> None:
@@ -38,7 +63,10 @@ def test_a_quiet_machine_gives_no_sign() -> None:
     [
         ({"involuntary_switches": 21}, {"switches"}),
         ({"involuntary_switches": 20}, set()),
-        ({"steal": 0.06}, {"steal"}),
+        ({"waiting": 0.4}, {"waiting"}),
+        ({"waiting": None}, set()),
+        ({"steal": 0.31}, {"steal"}),
+        ({"steal": 0.1}, set()),  # a tick in one process of six
         ({"steal": None}, set()),
         ({"throttled_periods": 1}, {"throttled"}),
         ({"throttled_periods": None}, set()),
@@ -49,7 +77,7 @@ def test_one_process_that_was_disturbed_is_enough(changed: dict[str, Any], sign:
 
 
 def test_a_garbage_collection_is_a_sign() -> None:
-    found = findings(songs(), [QUIET] * PROCESSES, 200, [0, 0, 0, 1, 0, 0])
+    found = findings(taken(collected=1))
     assert [finding.signal for finding in found if finding.beyond] == ["collections"]
 
 
@@ -85,10 +113,9 @@ def test_a_machine_that_was_faster_when_the_model_was_timed_against_itself_moved
     late = songs()
     late[5] *= 1.4
     assert beyond(late, songs(1)) == {"moved"}, "one process is enough"
-    new = songs(1)
-    new[5] = np.nan
-    assert beyond(late, new) == set(), "a process that was not there has nothing to compare with"
-    assert beyond(late, np.full_like(late, np.nan)) == set()
+    assert beyond(late, songs(1), first=1) == {"moved"}, "the processes are 1 to 6 and were 0 to 5"
+    assert beyond(late[::-1], songs(1), first=1) == set(), "one that was not there has nothing to compare with"
+    assert beyond(late, songs(1), first=99) == set()
 
 
 def test_a_canary_that_never_varies_is_no_division_by_zero() -> None:
@@ -101,7 +128,7 @@ def test_no_sign_depends_on_how_fast_the_machine_is(factor: float) -> None:
 
 
 def test_each_signal_has_its_limit_and_says_what_it_is() -> None:
-    found = findings(songs(), [QUIET] * PROCESSES, 200, [0] * PROCESSES, songs(1))
+    found = findings(taken(), taken(songs(1)))
     found.append(differs_from_itself(paired_ratio([[1, 1], [1, 1]], [[2, 2], [2, 2]]), 0.02))
     assert [finding.signal for finding in found] == list(SIGNALS)
     assert found[-1].beyond

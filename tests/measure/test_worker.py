@@ -148,7 +148,7 @@ def test_real_workers_time_a_third_party_s_runtime_in_a_verified_environment(wor
 def test_a_real_worker_can_be_held_to_an_instruction_set(folder: Path) -> None:
     profile = Profile(threads=1, isa="default")
     with Workers(timeout=120) as workers:
-        alone = workers.time_alone(profile, "busy", folder / "10", folder / "inputs.npy", calls=3, warmup=1)
+        alone = workers.time_single(profile, "busy", folder / "10", folder / "inputs.npy", calls=3, warmup=1)
     assert alone.environment["isa"] == "default"
     assert alone.environment["onednn_version"]
     assert alone.environment["omp_threads"] == 1

@@ -24,7 +24,10 @@ def timed(kind: str = "same", needed: int | None = None, reason: str = "", **cha
         "ratio": ratio,
         "per_process": changes.get("per_process", [1.001, 0.999, 1.002, 1.0]),
         "smallest_change": 0.004,
+        "disturbed": changes.get("disturbed", False),
     }
+    timing["per_process"] = [1.001, 0.999, 1.002, 1.0]
+    timing["signals"] = [{"signal": "steal", "value": 0.3, "limit": 0.05, "beyond": kind == "contaminated"}]
     timing["verdict"] = {
         "kind": kind,
         "margin": 0.01,
@@ -41,7 +44,7 @@ def timed(kind: str = "same", needed: int | None = None, reason: str = "", **cha
 def test_each_cell_has_its_verdict_at_the_margin() -> None:
     text = tables([timed("same"), timed("slower", pruning="half"), timed("inconclusive", 14, pruning="none")])
     assert line(text, "verdict", "at", "1", "%")[4:] == ["plain", "float32", "same", "slower", "inconclusive", "(14)"]
-    assert "inconclusive (n): about n processes would settle it" in text
+    assert "inconclusive (n): n processes would settle it in 4 of 5 runs" in text
 
 
 def test_verdicts_of_several_seeds_are_counted() -> None:
@@ -51,23 +54,34 @@ def test_verdicts_of_several_seeds_are_counted() -> None:
     assert line(tables([timed("faster", seed=n) for n in range(3)]), "verdict")[6:] == ["faster"]
 
 
-def test_the_resolution_is_worked_out_from_the_comparison_with_itself() -> None:
+def test_the_resolution_is_worked_out_from_the_comparison_with_itself_and_from_the_cells() -> None:
     # Logs 0.001, -0.001, 0.002, 0: s = 0.00129. (t(.975, 3) + t(.8, 3)) s / 2 = (3.182 + 0.978) * 0.000645 = 0.27 %.
-    (resolution, cost) = notes([timed(), timed("slower", pruning="half")])
-    assert "The reference timed against itself: 1.0005 [0.9985, 1.0025]." in resolution
-    assert "Smallest change that 4 processes detect: 0.27 %" in resolution
-    assert "beyond the margin of 1 %: 1.3 % (in 4 of 5 runs)" in resolution
+    wider = timed("slower", pruning="half")
+    assert wider["timing"] is not None
+    wider["timing"]["per_process"] = [1.101, 1.099, 1.102, 1.1]  # 1/1.1 of that spread, about another mean
+    (itself, resolution, cost) = notes([timed(), wider])
+    assert itself == "The reference timed against itself: 1.0005 [0.9985, 1.0025]."
+    assert "Smallest change that 4 processes detect in 4 of 5 comparisons: 0.27 % by that spread, 0.26 %" in resolution
+    assert "a verdict needs the margin of 1 % on top of it" in resolution
     assert cost == "Timing a cell took 2.0 s (median), of which 0.5 s beyond the timed calls."
 
 
 def test_several_references_are_pooled() -> None:
     noisy = timed(seed=1, sha256="b", per_process=[1.01, 0.99, 1.02, 1.0])
-    assert "detect: 1.9 %" in notes([timed(), noisy])[0]
+    assert "comparisons: 1.9 % by that spread" in notes([timed(), noisy])[1]
+
+
+def test_what_was_disturbed_has_no_part_in_it() -> None:
+    wild = timed("contaminated", pruning="half")
+    assert wild["timing"] is not None
+    wild["timing"]["per_process"] = [0.5, 2.0, 1.0, 1.5]
+    disturbed = timed(seed=1, sha256="b", per_process=[1.1, 0.9, 1.2, 1.0], disturbed=True)
+    assert "0.27 % by that spread, 0.27 % by" in notes([timed(), wild, disturbed])[1]
+    assert not any("itself" in line for line in notes([disturbed]))
 
 
 def test_one_process_has_no_resolution() -> None:
-    alone = timed(per_process=[1.001])
-    assert "Smallest" not in notes([alone])[0]
+    assert not any("Smallest" in line for line in notes([timed(per_process=[1.001])]))
 
 
 def test_cells_without_an_answer_say_why() -> None:
@@ -93,5 +107,17 @@ def test_the_heading_names_the_single_protocol() -> None:
     assert single["timing"] is not None
     single["timing"] |= {"protocol": "single", "processes": 1, "pairs": 1000, "warmup": 100}  # type: ignore[typeddict-item]
     text = tables([single])
-    assert "protocol single: 100 untimed calls, the mean of 1000 in 1 process, 1 thread(s), jemalloc" in text
+    assert "protocol single: 100 untimed calls, the mean of 1000 in 1 process, no interval and no verdict" in text
+    assert "1 thread(s), jemalloc" in text
     assert line(text, "latency", "/")[-1] == "0.900"
+
+
+def test_what_was_timed_by_different_protocols_is_not_in_one_table() -> None:
+    single = record(ratio=(0.9, None, None), pruning="half")
+    assert single["timing"] is not None
+    single["timing"] |= {"protocol": "single", "processes": 1, "pairs": 1000, "warmup": 100}  # type: ignore[typeddict-item]
+    text = tables([timed(), single])
+    assert text.count("conv on toy") == 2
+    assert "4 processes x 50 pairs" in text
+    assert "Student's t" in text
+    assert "Student's t" not in tables([single])
