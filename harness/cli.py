@@ -10,7 +10,7 @@ import shutil
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from harness.contracts import Profile
 from harness.datasets import DEFAULT, status
@@ -44,8 +44,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 0
 
 
+class Parser(argparse.ArgumentParser):
+    """A parser whose errors are those of the command."""
+
+    def error(self, message: str) -> NoReturn:
+        raise UsageError(f"{message} ({self.prog} --help says more)")
+
+
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="harness", description="Benchmarks of compressed neural networks.")
+    parser = Parser(prog="harness", description="Benchmarks of compressed neural networks.")
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
 
     command = commands.add_parser("list", help="what the installed plugins bring, and which were left out")
@@ -138,7 +145,10 @@ def _whole(option: str, text: str) -> int:
 
 
 def _shares(text: str) -> tuple[float, ...]:
-    return tuple(parse_margin(part) for part in text.split(","))
+    try:
+        return tuple(parse_margin(part) for part in text.split(","))
+    except UsageError:
+        raise UsageError(f"--planted is a list of shares such as 2%,10% or 0.02,0.1, and {text!r} is not") from None
 
 
 def _list(options: argparse.Namespace) -> None:
@@ -222,8 +232,8 @@ def _report(options: argparse.Namespace) -> None:
     from harness.record import read
     from harness.report.tables import tables
 
-    newest = {_identity(record): record for file in options.runs for record in read(file)}
     try:
+        newest = {_identity(record): record for file in options.runs for record in read(file)}
         print(tables(list(newest.values()), shutil.get_terminal_size((120, 40)).columns))
     except (KeyError, TypeError, AttributeError) as error:
         raise UsageError(f"a record of {', '.join(map(str, options.runs))} is damaged: {error!r}") from error

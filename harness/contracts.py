@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import abc
 import dataclasses
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol
 
@@ -341,8 +341,10 @@ class Profile:
             raise UsageError(f"Profile(threads={self.threads!r}): a whole number of threads, at least one")
         for field in ("allocator", "affinity"):
             value = getattr(self, field)
-            if value is not None and not isinstance(value, str):
+            if isinstance(value, Iterable) and not isinstance(value, str):
                 object.__setattr__(self, field, tuple(value))
+        if not isinstance(self.onednn, bool):
+            raise UsageError(f"Profile(onednn={self.onednn!r}): True or False")
         if not self.allocators:
             raise UsageError("Profile(allocator=[]): name at least one allocator")
         for name in self.allocators:
@@ -352,9 +354,16 @@ class Profile:
             raise UsageError(
                 f"Profile(isa={self.isa!r}): there is no such set{nearest(str(self.isa), INSTRUCTION_SETS)}"
             )
-        numbers = () if self.affinity in (None, "auto") else self.affinity
-        if isinstance(numbers, str) or not all(isinstance(number, int) and number >= 0 for number in numbers or ()):
+        if self.affinity is None or self.affinity == "auto":
+            return
+        numbers = self.affinity if isinstance(self.affinity, tuple) else ()
+        if not numbers or not all(isinstance(number, int) and number >= 0 for number in numbers):
             raise UsageError(f"Profile(affinity={self.affinity!r}): None, 'auto' or a list of CPU numbers")
+        if len(set(numbers)) < self.threads:
+            raise UsageError(
+                f"Profile(threads={self.threads}, affinity={list(numbers)}): the threads would wait for one another; "
+                "name as many CPUs as there are threads"
+            )
 
     @property
     def allocators(self) -> tuple[str, ...]:

@@ -5,8 +5,10 @@ from __future__ import annotations
 import contextlib
 import difflib
 import errno
+import tempfile
 import traceback
 from collections.abc import Iterable, Iterator
+from pathlib import Path
 
 
 class HarnessError(Exception):
@@ -63,8 +65,16 @@ def explain_disk_errors(what: str, remedy: str) -> Iterator[None]:
     except OSError as error:
         if error.errno in (errno.ENOSPC, errno.EDQUOT):
             reason = "the disk is full: free some space"
-        elif error.errno in (errno.EACCES, errno.EROFS, errno.EPERM):
+        elif error.errno == errno.EROFS:
+            reason = "the file system is read-only: mount it for writing"
+        elif error.errno in (errno.EACCES, errno.EPERM):
             reason = "no permission to write there: mend it"
         else:
             reason = f"{error}: check the folder"
         raise StoreError(f"{what}: {reason}, {remedy}") from error
+
+
+def check_writable(folder: Path, what: str, remedy: str) -> None:
+    """Raise StoreError now if no file can be written into ``folder``, rather than after hours of work."""
+    with explain_disk_errors(what, remedy), tempfile.TemporaryFile(dir=folder) as file:
+        file.write(b"x")

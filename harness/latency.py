@@ -289,7 +289,7 @@ def _against_itself(taken: Taken) -> ItselfRecord:
         "sha256": taken.samples.reference_sha256,
         "ratio": _student(taken.ratio),
         "per_process": list(taken.ratio.per_process),
-        "smallest_change": smallest_change([taken.ratio.per_process]),
+        "smallest_change": smallest_change([taken.ratio.per_process], around_one=True),
         "disturbed": taken.disturbed,
     }
 
@@ -297,7 +297,4 @@ def _against_itself(taken: Taken) -> ItselfRecord:
 def _explain(beyond: Sequence[SignalRecord]) -> str:
     from harness.measure.noise import SIGNALS
 
-    return "; ".join(
-        f"{SIGNALS[entry['signal']].meaning}: {entry['value']:.2g}, and {entry['limit']:g} is the limit"
-        for entry in beyond
-    )
+    return "; ".join(SIGNALS[entry["signal"]].say(entry["value"] or 0.0) for entry in beyond)

@@ -29,3 +29,8 @@ def parse_margin(text: str) -> float:
 def format_margin(margin: float) -> str:
     """A margin for people: "1 %" for 0.01."""
     return f"{100 * margin:g} %"
+
+
+def percent(share: float) -> str:
+    """A share in two digits or to the percent: "0.42 %" for 0.00418, "130 %" for 1.3."""
+    return f"{100 * share:.2g} %" if abs(share) < 0.995 else f"{100 * share:.0f} %"

@@ -24,6 +24,8 @@ NOMINAL_RATE = 2e10
 TRAINING_FACTOR = 3
 #: Seconds to evaluate and record a cell, and multiply-accumulates a second of one inference on one core.
 CELL_OVERHEAD, INFERENCE_RATE = 2.0, 1e10
+#: Seconds until a worker has imported torch.
+WORKER_START = 2.0
 
 
 @dataclasses.dataclass(frozen=True)
@@ -94,6 +96,10 @@ class Estimate:
         pairs = calls * 2 * (macs or 0) / INFERENCE_RATE
         bounded = pairs if preset.seconds is None else min(pairs, 2 * preset.seconds)
         return CELL_OVERHEAD + preset.processes * bounded
+
+    def start(self, preset: Preset) -> float:
+        """Seconds to start the workers of one profile."""
+        return WORKER_START * preset.processes
 
     def _work(self, node: Node) -> float:
         if node.step is None:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from harness.errors import HarnessError, Unsupported, UsageError, explain_disk_errors
+from harness.errors import HarnessError, Unsupported, UsageError, check_writable, explain_disk_errors
 from harness.margin import DEFAULT_MARGIN, format_margin, parse_margin
 from harness.matrix import PROTOCOLS, Cell, Matrix
 from harness.plugins import installed
@@ -272,6 +272,7 @@ def _make_room(file: Path | None) -> None:
             raise UsageError(f"--benchmark-json={file} is a folder; name a file")
         with explain_disk_errors(f"--benchmark-json={file} cannot be written", "or choose another file"):
             file.parent.mkdir(parents=True, exist_ok=True)
+        check_writable(file.parent, f"--benchmark-json={file} cannot be written", "or choose another file")
 
 
 def _check_plots(histogram: Sequence[str]) -> None:

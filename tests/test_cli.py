@@ -95,7 +95,10 @@ def test_plan_uses_the_data_it_is_pointed_at(run: Run) -> None:
         (["doctor", "--allocator", "jemaloc"], "there is no such allocator; did you mean 'jemalloc'"),
         (["calibrate", "--pairs", "many"], "--pairs is a whole number, and 'many' is not"),
         (["calibrate", "--processes", "1"], "a calibration with processes=1: it takes at least 2"),
-        (["calibrate", "--planted", "1%,x"], "the margin 'x' is not a share of the latency"),
+        (
+            ["calibrate", "--planted", "1%,x"],
+            "--planted is a list of shares such as 2%,10% or 0.02",
+        ),
         (["calibrate", "--margin", "1"], "did you mean 1%?"),
         (["calibrate", "--allocator", "jemaloc"], "there is no such allocator; did you mean 'jemalloc'"),
     ],
@@ -108,10 +111,19 @@ def test_an_error_of_use_is_one_line_and_exit_code_4(run: Run, arguments: Sequen
     assert message in err
 
 
-def test_an_unknown_command_is_refused(run: Run) -> None:
-    with pytest.raises(SystemExit) as caught:
-        run("plann")
-    assert caught.value.code == 2
+@pytest.mark.parametrize("arguments", [["plann"], [], ["doctor", "--nonsense"], ["report"], ["doctor", "--allocator"]])
+def test_what_cannot_be_parsed_is_an_error_of_use(run: Run, arguments: Sequence[str]) -> None:
+    code, out, err = run(*arguments)
+    assert (code, out) == (4, "")
+    assert err.startswith("harness: ")
+    assert "--help says more" in err
+
+
+def test_a_record_that_lacks_what_it_must_have_is_told(run: Run) -> None:
+    Path("run.json").write_text('{"benchmarks": [{"extra_info": {"harness": {"schema": 1}}}]}')
+    code, _, err = run("report", "run.json")
+    assert code == 4
+    assert "a record of run.json is damaged" in err
 
 
 def test_data_status_and_fetch(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:

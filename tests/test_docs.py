@@ -11,7 +11,7 @@ from typing import get_args
 import pytest
 
 from harness import Matrix, hookspecs
-from harness.cli import USAGE_ERROR
+from harness.cli import INTERRUPTED, USAGE_ERROR
 from harness.measure.noise import SIGNALS
 from harness.measure.verdict import Kind
 from harness.plugins import Origin, Plugins
@@ -39,7 +39,7 @@ def test_every_preset_is_documented() -> None:
     assert "|".join(PRESETS) in README.replace("\\|", "|")
 
 
-@pytest.mark.parametrize("code", [USAGE_ERROR, NOTHING_MEASURED])
+@pytest.mark.parametrize("code", [USAGE_ERROR, NOTHING_MEASURED, INTERRUPTED])
 def test_every_exit_code_is_documented(code: int) -> None:
     assert re.search(rf"^\| {code} \|", README, re.MULTILINE)
 

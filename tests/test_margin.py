@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from harness.errors import UsageError
-from harness.margin import format_margin, parse_margin
+from harness.margin import format_margin, parse_margin, percent
 
 
 @pytest.mark.parametrize(
@@ -61,3 +61,9 @@ def test_a_margin_reads_as_it_is_written(thousandths: int) -> None:
 
 def test_a_margin_is_written_for_people() -> None:
     assert [format_margin(margin) for margin in (0.01, 0.025, 0.07, 0.0)] == ["1 %", "2.5 %", "7 %", "0 %"]
+
+
+def test_a_share_is_written_in_two_digits_or_to_the_percent() -> None:
+    assert [percent(share) for share in (0.00418, 0.034, 0.5, 0.9949, 1.0, 5.0)] == [
+        *("0.42 %", "3.4 %", "50 %", "99 %", "100 %", "500 %")
+    ]

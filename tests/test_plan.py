@@ -126,7 +126,7 @@ def test_a_plugins_version_changes_the_keys_of_what_it_brings(plugins: Plugins, 
 
 def test_presets_of_one_size_share_their_artefacts(planned: Callable[..., Plan]) -> None:
     """The timing's size is no part of a key: only what training and choosing look at is."""
-    longer = Preset("study", "", processes=9, pairs=999, warmup=9)
+    longer = Preset("study", "", processes=9, pairs=999, warmup=9, calls=9)
     assert key(planned(recipe(train()), size=longer)) == key(planned(recipe(train()), size="study"))
 
 

@@ -313,6 +313,7 @@ def test_verdicts_reach_the_file_and_the_table(suite: Suite) -> None:
     text = "\n".join(result.outlines)
     assert "verdict at 2 %" in text
     assert "The reference timed against itself: 1.0000 [1.0000, 1.0000]." in text
+    assert "2 processes are too few to tell" in text
 
 
 def test_what_is_slower_is_confirmed_before_the_file_is_written(suite: Suite, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -345,6 +346,13 @@ def test_an_interrupted_run_keeps_the_verdicts_that_need_no_confirmation(
     assert [verdict["kind"] for verdict in verdicts().values()] == ["same", "faster", "same"]
 
 
+def test_a_file_that_cannot_be_written_is_told_before_anything_is_built(suite: Suite) -> None:
+    result = suite(TOYS, "--benchmark-json=/proc/run.json")
+    assert result.ret == pytest.ExitCode.TESTS_FAILED
+    assert "--benchmark-json=/proc/run.json cannot be written" in "\n".join(result.outlines)
+    assert not Path("store/artefacts").exists()
+
+
 @pytest.mark.parametrize("margin", ["1", "-1%", "much"])
 def test_a_wrong_margin_is_an_error_of_use(suite: Suite, margin: str) -> None:
     result = suite(TOYS, f"--harness-margin={margin}")
@@ -359,7 +367,7 @@ def test_more_processes_see_smaller_changes(suite: Suite) -> None:
     assert "Smallest change that 9 processes detect" in "\n".join(result.outlines)
     result = suite(TOYS, "--harness-processes=1")
     assert result.ret == pytest.ExitCode.USAGE_ERROR
-    assert "--harness-processes 1: an interval needs at least 2" in "\n".join(result.errlines)
+    assert "--harness-processes 1: from 2, which an interval needs, to 50" in "\n".join(result.errlines)
 
 
 @pytest.mark.parametrize("by", ["option", "suite"])
@@ -369,12 +377,13 @@ def test_the_single_protocol_is_chosen_by_the_suite_or_by_an_option(suite: Suite
     result = suite(source, "-k", "conv and half", "--benchmark-json=run.json", *options)
     (entry,) = benchmarks().values()
     timing = entry["extra_info"]["harness"]["timing"]
-    assert (timing["protocol"], timing["processes"], timing["pairs"]) == ("single", 1, 1000)
-    assert entry["stats"]["rounds"] == 1000
-    assert entry["stats"]["mean"] == pytest.approx(100.4995e-6)
+    assert (timing["protocol"], timing["processes"], timing["pairs"]) == ("single", 1, 50)
+    assert entry["stats"]["rounds"] == 50
+    assert entry["stats"]["mean"] == pytest.approx(100.0245e-6)
     text = "\n".join(result.outlines)
-    assert "protocol single: 100 untimed calls, the mean of 1000 in 1 process" in text
-    assert "verdict" not in text
+    assert "protocol single: 100 untimed calls, the mean of 50 in 1 process" in text
+    assert "no interval and no verdict" in text
+    assert "verdict at" not in text
     again = suite(source, "-k", "conv and half", "--benchmark-json=again.json", "--harness-protocol=paired")
     assert "2 processes x 12 pairs" in "\n".join(again.outlines), "the option wins over the suite"
 

@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
 
+from harness.calibration.summary import summarise
 from harness.record import read
+from harness.report.calibration import table as calibration
 from harness.report.tables import tables
 
 RESULTS = Path(__file__).parent.parent / "results"
 #: Those that are published with a table; a user's own run may lie beside them.
-FILES = sorted(table.with_suffix(".json") for table in RESULTS.rglob("*.txt"))
+TABLES = sorted(table.with_suffix(".json") for table in RESULTS.rglob("*.txt"))
+CALIBRATION = RESULTS / "calibration" / "calibration.json"
+FILES = [file for file in TABLES if file != CALIBRATION]
 
 
 def test_there_are_results() -> None:
@@ -21,6 +26,15 @@ def test_there_are_results() -> None:
 @pytest.mark.parametrize("file", FILES, ids=lambda file: file.stem)
 def test_a_table_is_what_its_records_give(file: Path) -> None:
     assert file.with_suffix(".txt").read_text().rstrip("\n") == tables(read(file), 200)
+
+
+def test_the_calibration_s_table_is_what_its_document_gives() -> None:
+    document = json.loads(CALIBRATION.read_text())
+    assert CALIBRATION.with_suffix(".txt").read_text().rstrip("\n") == calibration(document)
+    assert all(condition["summary"]["itself"]["comparisons"] >= 200 for condition in document["conditions"])
+    again = [condition | {"summary": summarise(condition["comparisons"])} for condition in document["conditions"]]
+    assert calibration(document | {"conditions": again}) == calibration(document)
+    assert "`calibration/calibration`" in (RESULTS / "README.md").read_text()
 
 
 @pytest.mark.parametrize("file", FILES, ids=lambda file: file.stem)

@@ -30,7 +30,7 @@ from harness.calibration import probe, rivals
 from harness.calibration.burn import burning, other_cpus
 from harness.calibration.summary import summarise
 from harness.contracts import Profile
-from harness.errors import UsageError, explain_disk_errors
+from harness.errors import UsageError, check_writable, explain_disk_errors
 from harness.keys import plain
 from harness.margin import DEFAULT_MARGIN
 from harness.measure.machine import facts, load
@@ -39,6 +39,7 @@ from harness.measure.pool import PairedSamples, Workers
 from harness.measure.statistics import hierarchical_bootstrap, paired_ratio
 from harness.measure.timing import Amount
 from harness.measure.verdict import confirms_slower, judge
+from harness.scratch import Scratch
 
 #: So many comparisons are timed by the same processes; then the effect of the process is drawn anew.
 RENEWED_AFTER = 10
@@ -95,6 +96,8 @@ def calibrate(plan: Plan, say: Callable[[str], None], output: Path | None = None
         raise UsageError(f"{output} is a folder; name a file")
     if output is not None and not output.absolute().parent.is_dir():
         raise UsageError(f"{output} cannot be written: there is no folder {output.absolute().parent}; make it first")
+    if output is not None:
+        check_writable(output.absolute().parent, f"{output} cannot be written", "or name another file")
     document: dict[str, Any] = {
         "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
         "command": shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]]),
@@ -106,11 +109,11 @@ def calibrate(plan: Plan, say: Callable[[str], None], output: Path | None = None
         "environment": None,
         "conditions": [],
     }
-    with tempfile.TemporaryDirectory(prefix="harness-calibration-") as folder:
+    with Scratch(Path(tempfile.gettempdir())) as folder:
         for busy in plan.busy:
             loaded = others if busy else ()
             with burning(loaded), Workers(probe.COMMAND) as workers:
-                condition = _Condition(plan, busy, workers, Path(folder), say)
+                condition = _Condition(plan, busy, workers, folder, say)
                 measured = condition.run()
             document["environment"] = document["environment"] or condition.environment
             document["conditions"].append({"busy": busy, "loaded_cpus": list(loaded), **measured})

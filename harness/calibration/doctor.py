@@ -19,7 +19,7 @@ from harness.calibration import probe
 from harness.calibration.advice import Advice, advice
 from harness.contracts import ALLOCATORS, Profile
 from harness.errors import MeasureError, UsageError, explain_disk_errors
-from harness.margin import format_margin
+from harness.margin import format_margin, percent
 from harness.measure import machine
 from harness.measure.machine import Facts, Load
 from harness.measure.noise import Finding, findings
@@ -28,6 +28,7 @@ from harness.measure.profile import resolve_allocator
 from harness.measure.statistics import Ratio, paired_ratio, smallest_change
 from harness.measure.timing import Amount
 from harness.measure.verdict import MOST_PROCESSES, Verdict, judge
+from harness.scratch import Scratch
 
 PROCESSES, AMOUNT = 6, Amount(pairs=100, warmup=300)
 #: So many comparisons of the network with itself; fewer, but at least some, when they take more than so many seconds.
@@ -101,8 +102,8 @@ def examine(
     resolve_allocator(profile.allocators)
     host = Host(machine.facts(), machine.load(), _allocators())
     until = clock() + SECONDS
-    with tempfile.TemporaryDirectory() as name, Workers(probe.COMMAND, TIMEOUT) as workers:
-        network, slowed, inputs = (Path(name) / file for file in ("network.json", "slowed.json", "inputs.npy"))
+    with _scratch() as folder, Workers(probe.COMMAND, TIMEOUT) as workers:
+        network, slowed, inputs = (folder / file for file in ("network.json", "slowed.json", "inputs.npy"))
         with explain_disk_errors(f"cannot write {inputs}", "or name another folder in the variable TMPDIR"):
             probe.write_inputs(inputs)
             probe.write_model(network)
@@ -128,6 +129,13 @@ def examine(
             say(f"a network beside itself: {len(itself) + 1} of {COMPARISONS}")
             itself.append(compare(network, len(itself)))
     return diagnose(margin, host, itself, planted)
+
+
+def _scratch() -> Scratch:
+    with explain_disk_errors(
+        f"cannot make a folder in {tempfile.gettempdir()}", "or name another in the variable TMPDIR"
+    ):
+        return Scratch(Path(tempfile.gettempdir()))
 
 
 def _allocators() -> dict[str, str | None]:
@@ -204,8 +212,8 @@ def _troubles(
         )
     elif planted.verdict.kind != "slower":
         yield (
-            f"the copy that is {percent(PLANTED * margin)} slower was not called slower by more than {shown}, as it "
-            f"measured {planted.ratio.ratio:.4f}: try again, and use a larger margin if it stays so"
+            f"the copy that is about {percent(PLANTED * margin)} slower was not called slower by more than {shown}, as "
+            f"it measured {planted.ratio.ratio:.4f}: try again, and use a larger margin if it stays so"
         )
     different = sum(comparison.verdict.kind in ("faster", "slower") for comparison in itself)
     if different:
@@ -225,8 +233,3 @@ def _round_margin(change: float) -> float:
     """A round margin that a smallest change does not exceed: whole percents, tenths of one below 1 %."""
     step = 100 if change > 0.01 else 1000
     return math.ceil(round(change * step, 9)) / step
-
-
-def percent(share: float) -> str:
-    """A share in two digits: "0.42 %" for 0.00418."""
-    return f"{100 * share:.2g} %" if share < 1 else f"{100 * share:.0f} %"

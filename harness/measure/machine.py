@@ -163,8 +163,8 @@ class Disturbance:
 
     ``involuntary_switches`` counts how often the kernel took the CPU away, ``steal`` is the share of the CPUs' time
     that the hypervisor gave to others (None also when less than a tick, mostly 10 ms, has passed),
-    ``throttled_periods`` counts stops for a used-up quota and for heat. ``waiting`` is the share of the time in which the
-    main thread was ready to run and waited for a CPU.
+    ``throttled_periods`` counts stops for a used-up quota and for heat. ``waiting`` is the share of the time in which
+    the main thread was ready to run and waited for a CPU.
     """
 
     involuntary_switches: int

@@ -8,37 +8,45 @@ from collections.abc import Iterable
 import numpy as np
 from numpy.typing import NDArray
 
+from harness.margin import percent
 from harness.measure.pool import PairedSamples
 from harness.measure.statistics import Ratio
 
 
 @dataclasses.dataclass(frozen=True)
 class Signal:
-    """A sign of trouble: what its value means, and the greatest value that is no trouble.
+    """A sign of trouble: the greatest value that is none, and what to say of a greater one.
 
     25 % is where PyTorch's benchmarks call a spread gross; the other limits are ours, several times what an idle
     machine showed. Switches are counted by call, since a median bears that one call in ten is interrupted, however long
-    calls are; that others have the CPU all the same is seen by the waiting. The limit of a difference from itself is the
-    run's margin.
+    calls are; that others have the CPU all the same is seen by the waiting. The limit of a difference from itself is
+    the run's margin.
     """
 
     name: str
     limit: float
-    meaning: str
+    #: A sentence for people, with a place for the value; a share is shown in percent.
+    sentence: str
+    share: bool = True
+
+    def say(self, value: float) -> str:
+        return self.sentence.format(percent(value) if self.share else f"{value:.2g}" if value < 100 else f"{value:.0f}")
 
 
 SIGNALS = {
     signal.name: signal
     for signal in (
-        Signal("switches", 0.1, "involuntary context switches per timed call"),
-        Signal("waiting", 0.1, "share of the time in which the process was ready to run and waited for a CPU"),
-        Signal("steal", 0.05, "share of the CPU's time that the hypervisor gave to others"),
-        Signal("throttled", 0, "periods in which a CPU quota or the heat stopped the process"),
-        Signal("collections", 0, "garbage collections while timing"),
-        Signal("spread", 0.25, "interquartile range of the canary over its median, each process about its own"),
-        Signal("drift", 0.1, "change of the canary from the beginning to the end of a process's pairs"),
-        Signal("moved", 0.25, "change of a process's canary since the reference was timed against itself"),
-        Signal("itself", 0.01, "distance from 1 of the interval of the reference's ratio with itself"),
+        Signal(
+            "switches", 0.1, "the system took the CPU away {} times per timed call, for other programs", share=False
+        ),
+        Signal("waiting", 0.1, "the timing waited for its CPU, which other programs had, {} of the time"),
+        Signal("steal", 0.05, "the hypervisor gave {} of the CPU's time to other machines"),
+        Signal("throttled", 0, "a CPU quota or the heat stopped the timing {} times", False),
+        Signal("collections", 0, "Python collected garbage {} times while timing", False),
+        Signal("spread", 0.25, "the middle half of the times of the canary, a fixed piece of work, spread over {}"),
+        Signal("drift", 0.1, "the canary took {} longer or shorter at the end of a process's pairs than before"),
+        Signal("moved", 0.25, "the canary took {} longer or shorter than when the reference was timed against itself"),
+        Signal("itself", 0.01, "the reference surely differs from itself, by {} at least"),
     )
 }
 

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from harness.contracts import Profile
 from harness.measure.machine import Disturbance, Load, load
 from harness.measure.process import WorkerProcess
-from harness.measure.profile import worker_environment
+from harness.measure.profile import WorkerEnvironment, worker_environment
 from harness.measure.timing import Amount
 
 COMMAND = (sys.executable, "-m", "harness.measure.worker")
@@ -83,6 +83,7 @@ class Workers:
     def __init__(self, command: Sequence[str] = COMMAND, timeout: float = 900.0) -> None:
         self._command = command
         self._timeout = timeout
+        self._environments: dict[Profile, WorkerEnvironment] = {}
         self._crews: Crews = collections.OrderedDict()
         #: Those that never run a model themselves, but let a fork of theirs do it.
         self._forkers: Crews = collections.OrderedDict()
@@ -202,7 +203,10 @@ class Workers:
         """New workers. They import torch side by side, for nothing is timed until all of them are ready."""
         started: list[WorkerProcess] = []
         if count > 0:
-            environment = worker_environment(profile)
+            # Resolved once: workers that come later must get the same allocator, or none.
+            if profile not in self._environments:
+                self._environments[profile] = worker_environment(profile)
+            environment = self._environments[profile]
             try:
                 for _ in range(count):
                     started.append(WorkerProcess(self._command, environment, self._timeout))

@@ -89,14 +89,19 @@ def hierarchical_bootstrap(
 
 
 def smallest_change(
-    per_process: Sequence[Sequence[float]], processes: int | None = None, power: float = 0.8, level: float = 0.95
+    per_process: Sequence[Sequence[float]],
+    processes: int | None = None,
+    power: float = 0.8,
+    level: float = 0.95,
+    around_one: bool = False,
 ) -> float | None:
     """The smallest relative change (0.004 is 0.4 %) whose interval, in a comparison of P processes, excludes 1.
 
     "Excludes" with the probability ``power``; a verdict at a margin needs the margin on top of it. ``per_process``:
     the per-process ratios of comparisons of a model with itself, one sequence for each; ``processes``: P, by default
     the fewest of any of them that has two. With s, the standard deviation of the log ratios pooled over the
-    comparisons (each about its own mean, so that the degrees of freedom add), it is
+    comparisons (each about its own mean, so that the degrees of freedom add; about 0 with ``around_one``, for a model
+    with itself, of which the true ratio is known), it is
 
         exp((t((1 + level) / 2, P - 1) + t(power, P - 1)) * s / sqrt(P)) - 1
 
@@ -109,8 +114,10 @@ def smallest_change(
     comparisons = [logs for logs in map(log_ratios, per_process) if len(logs) >= 2]
     if not comparisons:
         return None
-    freedom = sum(len(logs) - 1 for logs in comparisons)
-    deviation = np.sqrt(sum(np.square(logs - logs.mean()).sum() for logs in comparisons) / freedom)
+    freedom = sum(len(logs) - (0 if around_one else 1) for logs in comparisons)
+    centres = [0.0 if around_one else logs.mean() for logs in comparisons]
+    squares = sum(np.square(logs - centre).sum() for logs, centre in zip(comparisons, centres, strict=True))
+    deviation = np.sqrt(squares / freedom)
     planned = processes or min(map(len, comparisons))
     quantiles = stats.t.ppf((1 + level) / 2, planned - 1) + stats.t.ppf(power, planned - 1)
     return float(np.expm1(quantiles * deviation / np.sqrt(planned)))

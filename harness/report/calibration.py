@@ -14,7 +14,7 @@ from harness.margin import format_margin
 MISSING = "-"
 LEGEND = (
     "itself: the network against itself, where every alarm is false [upper 95 % bound, Clopper and Pearson].\n"
-    "+5 %: against a copy that is slower by so much; the share that was called slower. What is not above the margin\n"
+    "+x %: against a copy that is slower by so much; the share that was called slower. What is not above the margin\n"
     "is not to be found. Of the harness, false alarms are counted among those that were not contaminated, right ones\n"
     "among all. Separate runs: the candidate against the reference of the comparison before."
 )
@@ -44,7 +44,7 @@ def _condition(condition: Mapping[str, Any]) -> str:
         for rule in RULES:
             rows.append([f"{rule}, {words}", *(_alarms(level, level["rivals"][arms][rule]) for level in levels)])
     headers = ["", "itself", *(f"+{format_margin(level['planted'])}" for level in levels[1:])]
-    name = f"busy (CPUs {condition['loaded_cpus']} loaded)" if condition["busy"] else "quiet"
+    name = f"busy (CPUs {condition['loaded_cpus']} loaded)" if condition["busy"] else "nothing loaded by us"
     body = tabulate(rows, headers=headers, tablefmt="plain", disable_numparse=True)
     return f"{name}, {condition['seconds'] / 60:.0f} min\n\n{body}\n\n{_remarks(summary)}"
 

@@ -7,24 +7,13 @@ from collections.abc import Iterable, Iterator, Sequence
 
 from tabulate import tabulate
 
-from harness.calibration.doctor import PLANTED, Comparison, Diagnosis, Host, percent
-from harness.margin import format_margin
+from harness.calibration.doctor import PLANTED, Comparison, Diagnosis, Host
+from harness.margin import format_margin, percent
+from harness.measure.noise import SIGNALS
 from harness.measure.profile import install_hint
 
 Rows = list[tuple[str, str]]
 WIDTH = 100
-
-#: What a signal of noise beyond its limit means, and whether its value is a share.
-DISTURBANCES = {
-    "switches": ("the system took the CPU away {} times per timed call, for other programs", False),
-    "waiting": ("the timing waited for its CPU, which other programs had, {} of the time", True),
-    "steal": ("the hypervisor gave {} of the CPU's time to other machines", True),
-    "throttled": ("a CPU quota or the heat stopped the timing {} times", False),
-    "collections": ("Python collected garbage {} times while timing", False),
-    "spread": ("the middle half of the times of the fixed piece of work spread over {}", True),
-    "drift": ("the fixed piece of work took {} longer or shorter at the end of a comparison than at its start", True),
-    "moved": ("the fixed piece of work took {} longer or shorter than in the first comparison", True),
-}
 
 
 def doctor_text(diagnosis: Diagnosis) -> str:
@@ -141,7 +130,7 @@ def _measured(diagnosis: Diagnosis) -> Rows:
             f"called faster or slower by more than {margin}: {different or 'none'}",
         ),
         (
-            f"beside a copy {percent(PLANTED * diagnosis.margin)} slower",
+            f"a copy about {percent(PLANTED * diagnosis.margin)} slower",
             f"ratio {planted.ratio.ratio:.4f} [{planted.ratio.low:.4f}, {planted.ratio.high:.4f}]; "
             f"{'' if planted.verdict.kind == 'slower' else 'not '}called slower by more than {margin}",
         ),
@@ -156,13 +145,12 @@ def _measured(diagnosis: Diagnosis) -> Rows:
 
 def _noise(comparisons: Sequence[Comparison]) -> Iterator[str]:
     beyond = [finding for comparison in comparisons for finding in comparison.findings if finding.beyond]
-    for signal, (text, is_share) in DISTURBANCES.items():
-        found = [finding for finding in beyond if finding.signal == signal]
+    for name, signal in SIGNALS.items():
+        found = [finding for finding in beyond if finding.signal == name]
         if found:
-            values = max(_values(signal, comparisons)), found[0].limit
-            worst, limit = (percent(value) if is_share else f"{value:.2g}" for value in values)
+            limit = percent(found[0].limit) if signal.share else f"{found[0].limit:g}"
             count = f"in {len(found)} of {len(comparisons)} comparisons"
-            yield f"- {count} {text.format(worst)} (at worst; the limit is {limit})"
+            yield f"- {count} {signal.say(max(_values(name, comparisons)))} (at worst; the limit is {limit})"
     if not beyond:
         yield "nothing"
 

@@ -5,14 +5,17 @@ from __future__ import annotations
 import statistics
 from collections.abc import Iterator, Sequence
 
-from harness.margin import format_margin
+from harness.margin import format_margin, percent
 from harness.record import Record, Timing, VerdictRecord
 
 VERDICTS = (
     "verdict: slower or faster by more than the margin, or the same within it. Of the differences found in one matrix "
     "on average at most 5 % are false, and so of the equalities; slower was confirmed by fresh processes. inconclusive "
-    "(n): n processes would settle it in 4 of 5 runs. contaminated: the machine was disturbed, twice."
+    "(n): n processes would settle it in 4 of 5 runs. contaminated: the machine was disturbed, twice. (The same is "
+    "shown by a 90 % interval within the margin, a difference by a 95 % one beyond it.)"
 )
+#: Fewer have no spread to speak of.
+LEAST_PROCESSES = 4
 
 
 def verdict(cell: Record) -> VerdictRecord | None:
@@ -30,7 +33,7 @@ def protocol(timings: Sequence[Timing]) -> str:
     if first.get("protocol") == "single":
         how = (
             f"protocol single: {first['warmup']} untimed calls, the mean of {shown} in 1 process, "
-            "no interval and no verdict"
+            "ratio of the means, no interval and no verdict"
         )
     else:
         how = f"{first['processes']} processes x {shown} pairs"
@@ -58,7 +61,10 @@ def _resolution(timings: Sequence[Timing]) -> Iterator[str]:
     from harness.measure.statistics import smallest_change
 
     processes = min(timing["processes"] for timing in timings)
-    by_copies = smallest_change([entry["per_process"] for entry in calm], processes)
+    if processes < LEAST_PROCESSES:
+        yield f"{processes} processes are too few to tell what they could have detected."
+        return
+    by_copies = smallest_change([entry["per_process"] for entry in calm], processes, around_one=True)
     cells = [
         timing["per_process"]
         for timing in timings
@@ -67,9 +73,9 @@ def _resolution(timings: Sequence[Timing]) -> Iterator[str]:
     by_cells = smallest_change(cells, processes)
     if by_copies is None:
         return
-    text = f"Smallest change that {processes} processes detect in 4 of 5 comparisons: {100 * by_copies:.2g} %"
+    text = f"Smallest change that {processes} processes detect in 4 of 5 comparisons: {percent(by_copies)}"
     if by_cells is not None:
-        text += f" by that spread, {100 * by_cells:.2g} % by the spread of these cells"
+        text += f" by that spread, {percent(by_cells)} by the spread of these cells"
     margins = {found["margin"] for timing in timings if (found := timing.get("verdict"))}
     if len(margins) == 1:
         text += f"; a verdict needs the margin of {format_margin(margins.pop())} on top of it"

@@ -38,6 +38,7 @@ def plan_document(run: Session) -> dict[str, Any]:
             "macs": shape.macs,
         }
         cells.append(row | ({"problem": shape.problem} if shape.problem else {}))
+    timing += estimate.start(run.options.preset) * len({cell.profile for cell in run.selected})
     steps = [_step(node, node.key in missing, estimate.build(node)) for node in run.plan.nodes.values()]
     return {
         "preset": run.options.preset.name,

@@ -17,7 +17,10 @@ from harness.report.noise import VERDICTS, notes, protocol, verdict
 
 MISSING = "-"
 QUALITY = "[low, high]: 95 % interval; of a difference in quality by bootstrap over patients. ±: deviation over seeds."
-RATIO = "latency / reference: timed in pairs, with an interval by Student's t over processes."
+RATIO = (
+    "latency / reference: of calls in pairs, with an interval by Student's t over processes; the latencies above it "
+    "were taken at different moments, and their quotient says less."
+)
 T = TypeVar("T")
 Show = Callable[[Sequence[Record]], str]
 
@@ -41,7 +44,9 @@ def _network(record: Record) -> tuple[str, ...]:
     axes = record["axes"]
     fixed = (str(axes[name]) for name in ("dataset", "architecture", "runtime", "profile"))
     timing = record["timing"]
-    how = () if timing is None else (timing.get("protocol", "paired"), str(timing["processes"]))
+    found = verdict(record)
+    margin = "" if found is None else str(found["margin"])
+    how = () if timing is None else (timing.get("protocol", "paired"), str(timing["processes"]), margin)
     return (record["suite"], record["matrix"], record["preset"], record["device"], *fixed, *how)
 
 

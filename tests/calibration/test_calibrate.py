@@ -291,7 +291,7 @@ def test_the_table_shows_the_numbers() -> None:
     shown = table(document)
     assert shown == table(json.loads(json.dumps(document, allow_nan=False)))
     assert "6 processes x 30 pairs, margin 1 %" in shown
-    assert "\nquiet, " in shown
+    assert "\nnothing loaded by us, " in shown
     assert "\nbusy (CPUs [3, 4] loaded), " in shown
     lines = {line.split("  ")[0]: line.split("  ")[1:] for line in shown.splitlines()}
     cells = {name: [cell.strip() for cell in line if cell.strip()] for name, line in lines.items()}

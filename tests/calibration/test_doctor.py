@@ -146,7 +146,7 @@ def test_a_planted_slowdown_that_is_missed_is_a_trouble() -> None:
     found = of([samples()] * 3, samples(1.01))
     (trouble,) = found.troubles
     assert trouble.startswith(
-        "the copy that is 2 % slower was not called slower by more than 1 %, as it measured 1.0100"
+        "the copy that is about 2 % slower was not called slower by more than 1 %, as it measured 1.0100"
     )
 
 

@@ -132,7 +132,9 @@ def test_each_signal_has_its_limit_and_says_what_it_is() -> None:
     found.append(differs_from_itself(paired_ratio([[1, 1], [1, 1]], [[2, 2], [2, 2]]), 0.02))
     assert [finding.signal for finding in found] == list(SIGNALS)
     assert found[-1].beyond
-    assert all(signal.meaning and signal.limit >= 0 for signal in SIGNALS.values())
+    assert all("{}" in signal.sentence and signal.limit >= 0 for signal in SIGNALS.values())
+    assert SIGNALS["switches"].say(212.4).startswith("the system took the CPU away 212 times per timed call")
+    assert SIGNALS["steal"].say(0.3) == "the hypervisor gave 30 % of the CPU's time to other machines"
 
 
 @pytest.mark.parametrize(

@@ -83,6 +83,15 @@ def test_a_file_is_timed_alone_in_one_process(workers: Workers, tmp_path: Path) 
     assert alone.sha256 == time_pair(workers, tmp_path).candidate_sha256
 
 
+def test_renewed_workers_get_the_environment_of_the_first(
+    workers: Workers, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first = time_pair(workers, tmp_path)
+    monkeypatch.setenv("TZ", "Antarctica/Troll")
+    workers.renew()
+    assert time_pair(workers, tmp_path).environment[0]["variables"] == first.environment[0]["variables"]
+
+
 def test_renewed_workers_are_other_processes(workers: Workers, tmp_path: Path) -> None:
     before = pids(time_pair(workers, tmp_path))
     memory = workers.memory(PROFILE, "torch", tmp_path / "well", tmp_path / "inputs.npy")

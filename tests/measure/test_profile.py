@@ -242,3 +242,17 @@ def test_an_instruction_set_is_asked_of_torch_of_onednn_and_of_mkl() -> None:
     assert not any("ISA" in name or "CAPABILITY" in name for name in worker_environment(Profile()).variables)
     with pytest.raises(UsageError, match="there is no such set; did you mean 'avx2'"):
         Profile(isa="avx22")
+
+
+@pytest.mark.parametrize(
+    ("wrong", "message"),
+    [
+        ({"affinity": 1}, r"Profile\(affinity=1\): None, 'auto' or a list"),
+        ({"affinity": ()}, r"Profile\(affinity=\(\)\)"),
+        ({"affinity": (1,), "threads": 2}, r"threads=2, affinity=\[1\]\): the threads would wait for one another"),
+        ({"onednn": "no"}, r"Profile\(onednn='no'\): True or False"),
+    ],
+)
+def test_a_profile_that_cannot_be_meant_is_refused_where_it_is_written(wrong: dict[str, Any], message: str) -> None:
+    with pytest.raises(UsageError, match=message):
+        Profile(**wrong)

@@ -200,6 +200,13 @@ def test_the_smallest_change_by_hand() -> None:
     assert smallest_change(comparisons) == pytest.approx(math.exp(14.082587 * deviation / math.sqrt(2)) - 1, rel=1e-6)
 
 
+def test_a_model_beside_itself_has_a_ratio_of_one_that_is_known() -> None:
+    # Logs a, a: no spread about their mean, a about 0. (t(.975, 1) + t(.8, 1)) = 14.082587.
+    assert smallest_change([[1.01, 1.01]]) == 0
+    expected = math.exp(14.082587 * math.log(1.01) / math.sqrt(2)) - 1
+    assert smallest_change([[1.01, 1.01]], around_one=True) == pytest.approx(expected, rel=1e-6)
+
+
 def test_only_the_spread_over_processes_counts_for_the_smallest_change() -> None:
     comparison = [0.99, 1.0, 1.02]
     alone = smallest_change([comparison])

@@ -55,20 +55,21 @@ def test_verdicts_of_several_seeds_are_counted() -> None:
 
 
 def test_the_resolution_is_worked_out_from_the_comparison_with_itself_and_from_the_cells() -> None:
-    # Logs 0.001, -0.001, 0.002, 0: s = 0.00129. (t(.975, 3) + t(.8, 3)) s / 2 = (3.182 + 0.978) * 0.000645 = 0.27 %.
+    # Logs 0.001, -0.001, 0.002, 0: about 0, s = sqrt(6e-6 / 4) = 0.00122, and (t(.975, 3) + t(.8, 3)) s / 2 =
+    # (3.182 + 0.978) * 0.000612 = 0.25 %; about their mean, s = 0.00129 and 0.27 %.
     wider = timed("slower", pruning="half")
     assert wider["timing"] is not None
     wider["timing"]["per_process"] = [1.101, 1.099, 1.102, 1.1]  # 1/1.1 of that spread, about another mean
     (itself, resolution, cost) = notes([timed(), wider])
     assert itself == "The reference timed against itself: 1.0005 [0.9985, 1.0025]."
-    assert "Smallest change that 4 processes detect in 4 of 5 comparisons: 0.27 % by that spread, 0.26 %" in resolution
+    assert "Smallest change that 4 processes detect in 4 of 5 comparisons: 0.25 % by that spread, 0.26 %" in resolution
     assert "a verdict needs the margin of 1 % on top of it" in resolution
     assert cost == "Timing a cell took 2.0 s (median), of which 0.5 s beyond the timed calls."
 
 
 def test_several_references_are_pooled() -> None:
     noisy = timed(seed=1, sha256="b", per_process=[1.01, 0.99, 1.02, 1.0])
-    assert "comparisons: 1.9 % by that spread" in notes([timed(), noisy])[1]
+    assert "comparisons: 1.8 % by that spread" in notes([timed(), noisy])[1]
 
 
 def test_what_was_disturbed_has_no_part_in_it() -> None:
@@ -76,12 +77,16 @@ def test_what_was_disturbed_has_no_part_in_it() -> None:
     assert wild["timing"] is not None
     wild["timing"]["per_process"] = [0.5, 2.0, 1.0, 1.5]
     disturbed = timed(seed=1, sha256="b", per_process=[1.1, 0.9, 1.2, 1.0], disturbed=True)
-    assert "0.27 % by that spread, 0.27 % by" in notes([timed(), wild, disturbed])[1]
+    assert "0.25 % by that spread, 0.27 % by" in notes([timed(), wild, disturbed])[1]
     assert not any("itself" in line for line in notes([disturbed]))
 
 
-def test_one_process_has_no_resolution() -> None:
-    assert not any("Smallest" in line for line in notes([timed(per_process=[1.001])]))
+def test_a_few_processes_have_no_resolution() -> None:
+    few = timed()
+    assert few["timing"] is not None
+    few["timing"]["processes"] = 2
+    assert "2 processes are too few to tell what they could have detected." in notes([few])
+    assert not any("Smallest" in line for line in notes([few]))
 
 
 def test_cells_without_an_answer_say_why() -> None:
@@ -107,7 +112,10 @@ def test_the_heading_names_the_single_protocol() -> None:
     assert single["timing"] is not None
     single["timing"] |= {"protocol": "single", "processes": 1, "pairs": 1000, "warmup": 100}  # type: ignore[typeddict-item]
     text = tables([single])
-    assert "protocol single: 100 untimed calls, the mean of 1000 in 1 process, no interval and no verdict" in text
+    assert (
+        "protocol single: 100 untimed calls, the mean of 1000 in 1 process, ratio of the means, no interval and no"
+        in text
+    )
     assert "1 thread(s), jemalloc" in text
     assert line(text, "latency", "/")[-1] == "0.900"
 
