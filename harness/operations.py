@@ -3,6 +3,8 @@
 The positions of a convolution are its outputs in one channel, those of a linear layer the vectors it is given, those
 of an LSTM or GRU the time steps. So a layer's multiply-accumulates are its weights times its positions, with groups,
 both directions and all layers of a recurrent network, pruned shapes and int8 alike: an LSTM costs 4 H (in + H) a step.
+A module of one's own that is ``structure.Described`` counts as one layer: the weights that it tells, at each vector
+that it is given.
 Biases, normalisation, activations, pooling, additions and embeddings count nothing, nor do products that are written
 as functions (``torch.matmul``) rather than as layers.
 """
@@ -15,6 +17,8 @@ from typing import Any
 
 import torch
 from torch import nn
+
+from harness.structure import Described
 
 
 @dataclasses.dataclass(frozen=True)
@@ -58,9 +62,11 @@ def count(model: nn.Module, example: torch.Tensor) -> Operations:
     found: dict[str, Layer] = {}
     modes = {module: module.training for module in model.modules()}
     hooks = []
+    described = [module for module in model.modules() if isinstance(module, Described)]
+    inside = {part for module in described for part in module.modules() if part is not module}
     for path, module in model.named_modules():
         matrices = _matrices(module)
-        if matrices:
+        if matrices and module not in inside:
             hooks.append(module.register_forward_hook(_recorder(path, matrices, found)))
     try:
         model.eval()
@@ -78,7 +84,8 @@ def parameters(model: nn.Module) -> int:
     """Weights and biases of the model as it is deployed, those packed in int8 included; shared ones count once.
 
     A batch normalisation that was folded into a convolution leaves one bias a channel where it had two parameters
-    (study B gives its int8 networks the count of the float ones).
+    (study B gives its int8 networks the count of the float ones), and PyTorch's int8 LSTM has both of its biases, even
+    if the float one was ``structure.without`` the second.
     """
     return sum(tensor.numel() for tensor in _weights_and_biases(model))
 
@@ -86,7 +93,7 @@ def parameters(model: nn.Module) -> int:
 def nonzero(model: nn.Module) -> int:
     """The weights and biases that are not zero. In int8, those that rounding made zero count as zero."""
     return sum(
-        int(torch.count_nonzero(tensor.int_repr() if tensor.is_quantized else tensor))
+        int(torch.count_nonzero(tensor.dequantize() if tensor.is_quantized else tensor))
         for tensor in _weights_and_biases(model)
     )
 
@@ -104,6 +111,8 @@ def _matrices(module: nn.Module) -> list[torch.Tensor]:
         return [module.weight]
     if isinstance(module, (nn.LSTM, nn.GRU, nn.RNN)):
         return [weight for name, weight in module.named_parameters(recurse=False) if name.startswith("weight")]
+    if isinstance(module, Described):
+        return [part.weight for parts in module.incoming().values() for part in parts]
     return _packed(module, "weight") if _is_packed(module) else []
 
 

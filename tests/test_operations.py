@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import ClassVar
+
 import pytest
 import torch
 from hypothesis import given, settings
@@ -10,6 +13,7 @@ from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from harness.operations import count, nonzero, parameters
+from harness.structure import Incoming, without
 
 
 def flops(model: nn.Module, example: torch.Tensor) -> int:
@@ -72,6 +76,39 @@ def test_recurrent_layers_agree_with_a_count_by_hand(recurrent: nn.Module, a_ste
     found = count(Last(recurrent), torch.randn(shape))
     assert found.macs == 25 * a_step
     assert found.weights == a_step
+
+
+def test_a_bias_that_is_left_out_is_no_parameter() -> None:
+    layer = nn.LSTM(12, 8)
+    without(layer, "bias_hh_l0")
+    assert parameters(layer) == 4 * 8 * (12 + 8 + 1)
+    assert count(Last(layer), torch.randn(25, 1, 12)).macs == 25 * 4 * 8 * (12 + 8)
+
+
+class Own(nn.Module):
+    """A third party's layer of its own products, and one inside that its description has in it already."""
+
+    ARGUMENTS: ClassVar[tuple[str, ...]] = ()
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.second = nn.Parameter(torch.ones(5, 3)), nn.Linear(5, 2, bias=False)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        outputs: torch.Tensor = self.second(x @ self.first.t())
+        return outputs
+
+    def incoming(self) -> dict[str, list[Incoming]]:
+        return {"hidden": [Incoming("", self.first)], "units": [Incoming("hidden", self.second.weight)]}
+
+    def narrowed(self, inputs: torch.Tensor, units: Mapping[str, torch.Tensor]) -> nn.Module:
+        raise NotImplementedError
+
+
+@pytest.mark.parametrize("model", [Own(), nn.Sequential(Own())])
+def test_a_module_that_describes_itself_is_one_layer(model: nn.Module) -> None:
+    found = count(model, torch.randn(1, 7, 3))
+    assert [(layer.kind, layer.weights, layer.macs) for layer in found.layers] == [("Own", 25, 7 * 25)]
 
 
 def test_the_table_names_each_layer_once_and_a_shared_one_works_each_time() -> None:

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import copy
 import json
+from collections.abc import Mapping
+from typing import ClassVar
 
 import pytest
 import torch
 from torch import nn
 
 from harness.errors import CellError
-from harness.structure import LAYERS, arguments, dump, like, restore
+from harness.structure import LAYERS, Described, Incoming, arguments, dump, like, restore, without
 
 
 class Network(nn.Module):
@@ -202,3 +205,93 @@ def test_rebuilding_draws_no_random_numbers() -> None:
     for layer in layers:
         like(layer)
     assert torch.equal(torch.get_rng_state(), before)
+
+
+# ------------------------------------------------------------------------------------- modules that describe themselves
+
+
+class Scale(nn.Module):
+    """A third party's layer."""
+
+    ARGUMENTS: ClassVar[tuple[str, ...]] = ("width",)
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.width = width
+        self.weight = nn.Parameter(torch.randn(width, width))
+        self.inner = nn.Linear(width, width)
+
+    def forward(self, inputs: torch.Tensor) -> torch.Tensor:
+        return self.inner(inputs @ self.weight.t())
+
+    def incoming(self) -> dict[str, list[Incoming]]:
+        return {"units": [Incoming("", self.weight)]}
+
+    def narrowed(self, inputs: torch.Tensor, units: Mapping[str, torch.Tensor]) -> nn.Module:
+        raise NotImplementedError
+
+
+def test_a_described_module_comes_back_at_another_size() -> None:
+    model = nn.Sequential(nn.Linear(2, 3), Scale(3))
+    assert isinstance(model[1], Described)
+    back = round_trip(model, nn.Sequential(nn.Linear(2, 5), Scale(5)))
+    assert_same(model, back, torch.randn(4, 2))
+    assert back[1].width == 3
+
+
+def test_a_described_module_must_be_in_the_fresh_network() -> None:
+    tensors, notes = dump(nn.Sequential(Scale(3)))
+    with pytest.raises(CellError, match=r"0 is a Scale.*has Linear there"):
+        restore(nn.Sequential(nn.Linear(3, 3)), tensors, notes)
+
+
+def test_arguments_that_are_others_now_are_an_error() -> None:
+    tensors, notes = dump(nn.Sequential(Scale(3)))
+    notes["modules"]["0"]["arguments"] = {"size": 3}
+    with pytest.raises(CellError, match=r"Scale\(size\) at '0' has other arguments now"):
+        restore(nn.Sequential(Scale(4)), tensors, notes)
+
+
+def test_modules_that_are_neither_stock_nor_described_have_no_arguments() -> None:
+    with pytest.raises(CellError, match="Odd is not one of"):
+        arguments(Odd())
+
+
+# ---------------------------------------------------------------------------------------- layers without a parameter
+
+
+def lstm(width: int) -> nn.Sequential:
+    layer = nn.LSTM(3, width, batch_first=True)
+    without(layer, "bias_hh_l0")
+    return nn.Sequential(layer)
+
+
+def states(model: nn.Sequential, inputs: torch.Tensor) -> torch.Tensor:
+    found: torch.Tensor = model(inputs)[0]
+    return found
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("fresh", [4, 6])
+def test_a_layer_comes_back_without_it(dtype: torch.dtype, fresh: int) -> None:
+    model, inputs = lstm(4).to(dtype), torch.randn(2, 5, 3, dtype=dtype)
+    tensors, _ = dump(model)
+    assert set(tensors) == {"0.weight_ih_l0", "0.weight_hh_l0", "0.bias_ih_l0"}
+    back = round_trip(model, lstm(fresh))
+    assert torch.equal(states(back, inputs), states(model, inputs))
+    assert {name for name, _ in back.named_parameters()} == set(tensors)
+    states(copy.deepcopy(back), inputs).sum().backward()
+
+
+def test_a_layer_without_it_is_not_one_with_it() -> None:
+    stock = nn.Sequential(nn.LSTM(3, 4, batch_first=True))
+    assert dump(stock)[1] != dump(lstm(4))[1]
+    assert "bias_hh_l0" in dict(round_trip(stock, lstm(4))[0].named_parameters())
+    assert "bias_hh_l0" not in dict(round_trip(lstm(4), stock)[0].named_parameters())
+
+
+def test_a_layer_like_one_without_it_is_without_it_too() -> None:
+    twin = like(lstm(4)[0].double(), hidden_size=2)
+    assert twin.bias_hh_l0.dtype is torch.float64
+    assert twin.bias_hh_l0.tolist() == [0] * 8
+    assert set(twin.state_dict()) == {"weight_ih_l0", "weight_hh_l0", "bias_ih_l0"}

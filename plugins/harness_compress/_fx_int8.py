@@ -10,13 +10,14 @@ import contextlib
 import copy
 import operator
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
 from torch import nn
 
 from harness.errors import CellError, Unsupported
+from harness_compress._linears import AsLinears, replaced
 
 ENGINE = "fbgemm"
 #: Seven of eight bits, so that the sums of products in 16 bits of the AVX2 kernels cannot saturate.
@@ -46,17 +47,48 @@ def _deprecated() -> Iterator[None]:
             torch.backends.quantized.engine, torch.fx.config.do_not_emit_stack_traces = before
 
 
+def quantize(model: nn.Module, batches: Sequence[torch.Tensor]) -> tuple[torch.fx.GraphModule, dict[str, Any]]:
+    """The network in int8 and ended by its sigmoid, its activations' ranges from ``batches``; and facts about it."""
+    prepared = prepare(nn.Sequential(model, nn.Sigmoid()))
+    with torch.no_grad():
+        answers = [prepared(batch) for batch in batches]  # observers look and change nothing
+        seen = ranges(prepared)
+        int8 = convert(prepared)
+        pairs = zip(batches, answers, strict=True)
+        difference = max(float((int8(batch) - answer).abs().max()) for batch, answer in pairs)
+    return int8, {"engine": ENGINE, "ranges": seen, "max_probability_difference": difference}
+
+
+def restore(network: nn.Module, tensors: Mapping[str, torch.Tensor], notes: Mapping[str, Any]) -> torch.fx.GraphModule:
+    """The int8 network, from a float one of its structure and what ``dump_state`` gave."""
+    int8 = convert(prepare(nn.Sequential(network, nn.Sigmoid())))
+    load_state(int8, tensors, notes)
+    return int8
+
+
 def prepare(model: nn.Module) -> torch.fx.GraphModule:
     """A copy of ``model`` in eval mode with observers where B observes, to be run on the calibration data.
 
-    Raises Unsupported for a network that FX cannot trace.
+    A module that is ``AsLinears`` stays one node of the graph. Raises Unsupported for a network that FX cannot trace.
     """
     with _deprecated():
+        from torch.ao.quantization.fx.custom_config import PrepareCustomConfig
         from torch.ao.quantization.quantize_fx import prepare_fx
 
-        traced = _trace(copy.deepcopy(model).eval())
+        whole: list[nn.Module] = []
+
+        def spelled_out(module: nn.Module) -> nn.Module | None:
+            if not isinstance(module, AsLinears):
+                return None
+            whole.append(module.as_linears())
+            return whole[-1]
+
+        network = replaced(copy.deepcopy(model), spelled_out).eval()
+        names = [path for path, module in network.named_modules() if module in whole]
+        traced = _trace(network, names)
+        config = PrepareCustomConfig().set_non_traceable_module_names(names)
         try:
-            prepared = prepare_fx(traced, _qconfig_mapping(), example_inputs=())
+            prepared = prepare_fx(traced, _qconfig_mapping(), example_inputs=(), prepare_custom_config=config)
         except _REFUSALS as error:
             raise Unsupported(f"PyTorch's FX quantization cannot prepare this network: {error}") from error
         _keep_dynamic_inputs_float(prepared)
@@ -72,6 +104,7 @@ def convert(prepared: torch.fx.GraphModule) -> torch.fx.GraphModule:
             converted = convert_fx(prepared)
         except _REFUSALS as error:
             raise Unsupported(f"PyTorch's FX quantization cannot convert this network to int8: {error}") from error
+        replaced(converted, _dynamic_linear)
         return converted.requires_grad_(False).eval()
 
 
@@ -98,14 +131,15 @@ def ranges(prepared: torch.fx.GraphModule) -> dict[str, dict[str, float | int]]:
 
 def is_int8(model: nn.Module) -> bool:
     """Whether any layer of the model is already quantized."""
-    return any(type(module).__module__.startswith("torch.ao.nn") for module in model.modules())
+    packed = any(type(module).__module__.startswith("torch.ao.nn") for module in model.modules())
+    return packed or any(parameter.is_quantized for parameter in model.parameters())
 
 
-def keep(model: torch.fx.GraphModule, **attributes: Any) -> torch.fx.GraphModule:
+def keep(model: torch.fx.GraphModule, blueprint: Mapping[str, Any]) -> torch.fx.GraphModule:
     """Set attributes that survive ``copy.deepcopy``, which a GraphModule's ordinary attributes do not."""
     from torch.ao.quantization.quantize_fx import attach_preserved_attrs_to_model
 
-    attach_preserved_attrs_to_model(model, attributes)
+    attach_preserved_attrs_to_model(model, {"gives_probabilities": True, "blueprint": blueprint})
     return model
 
 
@@ -149,15 +183,12 @@ def _qconfig_mapping() -> Any:
     from torch.ao.quantization import get_default_qconfig_mapping
     from torch.ao.quantization.observer import (
         HistogramObserver,
-        MinMaxObserver,
         PerChannelMinMaxObserver,
-        PlaceholderObserver,
         default_placeholder_observer,
     )
 
     QConfig: Any = quantization.QConfig
     low, high = WEIGHT_RANGE
-    symmetric = {"dtype": torch.qint8, "quant_min": low, "quant_max": high}
     activation = HistogramObserver.with_args(
         dtype=torch.quint8,
         qscheme=torch.per_tensor_affine,
@@ -166,12 +197,11 @@ def _qconfig_mapping() -> Any:
     )
     static = QConfig(
         activation=activation,
-        weight=PerChannelMinMaxObserver.with_args(qscheme=torch.per_channel_symmetric, **symmetric),
+        weight=PerChannelMinMaxObserver.with_args(
+            dtype=torch.qint8, qscheme=torch.per_channel_symmetric, quant_min=low, quant_max=high
+        ),
     )
-    dynamic = QConfig(
-        activation=PlaceholderObserver.with_args(dtype=torch.quint8, is_dynamic=True),
-        weight=MinMaxObserver.with_args(qscheme=torch.per_tensor_symmetric, **symmetric),
-    )
+    dynamic = _dynamic_qconfig()
     layer_norm = QConfig(activation=activation, weight=default_placeholder_observer)
     return (
         get_default_qconfig_mapping(ENGINE)
@@ -183,15 +213,45 @@ def _qconfig_mapping() -> Any:
     )
 
 
-def _trace(model: nn.Module) -> torch.fx.GraphModule:
+def _dynamic_qconfig() -> Any:
+    """B's LSTM: weights symmetric per tensor, the range of each activation found as it comes."""
+    from torch.ao import quantization
+    from torch.ao.quantization.observer import MinMaxObserver, PlaceholderObserver
+
+    QConfig: Any = quantization.QConfig
+    low, high = WEIGHT_RANGE
+    return QConfig(
+        activation=PlaceholderObserver.with_args(dtype=torch.quint8, is_dynamic=True),
+        weight=MinMaxObserver.with_args(
+            dtype=torch.qint8, qscheme=torch.per_tensor_symmetric, quant_min=low, quant_max=high
+        ),
+    )
+
+
+def _dynamic_linear(module: nn.Module) -> nn.Module | None:
+    """For the linear layers that FX did not see, being inside a module that stayed whole: dynamic, like an LSTM."""
+    if type(module) is not nn.Linear:
+        return None
+    from torch.ao.nn.quantized import dynamic
+
+    module.qconfig = _dynamic_qconfig()
+    quantized: nn.Module = dynamic.Linear.from_float(module)  # type: ignore[no-untyped-call]
+    return quantized
+
+
+def _trace(model: nn.Module, whole: list[str]) -> torch.fx.GraphModule:
     """The network as a graph, in FX quantization's own spelling, lest an operation stay float for its name."""
     from torch.ao.quantization.fx.tracer import QuantizationTracer
 
     for path, module in model.named_modules():
         if isinstance(module, nn.modules.conv._ConvNd) and isinstance(module.padding, str):
             module.padding = _numeric_padding(path, module)
+        elif isinstance(module, nn.RNNBase):
+            for name, zeros in list(module.named_buffers(recurse=False)):  # ``structure.without``; int8 kernels add it
+                delattr(module, name)
+                setattr(module, name, nn.Parameter(zeros, requires_grad=False))
     try:
-        graph = QuantizationTracer([], []).trace(model)
+        graph = QuantizationTracer(whole, []).trace(model)
     except _REFUSALS as error:
         raise Unsupported(
             f"{type(model).__name__} cannot be traced by torch.fx, which static int8 needs ({error}); "

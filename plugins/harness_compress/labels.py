@@ -57,7 +57,7 @@ def tensors_of(value: Any) -> list[Tensor]:
 def zeros_for(value: Any) -> Any:
     if isinstance(value, Tensor):
         return torch.zeros_like(value, dtype=torch.long)
-    return tuple(zeros_for(part) for part in value)
+    return tuple(zeros_for(part) for part in value) if isinstance(value, list | tuple) else value
 
 
 def varies(labels: Tensor, axis: int) -> bool:

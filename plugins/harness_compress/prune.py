@@ -9,7 +9,7 @@ from __future__ import annotations
 import bisect
 import copy
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from fractions import Fraction
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
@@ -19,7 +19,7 @@ from harness.errors import Unsupported, UsageError
 if TYPE_CHECKING:
     import torch
 
-    from harness_compress.structured import Group
+    from harness_compress.units import Group
 
 
 @dataclasses.dataclass(frozen=True)
@@ -54,30 +54,16 @@ class Prune(Step):
     def apply(self, model: torch.nn.Module, context: StepContext) -> torch.nn.Module:
         from harness_compress.structured import shrink
 
-        example = context.example.to(next((p.device for p in model.parameters()), None))
-        found = _prunable(model, example)
-        sizes = {cell.name: len(cell.outputs) for group in found for cell in group.members}
-        units = {name: list(range(size)) for name, size in sizes.items()}
-        before = _parameters(model)
-        for index in range(1, self.rounds + 1):
-            kept = shrink(model, example, self.norm, self._targets(found, index))
-            units = {name: [numbers[i] for i in kept[name]] for name, numbers in units.items()}
-            after = _parameters(model)
-            phase, changes = self.fits()[index - 1]
-            model = context.fit(model, phase, name=f"round-{index}", **changes)
-        context.report(
-            kept={name: [len(numbers), sizes[name]] for name, numbers in units.items()},
-            units=units,
-            untouched={cell.name: group.stays for group in found if group.stays for cell in group.members},
-            parameters={"before": before, "after": after},
-        )
-        return model
+        def cut(model: torch.nn.Module, example: torch.Tensor, found: list[Group], index: int) -> dict[str, list[int]]:
+            return shrink(model, example, self.norm, self._targets(found, index))
+
+        return prune_and_fit(model, context, self.fits(), cut)
 
     def preview(self, model: torch.nn.Module, example: torch.Tensor) -> torch.nn.Module:
         from harness_compress.structured import shrink
 
         model = copy.deepcopy(model)
-        shrink(model, example, self.norm, self._targets(_prunable(model, example), self.rounds))
+        shrink(model, example, self.norm, self._targets(prunable(model, example), self.rounds))
         return model
 
     def _targets(self, found: list[Group], index: int) -> dict[str, int]:
@@ -95,7 +81,38 @@ def kept_count(units: int, keep: float, index: int = 1, rounds: int = 1) -> int:
     return max(1, bisect.bisect_right(range(1, units + 1), bound, key=lambda k: (2 * k - 1) ** rounds))
 
 
-def _prunable(model: torch.nn.Module, example: torch.Tensor) -> list[Group]:
+def prune_and_fit(
+    model: torch.nn.Module,
+    context: StepContext,
+    fits: Sequence[tuple[Phase, Mapping[str, Any]]],
+    cut: Callable[[torch.nn.Module, torch.Tensor, list[Group], int], dict[str, list[int]]],
+) -> torch.nn.Module:
+    """Before every fit take units out of the model, and report in the end which are left.
+
+    ``cut`` does it in place, given an example, the network's groups as they were at first and the number of the round
+    from 1, and returns the indices that it kept by layer.
+    """
+    example = context.example.to(next((p.device for p in model.parameters()), None))
+    found = prunable(model, example)
+    sizes = {cell.name: len(cell.outputs) for group in found for cell in group.members}
+    units = {name: list(range(size)) for name, size in sizes.items()}
+    before = _parameters(model)
+    for index, (phase, changes) in enumerate(fits, start=1):
+        kept = cut(model, example, found, index)
+        units = {name: [numbers[i] for i in kept[name]] for name, numbers in units.items()}
+        after = _parameters(model)
+        model = context.fit(model, phase, name=f"round-{index}", **changes)
+    context.report(
+        kept={name: [len(numbers), sizes[name]] for name, numbers in units.items()},
+        units=units,
+        untouched={cell.name: group.stays for group in found if group.stays for cell in group.members},
+        parameters={"before": before, "after": after},
+    )
+    return model
+
+
+def prunable(model: torch.nn.Module, example: torch.Tensor) -> list[Group]:
+    """The groups of the network's units; Unsupported when all have to stay."""
     from harness_compress.structured import groups
     from harness_compress.tracing import trace
 

@@ -1,4 +1,4 @@
-"""Taking units out of a network: which go, by their weights' norm, and the smaller layers that are left.
+"""Taking units out of a network: which can only go together, which layer decides, and the layers that are left.
 
 Units that are tied (a residual addition ties two convolutions, channel by channel) go together: they form a group with
 the other units of their layers. One layer of a group decides which of them go: the one with the most layers on the
@@ -9,40 +9,21 @@ an identity shortcut follow the layer that opened the residual stream.
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Callable, Mapping
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from harness.errors import CellError, Unsupported
-from harness.structure import like
+from harness.structure import Described, Incoming, like
+from harness_compress.criteria import Choice, Norm, Weights, largest
 from harness_compress.labels import RECURRENT
 from harness_compress.tracing import evaluating, trace
-from harness_compress.units import Cell, Trace
+from harness_compress.units import Cell, Group, Trace
 
-Norm = Literal["l1", "l2"]
 #: Labels (n,) -> which of them are left (n,), bool.
 Keep = Callable[[Tensor], Tensor]
-
-
-@dataclasses.dataclass(eq=False)
-class Group:
-    """Layers whose units can only be removed together.
-
-    ``classes`` are the sets of tied units, each by its root, in the order of the deciding layer's units. ``stays`` is
-    why none of them may go, or None.
-    """
-
-    decider: Cell
-    members: list[Cell]
-    classes: list[int]
-    stays: str | None
-
-    @property
-    def name(self) -> str:
-        return self.decider.name
 
 
 def groups(network: Trace) -> list[Group]:
@@ -75,16 +56,23 @@ def shrink(model: nn.Module, example: Tensor, norm: Norm, targets: Mapping[str, 
     stays. Returns the indices kept, ascending, of every layer that makes units ("lstm.l0" is a layer of a recurrent
     module). Raises Unsupported when the network cannot be followed, or would compute something else afterwards.
     """
+    return remove(model, example, largest(norm, targets), sequential=True)
+
+
+def remove(model: nn.Module, example: Tensor, choose: Choice, sequential: bool) -> dict[str, list[int]]:
+    """Leave, in place, what ``choose`` leaves of each group, from the network's input to its output.
+
+    It is shown the weights of the group's deciding layer: if ``sequential`` those from inputs that are still there,
+    else all. Returns and raises as ``shrink``.
+    """
     _refuse_shared_weights(model)
     with torch.no_grad():
         before = trace(model, example)
         expected = _run(model, example)
         gone: set[int] = set()
         for group in groups(before):
-            count = len(group.classes) if group.stays else targets.get(group.name, len(group.classes))
-            if count < len(group.classes):
-                scores = _scores(before, group, norm, gone)
-                kept = torch.argsort(scores, descending=True, stable=True)[:count].tolist()
+            if not group.stays:
+                kept = _chosen(before, group, choose, gone if sequential else set())
                 gone |= set(group.classes) - {group.classes[index] for index in kept}
 
         def keep(labels: Tensor) -> Tensor:
@@ -147,28 +135,43 @@ def _in_order(found: list[Group]) -> list[Group]:
     return done
 
 
-def _scores(network: Trace, group: Group, norm: Norm, gone: set[int]) -> Tensor:
-    """The score (n,) of each class of the group, float64."""
+def _chosen(network: Trace, group: Group, choose: Choice, gone: set[int]) -> list[int]:
     cell = group.decider
-    weights = _rows(cell, _left(network, cell.inputs, gone)).double()
-    if not bool(weights.isfinite().all()):
+    weights = _weights(network, cell, gone)
+    if not all(bool(part.values.isfinite().all()) for part in weights):
         raise CellError(f"prune: layer {cell.name} has weights that are NaN or infinite; its training diverged")
-    sizes = (weights.abs() if norm == "l1" else weights.square()).sum(1)
     place = {root: index for index, root in enumerate(group.classes)}
-    index = torch.tensor([place[root] for root in network.roots(cell.outputs)], device=sizes.device)
-    totals = torch.zeros(len(group.classes), dtype=sizes.dtype, device=sizes.device).index_add_(0, index, sizes)
-    return totals if norm == "l1" else totals.sqrt()
+    index = torch.tensor([place[root] for root in network.roots(cell.outputs)], device=cell.outputs.device)
+
+    def add(numbers: Tensor) -> Tensor:
+        return numbers.new_zeros(len(group.classes)).index_add_(0, index, numbers)
+
+    return choose(group, weights, add)
 
 
-def _rows(cell: Cell, inputs: Tensor) -> Tensor:
-    """The weights (units, n) of each unit of a layer, from the inputs that are still there."""
+def _weights(network: Trace, cell: Cell, gone: set[int]) -> list[Weights]:
+    """What the units of a layer read, and by which weights, but for the inputs that are gone."""
     module: Any = cell.module
+    part = cell.name.removeprefix(f"{cell.path}.")
+
+    def of(weight: Tensor, inputs: Tensor, gate: int = 0, recurrent: bool = False) -> Weights:
+        return Weights(weight[:, _left(network, inputs, gone)].flatten(1).double(), gate, recurrent)
+
+    if isinstance(module, Described):
+        layers = list(module.incoming())
+        later = layers[layers.index(part) :]
+        return [of(read.weight, inputs, read.gate, read.source in later) for read, inputs in _reads(cell)]
     if not _recurrent(cell):
-        weight: Tensor = module.weight[:, inputs].flatten(1)
-        return weight
-    suffix = cell.name.removeprefix(f"{cell.path}.")
-    both = torch.cat([getattr(module, f"weight_ih_{suffix}")[:, inputs], getattr(module, f"weight_hh_{suffix}")], dim=1)
-    return both.view(-1, module.hidden_size, both.shape[1]).transpose(0, 1).flatten(1)
+        return [of(module.weight, cell.inputs)]
+    given, state = (
+        getattr(module, f"{name}_{part}").unflatten(0, (-1, module.hidden_size)).unbind()
+        for name in ("weight_ih", "weight_hh")
+    )
+    return [
+        weights
+        for gate in range(len(given))
+        for weights in (of(given[gate], cell.inputs, gate), of(state[gate], cell.outputs, gate, recurrent=True))
+    ]
 
 
 def _left(network: Trace, labels: Tensor, gone: set[int]) -> Tensor:
@@ -184,6 +187,8 @@ def _smaller(cells: list[Cell], keep: Keep) -> nn.Module:
     state = module.state_dict()
     if _recurrent(cells[0]):
         return _smaller_recurrent(cells, keep)
+    if isinstance(module, Described):
+        return _smaller_described(cells, keep)
     if isinstance(module, nn.Linear):
         new = like(module, in_features=n_in, out_features=n_out)
     elif isinstance(module, nn.Conv1d | nn.Conv2d):
@@ -216,6 +221,23 @@ def _smaller_recurrent(cells: list[Cell], keep: Keep) -> nn.Module:
             state[name] = value if columns is None else value[:, columns]
     n_in = int(keep(cells[0].inputs).sum())
     return _filled(like(module, input_size=n_in, hidden_size=sizes.pop()), state, module)
+
+
+def _smaller_described(cells: list[Cell], keep: Keep) -> nn.Module:
+    old: Any = cells[0].module
+    inputs = next(labels for cell in cells for read, labels in _reads(cell) if read.source == "")
+    units = {cell.name.removeprefix(f"{cell.path}."): keep(cell.outputs) for cell in cells}
+    new: nn.Module = old.narrowed(keep(inputs), units)
+    for name, parameter in new.named_parameters():
+        parameter.requires_grad_(old.get_parameter(name).requires_grad)
+    return new.train(old.training)
+
+
+def _reads(cell: Cell) -> list[tuple[Incoming, Tensor]]:
+    """What a layer of a Described module reads, each with the labels of its inputs."""
+    module: Any = cell.module
+    reads = module.incoming()[cell.name.removeprefix(f"{cell.path}.")]
+    return list(zip(reads, torch.split(cell.inputs, [read.weight.shape[1] for read in reads]), strict=True))
 
 
 def _filled(new: nn.Module, state: Mapping[str, Tensor], old: nn.Module) -> nn.Module:

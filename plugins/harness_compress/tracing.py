@@ -4,8 +4,9 @@ The network is traced with torch.fx and run on one example. Beside every activat
 the labels: the unit (output channel, hidden unit) that each element belongs to. An operation that only moves elements
 (transpose, flatten, slicing, concatenation) is done to the labels as it is done to the activation, so that any index
 arithmetic comes out right by itself. A layer reads the labels of its input and gives new ones to its output, and an
-element-wise operation ties the labels that meet: tied units can only be removed together. Whatever else a network
-does is Unsupported, by name: a wrong guess would be a wrong prune.
+element-wise operation ties the labels that meet: tied units can only be removed together. What is computed from the
+network's input and constants alone holds no units, whatever computes it; and a module that is ``structure.Described``
+tells its own. Whatever else a network does is Unsupported, by name: a wrong guess would be a wrong prune.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ from torch import Tensor, fx, nn
 from torch.nn import functional
 
 from harness.errors import Unsupported
+from harness.structure import Described
 from harness_compress.labels import (
     ALONG,
     BATCHNORM,
@@ -37,7 +39,7 @@ from harness_compress.labels import (
     varies,
     zeros_for,
 )
-from harness_compress.units import FOREIGN, Cell, Trace
+from harness_compress.units import FIXED, FOREIGN, Cell, Trace
 
 
 def trace(model: nn.Module, example: Tensor, units: Mapping[str, Tensor] | None = None) -> Trace:
@@ -48,7 +50,7 @@ def trace(model: nn.Module, example: Tensor, units: Mapping[str, Tensor] | None 
     """
     with evaluating(model), torch.no_grad():
         try:
-            graph = fx.symbolic_trace(model)
+            graph = fx.GraphModule(model, _Tracer().trace(model))
         except Exception as error:  # fx runs the network's own code, which may raise anything
             raise Unsupported(
                 f"prune: torch.fx cannot trace {type(model).__name__} ({type(error).__name__}: {error}); its forward() "
@@ -69,6 +71,11 @@ def evaluating(model: nn.Module) -> Iterator[None]:
     finally:
         for module, training in modes:
             module.training = training
+
+
+class _Tracer(fx.Tracer):
+    def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
+        return isinstance(m, Described) or super().is_leaf_module(m, module_qualified_name)
 
 
 class _Follower(fx.Interpreter):
@@ -114,7 +121,8 @@ class _Follower(fx.Interpreter):
     # ------------------------------------------------------------------------------------------------- operations
 
     def _operation(self, node: fx.Node, value: Any) -> Any:
-        if not any(self.labels[n] is not None for n in node.all_input_nodes):
+        read = [tensor for n in node.all_input_nodes for tensor in tensors_of(self.labels[n])]
+        if all(bool((tensor == FIXED).all()) for tensor in read):
             return zeros_for(value)
         name = node.target if isinstance(node.target, str) else getattr(node.target, "__name__", str(node.target))
         libraries = (torch, functional, operator)
@@ -223,6 +231,8 @@ class _Follower(fx.Interpreter):
             return zeros_for(value)
         if module._forward_hooks or module._forward_pre_hooks:
             raise self._refusal(node, "the layer has hooks, which removing its units would lose")
+        if isinstance(module, Described):
+            return self._described(node, module, labels, value)
         if kind is nn.Linear:
             return self._maker(node, self._vector(node, labels, -1), module.out_features).expand(value.shape)
         if kind in CONV and value.ndim == CONV[kind]:
@@ -277,20 +287,38 @@ class _Follower(fx.Interpreter):
             else final.expand(state.shape)
         )
 
+    def _described(self, node: fx.Node, module: Any, labels: Tensor, value: Any) -> Any:
+        if len(node.args) + len(node.kwargs) > 1:
+            raise self._refusal(node, "it is given more than one argument")
+        layers = module.incoming()
+        known = {"": self._vector(node, labels, -1)}
+        for part, parts in layers.items():  # all first, since they read one another through time
+            known[part] = self._new(f"{node.target}.{part}", len(parts[0].weight), labels.device)
+        for part, parts in layers.items():
+            inputs = torch.cat([known[incoming.source] for incoming in parts])
+            self._cell(node, inputs, known[part], makes=True, part=part)
+            depth, upstream = self.above[node]
+            self.above[node] = depth + 1, upstream | {f"{node.target}.{part}"}
+        return fx.node.map_aggregate(
+            value, lambda part: known[next(reversed(layers))].expand(part.shape) if isinstance(part, Tensor) else part
+        )
+
     def _maker(self, node: fx.Node, inputs: Tensor, count: int, part: str = "") -> Tensor:
-        """The labels of the units that a layer makes. A lone unit is never removed, so it needs no label."""
-        name = f"{node.target}.{part}" if part else str(node.target)
-        if name in self.trace.cells:
-            outputs = self.trace.cells[name].outputs
-        elif name in self.given:
-            outputs = self.given[name]
-        elif count == 1:
-            outputs = torch.zeros_like(inputs[:1])
-        else:
-            outputs = torch.arange(self._next, self._next + count, device=inputs.device)
-            self._next += count
+        """The labels of the units that a layer makes."""
+        outputs = self._new(f"{node.target}.{part}" if part else str(node.target), count, inputs.device)
         self._cell(node, inputs, outputs, makes=True, part=part)
         return outputs
+
+    def _new(self, name: str, count: int, device: torch.device) -> Tensor:
+        """The labels of a layer's units. A lone unit is never removed, so it needs no label."""
+        if name in self.trace.cells:
+            return self.trace.cells[name].outputs
+        if name in self.given:
+            return self.given[name]
+        if count == 1:
+            return torch.zeros(1, dtype=torch.long, device=device)
+        self._next += count
+        return torch.arange(self._next - count, self._next, device=device)
 
     def _cell(self, node: fx.Node, inputs: Tensor, outputs: Tensor, makes: bool, part: str = "") -> Tensor:
         path = str(node.target)

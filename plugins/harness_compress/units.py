@@ -30,6 +30,24 @@ class Cell:
     depth: int
 
 
+@dataclasses.dataclass(eq=False)
+class Group:
+    """Layers whose units can only be removed together.
+
+    ``classes`` are the sets of tied units, each by its root, in the order of the deciding layer's units. ``stays`` is
+    why none of them may go, or None.
+    """
+
+    decider: Cell
+    members: list[Cell]
+    classes: list[int]
+    stays: str | None
+
+    @property
+    def name(self) -> str:
+        return self.decider.name
+
+
 class Trace:
     """What a network's units are and how they hang together."""
 

@@ -326,3 +326,25 @@ def test_the_preview_is_the_float_network() -> None:
 def test_importing_the_steps_loads_no_torch() -> None:
     code = "import harness_compress, harness_metrics, harness.quality, sys; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+class Bare(nn.Module):
+    """Multiplies by a parameter that is in no layer."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.randn(LEADS * LENGTH, 5))
+        self.head = nn.Linear(5, LABELS)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        logits: torch.Tensor = self.head(x.flatten(1) @ self.weight)
+        return logits
+
+
+def test_products_that_are_in_no_count_are_named() -> None:
+    context = Context()
+    Quantize().apply(Bare(), context)
+    assert context.facts["int8_macs"] == 1
+    assert context.facts["uncounted"] == ["0.weight"]
+    for name in NETWORKS:
+        assert "uncounted" not in quantized(NETWORKS[name])[2].facts

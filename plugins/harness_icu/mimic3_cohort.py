@@ -1,0 +1,150 @@
+"""Which ICU stays of MIMIC-III are in the task, who died, and the division into parts.
+
+The rules, in this order, of Harutyunyan et al., Sci Data 2019, 10.1038/s41597-019-0103-9. That a stay must also have
+an event in its first 48 hours is seen when the events are read.
+"""
+
+from __future__ import annotations
+
+import csv
+from collections.abc import Mapping
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+
+from harness.errors import DataError
+from harness_icu.mimic3_tables import REMEDY, find, read, real, times, whole
+from harness_icu.series import HOURS
+
+PARTS = ("train", "validation", "test")
+#: The published division: lists of ``subject,0 or 1`` beside the tables, 1 for the patients of that part. The
+#: benchmark's repository has them, resources/testset.csv and mimic3models/resources/valset.csv.
+LISTS = {"test": "testset*.csv", "validation": "valset*.csv"}
+#: Without the lists: patients at random by this seed, in these shares, those who died and the others alike.
+SEED, SHARES = 20, (0.70, 0.15, 0.15)
+ADULT, ELDERLY, YEAR = 18, 90, np.timedelta64(365, "D")
+
+ADMISSIONS = ("SUBJECT_ID", "HADM_ID", "ADMITTIME", "DISCHTIME", "DEATHTIME")
+PATIENTS = ("SUBJECT_ID", "DOB", "DOD")
+ICUSTAYS = (
+    *("SUBJECT_ID", "HADM_ID", "ICUSTAY_ID", "FIRST_CAREUNIT", "LAST_CAREUNIT", "FIRST_WARDID", "LAST_WARDID"),
+    *("INTIME", "LOS"),
+)
+
+
+def cohort(folder: Path) -> pd.DataFrame:
+    """The benchmark's stays, by ICUSTAY_ID: SUBJECT_ID, HADM_ID, ICUSTAY_ID, INTIME, LOS (days), DIED (in hospital).
+
+    Raises DataError naming file and row for whatever is wrong.
+    """
+    stays = _stays(folder)
+    same = (stays.FIRST_WARDID == stays.LAST_WARDID) & (stays.FIRST_CAREUNIT == stays.LAST_CAREUNIT)
+    stays = stays[same]
+    stays = stays[~stays.HADM_ID.duplicated(keep=False)]
+    age = (stays.INTIME - stays.DOB).to_numpy() / YEAR
+    stays = stays[np.where(age < 0, ELDERLY, age) >= ADULT]
+    died = pd.Series(False, stays.index)
+    for death in (stays.DOD, stays.DEATHTIME):
+        died |= (death >= stays.ADMITTIME) & (death <= stays.DISCHTIME)
+    stays = stays.assign(DIED=died)[["SUBJECT_ID", "HADM_ID", "ICUSTAY_ID", "INTIME", "LOS", "DIED"]]
+    return stays.sort_values("ICUSTAY_ID").reset_index(drop=True)
+
+
+def long_enough(stays: pd.DataFrame) -> pd.DataFrame:
+    """The stays of at least 48 hours; one without a length of stay is none of them."""
+    return stays[stays.LOS * 24 >= HOURS - 1e-6].reset_index(drop=True)
+
+
+def lists(folder: Path) -> dict[str, Path]:
+    """The published lists of patients that lie in the folder, by part: both or none."""
+    found = {part: sorted(folder.glob(pattern)) for part, pattern in LISTS.items()}
+    if not any(found.values()):
+        return {}
+    for part, paths in found.items():
+        if len(paths) != 1:
+            there = " and ".join(path.name for path in paths) or "none"
+            raise DataError(f"{folder}: for the {part} part one list {LISTS[part]} is needed, and there is {there}")
+    return {part: paths[0] for part, paths in found.items()}
+
+
+def divide(subjects: NDArray[np.int64], died: NDArray[np.bool_], paths: Mapping[str, Path]) -> NDArray[np.str_]:
+    """The part of each stay, all of a patient's in one: by the published lists, or else by ``SEED``."""
+    if not paths:
+        return _random(subjects, died)
+    parts = np.full(len(subjects), "train", dtype="<U10")
+    for part, path in paths.items():  # the test's first: its patients are in no other list
+        listed = _listed(path)
+        for subject in np.unique(subjects[parts == "train"]).tolist():
+            if subject not in listed:
+                raise DataError(
+                    f"{path}: patient {subject} is not in it; use the lists of this very database, or none for a "
+                    f"random division"
+                )
+            if listed[subject]:
+                parts[subjects == subject] = part
+    return parts
+
+
+def _random(subjects: NDArray[np.int64], died: NDArray[np.bool_]) -> NDArray[np.str_]:
+    random = np.random.default_rng(SEED)
+    parts = np.full(len(subjects), "train", dtype="<U10")
+    deceased = np.unique(subjects[died])
+    for stratum in (deceased, np.setdiff1d(subjects, deceased)):
+        order = random.permutation(stratum)
+        cuts = np.rint(np.cumsum(SHARES[:2]) * len(order)).astype(int)
+        for part, chosen in zip(PARTS, np.split(order, cuts), strict=True):
+            parts[np.isin(subjects, chosen)] = part
+    return parts
+
+
+def _listed(path: Path) -> dict[int, bool]:
+    """Whether each patient of a list is in its part."""
+    listed = {}
+    with path.open(newline="", encoding="utf-8-sig", errors="replace") as file:
+        for number, row in enumerate(csv.reader(file), start=1):
+            if not row:
+                continue
+            if len(row) != 2 or not row[0].strip().isdecimal() or row[1].strip() not in ("0", "1"):
+                raise DataError(f"{path}, line {number}: {','.join(row)!r} is no patient's number and 0 or 1; {REMEDY}")
+            listed[int(row[0])] = row[1].strip() == "1"
+    return listed
+
+
+def _stays(folder: Path) -> pd.DataFrame:
+    """All ICU stays, each with its admission and patient."""
+    path = find(folder, "ICUSTAYS")
+    raw = read(folder, "ICUSTAYS", ICUSTAYS)
+    stays = pd.DataFrame(
+        {column: whole(raw[column], path) for column in ("SUBJECT_ID", "HADM_ID", "ICUSTAY_ID")}
+        | {column: raw[column].astype(str) for column in ICUSTAYS[3:7]}
+        | {"INTIME": times(raw["INTIME"], path), "LOS": real(raw["LOS"], path)},
+        index=raw.index,
+    )
+    _check(stays.ICUSTAY_ID.duplicated(), stays.ICUSTAY_ID, path, "is there twice")
+    _check(stays.INTIME.isna(), stays.ICUSTAY_ID, path, "has no INTIME")
+    for table, columns, key in (("ADMISSIONS", ADMISSIONS, "HADM_ID"), ("PATIENTS", PATIENTS, "SUBJECT_ID")):
+        other = _keyed(folder, table, columns, key)
+        _check(~stays[key].isin(other.index), stays[key], path, f"is not in {table}")
+        stays = stays.join(other, on=key)
+    return stays
+
+
+def _keyed(folder: Path, table: str, columns: tuple[str, ...], key: str) -> pd.DataFrame:
+    """A table's times by its key."""
+    path = find(folder, table)
+    raw = read(folder, table, columns)
+    keys = pd.Series(whole(raw[key], path), raw.index, name=key)
+    _check(keys.duplicated(), keys, path, "is there twice")
+    _check(keys < 0, keys, path, "is empty")
+    frame = {column: times(raw[column], path) for column in columns if column not in ("SUBJECT_ID", "HADM_ID")}
+    return pd.DataFrame(frame, index=pd.Index(keys))
+
+
+def _check(wrong: pd.Series[bool], keys: pd.Series[int], path: Path, reason: str) -> None:
+    """Raise DataError naming the first row that is wrong."""
+    if wrong.any():
+        place = int(wrong.to_numpy().argmax())
+        row, key = keys.index[place], keys.iloc[place]
+        raise DataError(f"{path}, row {row}: {keys.name} {key} {reason}; {REMEDY}")

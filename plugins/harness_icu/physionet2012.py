@@ -1,0 +1,243 @@
+"""PhysioNet/CinC Challenge 2012: in-hospital death from the first 48 hours in intensive care, official text files.
+
+Silva et al., Predicting in-hospital mortality of ICU patients: the PhysioNet/Computing in Cardiology Challenge 2012,
+CinC 2012;39:245-248; data: physionet.org/content/challenge-2012/1.0.0. It is open, and the task is that of Liu,
+Sepulveda and Zheng, JMIR Form Res 2021;5(12):e20767, whose preparation is followed (see series).
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from harness.contracts import Data, Dataset, Part, Progress, Task, silent
+from harness.errors import DataError, UsageError, nearest
+from harness_icu.physionet2012_files import (
+    RECORD,
+    REMEDY,
+    SETS,
+    Record,
+    find_sets,
+    outcomes_file,
+    read_records,
+    record_file,
+)
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+    from harness_icu.series import Events
+
+#: 37 time series, age, gender, height, four columns for the unit, and a mask for each of the 41 variables.
+FEATURES = 37 + 3 + 4 + 41
+HOURS = 48
+LABELS = ("in-hospital mortality",)
+PARTS = ("train", "validation", "test")
+#: Of the split; the challenge has none that can be used, since two of its three sets are its test sets.
+SEED = 2012
+#: A file of this name marks a folder as made up, and so do records numbered from here on.
+SYNTHETIC, SYNTHETIC_NUMBERS = "physionet2012-synthetic", 9_000_000
+
+
+def is_synthetic(folder: Path) -> bool:
+    """Whether the folder's data are made up: by its marker file or, should that be lost, by the records' numbers."""
+    if (folder / SYNTHETIC).exists():
+        return True
+    try:
+        with outcomes_file(folder, SETS[0]).open(encoding="utf-8", errors="replace") as file:
+            file.readline()
+            first = file.readline().partition(",")[0]
+    except OSError:
+        return False
+    return first.isdecimal() and int(first) >= SYNTHETIC_NUMBERS
+
+
+class PhysioNet2012(Dataset):
+    """Three sets of 4,000 patients each; those that are in the folder are used, split by patient.
+
+    Each part takes its share of the dead and of the survivors of each set, so that one set more moves no patient from
+    part to part. Which patient goes where follows from a hash of the record's number. A record without any plausible
+    measurement (10 of the 8,000 in sets a and b) is left out: there is nothing to predict from.
+
+    The descriptors enter as what was measured at 00:00 and are carried forward: their columns are constant, but for
+    the weight, which is measured again. Each has a mask, which is 0 throughout where the descriptor is missing (-1).
+    """
+
+    name = "physionet2012"
+    version = "1"
+    task = Task((HOURS, FEATURES), LABELS)
+    #: Besides the series, (48, FEATURES): the mean over time of the measured values.
+    views: ClassVar[Mapping[str, Task]] = {"flat": Task((FEATURES,), LABELS)}
+    examples = 8_400
+    stand_in: ClassVar[str | None] = SYNTHETIC
+    about = "PhysioNet/CinC Challenge 2012, in-hospital death; ODC-BY 1.0; physionet.org/content/challenge-2012"
+    #: Where ``fetch`` finds the files and their checksums.
+    source: ClassVar[str] = "https://physionet.org/files/challenge-2012/1.0.0/"
+    #: The share of each part.
+    shares: ClassVar[tuple[float, float, float]] = (0.70, 0.15, 0.15)
+
+    def recognises(self, folder: Path) -> bool:
+        sets = find_sets(folder)
+        complete = bool(sets) and all(outcomes_file(folder, name).is_file() for name in sets)
+        return complete and is_synthetic(folder) == self.synthetic
+
+    def fingerprint(self, folder: Path) -> str:
+        """Of all outcomes and measurements, the split and the preprocessing."""
+        return self._survey(folder, silent)[1]
+
+    def load(self, folder: Path, cache: Path, progress: Progress = silent) -> Data:
+        from harness.array_cache import cached
+
+        records, fingerprint = self._survey(folder, progress)
+        return self._data(cached(cache, fingerprint, lambda: self._arrays(folder, records)))
+
+    def view(self, inputs: NDArray[np.float32], name: str) -> NDArray[np.float32]:
+        """The inputs (n, 48, FEATURES) in the form of ``views[name]``: flat, (n, FEATURES)."""
+        from harness_icu.physionet2012_variables import CHANNELS
+        from harness_icu.series import flat
+
+        if name != "flat":
+            raise UsageError(f"{self.name} has no view {name!r}{nearest(name, self.views)}")
+        return flat(inputs, CHANNELS)
+
+    def fetch(self, folder: Path, progress: Progress = silent) -> None:
+        """Download the three sets (about 25 MB) and unpack them, then fetch the outcomes.
+
+        So a folder whose download was interrupted is not yet recognised; fetching again goes on.
+        """
+        from harness.download import fetch_all, read_checksums
+
+        if is_synthetic(folder):
+            raise DataError(f"{folder}: holds the synthetic {self.name}; choose another folder for the real one")
+        sums = read_checksums(self.source, folder / "SHA256SUMS.txt")
+        archives = [f"set-{name}.tar.gz" for name in SETS]
+        outcomes = [outcomes_file(folder, name).name for name in SETS]
+        missing = [path for path in archives + outcomes if path not in sums]
+        if missing:
+            raise DataError(f"{self.source}SHA256SUMS.txt: does not list {', '.join(missing)}; is it the challenge's?")
+        fetch_all(self.source, {path: sums[path] for path in archives}, folder, progress)
+        for path in archives:
+            _unpack(folder / path, folder)
+        fetch_all(self.source, {path: sums[path] for path in outcomes}, folder)
+
+    def _survey(self, folder: Path, progress: Progress) -> tuple[list[Record], str]:
+        """The records, and the fingerprint."""
+        from harness_icu.physionet2012_variables import REPAIRS, UNITS, VARIABLES
+
+        if is_synthetic(folder) != self.synthetic:
+            holds = "no synthetic data" if self.synthetic else "the synthetic data, not the real ones"
+            raise DataError(f"{folder}: holds {holds}; point {self.name!r} at another folder")
+        records = read_records(folder, progress)
+        rules = {
+            "dataset": [self.name, self.version],
+            "split": [SEED, self.shares],
+            "variables": VARIABLES,
+            "units": UNITS,
+            "repairs": REPAIRS,
+        }
+        digest = hashlib.sha256(json.dumps(rules, sort_keys=True).encode())
+        for record in records:
+            digest.update(f"{record.set} {record.number} {record.died} {len(record.lines)} ".encode())
+            digest.update(record.lines)
+        return records, digest.hexdigest()
+
+    def _arrays(self, folder: Path, records: Sequence[Record]) -> dict[str, NDArray[Any]]:
+        """What is cached: inputs, targets and patients of each part, checked."""
+        import numpy as np
+
+        from harness_icu.physionet2012_variables import CHANNELS
+        from harness_icu.series import moments, series
+
+        events, measured = _events(folder, records)
+        inputs = series(events, len(records), CHANNELS, HOURS)
+        targets = np.array([[record.died] for record in records], np.float32)
+        patients = np.array([str(record.number) for record in records], np.str_)
+        parts = split(records, np.flatnonzero(measured).tolist(), self.shares)
+        mean, deviation = moments(inputs[parts["train"]], CHANNELS)
+        arrays: dict[str, NDArray[Any]] = {}
+        for part, here in parts.items():
+            arrays[f"{part}-inputs"] = (inputs[here] - mean) / deviation
+            arrays[f"{part}-targets"] = targets[here]
+            arrays[f"{part}-patients"] = patients[here]
+        self._data(arrays).check(self.name)
+        return arrays
+
+    def _data(self, arrays: Mapping[str, NDArray[Any]]) -> Data:
+        """The cached arrays as what the harness wants."""
+        parts = {
+            part: Part(arrays[f"{part}-inputs"], arrays[f"{part}-targets"], arrays[f"{part}-patients"])
+            for part in PARTS
+        }
+        return Data(self.task, **parts)
+
+
+def split(records: Sequence[Record], places: Sequence[int], shares: tuple[float, float, float]) -> dict[str, list[int]]:
+    """Of these places in ``records``, those of each part, in order: ``shares`` of each set's dead and survivors."""
+    strata: dict[tuple[str, bool], list[int]] = {}
+    for place in places:
+        strata.setdefault((records[place].set, records[place].died), []).append(place)
+    parts: dict[str, list[int]] = {part: [] for part in PARTS}
+    for stratum in strata.values():
+        # A hash, not a random generator, whose numbers may change with its version
+        stratum.sort(key=lambda place: hashlib.sha256(f"{SEED} {records[place].number}".encode()).digest())
+        first = round(shares[0] * len(stratum))
+        second = round((shares[0] + shares[1]) * len(stratum))
+        for part, chosen in zip(PARTS, (stratum[:first], stratum[first:second], stratum[second:]), strict=True):
+            parts[part] += chosen
+    return {part: sorted(chosen) for part, chosen in parts.items()}
+
+
+def _events(folder: Path, records: Sequence[Record]) -> tuple[Events, NDArray[np.bool_]]:
+    """The plausible measurements and descriptors of all records, and which records have a measurement at all."""
+    import numpy as np
+
+    from harness_icu.physionet2012_rows import parse_records
+    from harness_icu.physionet2012_variables import CODES, NAMES, SERIES, clean
+    from harness_icu.series import Events
+
+    rows = parse_records(folder, records, (*NAMES, RECORD))
+    is_number = rows.parameters == len(NAMES)
+    _check_numbers(folder, records, rows.records[is_number], rows.values[is_number])
+    for name, codes in CODES.items():
+        wrong = (rows.parameters == NAMES.index(name)) & ~np.isin(rows.values, codes)
+        if wrong.any():
+            record, value = records[rows.records[wrong][0]], rows.values[wrong][0]
+            raise DataError(
+                f"{record_file(folder, record.set, record.number)}: {name} is {value:g}, none of "
+                f"{', '.join(map(str, codes))}; {REMEDY}"
+            )
+    values = np.full(len(rows.values), np.nan)
+    values[~is_number] = clean(rows.parameters[~is_number], rows.values[~is_number])
+    kept = ~np.isnan(values)
+    stays, minutes, channels, values = rows.records[kept], rows.minutes[kept], rows.parameters[kept], values[kept]
+    # The weight at 00:00 is a descriptor, too
+    weight_on_admission = (channels == NAMES.index("Weight")) & (minutes == 0)
+    measured = np.bincount(stays[(channels < len(SERIES)) & ~weight_on_admission], minlength=len(records)) > 0
+    values[channels == NAMES.index("ICUType")] -= 1  # places in UNITS
+    return Events(stays, minutes / 60, channels, values), measured
+
+
+def _check_numbers(
+    folder: Path, records: Sequence[Record], stays: NDArray[np.int32], numbers: NDArray[np.float64]
+) -> None:
+    """Raise unless each file says the number that it is named for."""
+    said = dict(zip(stays.tolist(), numbers.tolist(), strict=True))
+    for place, record in enumerate(records):
+        if said.get(place) != record.number:
+            found = f"its RecordID is {said[place]:g}" if place in said else "it has no RecordID"
+            raise DataError(f"{record_file(folder, record.set, record.number)}: {found}; {REMEDY}")
+
+
+def _unpack(archive: Path, folder: Path) -> None:
+    """Unpack a set's archive into ``folder``; nothing that is in it can be written elsewhere."""
+    import tarfile
+
+    try:
+        with tarfile.open(archive) as tar:
+            tar.extractall(folder, filter="data")
+    except (tarfile.TarError, EOFError, OSError) as error:
+        raise DataError(f"{archive}: cannot be unpacked ({type(error).__name__}: {error})") from error

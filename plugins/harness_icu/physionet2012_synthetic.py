@@ -1,0 +1,147 @@
+"""A small made-up Challenge 2012 in the official layout, so that everything can be tried without a download."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, ClassVar, NamedTuple
+
+from harness.contracts import Progress, silent
+from harness.errors import DataError
+from harness_icu.physionet2012 import SYNTHETIC, SYNTHETIC_NUMBERS, PhysioNet2012, is_synthetic
+from harness_icu.physionet2012_files import HEADER, OUTCOME, RECORD, find_sets, outcomes_file, record_file
+
+if TYPE_CHECKING:
+    import numpy as np
+
+SEED = 20120
+RECORDS = 480
+#: The chance to die at severity 0, as a logit, and what one unit of severity and of its rise over 48 hours add.
+LOGIT, SEVERITY, RISE = -1.5, 1.2, 1.2
+
+
+class Sign(NamedTuple):
+    """A variable: its ``typical`` value, how patients and readings vary, what severity adds, how often it is read.
+
+    ``every`` is in hours; ``share`` is the share of patients in whom it is measured at all.
+    """
+
+    typical: float
+    patients: float
+    readings: float
+    severity: float
+    every: float
+    digits: int
+    share: float = 1.0
+
+
+SIGNS = {
+    "BUN": Sign(22, 5, 2, 9, 12, 0),
+    "Creatinine": Sign(1.1, 0.2, 0.1, 0.4, 12, 1),
+    "DiasABP": Sign(58, 6, 5, -3, 1, 0, 0.6),
+    "FiO2": Sign(0.5, 0.05, 0.03, 0.07, 6, 2, 0.5),
+    "GCS": Sign(13, 1, 0.7, -2, 4, 0),
+    "Glucose": Sign(130, 15, 15, 12, 8, 0),
+    "HCO3": Sign(24, 2, 1, -2, 12, 0),
+    "HCT": Sign(31, 3, 1, -1, 10, 1),
+    "HR": Sign(86, 9, 5, 6, 1, 0),
+    "K": Sign(4.1, 0.3, 0.2, 0.1, 10, 1),
+    "Lactate": Sign(1.8, 0.3, 0.2, 0.9, 10, 1, 0.5),
+    "MAP": Sign(78, 6, 5, -5, 1, 0, 0.6),
+    "Mg": Sign(2, 0.2, 0.1, 0, 14, 1),
+    "Na": Sign(139, 3, 1, 0, 12, 0),
+    "NIDiasABP": Sign(58, 6, 5, -3, 2, 0),
+    "NIMAP": Sign(77, 6, 5, -5, 2, 2),
+    "NISysABP": Sign(118, 10, 7, -7, 2, 0),
+    "Platelets": Sign(200, 50, 10, -15, 14, 0),
+    "RespRate": Sign(19, 3, 2, 2, 1, 0, 0.4),
+    "SysABP": Sign(118, 10, 7, -7, 1, 0, 0.6),
+    "Temp": Sign(37, 0.3, 0.2, 0.1, 4, 1),
+    "Urine": Sign(90, 25, 25, -25, 1, 0),
+    "WBC": Sign(11, 3, 1, 2, 14, 1),
+    "Weight": Sign(80, 12, 0.3, 0, 12, 1),
+    "pH": Sign(7.39, 0.02, 0.02, -0.03, 8, 2, 0.6),
+}
+#: No value may leave these; the others stay in their range by far.
+LIMITS = {"GCS": (3, 15), "Urine": (0, 900), "FiO2": (0.21, 1), "Lactate": (0.3, 30), "Creatinine": (0.2, 20)}
+COLUMNS = f"{RECORD},SAPS-I,SOFA,Length_of_stay,Survival,{OUTCOME}"
+
+
+class SyntheticPhysioNet2012(PhysioNet2012):
+    """480 made-up patients in one set, read by the loader of the real ones."""
+
+    name = SYNTHETIC
+    version = "1"
+    examples = 192
+    synthetic: ClassVar[bool] = True
+    stand_in: ClassVar[str | None] = None
+    about = "made-up ICU stays in which the severity of illness shows and decides; for trying things out"
+    #: Validation and test are larger than those of the real one, since calibration takes 128 examples.
+    shares: ClassVar[tuple[float, float, float]] = (0.4, 0.3, 0.3)
+
+    def fetch(self, folder: Path, progress: Progress = silent) -> None:
+        raise DataError(
+            f"{self.name} is made, not downloaded; `harness data fetch {PhysioNet2012.name}` gets the real one"
+        )
+
+    def make(self, folder: Path) -> None:
+        """Write the data set into ``folder``: the same bytes each time.
+
+        The marker comes first and the outcomes last: what was interrupted is neither taken for the real data nor for
+        complete. Raises DataError when the folder holds the real ones or cannot be written.
+        """
+        from filelock import FileLock
+
+        if find_sets(folder) and not is_synthetic(folder):
+            raise DataError(f"{folder}: holds the real {PhysioNet2012.name}; choose another folder")
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            with FileLock(folder / ".lock"):  # two runs may want it at once
+                marker = folder / SYNTHETIC
+                if self.recognises(folder) and marker.is_file() and marker.read_text() == self.version:
+                    return
+                outcomes_file(folder, "a").unlink(missing_ok=True)
+                marker.write_text(self.version)
+                _write(folder)
+        except OSError as error:
+            raise DataError(f"{folder}: the synthetic data cannot be written there ({error}); make room") from error
+
+
+def _write(folder: Path) -> None:
+    import numpy as np
+
+    random = np.random.default_rng(SEED)
+    rows = [COLUMNS]
+    for number in range(SYNTHETIC_NUMBERS, SYNTHETIC_NUMBERS + RECORDS):
+        severity, rise = random.normal(), random.normal()
+        died = random.random() < 1 / (1 + np.exp(-(LOGIT + SEVERITY * severity + RISE * rise)))
+        path = record_file(folder, "a", number)
+        path.parent.mkdir(exist_ok=True)
+        path.write_bytes(_record(number, severity, rise, random))
+        rows.append(f"{number},-1,-1,{random.integers(3, 30)},{random.integers(2, 60) if died else -1},{int(died)}")
+    outcomes_file(folder, "a").write_text("\n".join(rows) + "\n")
+
+
+def _record(number: int, severity: float, rise: float, random: np.random.Generator) -> bytes:
+    """The file of one patient, whose severity rises by ``rise`` over the 48 hours."""
+    height = round(random.normal(170, 9), 1) if random.random() < 0.5 else -1
+    descriptors = {
+        RECORD: number,
+        "Age": random.integers(20, 91),
+        "Gender": random.integers(2),
+        "Height": height,
+        "ICUType": random.integers(1, 5),
+        "Weight": -1,
+    }
+    lines = [f"00:00,{name},{value}" for name, value in descriptors.items()]
+    readings = []
+    for name, sign in SIGNS.items():
+        patient = sign.typical + random.normal(0, sign.patients)
+        if random.random() >= sign.share:
+            continue
+        times = random.uniform(0, 48, max(1, round(48 / sign.every)))
+        values = patient + sign.severity * (severity + rise * times / 48) + random.normal(0, sign.readings, len(times))
+        low, high = LIMITS.get(name, (0, 1000))
+        for time, value in zip(times, values.clip(low, high), strict=True):
+            readings.append((int(60 * time), name, f"{value:.{sign.digits}f}"))
+    lines += [f"{minute // 60:02d}:{minute % 60:02d},{name},{value}" for minute, name, value in sorted(readings)]
+    return HEADER + ("\n".join(lines) + "\n").encode()
