@@ -13,15 +13,13 @@ from harness.errors import HarnessError, Unsupported, UsageError, check_writable
 from harness.margin import DEFAULT_MARGIN, format_margin, parse_margin
 from harness.matrix import PROTOCOLS, Cell, Matrix
 from harness.plugins import installed
-from harness.presets import PRESETS, Preset, preset
+from harness.presets import MOST_PROCESSES, PRESETS, Preset, preset
 from harness.record import FIELD, SAMPLES, Record
 from harness.suite import cells_of
 
 if TYPE_CHECKING:
     from harness.session import Measured, Session
 
-#: Of timing workers, at most.
-MOST_PROCESSES = 50
 #: The run selected cells and measured none of them; such a run must not pass.
 NOTHING_MEASURED = 13
 

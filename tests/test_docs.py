@@ -84,7 +84,7 @@ def test_every_hook_has_a_reason_and_an_example() -> None:
 def test_the_signals_and_their_limits_are_documented() -> None:
     rows = dict(re.findall(r"^\| (\w+) \| (.+) \|$", README, re.MULTILINE))
     shown = {
-        "switches": "0.1 involuntary",
+        "switches": "1 involuntary",
         "waiting": "10 %",
         "steal": "5 %",
         "throttled": "any period",

@@ -27,7 +27,8 @@ from harness.measure.pool import PairedSamples, Workers
 from harness.measure.profile import resolve_allocator
 from harness.measure.statistics import Ratio, paired_ratio, smallest_change
 from harness.measure.timing import Amount
-from harness.measure.verdict import MOST_PROCESSES, Verdict, judge
+from harness.measure.verdict import Verdict, judge
+from harness.presets import MOST_PROCESSES
 from harness.scratch import Scratch
 
 PROCESSES, AMOUNT = 6, Amount(pairs=100, warmup=300)

@@ -18,9 +18,9 @@ class Signal:
     """A sign of trouble: the greatest value that is none, and what to say of a greater one.
 
     25 % is where PyTorch's benchmarks call a spread gross; the other limits are ours, several times what an idle
-    machine showed. Switches are counted by call, since a median bears that one call in ten is interrupted, however long
-    calls are; that others have the CPU all the same is seen by the waiting. The limit of a difference from itself is
-    the run's margin.
+    machine showed. A switch to a short task of the system costs a long call little, so that only one in every call is
+    too many; that others really have the CPU is seen by the waiting. The limit of a difference from itself is the run's
+    margin.
     """
 
     name: str
@@ -36,9 +36,7 @@ class Signal:
 SIGNALS = {
     signal.name: signal
     for signal in (
-        Signal(
-            "switches", 0.1, "the system took the CPU away {} times per timed call, for other programs", share=False
-        ),
+        Signal("switches", 1, "the system took the CPU away {} times per timed call, for other programs", share=False),
         Signal("waiting", 0.1, "the timing waited for its CPU, which other programs had, {} of the time"),
         Signal("steal", 0.05, "the hypervisor gave {} of the CPU's time to other machines"),
         Signal("throttled", 0, "a CPU quota or the heat stopped the timing {} times", False),

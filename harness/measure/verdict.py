@@ -15,11 +15,10 @@ from scipy import special, stats
 from harness.errors import MeasureError, UsageError
 from harness.margin import format_margin
 from harness.measure.statistics import log_ratios
+from harness.presets import MOST_PROCESSES
 
 Kind = Literal["faster", "slower", "same", "inconclusive"]
 
-#: How many processes anyone would run, each of which takes some 200 MB: beyond it, more of them are no advice.
-MOST_PROCESSES = 50
 #: With this probability the number of processes that is named settles a cell.
 POWER = 0.8
 

@@ -70,7 +70,7 @@ class Workers:
         other += np.log(truth) + random.normal(0, 0.002, (processes, 1))
         # Twice in a row, for what is disturbed is timed once more.
         often = self.disturbed and number >= self.disturbed and number % self.disturbed in (0, 1)
-        switches = amount.pairs if often or self.disturbed == 1 else 0
+        switches = 3 * amount.pairs if often or self.disturbed == 1 else 0
         times = [np.exp(each).astype(np.int64) for each in (base, other)]
         return PairedSamples(
             reference=times[0],

@@ -157,7 +157,7 @@ def test_what_was_planted_is_judged_by_itself() -> None:
     assert found.planted.verdict.p == pytest.approx(0.03, abs=0.001)
 
 
-SWITCHED = dataclasses.replace(CALM, involuntary_switches=11)  # of 100 calls
+SWITCHED = dataclasses.replace(CALM, involuntary_switches=101)  # of 100 calls
 ELSEWHERE = np.full((6, 5, 5), 300_000)
 
 

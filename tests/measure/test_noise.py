@@ -61,8 +61,8 @@ def test_a_quiet_machine_gives_no_sign() -> None:
 @pytest.mark.parametrize(
     ("changed", "sign"),
     [
-        ({"involuntary_switches": 21}, {"switches"}),
-        ({"involuntary_switches": 20}, set()),
+        ({"involuntary_switches": 201}, {"switches"}),
+        ({"involuntary_switches": 200}, set()),
         ({"waiting": 0.4}, {"waiting"}),
         ({"waiting": None}, set()),
         ({"steal": 0.31}, {"steal"}),

@@ -120,13 +120,13 @@ def test_what_was_called_wrongly_is_counted() -> None:
 
 def test_noise_is_told_at_its_worst_with_the_limit_and_how_often() -> None:
     text = changed(
-        itself=(comparison(1, "same", spread=0.3), comparison(1, "same", spread=0.456, switches=0.25)),
+        itself=(comparison(1, "same", spread=0.3), comparison(1, "same", spread=0.456, switches=2.5)),
         planted=comparison(1.02, "slower", spread=0.26),
     )
     section = text.partition("beyond the limit\n")[2].partition("\n\n")[0]
     assert " ".join(section.split()) == (
-        "- in 1 of 3 comparisons the system took the CPU away 0.25 times per timed call, for other programs (at worst; "
-        "the limit is 0.1) - in 3 of 3 comparisons the middle half of the times of the canary, a fixed piece of "
+        "- in 1 of 3 comparisons the system took the CPU away 2.5 times per timed call, for other programs (at worst; "
+        "the limit is 1) - in 3 of 3 comparisons the middle half of the times of the canary, a fixed piece of "
         "work, spread over 46 % (at worst; the limit is 25 %)"
     )
 
