@@ -230,11 +230,14 @@ def _calibrate(options: argparse.Namespace) -> None:
 
 def _report(options: argparse.Namespace) -> None:
     from harness.record import read
-    from harness.report.tables import tables
+    from harness.report.terminal import report_text
 
+    plugins = installed()
     try:
         newest = {_identity(record): record for file in options.runs for record in read(file)}
-        print(tables(list(newest.values()), shutil.get_terminal_size((120, 40)).columns))
+        print(report_text(list(newest.values()), plugins, shutil.get_terminal_size((120, 40)).columns))
+        for problem in plugins.problems:
+            print(f"harness: {problem}", file=sys.stderr)
     except (KeyError, TypeError, AttributeError) as error:
         raise UsageError(f"a record of {', '.join(map(str, options.runs))} is damaged: {error!r}") from error
 

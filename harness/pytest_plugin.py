@@ -323,13 +323,10 @@ def pytest_terminal_summary(terminalreporter: Any, config: pytest.Config) -> Non
     """The tables of this run, and what plugins did wrong."""
     state = config.stash[STATE]
     if state.records:
-        from harness.report.tables import tables
+        from harness.report.terminal import report_text
 
         terminalreporter.section("harness")
-        terminalreporter.write_line(tables(state.records, terminalreporter._tw.fullwidth))
-        for section in installed().notify("harness_report_section", "a title and a text", records=state.records):
-            terminalreporter.section(section[0])
-            terminalreporter.write_line(section[1])
+        terminalreporter.write_line(report_text(state.records, installed(), terminalreporter._tw.fullwidth))
     if state.session is not None:
         if state.selected and not state.records and not config.getoption("--harness-plan"):
             terminalreporter.write_line("harness: no cell was measured")

@@ -8,9 +8,10 @@ from pathlib import Path
 import pytest
 
 from harness.calibration.summary import summarise
+from harness.plugins import installed
 from harness.record import read
 from harness.report.calibration import table as calibration
-from harness.report.tables import tables
+from harness.report.terminal import report_text
 
 RESULTS = Path(__file__).parent.parent / "results"
 #: Those that are published with a table; a user's own run may lie beside them.
@@ -25,7 +26,7 @@ def test_there_are_results() -> None:
 
 @pytest.mark.parametrize("file", FILES, ids=lambda file: file.stem)
 def test_a_table_is_what_its_records_give(file: Path) -> None:
-    assert file.with_suffix(".txt").read_text().rstrip("\n") == tables(read(file), 200)
+    assert file.with_suffix(".txt").read_text().rstrip("\n") == report_text(read(file), installed(), 200)
 
 
 def test_the_calibration_s_table_is_what_its_document_gives() -> None:
