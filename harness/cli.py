@@ -115,6 +115,17 @@ def _parser() -> argparse.ArgumentParser:
     command.add_argument("runs", type=Path, nargs="+", metavar="RUN.json")
     command.set_defaults(run=_report)
 
+    command = commands.add_parser(
+        "compare", help="what became of an earlier run's cells in a later one, by their records alone; ends as the gate"
+    )
+    command.add_argument("runs", type=Path, nargs=2, metavar="RUN.json", help="the earlier run, then the later one")
+    command.add_argument(
+        "--gate", metavar="RULES", help="how much worse is allowed, as latency=2%%,auroc=0.01 (see the README)"
+    )
+    command.add_argument("--summary", type=Path, metavar="FILE.md", help="write the findings as Markdown")
+    command.add_argument("--junit", type=Path, metavar="FILE.xml", help="write the findings as JUnit XML")
+    command.set_defaults(run=_compare)
+
     command = commands.add_parser("explain", help="what an artefact depends on, or why two have different keys")
     command.add_argument("keys", nargs="+", metavar="KEY", help="one or two keys, or their beginnings")
     command.add_argument("--store", type=Path, default=Path(".harness"))
@@ -247,6 +258,33 @@ def _identity(record: Record) -> tuple[str, ...]:
     timing = record["timing"]
     protocol = "" if timing is None else timing.get("protocol", "paired")
     return (record["suite"], record["matrix"], record["cell"], record["preset"], protocol)
+
+
+def _compare(options: argparse.Namespace) -> int:
+    from harness.baseline import Baseline
+    from harness.gate import judge, name_of
+    from harness.policy import parse_rules, policy, project_rules
+    from harness.record import read, read_documents
+    from harness.report.gate import changes_by, gate_text
+    from harness.report.junit import junit_xml
+    from harness.report.markdown import gate_markdown
+
+    project, rules = project_rules(Path()), parse_rules(options.gate) if options.gate else {}
+    earlier, later = options.runs
+    try:
+        new = {name_of(record): record for record in read(later)}
+        baseline = Baseline.of(earlier, next(iter(new.values()))["preset"])
+        lost = {name: f"{later} has no record of it" for name in baseline.records if name not in new}
+        found = judge(baseline.records, new, lost, lambda record: policy(project, record.get("gate", {}), rules))
+        changed = changes_by(read_documents(earlier), read_documents(later))
+        print(gate_text(found, earlier, changed))
+        for file, text in ((options.summary, gate_markdown), (options.junit, junit_xml)):
+            if file is not None:
+                with explain_disk_errors(f"{file} cannot be written", "or choose another file"):
+                    file.write_text(text(found, earlier, changed), encoding="utf-8")
+    except (KeyError, TypeError, AttributeError) as error:
+        raise UsageError(f"a record of {earlier} or {later} is damaged: {error!r}") from error
+    return found.exit_code
 
 
 def _explain(options: argparse.Namespace) -> None:

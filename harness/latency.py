@@ -31,12 +31,23 @@ ARRAYS = ("reference", "candidate", "reference_first", "inputs")
 
 @dataclasses.dataclass(frozen=True)
 class Pair:
-    """A cell with the two deployed files to compare, and the .npy of the inputs that both get."""
+    """A cell with the two deployed files to compare, and the .npy of the inputs that both get.
+
+    ``steady`` is the file that is timed against itself to see what the machine does: by default the reference, but
+    where each cell has a reference of its own, one that they share saves time.
+    """
 
     cell: Cell
     reference: Path
     candidate: Path
     inputs: Path
+    steady: Path | None = None
+
+    @property
+    def itself(self) -> Pair:
+        """The comparison that must find no difference."""
+        steady = self.steady or self.reference
+        return dataclasses.replace(self, reference=steady, candidate=steady)
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -71,9 +82,20 @@ class Taken:
 
 
 class Timekeeper:
-    """Times the cells of a run one after the other, and judges them at its end."""
+    """Times the cells of a run one after the other, and judges them at its end.
 
-    def __init__(self, pool: Workers, preset: Preset, margin: float, say: Callable[[str], None]) -> None:
+    ``versus`` is what the cells are compared with, for messages.
+    """
+
+    def __init__(
+        self,
+        pool: Workers,
+        preset: Preset,
+        margin: float,
+        say: Callable[[str], None],
+        versus: str = "their reference",
+    ) -> None:
+        self._versus = versus
         self._pool = pool
         self._preset = preset
         self._margin = margin
@@ -141,7 +163,7 @@ class Timekeeper:
                     entry[1]["verdict"] = self._verdict(found.kind, found.reason, found.p, found.processes_needed)
         self._timed.clear()
         if suspects and confirm:
-            self._say(f"harness: {len(suspects)} cells are slower than their reference; timing them in fresh processes")
+            self._say(f"harness: {len(suspects)} cells are slower than {self._versus}; timing them in fresh processes")
             self._pool.renew()
             for (pair, timing, samples), verdict in suspects:
                 timing["verdict"] = self._confirmed(pair, verdict, samples)
@@ -172,10 +194,10 @@ class Timekeeper:
         return {**verdict, "confirmation": confirmation}
 
     def _time_itself(self, pair: Pair, again: bool = False) -> Taken:
-        """The reference against a copy of itself, in the cell's profile; taken once a run, unless ``again``."""
-        key = (dataclasses.replace(pair.cell.profile, name=""), pair.cell.runtime, pair.reference)
+        """The steady file against a copy of itself, in the cell's profile; taken once a run, unless ``again``."""
+        itself = pair.itself
+        key = (dataclasses.replace(pair.cell.profile, name=""), pair.cell.runtime, itself.reference)
         if again or key not in self._itself:
-            itself = dataclasses.replace(pair, candidate=pair.reference)
             taken = self._take(itself, None, "itself again" if again else "itself")
             if taken.disturbed and not again:
                 taken = self._take(itself, None, "itself again")
@@ -183,7 +205,7 @@ class Timekeeper:
         return self._itself[key]
 
     def _take(self, pair: Pair, itself: Taken | None, purpose: str = "cell") -> Taken:
-        """One comparison with its signals; that of a reference with itself, which ``itself`` is already."""
+        """One comparison with its signals; of a file with itself it is ``itself`` already."""
         from harness.measure.noise import differs_from_itself, findings
         from harness.measure.timing import Amount
 

@@ -9,6 +9,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 from harness.contracts import Profile, Step
 from harness.errors import UsageError, nearest
+from harness.policy import check_rules
 
 #: Axes that every matrix has; all others map an option's name to a list of steps.
 FIXED_AXES = ("dataset", "architecture", "runtime", "profile", "seed")
@@ -59,6 +60,8 @@ class Cell:
     stands_in: bool = False
     skip: str | None = None
     protocol: str = "paired"
+    #: The rules that the matrix declares for the gate.
+    gate: Mapping[str, str] = dataclasses.field(default_factory=dict)
 
     @property
     def name(self) -> str:
@@ -102,6 +105,8 @@ class Matrix:
     and most papers do it, to meet published figures: 100 untimed calls, then the mean of 1,000 in one process (fewer in
     the smaller presets).
     ``columns`` is the axis that tables spread over their columns: by default the axis of steps with the most options.
+    ``gate`` maps a figure to how much worse than in an earlier run it may be, as ``{"latency": "2%", "auroc": "0.01"}``
+    (see harness.policy).
 
     Raises UsageError, naming the axis, for anything that does not fit.
     """
@@ -118,6 +123,7 @@ class Matrix:
         skip: Sequence[Skip] = (),
         columns: str | None = None,
         protocol: str = "paired",
+        gate: Mapping[str, str] | None = None,
         **axes: Mapping[str, Sequence[Step]],
     ) -> None:
         self.datasets = _names("dataset", dataset)
@@ -139,6 +145,7 @@ class Matrix:
         if protocol not in PROTOCOLS:
             raise UsageError(f"protocol {protocol!r} is unknown{nearest(protocol, PROTOCOLS)}")
         self.protocol = protocol
+        self.gate = check_rules(gate or {}, "gate")
         self.reference: dict[str, str | int] = {name: next(iter(options)) for name, options in self.axes.items()}
         self.reference.update(reference or {})
         self._check_names()
@@ -234,6 +241,7 @@ class Matrix:
                         stands_in=used != dataset,
                         skip=reason,
                         protocol=self.protocol,
+                        gate=self.gate,
                     )
 
     def _id(self, axes: Mapping[str, str | int], show_dataset: bool) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,12 +13,15 @@ from harness.errors import HarnessError, Unsupported, UsageError, check_writable
 from harness.margin import DEFAULT_MARGIN, format_margin, parse_margin
 from harness.matrix import PROTOCOLS, Cell, Matrix
 from harness.plugins import installed
+from harness.policy import parse_rules, policy, project_rules
 from harness.presets import MOST_PROCESSES, PRESETS, Preset, preset
 from harness.record import FIELD, SAMPLES, Record
 from harness.suite import cells_of
 
 if TYPE_CHECKING:
-    from harness.session import Measured, Session
+    from harness.baseline import Baseline
+    from harness.gate import Judgement
+    from harness.session import Measured, Options, Session
 
 #: The run selected cells and measured none of them; such a run must not pass.
 NOTHING_MEASURED = 13
@@ -32,11 +35,19 @@ class State:
         self.session: Session | None = None
         self.records: list[Record] = []
         self.selected = 0
+        #: The selected cells that were not measured, by name, and why.
+        self.unmeasured: dict[str, str] = {}
+        self.judgement: Judgement | None = None
         #: How many problems of plugins were shown.
         self.told = 0
 
 
 STATE = pytest.StashKey[State]()
+CHECKS: Mapping[str, Callable[[str], object]] = {
+    "--harness-preset": preset,
+    "--harness-margin": parse_margin,
+    "--harness-gate": lambda text: policy(parse_rules(text)),
+}
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -71,6 +82,19 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         "single, as most papers do: the mean of one process",
     )
     group.addoption(
+        "--harness-against",
+        metavar="RUN.json",
+        help="an earlier run: time each cell's model of that run again, beside the new one, and judge what changed",
+    )
+    group.addoption(
+        "--harness-gate",
+        metavar="RULES",
+        help="how much worse than the earlier run is allowed, as latency=2%%,auroc=0.01; over the suite's own rules "
+        "and those in pyproject.toml",
+    )
+    group.addoption("--harness-summary", metavar="FILE.md", help="write the gate's findings as Markdown")
+    group.addoption("--harness-junit", metavar="FILE.xml", help="write the gate's findings as JUnit XML")
+    group.addoption(
         "--harness-device",
         choices=("cpu", "cuda"),
         default="cpu",
@@ -80,11 +104,15 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 def pytest_configure(config: pytest.Config) -> None:
     config.stash[STATE] = State()
-    for option, check in (("--harness-preset", preset), ("--harness-margin", parse_margin)):
+    for option, check in CHECKS.items():
         try:
-            check(config.getoption(option))
+            if config.getoption(option) is not None:
+                check(config.getoption(option))
         except UsageError as error:
             raise pytest.UsageError(f"{option}: {error}") from None
+    for option in ("--harness-gate", "--harness-summary", "--harness-junit"):
+        if config.getoption(option) and not config.getoption("--harness-against"):
+            raise pytest.UsageError(f"{option} says something of a comparison: name a run with --harness-against")
     if parse_margin(config.getoption("--harness-margin")) == 0:
         raise pytest.UsageError("--harness-margin 0: no run can show that two models are the same to the last digit")
     processes = config.getoption("--harness-processes")
@@ -185,6 +213,7 @@ def _run_cell(request: pytest.FixtureRequest, benchmark: Any) -> None:
     assert state.session is not None  # for pytest_runtestloop made it
     measured = _measure(state.session, item.cell)
     if isinstance(measured, HarnessError):
+        state.unmeasured[item.cell.name] = str(measured)
         if isinstance(measured, Unsupported):
             pytest.skip(str(measured))
         pytest.fail(f"{item.cell.id}: {measured}", pytrace=False)
@@ -215,23 +244,15 @@ def pytest_runtestloop(session: pytest.Session) -> Iterator[None]:
     broken = session.testsfailed and not config.option.continue_on_collection_errors
     if not items or broken or config.option.collectonly or _left_out(config):
         return (yield)
-    from harness.session import Options
     from harness.session import Session as Run
 
     state = config.stash[STATE]
     reporter = config.pluginmanager.get_plugin("terminalreporter")
-    options = Options(
-        preset=_preset(config),
-        store=Path(config.getoption("--harness-store")),
-        data=config.getoption("--harness-data"),
-        device=config.getoption("--harness-device"),
-        margin=parse_margin(config.getoption("--harness-margin")),
-        protocol=config.getoption("--harness-protocol"),
-        timed=config.getoption("benchmark_enable") or not config.getoption("benchmark_disable"),
-    )
     cells = [item.cell for item in items]
     try:
-        _make_room(config.getoption("benchmark_json"))
+        options = _options(config)
+        for option in ("benchmark_json", "--harness-summary", "--harness-junit"):
+            _make_room(option, config.getoption(option))
         _check_plots(config.getoption("benchmark_histogram"))
         state.session = Run(cells, state.known, installed(), options, None if reporter is None else reporter._tw._file)
         with state.session as run:
@@ -251,6 +272,8 @@ def pytest_runtestloop(session: pytest.Session) -> Iterator[None]:
                 run.settle(confirm=False)  # what was measured goes into the file, with the verdicts that it allows
                 raise
             run.settle()
+            if options.baseline is not None and not session.shouldstop:
+                state.judgement = _judge(run, state, options.baseline)
             return result
     except UsageError as error:
         raise pytest.UsageError(str(error)) from None
@@ -258,19 +281,51 @@ def pytest_runtestloop(session: pytest.Session) -> Iterator[None]:
         pytest.exit(f"harness: {error}", returncode=pytest.ExitCode.TESTS_FAILED)
 
 
+def _options(config: pytest.Config) -> Options:
+    from harness.baseline import Baseline
+    from harness.session import Options
+
+    against, rules = config.getoption("--harness-against"), config.getoption("--harness-gate")
+    size = _preset(config)
+    return Options(
+        preset=size,
+        store=Path(config.getoption("--harness-store")),
+        data=config.getoption("--harness-data"),
+        device=config.getoption("--harness-device"),
+        margin=parse_margin(config.getoption("--harness-margin")),
+        protocol=config.getoption("--harness-protocol"),
+        timed=config.getoption("benchmark_enable") or not config.getoption("benchmark_disable"),
+        baseline=None if against is None else Baseline.of(Path(against), size.name),
+        project_rules=project_rules(config.rootpath) if against else {},
+        rules=parse_rules(rules) if rules else {},
+    )
+
+
+def _judge(run: Session, state: State, baseline: Baseline) -> Judgement:
+    """What has become of the earlier run's cells: measured, lost, or left out on purpose."""
+    from harness.gate import judge, name_of
+
+    skipped = {cell.name: f"skipped: {cell.skip}" for cell in run.chosen if cell.skip is not None}
+    suites = {cell.suite for cell in state.known.values()}
+    lost = baseline.lost(suites, state.known, skipped | state.unmeasured)
+    new = {name_of(record): record for record in state.records}
+    return judge(baseline.records, new, lost, lambda record: run.options.policy(record.get("gate", {})))
+
+
 def _preset(config: pytest.Config) -> Preset:
     chosen, processes = preset(config.getoption("--harness-preset")), config.getoption("--harness-processes")
     return chosen if processes is None else dataclasses.replace(chosen, processes=processes)
 
 
-def _make_room(file: Path | None) -> None:
-    """Make the folder of the JSON file now, for pytest-benchmark opens it only after everything was measured."""
-    if file is not None:
+def _make_room(option: str, name: str | Path | None) -> None:
+    """Make the folder of an output now, for it is written only after everything was measured."""
+    if name is not None:
+        file, what = Path(name), f"--{option.removeprefix('--').replace('_', '-')}={name}"
         if file.is_dir():
-            raise UsageError(f"--benchmark-json={file} is a folder; name a file")
-        with explain_disk_errors(f"--benchmark-json={file} cannot be written", "or choose another file"):
+            raise UsageError(f"{what} is a folder; name a file")
+        with explain_disk_errors(f"{what} cannot be written", "or choose another file"):
             file.parent.mkdir(parents=True, exist_ok=True)
-        check_writable(file.parent, f"--benchmark-json={file} cannot be written", "or choose another file")
+        check_writable(file.parent, f"{what} cannot be written", "or choose another file")
 
 
 def _check_plots(histogram: Sequence[str]) -> None:
@@ -290,8 +345,19 @@ def _left_out(config: pytest.Config) -> bool:
 def pytest_sessionfinish(session: pytest.Session, exitstatus: int) -> None:
     state = session.config.stash[STATE]
     planned = session.config.getoption("--harness-plan")
-    if exitstatus == pytest.ExitCode.OK and state.selected and not state.records and not planned:
-        session.exitstatus = NOTHING_MEASURED
+    if exitstatus == pytest.ExitCode.OK and state.selected and not planned:
+        if not state.records:
+            session.exitstatus = NOTHING_MEASURED
+        elif state.judgement is not None:
+            session.exitstatus = state.judgement.exit_code
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_benchmark_update_json(config: pytest.Config, output_json: dict[str, Any]) -> None:
+    """Add what the cells' artefacts depend on, so that a later run can say what changed."""
+    state = config.stash[STATE]
+    if state.session is not None and state.records:
+        output_json[FIELD] = {"documents": state.session.documents(state.records)}
 
 
 # --------------------------------------------------------------------------------------------------------- reports
@@ -327,8 +393,27 @@ def pytest_terminal_summary(terminalreporter: Any, config: pytest.Config) -> Non
 
         terminalreporter.section("harness")
         terminalreporter.write_line(report_text(state.records, installed(), terminalreporter._tw.fullwidth))
+    if state.judgement is not None:
+        terminalreporter.section("harness gate")
+        terminalreporter.write_line(_gate_report(state, state.judgement, config))
     if state.session is not None:
         if state.selected and not state.records and not config.getoption("--harness-plan"):
             terminalreporter.write_line("harness: no cell was measured")
         for problem in _untold(config):
             terminalreporter.write_line(problem)
+
+
+def _gate_report(state: State, judgement: Judgement, config: pytest.Config) -> str:
+    """The gate's findings as text; those that are asked for as files are written."""
+    from harness.record import read_documents
+    from harness.report.gate import changes_by, gate_text
+    from harness.report.junit import junit_xml
+    from harness.report.markdown import gate_markdown
+
+    assert state.session is not None  # for it was judged
+    against = Path(config.getoption("--harness-against"))
+    changed = changes_by(read_documents(against), state.session.documents(state.records))
+    for option, text in (("--harness-summary", gate_markdown), ("--harness-junit", junit_xml)):
+        if config.getoption(option):
+            Path(config.getoption(option)).write_text(text(judgement, against, changed), encoding="utf-8")
+    return gate_text(judgement, against, changed)

@@ -132,6 +132,22 @@ class ArtefactRecord(TypedDict):
     sha256: str
 
 
+class Against(TypedDict):
+    """The cell's model of an earlier run, measured again in this one beside the new model.
+
+    ``timing`` has it as the reference; None, with the ``reason``, where it was not timed again. ``same``: both are
+    the same file today. ``differences`` are the new model's figures less its figures.
+    """
+
+    run: str
+    artefact: ArtefactRecord
+    same: bool
+    timing: Timing | None
+    reason: str
+    figures: dict[str, FigureValue]
+    differences: dict[str, Interval]
+
+
 class StepRecord(TypedDict):
     """One step of the recipe: as the suite wrote it, what it reported, how long it took when it was built.
 
@@ -165,6 +181,9 @@ class Record(TypedDict):
     timing: Timing | None
     versions: dict[str, str]
     machine: NotRequired[dict[str, Any]]
+    #: What the matrix declares for the gate.
+    gate: NotRequired[dict[str, str]]
+    against: NotRequired[Against]
 
 
 def interval(value: float, low: float | None, high: float | None, level: float, method: str) -> Interval:
@@ -174,12 +193,7 @@ def interval(value: float, low: float | None, high: float | None, level: float, 
 
 def read(file: Path) -> list[Record]:
     """The records of a benchmark JSON, in order. Raises UsageError for a file that has none."""
-    try:
-        document = json.loads(file.read_text())
-    except FileNotFoundError:
-        raise UsageError(f"there is no file {file}; a run writes one with --benchmark-json={file}") from None
-    except (ValueError, OSError) as error:
-        raise UsageError(f"{file} cannot be read as a benchmark JSON: {error}") from error
+    document = _document(file)
     benchmarks = document.get("benchmarks") if isinstance(document, Mapping) else None
     entries = benchmarks if isinstance(benchmarks, list) else []
     extras = [entry.get("extra_info") for entry in entries if isinstance(entry, Mapping)]
@@ -191,3 +205,22 @@ def read(file: Path) -> list[Record]:
         if record.get("schema") != SCHEMA:
             raise UsageError(f"{file} has records of schema {record.get('schema')}; this version reads {SCHEMA}")
     return found
+
+
+def read_documents(file: Path) -> Mapping[str, Mapping[str, Any]]:
+    """What the artefacts of a benchmark JSON depend on, by their keys; empty where the file does not say."""
+    document = _document(file)
+    ours = document.get(FIELD) if isinstance(document, Mapping) else None
+    found = ours.get("documents") if isinstance(ours, Mapping) else None
+    if not isinstance(found, Mapping):
+        return {}
+    return {key: entry for key, entry in found.items() if isinstance(entry, Mapping)}
+
+
+def _document(file: Path) -> Any:
+    try:
+        return json.loads(file.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise UsageError(f"there is no file {file}; a run writes one with --benchmark-json={file}") from None
+    except (ValueError, OSError) as error:
+        raise UsageError(f"{file} cannot be read as a benchmark JSON: {error}") from error

@@ -14,7 +14,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from harness import plan as planning
-from harness.contracts import Data, Profile, WeightedMetric
+from harness.baseline import Baseline
+from harness.contracts import Data, Profile
 from harness.datasets import Library
 from harness.errors import CellError, HarnessError, MeasureError, UsageError, describe_error, explain_disk_errors
 from harness.latency import Pair, Samples, Timekeeper
@@ -23,9 +24,10 @@ from harness.matrix import Cell
 from harness.measure import machine
 from harness.measure.profile import worker_environment
 from harness.plugins import Plugins
+from harness.policy import Policy, check_figures, policy
 from harness.presets import Preset
 from harness.progress import Display
-from harness.record import SCHEMA, FigureValue, Interval, Record, StepRecord, Timing, interval
+from harness.record import SCHEMA, Against, Record, StepRecord, Timing
 from harness.store import Artefact, Store, sha256_of
 
 if TYPE_CHECKING:
@@ -37,6 +39,8 @@ if TYPE_CHECKING:
 TIMED_INPUTS = 64
 #: Answers are computed on all CPUs, in a worker too: a kernel that crashes fails its own cell alone.
 EVALUATION = Profile(threads=os.cpu_count() or 1, affinity=None)
+#: What cells are timed beside.
+REFERENCE, EARLIER = "their reference", "their models of the earlier run"
 PACKAGES = ("harness", "torch", "numpy", "scipy", "pytest-benchmark")
 
 
@@ -54,6 +58,14 @@ class Options:
     margin: float = DEFAULT_MARGIN
     #: How all cells are timed, whatever their matrix says.
     protocol: str | None = None
+    #: The run whose models are measured again, and the gate's rules: the project's, and those of the command line.
+    baseline: Baseline | None = None
+    project_rules: Mapping[str, str] = dataclasses.field(default_factory=dict)
+    rules: Mapping[str, str] = dataclasses.field(default_factory=dict)
+
+    def policy(self, declared: Mapping[str, str]) -> Policy:
+        """The policy for a cell whose matrix declares these rules."""
+        return policy(self.project_rules, declared, self.rules)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -81,15 +93,19 @@ class Session:
         self.display = Display(stream)
         self.store = Store(options.store, self.display.say)
         self.library = Library(plugins, self.store, options.data, self.display)
+        self.chosen = list(selected)
         self.selected = [cell for cell in selected if cell.skip is None]
         self._references = {cell.name: known[cell.reference_name] for cell in self.selected}
         self._unmeasurable = self._check_profiles() if options.timed else {}
+        if options.baseline is not None:
+            self._check_rules()
         measurable = [cell for cell in self.selected if cell.profile not in self._unmeasurable]
         cells = {cell.name: cell for own in measurable for cell in (own, self._references[own.name])}
         self.plan = planning.make(cells.values(), plugins, self.library.fingerprint, options.preset, options.device)
         self._executor: Executor | None = None
         self._workers: Workers | None = None
-        self._timekeeper: Timekeeper | None = None
+        #: By what the cells are compared with, and the margin.
+        self._timekeepers: dict[tuple[str, float], Timekeeper] = {}
         self._machine = machine.facts()
         self._evidence: dict[tuple[str, str, str], CellEvidence] = {}
         self._scratch = self.store.scratch()
@@ -133,6 +149,17 @@ class Session:
                 self.display.say(f"harness: {count} cells cannot be timed: {error}")
         return problems
 
+    def _check_rules(self) -> None:
+        """Raise UsageError for a rule of the gate that can judge nothing, before hours are spent."""
+        known: dict[str, str | None] = {}
+        for cell in self.selected:
+            view = self.plugins.architectures.get(cell.architecture).view
+            task = self.plugins.datasets.get(cell.dataset).task_in(view)
+            for name in self.plugins.metrics:
+                known.update({figure.name: figure.better for figure in self.plugins.metrics.get(name).figures(task)})
+        declared = {figure for cell in self.selected for figure in cell.gate}
+        check_figures([*self.options.rules, *sorted(declared)], known)
+
     def build(self) -> None:
         """Build what the store lacks, before anything is timed."""
         executor = self.executor
@@ -159,15 +186,16 @@ class Session:
         base = self._evidence_of(reference, reference_artefact)
         timing, samples = None, None
         if self.options.timed:
-            timing, samples = self._time(Pair(cell, base.file, evidence.file, self._inputs(cell)))
+            pair = Pair(cell, base.file, evidence.file, self._inputs(cell))
+            timing, samples = self._time(pair)
             if samples.candidate_sha256 != evidence.sha256 or samples.reference_sha256 != base.sha256:
                 raise CellError(
                     f"a deployed file of {cell.id} changed between its evaluation and its timing; run again"
                 )
             evidence.samples = samples.candidate
-            memory = self._pool().memory(cell.profile, cell.runtime, evidence.file, self._inputs(cell))
-            evidence.peak_memory, evidence.base_memory = memory.peak, memory.baseline
-        figures = self._figures(evidence)
+            self._weigh(cell, evidence)
+        from harness.evaluate import differences, figures
+
         record: Record = {
             "schema": SCHEMA,
             "suite": cell.suite,
@@ -182,18 +210,68 @@ class Session:
             "artefact": {"key": candidate_artefact.key, "sha256": evidence.sha256},
             "reference_artefact": {"key": reference_artefact.key, "sha256": base.sha256},
             "steps": self._steps(self._key(cell)),
-            "figures": figures,
-            "differences": self._differences(base, evidence),
+            "figures": figures(evidence, self.plugins),
+            "differences": differences(base, evidence, self.plugins),
             "test_examples": len(evidence.targets),
             "timing": timing,
             "machine": dict(self._machine),
             "versions": {"python": platform.python_version(), **{name: version(name) for name in PACKAGES}},
+            "gate": dict(cell.gate),
         }
+        if self.options.baseline is not None and cell.name in self.options.baseline.records:
+            earlier = self.options.baseline.records[cell.name]
+            record["against"] = self._against(self.options.baseline.file, earlier, cell, base, evidence)
         self.plugins.notify("harness_cell_finished", record=record)
         return Measured(record, samples)
 
     def _key(self, cell: Cell) -> str:
         return self.plan.artefacts[cell.name]
+
+    def _weigh(self, cell: Cell, evidence: CellEvidence) -> None:
+        memory = self._pool().memory(cell.profile, cell.runtime, evidence.file, self._inputs(cell))
+        evidence.peak_memory, evidence.base_memory = memory.peak, memory.baseline
+
+    def _against(
+        self, file: Path, earlier: Record, cell: Cell, reference: CellEvidence, evidence: CellEvidence
+    ) -> Against:
+        """What the cell's model of an earlier run is now, beside the new one."""
+        from harness.evaluate import differences, figures
+
+        found: Against = {
+            "run": file.name,
+            "artefact": earlier["artefact"],
+            "same": False,
+            "timing": None,
+            "reason": "",
+            "figures": {},
+            "differences": {},
+        }
+        key, margin = earlier["artefact"]["key"], self.options.policy(cell.gate).latency
+        if earlier["axes"]["dataset"] != cell.dataset:
+            found["reason"] = f"the earlier run is on {earlier['axes']['dataset']}"
+            return found
+        artefact = self.store.get(key)
+        if artefact is None:
+            found["reason"] = f"its artefact {key[:12]} is not in the store"
+            return found
+        try:
+            before = self._evidence_of(cell, artefact)
+            if before.sha256 == evidence.sha256:
+                found["same"], found["reason"] = True, "the same file"
+            elif not self.options.timed or self._protocol(cell) == "single":
+                found["reason"] = "the latency was not timed in pairs"
+            elif margin is not None:
+                pair = Pair(cell, before.file, evidence.file, self._inputs(cell), steady=reference.file)
+                found["timing"], samples = self._keeper(EARLIER, margin).time(pair)
+                before.samples = np.asarray(samples.kept["reference"])
+                self._weigh(cell, before)
+            found["figures"] = figures(before, self.plugins)
+            found["differences"] = differences(before, evidence, self.plugins)
+        except HarnessError as error:
+            found["reason"] = f"its model could not be measured again: {error}"
+        except Exception as error:  # the code that made it may be gone
+            found["reason"] = f"its model could not be rebuilt: {describe_error(error)}"
+        return found
 
     def _evidence_of(self, cell: Cell, artefact: Artefact) -> CellEvidence:
         from harness.evaluate import CellEvidence
@@ -235,19 +313,30 @@ class Session:
         return file
 
     def _time(self, pair: Pair) -> tuple[Timing, Samples]:
-        if self._timekeeper is None:
-            self._timekeeper = Timekeeper(self._pool(), self.options.preset, self.options.margin, self.display.say)
-        if (self.options.protocol or pair.cell.protocol) == "single":
-            return self._timekeeper.time_single(pair)
-        return self._timekeeper.time(pair)
+        keeper = self._keeper(REFERENCE, self.options.margin)
+        return keeper.time_single(pair) if self._protocol(pair.cell) == "single" else keeper.time(pair)
+
+    def _protocol(self, cell: Cell) -> str:
+        return self.options.protocol or cell.protocol
+
+    def _keeper(self, versus: str, margin: float) -> Timekeeper:
+        if (versus, margin) not in self._timekeepers:
+            keeper = Timekeeper(self._pool(), self.options.preset, margin, self.display.say, versus)
+            self._timekeepers[versus, margin] = keeper
+        return self._timekeepers[versus, margin]
+
+    def documents(self, records: Sequence[Record]) -> dict[str, Mapping[str, Any]]:
+        """What the artefacts of these records depend on: each document by its key, ancestors included."""
+        keys = {record[which]["key"] for record in records for which in ("artefact", "reference_artefact")}
+        return {node.key: node.document for key in sorted(keys) for node in self.plan.lineage(key)}
 
     def settle(self, confirm: bool = True) -> None:
         """Judge the latencies of all cells measured so far, and write the verdicts into their records.
 
         ``confirm`` times those that are slower again, by fresh processes; without it none is called slower.
         """
-        if self._timekeeper is not None:
-            self._timekeeper.settle(confirm)
+        for keeper in self._timekeepers.values():
+            keeper.settle(confirm)
 
     def _pool(self) -> Workers:
         if self._workers is None:
@@ -255,43 +344,6 @@ class Session:
 
             self._workers = Workers()
         return self._workers
-
-    def _figures(self, evidence: CellEvidence) -> dict[str, FigureValue]:
-        figures: dict[str, FigureValue] = {}
-        for name in self.plugins.metrics:
-            metric = self.plugins.metrics.get(name)
-            try:
-                values, weighted = metric.compute(evidence), metric.weighted(evidence.task)
-                for index, figure in enumerate(metric.figures(evidence.task)):
-                    if figure.name in figures:
-                        taken = figures[figure.name]["metric"]
-                        raise CellError(
-                            f"metrics {taken!r} and {name!r} both give a figure {figure.name!r}; rename one"
-                        )
-                    value = values[figure.name]
-                    figures[figure.name] = {
-                        "metric": name,
-                        "value": None if value is None else float(value),
-                        "unit": figure.unit,
-                        "better": figure.better,
-                        "digits": figure.digits,
-                        "headline": index == 0,
-                    }
-                    if value is not None and figure.name in weighted:
-                        figures[figure.name]["interval"] = _bootstrapped(weighted[figure.name], evidence)
-            except HarnessError:
-                raise
-            except Exception as error:
-                raise CellError(f"metric {name!r} failed: {describe_error(error)}") from error
-        return figures
-
-    def _differences(self, reference: CellEvidence, candidate: CellEvidence) -> dict[str, Interval]:
-        """The candidate's figures less the reference's, of those that have an interval."""
-        return {
-            figure: _bootstrapped(function, candidate, reference)
-            for name in self.plugins.metrics
-            for figure, function in self.plugins.metrics.get(name).weighted(candidate.task).items()
-        }
 
     def _steps(self, key: str) -> list[StepRecord]:
         rows: list[StepRecord] = []
@@ -301,17 +353,3 @@ class Session:
                 facts, seconds = ({}, None) if made is None else (dict(made.facts), made.seconds)
                 rows.append({"step": planning.describe(node.step), "facts": facts, "seconds": seconds})
         return rows
-
-
-def _bootstrapped(function: WeightedMetric, candidate: CellEvidence, reference: CellEvidence | None = None) -> Interval:
-    """A figure of the candidate, or its difference from the reference's, with its interval over patients."""
-    from harness.quality import bootstrap, paired_bootstrap
-
-    scores, targets, patients = candidate.scores, candidate.targets, candidate.patients
-    found = (
-        bootstrap(function, scores, targets, patients)
-        if reference is None
-        else paired_bootstrap(function, reference.scores, scores, targets, patients)
-    )
-    method = f"bootstrap over {found.patients} patients, {found.repetitions} samples"
-    return interval(found.estimate, found.low, found.high, found.level, method)

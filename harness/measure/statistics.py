@@ -123,6 +123,23 @@ def smallest_change(
     return float(np.expm1(quantiles * deviation / np.sqrt(planned)))
 
 
+def quotient(before: Sequence[float], now: Sequence[float], level: float = 0.95) -> tuple[float, float, float]:
+    """How a ratio changed from one run to another, with its interval: estimate, low and high of now / before.
+
+    Both are per-process ratios. exp of Welch's t interval for the difference of the mean logs, since the runs'
+    processes are independent and may differ in spread. Raises MeasureError for fewer than two processes in either run.
+    """
+    _check_share("level", level)
+    old, new = log_ratios(before), log_ratios(now)
+    if min(len(old), len(new)) < 2:
+        raise MeasureError("to compare two runs' ratios takes at least two processes in each")
+    centre = float(new.mean() - old.mean())
+    if np.ptp(old) == 0 and np.ptp(new) == 0:
+        return (float(np.exp(centre)),) * 3
+    interval = stats.ttest_ind(new, old, equal_var=False).confidence_interval(level)
+    return float(np.exp(centre)), float(np.exp(interval.low)), float(np.exp(interval.high))
+
+
 def log_ratios(per_process: Sequence[float]) -> NDArray[np.float64]:
     """The logarithms of the per-process ratios of one comparison; MeasureError unless they are positive and finite."""
     ratios = np.asarray(per_process, dtype=float)

@@ -1,0 +1,47 @@
+"""An earlier run whose models are measured again beside the new ones."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Collection, Iterable, Mapping
+from pathlib import Path
+
+from harness.errors import UsageError
+from harness.gate import name_of
+from harness.record import Record, read
+
+
+@dataclasses.dataclass(frozen=True)
+class Baseline:
+    """The records of an earlier run by their cells' names; of a cell that was recorded twice the last counts."""
+
+    file: Path
+    records: Mapping[str, Record]
+
+    @classmethod
+    def of(cls, file: Path, preset: str) -> Baseline:
+        """Read a run's file. Raises UsageError when it holds nothing that was run at this preset."""
+        records = read(file)
+        fitting = {name_of(record): record for record in records if record["preset"] == preset}
+        if not fitting:
+            presets = ", ".join(sorted({record["preset"] for record in records}))
+            raise UsageError(
+                f"{file} was run at preset {presets}, which cannot be compared with {preset}: choose the same with "
+                "--harness-preset"
+            )
+        return cls(file, fitting)
+
+    def lost(self, suites: Collection[str], known: Iterable[str], unmeasured: Mapping[str, str]) -> dict[str, str]:
+        """The cells that this run should have and has not, each with the reason.
+
+        ``suites`` are those that were collected, ``known`` all of their cells, and ``unmeasured`` the selected cells
+        that were not measured, with why. A cell that exists and was not selected is not lost.
+        """
+        known = set(known)
+        lost = {}
+        for name, record in self.records.items():
+            if record["suite"] in suites and name not in known:
+                lost[name] = "the suite declares it no more"
+            elif name in unmeasured:
+                lost[name] = unmeasured[name]
+        return lost

@@ -1,0 +1,123 @@
+"""What the gate found, for a person: each cell that became worse, by how much, how sure that is, and what changed."""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Callable
+from pathlib import Path
+
+from harness.changes import Documents, changes, surroundings
+from harness.gate import Comparison, Finding, Judgement, Kind
+from harness.policy import OUTCOMES, Outcome
+from harness.record import Record
+
+#: The lines about a cell: what changed between two records of it.
+Changes = Callable[[Record, Record], list[str]]
+
+
+def changes_by(old: Documents, new: Documents) -> Changes:
+    """What changed, by the documents that two runs' files hold."""
+    return lambda before, now: changes(before, now, old, new)
+
+
+def gate_text(judgement: Judgement, baseline: Path, changed: Changes) -> str:
+    """The whole verdict, for a terminal."""
+    lines = [f"against {baseline}: {summary(judgement)}"]
+    if around := surroundings_text(judgement):
+        lines.append(f"changed around the models: {around}")
+    grave: tuple[Outcome, ...] = ("regressed", "lost")
+    for outcome in grave:
+        for entry in judgement.having(outcome):
+            lines += ["", f"{outcome.upper()} {entry.name}"]
+            lines += [f"  {line}" for line in cell_lines(entry, baseline, changed)]
+    rest = [entry for entry in judgement.comparisons if entry.outcomes and not entry.outcomes & set(grave)]
+    if rest:
+        lines += ["", "not settled:"]
+        lines += [f"  {entry.name}: {line}" for entry in rest for line in unsettled(entry)]
+    lines += ["", conclusion(judgement)]
+    return "\n".join(lines)
+
+
+def summary(judgement: Judgement) -> str:
+    """How many cells are fine, and how many are not, in one line."""
+    compared = [entry for entry in judgement.comparisons if entry.old is not None and entry.new is not None]
+    parts = [f"{len(compared)} cells compared", f"{sum(not entry.outcomes for entry in compared)} fine"]
+    parts += [f"{len(found)} {outcome}" for outcome in OUTCOMES if (found := judgement.having(outcome))]
+    new = sum(entry.old is None for entry in judgement.comparisons)
+    return ", ".join([*parts, *([f"{new} new, not judged"] if new else [])])
+
+
+def surroundings_text(judgement: Judgement) -> str:
+    """What differs around the models of both runs, each once; empty when nothing does."""
+    pairs = [(entry.old, entry.new) for entry in judgement.comparisons]
+    found = [line for old, new in pairs if old is not None and new is not None for line in surroundings(old, new)]
+    return "; ".join(dict.fromkeys(found))
+
+
+def conclusion(judgement: Judgement) -> str:
+    """Whether the build fails, and by what."""
+    if judgement.failures:
+        return f"The gate is closed: {' and '.join(judgement.failures)} (exit code {judgement.exit_code})."
+    waived = [outcome for outcome in OUTCOMES if judgement.having(outcome)]
+    if waived:
+        return f"The gate is open: the policy's fail_on does not hold what is {' or '.join(waived)}."
+    return "The gate is open."
+
+
+def headline(finding: Finding) -> str:
+    """The figure: earlier and now, the change with its interval, what is allowed."""
+    text = finding.figure
+    if finding.old is not None or finding.new is not None:
+        text += f" {value_text(finding, finding.old)} -> {value_text(finding, finding.new)}"
+        text += f" {finding.unit}" if finding.unit else ""
+    if finding.change is not None:
+        text += f", {change_text(finding)}"
+    return f"{text}, {'at least' if finding.tolerance.kind == 'kept' else 'allowed'} {finding.tolerance}"
+
+
+def command(comparison: Comparison, baseline: Path) -> str:
+    """The command that measures the cell again."""
+    record = comparison.new or comparison.old
+    preset = "" if record is None else f" --harness-preset {record['preset']}"
+    return f"pytest {shlex.quote(comparison.name)}{preset} --harness-against {shlex.quote(str(baseline))}"
+
+
+def cell_lines(comparison: Comparison, baseline: Path, changed: Changes) -> list[str]:
+    """All there is to say against a cell, a line each: findings, what changed, and how to measure it again."""
+    if comparison.old is None or comparison.new is None:
+        return [comparison.reason] if comparison.reason else []
+    lines = [f"{headline(finding)}: {finding.how}" for finding in _having(comparison, "regressed")]
+    if lines:
+        better = _having(comparison, "improved")
+        lines += [f"better, which does not pay for it: {headline(finding)}" for finding in better]
+    lines += unsettled(comparison)
+    lines += [f"changed: {line}" for line in changed(comparison.old, comparison.new) or ["nothing that is recorded"]]
+    return [*lines, f"again: {command(comparison, baseline)}"]
+
+
+def unsettled(comparison: Comparison) -> list[str]:
+    """What could not be settled of a cell, a line each."""
+    found = _having(comparison, "contaminated", "inconclusive")
+    return [f"{finding.kind}: {headline(finding)}: {finding.reason}" for finding in found]
+
+
+def _having(comparison: Comparison, *kinds: Kind) -> list[Finding]:
+    return [finding for finding in comparison.findings if finding.kind in kinds]
+
+
+def value_text(finding: Finding, value: float | None) -> str:
+    return "?" if value is None else f"{value:,.{finding.digits}f}"
+
+
+def change_text(finding: Finding) -> str:
+    """The change with its interval: a factor or a difference."""
+    if finding.change is None:
+        return "?"
+    share = finding.tolerance.kind == "share"
+
+    def shown(value: float) -> str:
+        return f"{value:.4f}" if share else f"{value:+.{max(finding.digits, 4)}f}"
+
+    found = finding.change
+    text = f"{'x ' if share else ''}{shown(found.value)}"
+    return text if found.low is None or found.high is None else f"{text} [{shown(found.low)}, {shown(found.high)}]"

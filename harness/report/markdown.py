@@ -1,0 +1,78 @@
+"""What the gate found as Markdown, for a comment on a pull request."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+from harness.gate import Comparison, Finding, Judgement
+from harness.report.gate import Changes, cell_lines, change_text, conclusion, summary, unsettled, value_text
+
+#: GitHub refuses comments of more than 65,536 characters.
+MOST = 60_000
+HEADERS = ("cell", "figure", "earlier", "now", "change", "allowed", "by")
+
+
+def gate_markdown(judgement: Judgement, baseline: Path, changed: Changes) -> str:
+    """The verdict, a table of what became worse, and the rest folded away."""
+    mark = "closed" if judgement.failures else "open"
+    parts = [f"### Compression gate: {mark}", f"{_plain(conclusion(judgement))}", _plain(summary(judgement)) + "."]
+    regressed = [(entry, finding) for entry in judgement.having("regressed") for finding in entry.findings]
+    worse = [_row(entry, finding) for entry, finding in regressed if finding.kind == "regressed"]
+    if worse:
+        parts.append("\n".join(["| " + " | ".join(HEADERS) + " |", "|" + "---|" * len(HEADERS), *worse]))
+    lost = [f"- lost: {_code(entry.name)}: {_plain(entry.reason)}" for entry in judgement.having("lost")]
+    if lost:
+        parts.append("\n".join(lost))
+    details = [
+        line
+        for entry in judgement.having("regressed")
+        for line in ("", f"{entry.name}", *(f"  {line}" for line in cell_lines(entry, baseline, changed)))
+    ]
+    parts += _folded("What changed, and how to measure it again", details)
+    open_ends = [f"{entry.name}: {line}" for entry in judgement.comparisons for line in unsettled(entry)]
+    parts += _folded(f"Not settled ({len(open_ends)})", open_ends)
+    improved = [
+        f"{entry.name}: {finding.figure}, {change_text(finding)}"
+        for entry in judgement.comparisons
+        for finding in entry.findings
+        if finding.kind == "improved"
+    ]
+    parts += _folded(f"Better ({len(improved)})", improved)
+    return "\n\n".join(parts) + "\n"
+
+
+def _row(entry: Comparison, finding: Finding) -> str:
+    unit = f" {finding.unit}" if finding.unit else ""
+    values = (f"{value_text(finding, value)}{unit}" for value in (finding.old, finding.new))
+    shown = (finding.figure, *values, change_text(finding), str(finding.tolerance), finding.how)
+    return "| " + " | ".join([_code(entry.name), *map(_plain, shown)]) + " |"
+
+
+def _folded(title: str, lines: list[str]) -> list[str]:
+    """A folded block of verbatim lines; none where there are no lines."""
+    if not lines:
+        return []
+    kept: list[str] = []
+    for index, line in enumerate(lines):
+        if sum(map(len, kept)) > MOST // 4:
+            kept.append(f"... and {len(lines) - index} lines more")
+            break
+        kept.append(line)
+    text = "\n".join(kept).replace("&", "&amp;").replace("<", "&lt;").strip("\n")
+    return [f"<details><summary>{title}</summary>\n\n<pre>\n{text}\n</pre>\n\n</details>"]
+
+
+def _code(text: str) -> str:
+    """Verbatim text in one cell of a table."""
+    return f"<code>{_escaped(text).replace('|', '&#124;')}</code>"
+
+
+def _plain(text: str) -> str:
+    """Text in which nothing is markup."""
+    return re.sub(r"([\\`*_\[\]|~#@])", r"\\\1", _escaped(text))
+
+
+def _escaped(text: str) -> str:
+    """Text on one line without HTML in it."""
+    return re.sub(r"\s+", " ", text).replace("&", "&amp;").replace("<", "&lt;")
