@@ -12,6 +12,7 @@ from harness.contracts import Data, Dataset, Part
 from harness.errors import DataError, HarnessError, UsageError, describe_error
 from harness.plugins import Plugins
 from harness.progress import Display
+from harness.source import code_digest
 from harness.store import Store
 
 VARIABLE = "HARNESS_DATA"
@@ -113,7 +114,9 @@ class Library:
     def _read(self, name: str) -> Data:
         found = self._found(name)
         with _named(name), self._display.step(f"reading {name}") as progress:
-            return found.dataset.load(self._folder(found), self._store.data(name), progress)
+            # What older code prepared is not what this code would.
+            kept = self._store.data(name) / (code_digest(type(found.dataset)) or "")
+            return found.dataset.load(self._folder(found), kept, progress)
 
     def _viewed(self, data: Data, name: str, view: str) -> Data:
         dataset = self._plugins.datasets.get(name)

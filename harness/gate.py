@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator, Mapping
 from typing import Literal
 
 from harness.changes import environment
-from harness.fingerprint import same_machine
+from harness.fingerprint import fingerprint, same_machine
 from harness.margin import format_margin
 from harness.policy import LATENCY, OUTCOMES, Outcome, Policy, Tolerance
 from harness.record import Against, FigureValue, Interval, Record, Timing
@@ -150,7 +150,7 @@ def _figure(name: str, old: Record, new: Record, tolerance: Tolerance) -> Iterat
         yield _kept(name, now, earlier, new["differences"].get(name), tolerance)
         return
     again, how = _again(old, new), ""
-    if name == "memory" and not same_machine(old, new):
+    if name == "memory" and not _same_machine(old, new):
         if again is None or name not in again["figures"]:
             return
         earlier, how = again["figures"][name]["value"], "both models on this machine, a process each"
@@ -288,7 +288,7 @@ def _beside_references(
 
 def _incomparable(old: Record, new: Record) -> str:
     """Why two runs' ratios to the reference cannot be compared; empty when they can."""
-    if not same_machine(old, new):
+    if not _same_machine(old, new):
         return "the earlier run is of another machine"
     if old["cell"] == old["reference"]:
         return "this cell is its own reference"
@@ -310,6 +310,10 @@ def _again(old: Record, new: Record) -> Against | None:
     """What the new run measured of the very model that the old record is of."""
     found = new.get("against")
     return found if found is not None and found["artefact"]["key"] == old["artefact"]["key"] else None
+
+
+def _same_machine(old: Record, new: Record) -> bool:
+    return same_machine(fingerprint(old), fingerprint(new))
 
 
 def _change(found: Interval) -> Change:

@@ -12,6 +12,7 @@ from harness.keys import SCHEMA, key_of, plain
 from harness.matrix import Cell
 from harness.plugins import Plugins
 from harness.presets import Preset
+from harness.source import code_digest
 
 
 @dataclasses.dataclass(frozen=True)
@@ -130,8 +131,16 @@ def _root(
     document = {
         "schema": SCHEMA,
         "torch": ".".join(version("torch").split(".")[:2]),
-        "architecture": {"version": network.version, "plugin": _origin(plugins.architectures.origin(architecture))},
-        "data": {"version": plugins.datasets.get(dataset).version, "fingerprint": fingerprint},
+        "architecture": {
+            "version": network.version,
+            "plugin": _origin(plugins.architectures.origin(architecture)),
+            **_code(type(network)),
+        },
+        "data": {
+            "version": plugins.datasets.get(dataset).version,
+            "fingerprint": fingerprint,
+            **_code(type(plugins.datasets.get(dataset))),
+        },
         "task": plain(plugins.datasets.get(dataset).task_in(network.view)),
         "root": {name: value for name, value in plain(root).items() if name not in left_out},
     }
@@ -145,6 +154,7 @@ def _child(parent: Node, step: Step, plugins: Plugins) -> Node:
         "step": step.name,
         "version": step.version,
         "plugin": _origin(plugins.steps.origin(step.name)),
+        **_code(type(step)),
         "parameters": plain(step.parameters()),
         "training": {phase: plain(getattr(parent.root, phase)) for phase in _phases(step)},
     }
@@ -156,6 +166,11 @@ def _phases(step: Step) -> list[Phase]:
     """The phases whose training a step's result depends on: both, unless the step tells what it trains."""
     fits = step.fits()
     return ["finetune", "train"] if fits is None else sorted({phase for phase, _ in fits})
+
+
+def _code(kind: type) -> dict[str, str]:
+    digest = code_digest(kind)
+    return {} if digest is None else {"code": digest}
 
 
 def _origin(origin: Any) -> dict[str, str]:

@@ -20,10 +20,13 @@ def gate_markdown(judgement: Judgement, baseline: Path, changed: Changes) -> str
     regressed = [(entry, finding) for entry in judgement.having("regressed") for finding in entry.findings]
     worse = [_row(entry, finding) for entry, finding in regressed if finding.kind == "regressed"]
     if worse:
-        parts.append("\n".join(["| " + " | ".join(HEADERS) + " |", "|" + "---|" * len(HEADERS), *worse]))
+        head = ["| " + " | ".join(HEADERS) + " |", "|" + "---|" * len(HEADERS)]
+        kept, more = _fitting(worse)
+        parts += ["\n".join([*head, *kept]), *more]
     lost = [f"- lost: {_code(entry.name)}: {_plain(entry.reason)}" for entry in judgement.having("lost")]
     if lost:
-        parts.append("\n".join(lost))
+        kept, more = _fitting(lost)
+        parts += ["\n".join(kept), *more]
     details = [
         line
         for entry in judgement.having("regressed")
@@ -53,14 +56,18 @@ def _folded(title: str, lines: list[str]) -> list[str]:
     """A folded block of verbatim lines; none where there are no lines."""
     if not lines:
         return []
-    kept: list[str] = []
-    for index, line in enumerate(lines):
-        if sum(map(len, kept)) > MOST // 4:
-            kept.append(f"... and {len(lines) - index} lines more")
-            break
-        kept.append(line)
-    text = "\n".join(kept).replace("&", "&amp;").replace("<", "&lt;").strip("\n")
+    kept, more = _fitting(lines)
+    text = "\n".join([*kept, *more]).replace("&", "&amp;").replace("<", "&lt;").strip("\n")
     return [f"<details><summary>{title}</summary>\n\n<pre>\n{text}\n</pre>\n\n</details>"]
+
+
+def _fitting(lines: list[str]) -> tuple[list[str], list[str]]:
+    """As many of the lines as a part of the comment may have, and what is to be said of the others."""
+    room, kept = MOST // 6, 0
+    while kept < len(lines) and (room := room - len(lines[kept]) - 1) > 0:
+        kept += 1
+    left = len(lines) - kept
+    return lines[:kept], [f"... and {left} lines more, which the run printed"] if left else []
 
 
 def _code(text: str) -> str:
