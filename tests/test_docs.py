@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
 from typing import get_args
 
@@ -12,9 +13,12 @@ import pytest
 
 from harness import Matrix, hookspecs
 from harness.cli import INTERRUPTED, USAGE_ERROR
+from harness.gate import BETWEEN_RUNS, EXIT_CODES
+from harness.margin import format_margin
 from harness.measure.noise import SIGNALS
 from harness.measure.verdict import Kind
 from harness.plugins import Origin, Plugins
+from harness.policy import DEFAULTS, policy
 from harness.presets import PRESETS
 from harness.pytest_plugin import NOTHING_MEASURED
 
@@ -44,8 +48,30 @@ def test_every_exit_code_is_documented(code: int) -> None:
     assert re.search(rf"^\| {code} \|", README, re.MULTILINE)
 
 
+def test_the_gate_s_outcomes_and_exit_codes_are_documented() -> None:
+    for outcome, code in EXIT_CODES.items():
+        assert re.search(rf"^\| {outcome} \| .+ \| {code} \|$", README, re.MULTILINE), outcome
+    listed = re.search(r"^\| ([\d, ]+) \| of a comparison with an earlier run: (.+); see", README, re.MULTILINE)
+    assert listed is not None
+    words = [word.split()[0] for word in listed[2].split(", ")]
+    assert dict(zip(words, map(int, listed[1].split(", ")), strict=True)) == EXIT_CODES
+
+
+def test_the_default_policy_is_documented() -> None:
+    (block,) = blocks("toml")
+    table = tomllib.loads(block)["tool"]["harness"]["gate"]
+    assert set(table.pop("fail_on")) == policy().fail_on
+    assert table == DEFAULTS
+
+
+def test_the_margin_between_runs_is_documented() -> None:
+    assert f"each run's ratio to its reference, at {format_margin(BETWEEN_RUNS)} at least" in README
+
+
 def test_every_command_is_known() -> None:
-    used = set(re.findall(r"harness ((?:data )?(?:list|plan|fetch|status|report|explain|doctor|calibrate))\b", README))
+    used = set(
+        re.findall(r"harness ((?:data )?(?:list|plan|fetch|status|report|compare|explain|doctor|calibrate))\b", README)
+    )
     shown = subprocess.run([sys.executable, "-m", "harness.cli", "--help"], capture_output=True, text=True, check=True)
     commands = set(re.findall(r"^    (\w+)\s", shown.stdout, re.MULTILINE))
     assert commands == {command.split()[0] for command in used}
