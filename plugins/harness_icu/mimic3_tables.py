@@ -7,10 +7,10 @@ that "None", a value of the Glasgow Coma Scale, stays one. In messages, row 1 is
 
 from __future__ import annotations
 
-import csv
 import gzip
-import os
+import io
 import re
+import reprlib
 import zlib
 from collections.abc import Callable, Collection, Iterator
 from pathlib import Path
@@ -25,6 +25,8 @@ from harness.errors import DataError
 REMEDY = "restore the file from the data set's source"
 #: Rows at a time: some hundred megabytes of memory.
 PIECE = 1_000_000
+#: No row is as long, in bytes: where one seems to be, a quote was opened and never closed.
+LONGEST = 2**24
 
 
 def find(folder: Path, table: str) -> Path:
@@ -32,7 +34,7 @@ def find(folder: Path, table: str) -> Path:
     there = {path.name.lower(): path for path in folder.iterdir()} if folder.is_dir() else {}
     for suffix in (".csv", ".csv.gz"):
         path = there.get(f"{table.lower()}{suffix}")
-        if path is not None:
+        if path is not None and path.is_file():
             return path
     raise DataError(f"{folder / table}.csv: missing, and so is {table}.csv.gz; {REMEDY}")
 
@@ -48,17 +50,16 @@ def pieces(
     """The table in pieces: these columns (upper-case), all texts; the index counts the rows from 1.
 
     An absent ``optional`` column is left out. ``read`` is told how many bytes of the file have been read. Raises
-    DataError for a file that is empty, truncated or damaged, and for a missing column.
+    DataError for a file that is empty, truncated or damaged, for a missing column, and for a row with too few or too
+    many cells.
     """
     wanted = {*columns, *optional}
     try:
         with path.open("rb") as raw:
             packed = path.suffix.lower() == ".gz"
-            if not packed:
-                _check_end(path, raw)
             content: IO[bytes] = gzip.GzipFile(fileobj=raw) if packed else raw  # type: ignore[assignment]
             reader = pd.read_csv(
-                content,
+                _Counted(content, path),
                 usecols=lambda name: name.upper() in wanted,
                 dtype=str,
                 na_filter=False,
@@ -71,8 +72,6 @@ def pieces(
                 for column in columns:
                     if column not in frame:
                         raise DataError(f"{path}: no column {column}; {REMEDY}")
-                if not isinstance(frame.index, pd.RangeIndex):  # pandas takes a surplus first cell for an index
-                    raise DataError(f"{path}: its rows have more cells than its header has names; {REMEDY}")
                 if frame.empty:
                     raise DataError(f"{path}: holds no rows; {REMEDY}")
                 frame.index = frame.index + 1
@@ -81,7 +80,7 @@ def pieces(
                 yield frame
     except pd.errors.EmptyDataError:
         raise DataError(f"{path}: is empty; {REMEDY}") from None
-    except (OSError, EOFError, zlib.error, pd.errors.ParserError, csv.Error, ValueError) as error:
+    except (OSError, EOFError, zlib.error, pd.errors.ParserError, ValueError) as error:
         raise DataError(f"{path}: is truncated, damaged or no table of MIMIC-III ({error}); {REMEDY}") from error
 
 
@@ -139,17 +138,53 @@ def _check(column: pd.Series[Any], path: Path, codes: NDArray[np.intp], wrong: N
     if wrong.any():
         place = int(np.flatnonzero(wrong[codes])[0])
         row, text = column.index[place], column.iloc[place]
-        raise DataError(f"{path}, row {row}: {column.name} is {text!r}, not {what}; {REMEDY}")
+        raise DataError(f"{path}, row {row}: {column.name} is {reprlib.repr(text)}, not {what}; {REMEDY}")
 
 
-def _check_end(path: Path, raw: IO[bytes]) -> None:
-    """Raise DataError for a plain file that ends in the middle of a row, which pandas would fill up."""
-    header = raw.readline()
-    end = raw.seek(0, os.SEEK_END)
-    raw.seek(max(len(header), end - 2**16))
-    last = raw.read().rpartition(b"\n")[2]
-    raw.seek(0)
-    if last:
-        cells, names = (len(next(csv.reader([line.decode(errors="replace")]))) for line in (last, header))
-        if cells != names:
-            raise DataError(f"{path}: is truncated: its last row has {cells} cells, not {names}; {REMEDY}")
+class _Counted(io.RawIOBase):
+    """A table's bytes on their way to pandas, which in silence fills up short rows and cuts long ones.
+
+    Reading raises DataError naming the first row that has not as many cells as the header.
+    """
+
+    def __init__(self, content: IO[bytes], path: Path) -> None:
+        super().__init__()
+        self._content, self._path = content, path
+        self._rest, self._row, self._names = b"", 0, 0
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: Any) -> int:
+        piece = self._content.read(len(buffer))
+        self._rest += piece or b"\n"  # so that the last row is checked even when nothing ends it
+        rows, end, rest = self._rest.rpartition(b"\n")
+        if rows.count(b'"') % 2 == 0:  # else the last end of line belongs to a cell
+            self._check(rows + end)
+            self._rest = rest
+        if len(self._rest) > (LONGEST if piece else 0):
+            odd = (n for n, line in enumerate(self._rest.split(b"\n"), self._row) if line.count(b'"') % 2)
+            raise DataError(f"{self._path}, row {next(odd, self._row)}: does not end; is a quote not closed? {REMEDY}")
+        buffer[: len(piece)] = piece
+        return len(piece)
+
+    def _check(self, rows: bytes) -> None:
+        """Of whole rows: outside of quotes they must have the commas of the header, and then an end of line."""
+        if not self._row:
+            self._names = _unquoted(rows).partition(b"\n")[0].count(b",") + 1
+        marks = _unquoted(rows.translate(None, _NO_MARKS))
+        count = marks.count(b"\n")
+        if marks != (b"," * (self._names - 1) + b"\n") * count:
+            for row, line in enumerate(_unquoted(rows).split(b"\n"), start=self._row):
+                if line.strip() and (cells := line.count(b",") + 1) != self._names:
+                    reason = f"it has {cells} cells, its header {self._names}"
+                    raise DataError(f"{self._path}, row {row}: is truncated or damaged: {reason}; {REMEDY}")
+        self._row += count
+
+
+def _unquoted(text: bytes) -> bytes:
+    """What is outside of quotes; one that is doubled, for a quote within a cell, ends it and begins it again."""
+    return b"".join(text.split(b'"')[::2]) if b'"' in text else text
+
+
+_NO_MARKS = bytes(set(range(256)) - set(b',\n"'))

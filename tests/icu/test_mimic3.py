@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import datetime
 import gzip
+import io
 import tarfile
 from collections.abc import Callable
 from pathlib import Path
@@ -354,6 +355,15 @@ def content(table: str, change: Callable[[bytes], bytes]) -> Callable[[Path, Tab
     return spoil
 
 
+def in_row_3(change: Callable[[bytes], bytes]) -> Callable[[bytes], bytes]:
+    def changed(text: bytes) -> bytes:
+        lines = text.split(b"\r\n")
+        lines[3] = change(lines[3])
+        return b"\r\n".join(lines)
+
+    return changed
+
+
 def packed(table: str, change: Callable[[bytes], bytes]) -> Callable[[Path, Tables], None]:
     def spoil(folder: Path, tables: Tables) -> None:
         path = folder / f"{table}.csv"
@@ -377,15 +387,22 @@ def packed(table: str, change: Callable[[bytes], bytes]) -> Callable[[Path, Tabl
         (content("ICUSTAYS", lambda text: b""), r"ICUSTAYS\.csv: is empty"),
         (content("PATIENTS", lambda text: text.splitlines()[0] + b"\n"), r"PATIENTS\.csv: holds no rows"),
         (content("CHARTEVENTS", lambda text: text.splitlines()[0] + b"\n"), r"CHARTEVENTS\.csv: holds no rows"),
-        (content("CHARTEVENTS", lambda text: text[:-20]), r"CHARTEVENTS\.csv: is truncated: its last row has 5 cells"),
+        (content("CHARTEVENTS", lambda text: text[:-20]), r"CHARTEVENTS\.csv, row 12: is truncated .* 5 cells, its h"),
+        (
+            packed("CHARTEVENTS", lambda data: gzip.compress(gzip.decompress(data)[:-20])),
+            r"CHARTEVENTS\.csv\.gz, row 259: is truncated .* 5 cells, its header 7",
+        ),
         (
             content("CHARTEVENTS", lambda text: text + b'1,2,"3\n'),
-            r"CHARTEVENTS\.csv: is truncated, damaged or no table",
+            r"CHARTEVENTS\.csv, row 13: does not end; is a quote",
         ),
         (
-            content("CHARTEVENTS", lambda text: text.replace(b"\r\n", b",1\r\n").replace(b",1", b"", 1)),
-            "more cells than",
+            content("CHARTEVENTS", in_row_3(lambda row: row + b",1")),
+            r"CHARTEVENTS\.csv, row 3: .* 8 cells, its header 7",
         ),
+        (content("CHARTEVENTS", in_row_3(lambda row: row[:5])), r"CHARTEVENTS\.csv, row 3: .* 2 cells, its header 7"),
+        (content("CHARTEVENTS", in_row_3(lambda row: b"\0" * len(row))), r"CHARTEVENTS\.csv, row 3: .* 1 cells, its"),
+        (content("CHARTEVENTS", in_row_3(lambda row: row.replace(b"3", b'"3', 1))), r"row 3: does not end; is a quote"),
         (packed("CHARTEVENTS", lambda data: data[:-30]), r"CHARTEVENTS\.csv\.gz: is truncated.*end-of-stream"),
         (packed("LABEVENTS", lambda data: data[:30] + b"\0\0\0" + data[33:]), r"LABEVENTS\.csv\.gz: is truncated, dam"),
         (packed("CHARTEVENTS", lambda data: data[:-8] + b"\0" * 8), r"CHARTEVENTS\.csv\.gz: is truncated.*CRC"),
@@ -441,6 +458,21 @@ def test_damage_is_named_by_file_and_row(
     with pytest.raises(DataError, match=reason):
         Mimic3().load(folder, tmp_path / "cache")
     assert not list((tmp_path / "cache").glob("*.npy"))
+
+
+@given(st.lists(st.tuples(st.text(), st.text(), st.text(',\r\n" '))), st.integers(1, 40))
+def test_cells_of_any_text_pass_in_any_pieces(rows: list[tuple[str, str, str]], size: int) -> None:
+    text = io.StringIO(newline="")
+    csv.writer(text).writerows([("A", "B", "C"), *rows])
+    table = mimic3_tables._Counted(io.BytesIO(text.getvalue().encode()), Path("table.csv"))
+    assert b"".join(iter(lambda: table.read(size), b"")) == text.getvalue().encode()
+
+
+def test_a_table_without_ends_of_lines_is_not_gathered_in_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(mimic3_tables, "LONGEST", 100)
+    table = mimic3_tables._Counted(io.BytesIO(b"1,2\r" * 1000), Path("table.csv"))
+    with pytest.raises(DataError, match=r"table\.csv, row 0: does not end"):
+        table.read(200)
 
 
 # ---------------------------------------------------------------------------------------------------------- the demo
