@@ -56,8 +56,9 @@ class Mimic3(Dataset):
     )
 
     def recognises(self, folder: Path) -> bool:
+        """By ICUSTAYS alone: of the other tables one that is missing is named when the folder is read."""
         names = {path.name.lower().removesuffix(".gz") for path in folder.iterdir()} if folder.is_dir() else set()
-        return {"icustays.csv", "chartevents.csv"} <= names and is_synthetic(folder) == self.synthetic
+        return "icustays.csv" in names and is_synthetic(folder) == self.synthetic
 
     def fingerprint(self, folder: Path) -> str:
         """Of the small tables and the lists whole, of each event table its size, first and last MiB, and the rules.
@@ -76,10 +77,13 @@ class Mimic3(Dataset):
             "parts": sorted(lists) or [mimic3_cohort.SEED, mimic3_cohort.SHARES],
         }
         digest = hashlib.sha256(json.dumps(rules, sort_keys=True).encode())
-        for path in [*(find(folder, table) for table in SMALL), *lists.values()]:
-            digest.update(hashlib.sha256(path.read_bytes()).digest())
-        for table in TABLES:
-            digest.update(_ends(find(folder, table)))
+        try:
+            for path in [*(find(folder, table) for table in SMALL), *lists.values()]:
+                digest.update(hashlib.sha256(path.read_bytes()).digest())
+            for table in TABLES:
+                digest.update(_ends(find(folder, table)))
+        except OSError as error:
+            raise DataError(f"{error.filename}: cannot be read ({error.strerror})") from error
         return digest.hexdigest()
 
     def load(self, folder: Path, cache: Path, progress: Progress = silent) -> Data:

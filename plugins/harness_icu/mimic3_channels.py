@@ -74,6 +74,8 @@ UNITS: dict[str, dict[str, tuple[float, tuple[str, ...]]]] = {
 }
 #: Laboratory texts such as ERROR are missing values in these, and nothing else is in the others.
 LENIENT = {"glucose", "oxygen saturation", "pH"}
+#: The features are float32, which goes a little further.
+LARGEST = 1e38
 _PLAIN = re.compile(r"\d+(\.\d*)?|\.\d+", re.ASCII)
 _NUMBER = re.compile(r"[+-]?(\d+(\.\d*)?|\.\d+)(e[+-]?\d+)?", re.ASCII | re.IGNORECASE)
 _PRESSURES = re.compile(r"(\d+)/(\d+)", re.ASCII)
@@ -83,7 +85,7 @@ def clean(item: int, text: str, unit: str) -> float:
     """The value that a row's VALUE and VALUEUOM give for its item's channel; NaN for one that counts as missing.
 
     A category is its place in the channel's columns. Outliers stay. Raises ValueError with the reason for a text
-    that is no number or category of the channel, and for a unit that contradicts the item's.
+    that is no number (of 32 bits) or category of the channel, and for a unit that contradicts the item's.
     """
     channel = CHANNELS[ITEMS[item]]
     text = text.strip()
@@ -91,16 +93,18 @@ def clean(item: int, text: str, unit: str) -> float:
         return REFILL.get(text, math.nan)
     if channel.categories:
         if text not in channel.categories:
-            raise ValueError(f"{text!r} is no category of {channel.name}")
+            raise ValueError(f"it is no category of {channel.name}")
         return float(channel.categories.index(text))
     pressures = _PRESSURES.fullmatch(text)
     if pressures and channel.name in ("systolic blood pressure", "diastolic blood pressure"):
-        return float(pressures[1 if channel.name.startswith("systolic") else 2])
+        text = pressures[1 if channel.name.startswith("systolic") else 2]
     if channel.name in LENIENT:
         if not _PLAIN.fullmatch(text):
             return math.nan
     elif not _NUMBER.fullmatch(text):
-        raise ValueError(f"{text!r} is no number, as {channel.name} needs")
+        raise ValueError(f"it is no number, as {channel.name} needs")
+    if abs(float(text)) > LARGEST:
+        raise ValueError("it is too large for the 32 bits of the features")
     return _converted(channel.name, item, float(text), unit)
 
 

@@ -28,6 +28,8 @@ ADULT, ELDERLY, YEAR = 18, 90, np.timedelta64(365, "D")
 
 ADMISSIONS = ("SUBJECT_ID", "HADM_ID", "ADMITTIME", "DISCHTIME", "DEATHTIME")
 PATIENTS = ("SUBJECT_ID", "DOB", "DOD")
+#: Without these nobody's age and outcome is known; the official tables have them in every row.
+NEEDED = ("ADMITTIME", "DISCHTIME", "DOB")
 ICUSTAYS = (
     *("SUBJECT_ID", "HADM_ID", "ICUSTAY_ID", "FIRST_CAREUNIT", "LAST_CAREUNIT", "FIRST_WARDID", "LAST_WARDID"),
     *("INTIME", "LOS"),
@@ -101,14 +103,16 @@ def _random(subjects: NDArray[np.int64], died: NDArray[np.bool_]) -> NDArray[np.
 
 def _listed(path: Path) -> dict[int, bool]:
     """Whether each patient of a list is in its part."""
-    listed = {}
+    listed: dict[int, bool] = {}
     with path.open(newline="", encoding="utf-8-sig", errors="replace") as file:
         for number, row in enumerate(csv.reader(file), start=1):
             if not row:
                 continue
             if len(row) != 2 or not row[0].strip().isdecimal() or row[1].strip() not in ("0", "1"):
                 raise DataError(f"{path}, line {number}: {','.join(row)!r} is no patient's number and 0 or 1; {REMEDY}")
-            listed[int(row[0])] = row[1].strip() == "1"
+            subject, here = int(row[0]), row[1].strip() == "1"
+            if listed.setdefault(subject, here) != here:
+                raise DataError(f"{path}, line {number}: patient {subject} is both in the part and not; {REMEDY}")
     return listed
 
 
@@ -128,18 +132,23 @@ def _stays(folder: Path) -> pd.DataFrame:
         other = _keyed(folder, table, columns, key)
         _check(~stays[key].isin(other.index), stays[key], path, f"is not in {table}")
         stays = stays.join(other, on=key)
+    _check(stays.SUBJECT_ID != stays.OWNER, stays.HADM_ID, path, "is another patient's in ADMISSIONS")
     return stays
 
 
 def _keyed(folder: Path, table: str, columns: tuple[str, ...], key: str) -> pd.DataFrame:
-    """A table's times by its key."""
+    """A table's times by its key, and of an admission the patient, as OWNER."""
     path = find(folder, table)
     raw = read(folder, table, columns)
     keys = pd.Series(whole(raw[key], path), raw.index, name=key)
     _check(keys.duplicated(), keys, path, "is there twice")
     _check(keys < 0, keys, path, "is empty")
-    frame = {column: times(raw[column], path) for column in columns if column not in ("SUBJECT_ID", "HADM_ID")}
-    return pd.DataFrame(frame, index=pd.Index(keys))
+    frame = pd.DataFrame({name: times(raw[name], path) for name in columns if not name.endswith("_ID")}, raw.index)
+    for name in (name for name in NEEDED if name in columns):
+        _check(frame[name].isna(), keys, path, f"has no {name}")
+    if key != "SUBJECT_ID":
+        frame["OWNER"] = whole(raw["SUBJECT_ID"], path)
+    return frame.set_index(keys)
 
 
 def _check(wrong: pd.Series[bool], keys: pd.Series[int], path: Path, reason: str) -> None:

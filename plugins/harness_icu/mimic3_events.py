@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import reprlib
 from pathlib import Path
 from typing import Any
 
@@ -84,7 +85,9 @@ def _values(frame: pd.DataFrame, items: NDArray[np.int64], path: Path) -> NDArra
             cleaned[number] = clean(item, text, unit)
         except ValueError as error:
             row = frame.index[firsts[number]]
-            raise DataError(f"{path}, row {row}: VALUE {text!r} of item {item}: {error}; {REMEDY}") from None
+            raise DataError(
+                f"{path}, row {row}: VALUE {reprlib.repr(text)} of item {item}: {error}; {REMEDY}"
+            ) from None
     return cleaned[numbers]
 
 

@@ -248,6 +248,7 @@ def test_published_lists_divide_the_patients(tables: Tables, tmp_path: Path) -> 
         (lambda folder: lists(folder, TEST.replace("7,0\n", ""), VALIDATION), r"testset\.csv: patient 7 is not in it"),
         (lambda folder: lists(folder, TEST, VALIDATION.replace("7,0\n", "")), r"valset\.csv: patient 7 is not in it"),
         (lambda folder: lists(folder, "stay,y_true\n", VALIDATION), r"testset\.csv, line 1: 'stay,y_true' is no"),
+        (lambda folder: lists(folder, TEST + "3,1\n", VALIDATION), r"testset\.csv, line 13: patient 3 is both in"),
         (lambda folder: lists(folder, "1,0\n2,2\n", VALIDATION), r"testset\.csv, line 2: '2,2' is no"),
     ],
 )
@@ -260,6 +261,22 @@ def test_wrong_lists_are_named(tables: Tables, tmp_path: Path, spoil: Callable[[
 
 
 # --------------------------------------------------------------------------------------------------- files and cache
+
+
+def test_a_folder_without_some_table_is_recognised_so_that_reading_it_names_the_table(
+    tables: Tables, tmp_path: Path
+) -> None:
+    del tables["CHARTEVENTS"]
+    assert Mimic3().recognises(write(tmp_path / "tables", tables))
+
+
+def test_a_file_that_cannot_be_read_is_named(tables: Tables, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(path: Path) -> bytes:
+        raise PermissionError(13, "Permission denied", str(path))
+
+    monkeypatch.setattr(mimic3, "_ends", refuse)
+    with pytest.raises(DataError, match=r"CHARTEVENTS\.csv: cannot be read \(Permission denied\)"):
+        Mimic3().fingerprint(write(tmp_path / "tables", tables))
 
 
 def test_plain_and_gzip_either_case_and_any_pieces_are_the_same(
@@ -424,15 +441,26 @@ def packed(table: str, change: Callable[[bytes], bytes]) -> Callable[[Path, Tabl
         (cell("ICUSTAYS", ICUSTAY_ID=202), r"ICUSTAYS\.csv, row 3: ICUSTAY_ID 202 is there twice"),
         (cell("ICUSTAYS", HADM_ID=999), r"ICUSTAYS\.csv, row 3: HADM_ID 999 is not in ADMISSIONS"),
         (cell("ICUSTAYS", HADM_ID=""), r"ICUSTAYS\.csv, row 3: HADM_ID -1 is not in ADMISSIONS"),
+        (cell("ICUSTAYS", SUBJECT_ID=4), r"ICUSTAYS\.csv, row 3: HADM_ID 103 is another patient's in ADMISSIONS"),
+        (cell("ADMISSIONS", ADMITTIME=""), r"ADMISSIONS\.csv, row 3: HADM_ID 103 has no ADMITTIME"),
+        (cell("ADMISSIONS", DISCHTIME=""), r"ADMISSIONS\.csv, row 3: HADM_ID 103 has no DISCHTIME"),
+        (cell("PATIENTS", DOB=""), r"PATIENTS\.csv, row 3: SUBJECT_ID 3 has no DOB"),
         (cell("ICUSTAYS", SUBJECT_ID=999), r"ICUSTAYS\.csv, row 3: SUBJECT_ID 999 is not in PATIENTS"),
         (cell("PATIENTS", SUBJECT_ID=2), r"PATIENTS\.csv, row 3: SUBJECT_ID 2 is there twice"),
         (cell("CHARTEVENTS", ITEMID="HR"), r"CHARTEVENTS\.csv, row 3: ITEMID is 'HR', not a whole number"),
         (cell("CHARTEVENTS", HADM_ID="1.5"), r"CHARTEVENTS\.csv, row 3: HADM_ID is '1.5', not a whole number"),
         (cell("CHARTEVENTS", ICUSTAY_ID="-"), r"CHARTEVENTS\.csv, row 3: ICUSTAY_ID is '-', not a whole number"),
-        (cell("CHARTEVENTS", VALUE="fast"), r"CHARTEVENTS\.csv, row 3: VALUE 'fast' of item 211: 'fast' is no number"),
+        (cell("CHARTEVENTS", VALUE="fast"), r"CHARTEVENTS\.csv, row 3: VALUE 'fast' of item 211: it is no number"),
+        (cell("CHARTEVENTS", VALUE="1e400"), r"CHARTEVENTS\.csv, row 3: VALUE '1e400' of item 211: it is too large"),
+        (cell("CHARTEVENTS", VALUE="fast" * 1000), r"row 3: VALUE .{30,40} of item 211: it is no number"),
+        (cell("CHARTEVENTS", CHARTTIME="noon" * 1000), r"row 3: CHARTTIME is .{30,40}, not a time"),
+        (
+            lambda folder, tables: [(folder / "LABEVENTS.csv").unlink(), (folder / "LABEVENTS.csv").mkdir()],
+            r"LABEVENTS\.csv: missing, and so is",
+        ),
         (
             cell("CHARTEVENTS", ITEMID=198, VALUE="16"),
-            r"row 3: VALUE '16' of item 198: '16' is no category of GCS total",
+            r"row 3: VALUE '16' of item 198: it is no category of GCS total",
         ),
         (cell("CHARTEVENTS", ITEMID=3581, VALUEUOM="kg"), r"row 3: .*unit 'kg' contradicts item 3581, which is in lb"),
         (
