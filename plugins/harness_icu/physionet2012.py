@@ -206,10 +206,8 @@ def _events(folder: Path, records: Sequence[Record]) -> tuple[Events, NDArray[np
         wrong = (rows.parameters == NAMES.index(name)) & ~np.isin(rows.values, codes)
         if wrong.any():
             record, value = records[rows.records[wrong][0]], rows.values[wrong][0]
-            raise DataError(
-                f"{record_file(folder, record.set, record.number)}: {name} is {value:g}, none of "
-                f"{', '.join(map(str, codes))}; {REMEDY}"
-            )
+            known = ", ".join(map(str, codes))
+            raise DataError(f"{_where(folder, record, name, value)}: {name} is {value:g}, none of {known}; {REMEDY}")
     values = np.full(len(rows.values), np.nan)
     values[~is_number] = clean(rows.parameters[~is_number], rows.values[~is_number])
     kept = ~np.isnan(values)
@@ -227,9 +225,18 @@ def _check_numbers(
     """Raise unless each file says the number that it is named for."""
     said = dict(zip(stays.tolist(), numbers.tolist(), strict=True))
     for place, record in enumerate(records):
-        if said.get(place) != record.number:
-            found = f"its RecordID is {said[place]:g}" if place in said else "it has no RecordID"
-            raise DataError(f"{record_file(folder, record.set, record.number)}: {found}; {REMEDY}")
+        if place not in said:
+            raise DataError(f"{record_file(folder, record.set, record.number)}: it has no {RECORD}; {REMEDY}")
+        if said[place] != record.number:
+            where = _where(folder, record, RECORD, said[place])
+            raise DataError(f"{where}: its {RECORD} is {said[place]:.15g}; {REMEDY}")
+
+
+def _where(folder: Path, record: Record, parameter: str, value: float) -> str:
+    """The record's file and the line that gives the parameter this value."""
+    rows = [line.split(b",") for line in record.lines.splitlines()]
+    line = next(n for n, row in enumerate(rows, 2) if row[1] == parameter.encode() and float(row[2]) == value)
+    return f"{record_file(folder, record.set, record.number)}, line {line}"
 
 
 def _unpack(archive: Path, folder: Path) -> None:
