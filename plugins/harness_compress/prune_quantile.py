@@ -58,7 +58,7 @@ class PruneQuantile(Step):
         for field in ("absolute", "recurrent", "inclusive"):
             if not isinstance(value := getattr(self, field), bool):
                 raise UsageError(f"prune_quantile({field}={value!r}): True or False")
-        if self.epochs is not None and (not isinstance(self.epochs, int) or self.epochs < 1):
+        if self.epochs is not None and (type(self.epochs) is not int or self.epochs < 1):
             raise UsageError(f"prune_quantile(epochs={self.epochs!r}): a whole number of epochs, at least one")
         if self.precision not in (None, "float32", "bfloat16"):
             raise UsageError(f"prune_quantile(precision={self.precision!r}): one of 'float32', 'bfloat16'")

@@ -54,11 +54,11 @@ class Quantize(Step):
 
     def __post_init__(self) -> None:
         if self.scheme not in SCHEMES:
-            raise UsageError(f"quantize: there is no scheme {self.scheme!r}{nearest(self.scheme, SCHEMES)}")
-        if self.calibration < 1:
-            raise UsageError(f"quantize: calibration={self.calibration}, but it needs at least one example")
-        if not 0 <= self.coverage <= 1:
-            raise UsageError(f"quantize: coverage={self.coverage} is a share, from 0 to 1")
+            raise UsageError(f"quantize: there is no scheme {self.scheme!r}{nearest(str(self.scheme), SCHEMES)}")
+        if isinstance(self.calibration, bool) or not isinstance(self.calibration, int) or self.calibration < 1:
+            raise UsageError(f"quantize(calibration={self.calibration!r}): a whole number of examples, at least one")
+        if isinstance(self.coverage, bool) or not isinstance(self.coverage, int | float) or not 0 <= self.coverage <= 1:
+            raise UsageError(f"quantize(coverage={self.coverage!r}): a share, from 0 to 1")
 
     def apply(self, model: torch.nn.Module, context: StepContext) -> torch.nn.Module:
         import torch

@@ -360,7 +360,7 @@ def test_preview_leaves_the_network_alone() -> None:
     "wrong",
     [{"quantile": 1}, {"quantile": -0.1}, {"quantile": "half"}, {"quantile": True}, {"quantile": float("nan")},
      {"absolute": 1}, {"recurrent": "yes"}, {"gates": "sum"}, {"inclusive": None}, {"epochs": 0}, {"epochs": 1.5},
-     {"precision": "int8"}],
+     {"epochs": True}, {"precision": "int8"}],
 )  # fmt: skip
 def test_wrong_parameters_are_refused(wrong: dict[str, Any]) -> None:
     with pytest.raises(UsageError, match=rf"prune_quantile\({next(iter(wrong))}="):

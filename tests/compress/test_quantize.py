@@ -312,7 +312,11 @@ def test_a_foreign_state_is_refused() -> None:
         Quantize().dump(cnn())
 
 
-@pytest.mark.parametrize("wrong", [{"scheme": "ptq-int9"}, {"calibration": 0}, {"coverage": 1.1}])
+@pytest.mark.parametrize(
+    "wrong",
+    [{"scheme": "ptq-int9"}, {"scheme": 8}, {"calibration": 0}, {"calibration": 1.5}, {"calibration": "all"},
+     {"calibration": True}, {"coverage": 1.1}, {"coverage": "all"}, {"coverage": float("nan")}],
+)  # fmt: skip
 def test_wrong_parameters_are_refused(wrong: dict[str, Any]) -> None:
     with pytest.raises(UsageError, match="quantize"):
         Quantize(**wrong)
