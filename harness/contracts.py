@@ -246,7 +246,7 @@ class StepContext(Protocol):
         ...
 
     def calibration(self, examples: int) -> torch.Tensor:
-        """That many random examples of the validation part, (examples, *input_shape)."""
+        """That many random examples of the validation part, (examples, *input_shape); all where there are fewer."""
         ...
 
     def report(self, **facts: Any) -> None:

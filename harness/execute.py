@@ -71,10 +71,7 @@ class Context:
         self._loss = self._node.step.loss(training.task_loss)
 
     def calibration(self, examples: int) -> torch.Tensor:
-        if examples > len(self._validation):
-            raise CellError(
-                f"calibration on {examples} validation examples: there are {len(self._validation)}; ask for fewer"
-            )
+        examples = min(examples, len(self._validation))
         chosen = np.random.default_rng(self.seed("calibration")).choice(len(self._validation), examples, replace=False)
         return torch.from_numpy(np.ascontiguousarray(self._validation.inputs[np.sort(chosen)]))
 

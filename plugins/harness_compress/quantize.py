@@ -38,9 +38,10 @@ class Quantize(Step):
     eight bits instead of seven and its whole range, and nothing is fused. The fact ``engine`` says what multiplied:
     ``fbgemm``, or ``int32`` on a processor where that would saturate (without VNNI): the same integers in 32 bits.
 
-    ``calibration`` is how many validation examples set the activations' ranges. ``coverage`` is the least share that
-    must become int8 of the weights that multiply, and of the multiply-accumulates: each of B's networks reaches 1, and
-    0.9 leaves room for one odd small layer of another network, but not for an LSTM or a branch that stayed float.
+    ``calibration`` is how many validation examples set the activations' ranges; of a small data set, MIMIC-III's demo
+    for one, all there are, and the fact ``calibrated_on`` says how many those were. ``coverage`` is the least share
+    that must become int8 of the weights that multiply, and of the multiply-accumulates: each of B's networks reaches 1,
+    and 0.9 leaves room for one odd small layer of another network, but not for an LSTM or a branch that stayed float.
     Products that are written as functions of bare parameters are in neither share: the fact ``uncounted`` names these.
 
     Raises Unsupported for a network that is int8 already, or of which the scheme can do nothing (``ptq-int8``: one
@@ -68,8 +69,9 @@ class Quantize(Step):
         if _fx_int8.is_int8(model) or getattr(model, "gives_probabilities", False):
             raise Unsupported("the network is int8 already, or gives probabilities; quantize once, and last")
         scheme, blueprint = _module_of(self.scheme), _blueprint(model)
-        int8, facts = scheme.quantize(model, torch.split(context.calibration(self.calibration), 128))
-        self._audit(int8, context, **facts)
+        inputs = context.calibration(self.calibration)
+        int8, facts = scheme.quantize(model, torch.split(inputs, 128))
+        self._audit(int8, context, calibrated_on=len(inputs), **facts)
         return scheme.keep(int8, blueprint)
 
     def fits(self) -> Sequence[tuple[Phase, Mapping[str, Any]]]:

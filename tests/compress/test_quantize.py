@@ -352,3 +352,14 @@ def test_products_that_are_in_no_count_are_named() -> None:
     assert context.facts["uncounted"] == ["0.weight"]
     for name in NETWORKS:
         assert "uncounted" not in quantized(NETWORKS[name])[2].facts
+
+
+@pytest.mark.parametrize("scheme", ["ptq-int8", "uniform8"])
+def test_where_there_are_fewer_examples_than_asked_for_a_fact_says_how_many(scheme: str) -> None:
+    class Few(Context):
+        def calibration(self, examples: int) -> torch.Tensor:
+            return super().calibration(examples)[:5]
+
+    context = Few()
+    Quantize(scheme, coverage=0).apply(trained(Recurrent), context)  # type: ignore[arg-type]
+    assert context.facts["calibrated_on"] == 5
