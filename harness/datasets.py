@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 from harness.contracts import Data, Dataset, Part
-from harness.errors import DataError, HarnessError, UsageError, describe_error
+from harness.errors import DataError, HarnessError, NoData, UsageError, describe_error
 from harness.plugins import Plugins
 from harness.progress import Display
 from harness.source import code_digest
@@ -60,16 +60,16 @@ def resolve(name: str, plugins: Plugins, option: str | None) -> Found:
         return Found(dataset, folder)
     for incomplete in (root / name for root in where):
         if incomplete.is_dir() and any(incomplete.iterdir()):
-            raise UsageError(
-                f"{incomplete} is there but is no complete {name}; fetch it again, which goes on where it stopped "
-                f"(harness data fetch {name}), or remove the folder"
+            raise NoData(
+                f"{incomplete} is there but is no complete {name}; complete it, or remove the folder (harness data "
+                f"fetch {name} goes on where it stopped, or says how to get the data)"
             )
     missing = f"data set {name!r} is not in {', '.join(str(root) for root in where)}"
     remedy = f"point --harness-data or {VARIABLE} at it, or get it: harness data fetch {name}"
     if option or os.environ.get(VARIABLE):
-        raise UsageError(f"{missing}; {remedy}")
+        raise NoData(f"{missing}; {remedy}")
     if dataset.stand_in is None:
-        raise UsageError(f"{missing} and nothing stands in for it; {remedy}")
+        raise NoData(f"{missing} and nothing stands in for it; {remedy}")
     return resolve(dataset.stand_in, plugins, option)
 
 

@@ -19,6 +19,10 @@ class UsageError(HarnessError):
     """A suite, an option or a name is wrong."""
 
 
+class NoData(UsageError):
+    """A data set that a suite names is not where the user says that data are: its cells fail, others go on."""
+
+
 class DataError(HarnessError):
     """A data set is missing, damaged, or not what its format promises."""
 

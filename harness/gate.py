@@ -279,7 +279,9 @@ def _beside_references(
     margin = max(tolerance.value, BETWEEN_RUNS)
     change = Change(*quotient(before["per_process"], now["per_process"]))
     kind, reason = _placed(change.map(math.log), math.log1p(margin))
-    if kind == "inconclusive":
+    if kind == "inconclusive" and same:  # only code that runs it can have become slower, and that is not shown
+        kind, reason = "fine", "the same file"
+    elif kind == "inconclusive":
         reason = "the interval holds changes within the margin and beyond it"
     how = f"each run's ratio to its reference, at {format_margin(margin)}{known}"
     ratios = before["ratio"]["value"], now["ratio"]["value"]

@@ -59,6 +59,8 @@ class Cell:
     #: Whether the data set stands in for one that was not found.
     stands_in: bool = False
     skip: str | None = None
+    #: Why the cell cannot run, for a reason that its suite did not foresee.
+    problem: str | None = None
     protocol: str = "paired"
     #: The rules that the matrix declares for the gate.
     gate: Mapping[str, str] = dataclasses.field(default_factory=dict)
@@ -198,8 +200,11 @@ class Matrix:
         suite: str = "",
         seeds: Sequence[int] | None = None,
         datasets: Mapping[str, str] | None = None,
+        missing: Mapping[str, str] | None = None,
     ) -> Iterator[Cell]:
         """The cells in order. ``seeds`` replaces the axis; ``datasets`` maps a data set to its stand-in.
+
+        ``missing`` has the data sets that are not there, each with the words for it.
 
         An axis appears in the id when it has more than one option; architecture, steps and seed always do, and so
         does a stand-in, so that made-up data is named wherever a result of it is.
@@ -240,6 +245,7 @@ class Matrix:
                         id=self._id(axes, shown),
                         stands_in=used != dataset,
                         skip=reason,
+                        problem=(missing or {}).get(dataset),
                         protocol=self.protocol,
                         gate=self.gate,
                     )

@@ -230,6 +230,8 @@ def _run_cell(request: pytest.FixtureRequest, benchmark: Any) -> None:
 
 
 def _measure(run: Session, cell: Cell) -> Measured | HarnessError:
+    if cell.problem is not None:
+        return UsageError(cell.problem)
     try:
         return run.measure(cell)
     except HarnessError as error:

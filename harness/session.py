@@ -94,7 +94,10 @@ class Session:
         self.store = Store(options.store, self.display.say)
         self.library = Library(plugins, self.store, options.data, self.display)
         self.chosen = list(selected)
-        self.selected = [cell for cell in selected if cell.skip is None]
+        self.selected = [cell for cell in selected if cell.skip is None and cell.problem is None]
+        for problem in dict.fromkeys(cell.problem for cell in selected if cell.skip is None and cell.problem):
+            count = sum(cell.problem == problem for cell in selected)
+            self.display.say(f"harness: {count} cells cannot run: {problem}")
         self._references = {cell.name: known[cell.reference_name] for cell in self.selected}
         self._unmeasurable = self._check_profiles() if options.timed else {}
         if options.baseline is not None:

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from harness.datasets import resolve
-from harness.errors import UsageError
+from harness.errors import NoData, UsageError
 from harness.matrix import Cell, Matrix
 from harness.plugins import Plugins
 from harness.presets import Preset
@@ -17,6 +17,8 @@ def cells_of(
     matrix: Matrix, name: str, suite: str, plugins: Plugins, preset: Preset, data: str | None
 ) -> Iterator[Cell]:
     """The cells of a matrix at a preset's size, with stand-ins for the data sets that are not found.
+
+    Where none may stand in, for the user named a place for data, the cells are there and say so as their problem.
 
     Raises UsageError for a name that no plugin brought.
     """
@@ -28,7 +30,12 @@ def cells_of(
         )
     for runtime in matrix.runtimes:
         plugins.runtimes.get(runtime)
-    datasets = {dataset: resolve(dataset, plugins, data).dataset.name for dataset in matrix.datasets}
+    datasets, missing = {}, {}
+    for dataset in matrix.datasets:
+        try:
+            datasets[dataset] = resolve(dataset, plugins, data).dataset.name
+        except NoData as error:
+            datasets[dataset], missing[dataset] = dataset, str(error)
     for dataset, used in datasets.items():
         for architecture, view in views.items():
             try:
@@ -40,7 +47,7 @@ def cells_of(
         raise UsageError(
             f"one data set would be used twice, since some are not found here ({pairs}); get them or drop them"
         )
-    return matrix.cells(name, suite, matrix.seeds[: preset.seeds], datasets)
+    return matrix.cells(name, suite, matrix.seeds[: preset.seeds], datasets, missing)
 
 
 def load(file: Path) -> dict[str, Matrix]:

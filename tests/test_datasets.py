@@ -78,7 +78,7 @@ def test_an_incomplete_data_set_is_not_taken_for_an_absent_one(plugins: Plugins)
     Path("data/toy").mkdir(parents=True)
     assert resolve("toy", plugins, None).dataset.name == "toy-synthetic", "an empty folder holds nothing"
     Path("data/toy/half.part").write_text("")
-    with pytest.raises(UsageError, match=r"data/toy is there but is no complete toy; fetch it again"):
+    with pytest.raises(UsageError, match=r"data/toy is there but is no complete toy; complete it, or remove"):
         resolve("toy", plugins, None)
 
 

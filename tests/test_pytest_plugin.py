@@ -14,7 +14,7 @@ import pytest
 import toy
 from fakes import HEAD, TOYS, Suite, Workers, benchmarks
 
-from harness import Figure, MeasureError, Profile, session
+from harness import Figure, MeasureError, Profile, hookimpl, session
 from harness.cli import main
 from harness.measure.machine import facts
 from harness.plugins import Origin, Problem, installed
@@ -443,3 +443,52 @@ def test_a_third_partys_suite_with_real_workers(nowhere: None, toy_distribution:
     assert 0.2 < record["timing"]["ratio"]["value"] < 5
     assert len(record["timing"]["environment"]) == 2
     assert record["timing"]["environment"][0]["threads"] == 1
+
+
+class Rare(toy.Toy):
+    """A data set that few people have."""
+
+    name = "rare"
+
+    def recognises(self, folder: Path) -> bool:
+        return (folder / "rare.json").is_file()
+
+
+BOTH = (
+    TOYS
+    + """
+rare = Matrix(dataset="rare", architecture="conv", runtime="eager", pruning={"full": [train(epochs=1)]})
+"""
+)
+
+
+@pytest.fixture
+def rare(monkeypatch: pytest.MonkeyPatch) -> None:
+    @hookimpl
+    def harness_datasets(register: Any) -> None:
+        for dataset in (toy.Toy(), toy.ToySynthetic(), Rare()):
+            register(dataset)
+
+    monkeypatch.setattr(toy, "harness_datasets", harness_datasets)
+
+
+def test_a_data_set_that_is_not_where_data_are_fails_its_own_cells_alone(rare: None, suite: Suite) -> None:
+    toy.write(Path("mine/toy"))
+    result = suite(BOTH, "--harness-data=mine", "-k", "conv")
+    result.assert_outcomes(passed=2, failed=1, deselected=2)
+    assert result.ret == pytest.ExitCode.TESTS_FAILED
+    said = "\n".join(result.outlines)
+    assert "conv-full-seed0: data set 'rare' is not in mine; point --harness-data" in said.replace("\n", " ")
+
+
+def test_who_selects_the_others_hears_nothing_of_it(rare: None, suite: Suite) -> None:
+    toy.write(Path("mine/toy"))
+    result = suite(BOTH, "--harness-data=mine", "-k", "toys and conv")
+    result.assert_outcomes(passed=2, deselected=3)
+    assert "rare" not in "\n".join(result.outlines[3:])
+
+
+def test_a_plan_tells_of_a_data_set_that_is_not_there(rare: None, suite: Suite) -> None:
+    toy.write(Path("mine/toy"))
+    result = suite(BOTH, "--harness-data=mine", "--harness-plan")
+    assert "harness: 1 cells cannot run: data set 'rare' is not in mine" in "\n".join(result.outlines)
