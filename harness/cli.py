@@ -265,9 +265,7 @@ def _compare(options: argparse.Namespace) -> int:
     from harness.gate import judge, name_of
     from harness.policy import parse_rules, policy, project_rules
     from harness.record import read, read_documents
-    from harness.report.gate import changes_by, gate_text
-    from harness.report.junit import junit_xml
-    from harness.report.markdown import gate_markdown
+    from harness.report.gate import changes_by, gate_text, write_findings
 
     project, rules = project_rules(Path()), parse_rules(options.gate) if options.gate else {}
     earlier, later = options.runs
@@ -278,10 +276,7 @@ def _compare(options: argparse.Namespace) -> int:
         found = judge(baseline.records, new, lost, lambda record: policy(project, record.get("gate", {}), rules))
         changed = changes_by(read_documents(earlier), read_documents(later))
         print(gate_text(found, earlier, changed))
-        for file, text in ((options.summary, gate_markdown), (options.junit, junit_xml)):
-            if file is not None:
-                with explain_disk_errors(f"{file} cannot be written", "or choose another file"):
-                    file.write_text(text(found, earlier, changed), encoding="utf-8")
+        write_findings(found, earlier, changed, options.summary, options.junit)
     except (KeyError, TypeError, AttributeError) as error:
         raise UsageError(f"a record of {earlier} or {later} is damaged: {error!r}") from error
     return found.exit_code

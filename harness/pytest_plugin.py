@@ -2,26 +2,22 @@
 
 from __future__ import annotations
 
-import dataclasses
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
 from harness.errors import HarnessError, Unsupported, UsageError, check_writable, explain_disk_errors
-from harness.margin import DEFAULT_MARGIN, format_margin, parse_margin
-from harness.matrix import PROTOCOLS, Cell, Matrix
+from harness.matrix import Cell, Matrix
 from harness.plugins import installed
-from harness.policy import parse_rules, policy, project_rules
-from harness.presets import MOST_PROCESSES, PRESETS, Preset, preset
+from harness.pytest_options import add_options, check_options, chosen_preset, run_options
 from harness.record import FIELD, SAMPLES, Record
 from harness.suite import cells_of
 
 if TYPE_CHECKING:
     from harness.baseline import Baseline
-    from harness.gate import Judgement
-    from harness.session import Measured, Options, Session
+    from harness.session import Measured, Session
 
 #: The run selected cells and measured none of them; such a run must not pass.
 NOTHING_MEASURED = 13
@@ -37,90 +33,23 @@ class State:
         self.selected = 0
         #: The selected cells that were not measured, by name, and why.
         self.unmeasured: dict[str, str] = {}
-        self.judgement: Judgement | None = None
+        #: What the gate says, and the exit code for it.
+        self.verdict = ""
+        self.exit_code = 0
         #: How many problems of plugins were shown.
         self.told = 0
 
 
 STATE = pytest.StashKey[State]()
-CHECKS: Mapping[str, Callable[[str], object]] = {
-    "--harness-preset": preset,
-    "--harness-margin": parse_margin,
-    "--harness-gate": lambda text: policy(parse_rules(text)),
-}
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
-    group = parser.getgroup("harness", "benchmarks of compressed networks")
-    about = "; ".join(f"{entry.name}: {entry.about}" for entry in PRESETS.values())
-    group.addoption("--harness-preset", default="quick", metavar="NAME", help=f"how much to run. {about}")
-    group.addoption(
-        "--harness-plan", action="store_true", help="print the cells, what must be built and how long; run nothing"
-    )
-    group.addoption(
-        "--harness-data", metavar="DIR", help="where data sets are (default: the variable HARNESS_DATA, then ./data)"
-    )
-    group.addoption(
-        "--harness-store", metavar="DIR", default=".harness", help="where artefacts are kept (default: .harness)"
-    )
-    group.addoption(
-        "--harness-margin",
-        default=format_margin(DEFAULT_MARGIN),
-        metavar="SHARE",
-        help="the difference in latency that matters; verdicts are given at it (default: %(default)s)",
-    )
-    group.addoption(
-        "--harness-processes",
-        type=int,
-        metavar="N",
-        help="how many processes time each cell, at least 2 (default: the preset's); more of them see smaller changes",
-    )
-    group.addoption(
-        "--harness-protocol",
-        choices=PROTOCOLS,
-        help="how latency is measured, whatever the suite says: paired beside the reference in several processes, or "
-        "single, as most papers do: the mean of one process",
-    )
-    group.addoption(
-        "--harness-against",
-        metavar="RUN.json",
-        help="an earlier run: time each cell's model of that run again, beside the new one, and judge what changed",
-    )
-    group.addoption(
-        "--harness-gate",
-        metavar="RULES",
-        help="how much worse than the earlier run is allowed, as latency=2%%,auroc=0.01; over the suite's own rules "
-        "and those in pyproject.toml",
-    )
-    group.addoption("--harness-summary", metavar="FILE.md", help="write the gate's findings as Markdown")
-    group.addoption("--harness-junit", metavar="FILE.xml", help="write the gate's findings as JUnit XML")
-    group.addoption(
-        "--harness-device",
-        choices=("cpu", "cuda"),
-        default="cpu",
-        help="where networks are trained (timing is on the CPU)",
-    )
+    add_options(parser)
 
 
 def pytest_configure(config: pytest.Config) -> None:
     config.stash[STATE] = State()
-    for option, check in CHECKS.items():
-        try:
-            if config.getoption(option) is not None:
-                check(config.getoption(option))
-        except UsageError as error:
-            raise pytest.UsageError(f"{option}: {error}") from None
-    for option in ("--harness-gate", "--harness-summary", "--harness-junit"):
-        if config.getoption(option) and not config.getoption("--harness-against"):
-            raise pytest.UsageError(f"{option} says something of a comparison: name a run with --harness-against")
-    if parse_margin(config.getoption("--harness-margin")) == 0:
-        raise pytest.UsageError("--harness-margin 0: no run can show that two models are the same to the last digit")
-    processes = config.getoption("--harness-processes")
-    if processes is not None and not 2 <= processes <= MOST_PROCESSES:
-        raise pytest.UsageError(
-            f"--harness-processes {processes}: from 2, which an interval needs, to {MOST_PROCESSES}, for each takes "
-            "some 200 MB; a larger margin needs fewer"
-        )
+    check_options(config)
 
 
 # ------------------------------------------------------------------------------------------------------ collection
@@ -180,7 +109,7 @@ def _items(collector: pytest.Module, name: str, matrix: Matrix) -> list[CellItem
         name,
         collector.nodeid,
         installed(),
-        preset(config.getoption("--harness-preset")),
+        chosen_preset(config),
         config.getoption("--harness-data"),
     )
     state = config.stash[STATE]
@@ -252,7 +181,7 @@ def pytest_runtestloop(session: pytest.Session) -> Iterator[None]:
     reporter = config.pluginmanager.get_plugin("terminalreporter")
     cells = [item.cell for item in items]
     try:
-        options = _options(config)
+        options = run_options(config)
         for option in ("benchmark_json", "--harness-summary", "--harness-junit"):
             _make_room(option, config.getoption(option))
         _check_plots(config.getoption("benchmark_histogram"))
@@ -275,7 +204,7 @@ def pytest_runtestloop(session: pytest.Session) -> Iterator[None]:
                 raise
             run.settle()
             if options.baseline is not None and not session.shouldstop:
-                state.judgement = _judge(run, state, options.baseline)
+                _judge(run, state, options.baseline, config)
             return result
     except UsageError as error:
         raise pytest.UsageError(str(error)) from None
@@ -283,40 +212,21 @@ def pytest_runtestloop(session: pytest.Session) -> Iterator[None]:
         pytest.exit(f"harness: {error}", returncode=pytest.ExitCode.TESTS_FAILED)
 
 
-def _options(config: pytest.Config) -> Options:
-    from harness.baseline import Baseline
-    from harness.session import Options
-
-    against, rules = config.getoption("--harness-against"), config.getoption("--harness-gate")
-    size = _preset(config)
-    return Options(
-        preset=size,
-        store=Path(config.getoption("--harness-store")),
-        data=config.getoption("--harness-data"),
-        device=config.getoption("--harness-device"),
-        margin=parse_margin(config.getoption("--harness-margin")),
-        protocol=config.getoption("--harness-protocol"),
-        timed=config.getoption("benchmark_enable") or not config.getoption("benchmark_disable"),
-        baseline=None if against is None else Baseline.of(Path(against), size.name),
-        project_rules=project_rules(config.rootpath) if against else {},
-        rules=parse_rules(rules) if rules else {},
-    )
-
-
-def _judge(run: Session, state: State, baseline: Baseline) -> Judgement:
-    """What has become of the earlier run's cells: measured, lost, or left out on purpose."""
+def _judge(run: Session, state: State, baseline: Baseline, config: pytest.Config) -> None:
+    """Say what has become of the earlier run's cells: measured, lost, or left out on purpose."""
     from harness.gate import judge, name_of
+    from harness.record import read_documents
+    from harness.report.gate import changes_by, gate_text, write_findings
 
     skipped = {cell.name: f"skipped: {cell.skip}" for cell in run.chosen if cell.skip is not None}
     suites = {cell.suite for cell in state.known.values()}
     lost = baseline.lost(suites, state.known, skipped | state.unmeasured)
     new = {name_of(record): record for record in state.records}
-    return judge(baseline.records, new, lost, lambda record: run.options.policy(record.get("gate", {})))
-
-
-def _preset(config: pytest.Config) -> Preset:
-    chosen, processes = preset(config.getoption("--harness-preset")), config.getoption("--harness-processes")
-    return chosen if processes is None else dataclasses.replace(chosen, processes=processes)
+    found = judge(baseline.records, new, lost, lambda record: run.options.policy(record.get("gate", {})))
+    changed = changes_by(read_documents(baseline.file), run.documents(state.records))
+    files = (config.getoption(option) for option in ("--harness-summary", "--harness-junit"))
+    write_findings(found, baseline.file, changed, *(None if file is None else Path(file) for file in files))
+    state.verdict, state.exit_code = gate_text(found, baseline.file, changed), found.exit_code
 
 
 def _make_room(option: str, name: str | Path | None) -> None:
@@ -350,8 +260,8 @@ def pytest_sessionfinish(session: pytest.Session, exitstatus: int) -> None:
     if exitstatus == pytest.ExitCode.OK and state.selected and not planned:
         if not state.records:
             session.exitstatus = NOTHING_MEASURED
-        elif state.judgement is not None:
-            session.exitstatus = state.judgement.exit_code
+        elif state.exit_code:
+            session.exitstatus = state.exit_code
 
 
 @pytest.hookimpl(optionalhook=True)
@@ -395,27 +305,11 @@ def pytest_terminal_summary(terminalreporter: Any, config: pytest.Config) -> Non
 
         terminalreporter.section("harness")
         terminalreporter.write_line(report_text(state.records, installed(), terminalreporter._tw.fullwidth))
-    if state.judgement is not None:
+    if state.verdict:
         terminalreporter.section("harness gate")
-        terminalreporter.write_line(_gate_report(state, state.judgement, config))
+        terminalreporter.write_line(state.verdict)
     if state.session is not None:
         if state.selected and not state.records and not config.getoption("--harness-plan"):
             terminalreporter.write_line("harness: no cell was measured")
         for problem in _untold(config):
             terminalreporter.write_line(problem)
-
-
-def _gate_report(state: State, judgement: Judgement, config: pytest.Config) -> str:
-    """The gate's findings as text; those that are asked for as files are written."""
-    from harness.record import read_documents
-    from harness.report.gate import changes_by, gate_text
-    from harness.report.junit import junit_xml
-    from harness.report.markdown import gate_markdown
-
-    assert state.session is not None  # for it was judged
-    against = Path(config.getoption("--harness-against"))
-    changed = changes_by(read_documents(against), state.session.documents(state.records))
-    for option, text in (("--harness-summary", gate_markdown), ("--harness-junit", junit_xml)):
-        if config.getoption(option):
-            Path(config.getoption(option)).write_text(text(judgement, against, changed), encoding="utf-8")
-    return gate_text(judgement, against, changed)

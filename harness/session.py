@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import os
 import platform
 from collections.abc import Mapping, Sequence
 from importlib.metadata import version
@@ -11,13 +10,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TextIO
 
 import numpy as np
-from numpy.typing import NDArray
 
 from harness import plan as planning
 from harness.baseline import Baseline
-from harness.contracts import Data, Profile
+from harness.contracts import Profile
 from harness.datasets import Library
-from harness.errors import CellError, HarnessError, MeasureError, UsageError, describe_error, explain_disk_errors
+from harness.deployment import Deployment
+from harness.errors import CellError, HarnessError, MeasureError, UsageError, describe_error
 from harness.latency import Pair, Samples, Timekeeper
 from harness.margin import DEFAULT_MARGIN
 from harness.matrix import Cell
@@ -28,17 +27,13 @@ from harness.policy import Policy, check_figures, policy
 from harness.presets import Preset
 from harness.progress import Display
 from harness.record import SCHEMA, Against, Record, StepRecord, Timing
-from harness.store import Artefact, Store, sha256_of
+from harness.store import Store
 
 if TYPE_CHECKING:
     from harness.evaluate import CellEvidence
     from harness.execute import Executor
     from harness.measure.pool import Workers
 
-#: Real test examples that the timed calls take in turn.
-TIMED_INPUTS = 64
-#: Answers are computed on all CPUs, in a worker too: a kernel that crashes fails its own cell alone.
-EVALUATION = Profile(threads=os.cpu_count() or 1, affinity=None)
 #: What cells are timed beside.
 REFERENCE, EARLIER = "their reference", "their models of the earlier run"
 PACKAGES = ("harness", "torch", "numpy", "scipy", "pytest-benchmark")
@@ -110,9 +105,9 @@ class Session:
         #: By what the cells are compared with, and the margin.
         self._timekeepers: dict[tuple[str, float], Timekeeper] = {}
         self._machine = machine.facts()
-        self._evidence: dict[tuple[str, str, str], CellEvidence] = {}
         self._scratch = self.store.scratch()
-        self._folder = self._scratch.folder
+        evaluation = options.preset.evaluation
+        self.deployment = Deployment(plugins, self.library, evaluation, self._scratch.folder, self._pool)
 
     def __enter__(self) -> Session:
         return self
@@ -174,6 +169,10 @@ class Session:
             minutes = sum(map(estimate.build, missing)) / 60
             self.display.say(f"harness: {len(missing)} steps to build, in about {max(1, round(minutes))} min")
         executor.build_all()
+        if self.options.baseline is not None:
+            for cell in self.selected:  # fetched now, for nothing else may go on while cells are timed
+                if cell.name in self.options.baseline.records:
+                    self.store.get(self.options.baseline.records[cell.name]["artefact"]["key"])
 
     def measure(self, cell: Cell) -> Measured:
         """Time the cell against its reference, evaluate both, and write the record.
@@ -185,18 +184,18 @@ class Session:
         reference = self._references[cell.name]
         candidate_artefact = self.executor.build(self._key(cell))
         reference_artefact = self.executor.build(self._key(reference))
-        evidence = self._evidence_of(cell, candidate_artefact)
-        base = self._evidence_of(reference, reference_artefact)
+        evidence = self.deployment.evidence(cell, candidate_artefact)
+        base = self.deployment.evidence(reference, reference_artefact)
         timing, samples = None, None
         if self.options.timed:
-            pair = Pair(cell, base.file, evidence.file, self._inputs(cell))
+            pair = Pair(cell, base.file, evidence.file, self.deployment.inputs(cell))
             timing, samples = self._time(pair)
             if samples.candidate_sha256 != evidence.sha256 or samples.reference_sha256 != base.sha256:
                 raise CellError(
                     f"a deployed file of {cell.id} changed between its evaluation and its timing; run again"
                 )
             evidence.samples = samples.candidate
-            self._weigh(cell, evidence)
+            self.deployment.weigh(cell, evidence)
         from harness.evaluate import differences, figures
 
         record: Record = {
@@ -230,10 +229,6 @@ class Session:
     def _key(self, cell: Cell) -> str:
         return self.plan.artefacts[cell.name]
 
-    def _weigh(self, cell: Cell, evidence: CellEvidence) -> None:
-        memory = self._pool().memory(cell.profile, cell.runtime, evidence.file, self._inputs(cell))
-        evidence.peak_memory, evidence.base_memory = memory.peak, memory.baseline
-
     def _against(
         self, file: Path, earlier: Record, cell: Cell, reference: CellEvidence, evidence: CellEvidence
     ) -> Against:
@@ -258,16 +253,16 @@ class Session:
             found["reason"] = f"its artefact {key[:12]} is not in the store"
             return found
         try:
-            before = self._evidence_of(cell, artefact)
+            before = self.deployment.evidence(cell, artefact)
             if before.sha256 == evidence.sha256:
                 found["same"], found["reason"] = True, "the same file"
             elif not self.options.timed or self._protocol(cell) == "single":
                 found["reason"] = "the latency was not timed in pairs"
             elif margin is not None:
-                pair = Pair(cell, before.file, evidence.file, self._inputs(cell), steady=reference.file)
+                pair = Pair(cell, before.file, evidence.file, self.deployment.inputs(cell), steady=reference.file)
                 found["timing"], samples = self._keeper(EARLIER, margin).time(pair)
                 before.samples = np.asarray(samples.kept["reference"])
-                self._weigh(cell, before)
+                self.deployment.weigh(cell, before)
             found["figures"] = figures(before, self.plugins)
             found["differences"] = differences(before, evidence, self.plugins)
         except HarnessError as error:
@@ -275,45 +270,6 @@ class Session:
         except Exception as error:  # the code that made it may be gone
             found["reason"] = f"its model could not be rebuilt: {describe_error(error)}"
         return found
-
-    def _evidence_of(self, cell: Cell, artefact: Artefact) -> CellEvidence:
-        from harness.evaluate import CellEvidence
-
-        identity = (cell.dataset, cell.runtime, artefact.key)
-        if identity not in self._evidence:
-            runtime = self.plugins.runtimes.get(cell.runtime)
-            folder = self._folder / cell.runtime / artefact.key
-            with explain_disk_errors(f"cannot deploy {cell.id} in {folder}", "or choose another store"):
-                folder.mkdir(parents=True, exist_ok=True)
-                file = runtime.deploy(artefact.file, folder)
-            data = self._data(cell)
-            sha256 = sha256_of(file)
-            inputs, answers = self._arrays(cell, "test", data.test.inputs), folder / "scores.npy"
-            scores = self._pool().predict(EVALUATION, cell.runtime, file, inputs, answers)
-            if scores.shape != data.test.targets.shape:
-                wanted, found = data.test.targets.shape[1:], scores.shape[1:]
-                raise CellError(f"the model of {cell.id} gives answers of shape {found} for an example, not {wanted}")
-            if not np.isfinite(scores).all():
-                raise CellError(f"the model of {cell.id} answers NaN or infinity on test examples")
-            self._evidence[identity] = CellEvidence(file, sha256, artefact.file, data, self.plugins, scores)
-        return self._evidence[identity]
-
-    def _data(self, cell: Cell) -> Data:
-        view = self.plugins.architectures.get(cell.architecture).view
-        return self.library.load(cell.dataset, self.options.preset.evaluation, view)
-
-    def _inputs(self, cell: Cell) -> Path:
-        test = self._data(cell).test.inputs
-        chosen = np.sort(np.random.default_rng(0).permutation(len(test))[:TIMED_INPUTS])
-        return self._arrays(cell, "timed", test[chosen])
-
-    def _arrays(self, cell: Cell, use: str, inputs: NDArray[Any]) -> Path:
-        """The file from which workers read inputs; written once."""
-        file = self._folder / f"{cell.dataset}-{self.plugins.architectures.get(cell.architecture).view}-{use}.npy"
-        if not file.exists():
-            with explain_disk_errors(f"cannot write the inputs of workers to {file}", "or choose another store"):
-                np.save(file, np.ascontiguousarray(inputs))
-        return file
 
     def _time(self, pair: Pair) -> tuple[Timing, Samples]:
         keeper = self._keeper(REFERENCE, self.options.margin)

@@ -214,3 +214,32 @@ def test_quiet_hides_the_table_and_keeps_the_file(suite: Suite) -> None:
     result = suite(TOYS, *CONV, "--benchmark-quiet")
     assert not table(result)
     assert len(benchmarks()) == 2
+
+
+def test_github_action_benchmark_finds_what_it_reads(suite: Suite) -> None:
+    """Its README: ``tool: "pytest"`` takes a name, iterations a second, their deviation, the mean and the rounds."""
+    suite(TOYS, "--benchmark-json=run.json")
+    document = json.loads(Path("run.json").read_text())
+    found = {}
+    for entry in document["benchmarks"]:
+        stats = entry["stats"]
+        found[entry["fullname"]] = stats["ops"]
+        assert stats["ops"] == pytest.approx(1 / stats["mean"])
+        assert stats["stddev"] >= 0
+        assert stats["rounds"] == 24
+    assert len(found) == 4
+    assert found["suite.py::toys[toy-synthetic-conv-half-seed0]"] == pytest.approx(1 / 50e-6, rel=0.1)
+
+
+def test_bencher_finds_what_it_reads(suite: Suite) -> None:
+    """Its adapter ``python_pytest``: where and when, and of each benchmark the name and these figures, in seconds."""
+    suite(TOYS, "--benchmark-json=run.json")
+    document = json.loads(Path("run.json").read_text())
+    assert {"machine_info", "commit_info", "benchmarks", "datetime", "version"} <= document.keys()
+    assert isinstance(document["machine_info"], dict)
+    assert isinstance(document["commit_info"], dict)
+    for entry in document["benchmarks"]:
+        assert entry["fullname"].startswith("suite.py::toys[")
+        for name in ("min", "max", "mean", "stddev", "median", "iqr", "q1", "q3"):
+            assert isinstance(entry["stats"][name], float)
+        assert 0 < entry["stats"]["min"] <= entry["stats"]["median"] <= entry["stats"]["max"] < 1e-3

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from harness.changes import Documents, changes, surroundings
+from harness.errors import explain_disk_errors
 from harness.gate import Comparison, Finding, Judgement, Kind
 from harness.policy import OUTCOMES, Outcome
 from harness.record import Record
@@ -36,6 +37,19 @@ def gate_text(judgement: Judgement, baseline: Path, changed: Changes) -> str:
         lines += [f"  {entry.name}: {line}" for entry in rest for line in unsettled(entry)]
     lines += ["", conclusion(judgement)]
     return "\n".join(lines)
+
+
+def write_findings(
+    judgement: Judgement, baseline: Path, changed: Changes, markdown: Path | None, junit: Path | None
+) -> None:
+    """Write what the gate found into the files that are asked for. Raises StoreError when that fails."""
+    from harness.report.junit import junit_xml
+    from harness.report.markdown import gate_markdown
+
+    for file, text in ((markdown, gate_markdown), (junit, junit_xml)):
+        if file is not None:
+            with explain_disk_errors(f"{file} cannot be written", "or choose another file"):
+                file.write_text(text(judgement, baseline, changed), encoding="utf-8")
 
 
 def summary(judgement: Judgement) -> str:

@@ -143,7 +143,7 @@ def _figure(name: str, cells: Sequence[Record]) -> str:
         return MISSING
     digits = cells[0]["figures"][name]["digits"]
     mean = f"{statistics.fmean(known):,.{digits}f}"
-    return mean if len(known) == 1 else f"{mean} ±{statistics.stdev(known):,.{digits}f}"
+    return mean if len(set(known)) == 1 else f"{mean} ±{statistics.stdev(known):,.{digits}f}"
 
 
 def _interval(intervals: Sequence[Interval], digits: int, sign: str = "") -> str:
@@ -151,6 +151,8 @@ def _interval(intervals: Sequence[Interval], digits: int, sign: str = "") -> str
         return MISSING
     values = [interval["value"] for interval in intervals]
     mean = f"{statistics.fmean(values):{sign}.{digits}f}"
+    if len(values) > 1 and len(set(values)) == 1:
+        return mean
     if len(values) > 1:
         return f"{mean} ±{statistics.stdev(values):.{digits}f}"
     low, high = intervals[0]["low"], intervals[0]["high"]

@@ -189,6 +189,6 @@ def _mean(cells: Records, show: Show, digits: int, sign: str = "") -> str:
     if not known:
         return MISSING
     mean = f"{statistics.fmean(known):{sign},.{digits}f}"
-    if len(known) == 1 or len(set(known)) == 1:
+    if len(set(known)) == 1:
         return mean
     return f"{mean} ±{statistics.stdev(known):,.{digits}f}"

@@ -58,6 +58,7 @@ def test_seeds_are_averaged_with_their_deviation() -> None:
     text = tables(seeds)
     assert "seeds 0, 1, 2" in text
     assert line(text, "auroc", "plain") == ["auroc", "plain", "float32", "0.9200", "±0.0200"]
+    assert line(text, "parameters") == ["parameters", "plain", "float32", "1,000.0000"], "what all seeds share is exact"
 
 
 def test_one_seed_shows_its_interval_and_a_difference_its_sign() -> None:
