@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import re
 import statistics
+import textwrap
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -57,9 +58,10 @@ PUBLISHED: Mapping[Model, Published] = {
     Model("dnn", 0.0, "uniform8"): Published(60_929, 64, 15, None, 0.82),
 }
 NOTE = (
-    "Published: MIMIC-III, Keras, another machine, files with the optimizer's state. So columns of the first table "
-    "compare within a line of dashes; the second sets each network against the LSTM of its own study. Measured: means "
-    "over seeds, ± their deviation; us/sample is the median of calls with one sample; training is what building took."
+    "Published: MIMIC-III, Keras, another machine, files with the optimizer's state. What is left to compare is each "
+    "network against the LSTM of its own study, in the second table. Measured: means over seeds, ± their deviation; "
+    "us/sample: the median of calls with one sample each; training: the seconds that all steps took, on a machine that "
+    "may have had other work; no interval is over patients here."
 )
 
 
@@ -73,7 +75,7 @@ def report(records: Records) -> tuple[str, str] | None:
             matrices.setdefault((*fixed, str(axes["profile"])), []).append(record)
     if not matrices:
         return None
-    return TITLE, "\n\n".join([*map(_tables, matrices.values()), NOTE])
+    return TITLE, "\n\n".join([*map(_tables, matrices.values()), textwrap.fill(NOTE, 118)])
 
 
 def model_of(record: Mapping[str, Any]) -> Model | None:
