@@ -266,14 +266,18 @@ def _beside_references(
     def unknown(kind: Kind, how: str, reason: str) -> Finding:
         return Finding(LATENCY, kind, None, None, None, tolerance, how=how, reason=reason)
 
-    if problem := _incomparable(old, new):
-        if same:
-            return unknown("fine", "the same file", f"whether what runs it became slower is not known: {problem}")
-        return unknown("inconclusive", "", f"{problem}, and the earlier model was not timed again{known}")
+    problem, contaminated = _incomparable(old, new), ""
     for run, timing in (("the earlier", before), ("this", now)):
         verdict = timing.get("verdict")
         if verdict is not None and verdict["kind"] == "contaminated":
-            return unknown("contaminated", "", f"{run} run was contaminated: {verdict['reason']}")
+            contaminated = f"{run} run was contaminated: {verdict['reason']}"
+    if same and (problem or contaminated):
+        reason = f"whether what runs it became slower is not known: {problem or contaminated}"
+        return unknown("fine", "the same file", reason)
+    if problem:
+        return unknown("inconclusive", "", f"{problem}, and the earlier model was not timed again{known}")
+    if contaminated:
+        return unknown("contaminated", "", contaminated)
     from harness.measure.statistics import quotient
 
     margin = max(tolerance.value, BETWEEN_RUNS)

@@ -225,6 +225,9 @@ def test_a_contaminated_run_says_nothing(which: str) -> None:
     records = {"old": cell(), "new": cell()}
     records[which]["timing"]["verdict"] = {"kind": "contaminated", "reason": "busy"}
     records["new"]["timing"]["per_process"] = [9.0] * 4
+    same = finding("latency", records["old"], records["new"], latency="1%")
+    assert (same.kind, same.change, same.how) == ("fine", None, "the same file")
+    records["new"]["artefact"]["sha256"] = "s2"
     found = finding("latency", records["old"], records["new"], latency="1%")
     assert (found.kind, found.change) == ("contaminated", None)
 
