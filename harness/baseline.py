@@ -31,6 +31,24 @@ class Baseline:
             )
         return cls(file, fitting)
 
+    def aligned(self, suites: Collection[str]) -> Baseline:
+        """The same with the suites' names of this run: pytest names a file from its root, which may be another today.
+
+        A suite is known again when the end of one path is the other. Raises UsageError when none is.
+        """
+        records: dict[str, Record] = {}
+        for record in self.records.values():
+            again = [suite for suite in suites if _same_file(suite, record["suite"])]
+            found: Record = {**record, "suite": again[0] if len(again) == 1 else record["suite"]}
+            records[name_of(found)] = found
+        if suites and not any(record["suite"] in suites for record in records.values()):
+            theirs = ", ".join(sorted({record["suite"] for record in self.records.values()}))
+            raise UsageError(
+                f"{self.file} is of other suites ({theirs}) than this run ({', '.join(sorted(suites))}), so there is "
+                "nothing to compare: name a run of the same suite"
+            )
+        return dataclasses.replace(self, records=records)
+
     def lost(self, suites: Collection[str], known: Iterable[str], unmeasured: Mapping[str, str]) -> dict[str, str]:
         """The cells that this run should have and has not, each with the reason.
 
@@ -45,3 +63,8 @@ class Baseline:
             elif name in unmeasured:
                 lost[name] = unmeasured[name]
         return lost
+
+
+def _same_file(first: str, second: str) -> bool:
+    shorter, longer = sorted((first, second), key=len)
+    return shorter == longer or longer.endswith(f"/{shorter}")

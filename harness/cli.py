@@ -272,6 +272,7 @@ def _compare(options: argparse.Namespace) -> int:
     try:
         new = {name_of(record): record for record in read(later)}
         baseline = Baseline.of(earlier, next(iter(new.values()))["preset"])
+        baseline = baseline.aligned({record["suite"] for record in new.values()})
         lost = {name: f"{later} has no record of it" for name in baseline.records if name not in new}
         found = judge(baseline.records, new, lost, lambda record: policy(project, record.get("gate", {}), rules))
         changed = changes_by(read_documents(earlier), read_documents(later))

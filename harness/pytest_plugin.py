@@ -203,8 +203,8 @@ def pytest_runtestloop(session: pytest.Session) -> Iterator[None]:
                 run.settle(confirm=False)  # what was measured goes into the file, with the verdicts that it allows
                 raise
             run.settle()
-            if options.baseline is not None and not session.shouldstop:
-                _judge(run, state, options.baseline, config)
+            if run.baseline is not None and not session.shouldstop:
+                _judge(run, state, run.baseline, config)
             return result
     except UsageError as error:
         raise pytest.UsageError(str(error)) from None

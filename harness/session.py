@@ -95,8 +95,10 @@ class Session:
             self.display.say(f"harness: {count} cells cannot run: {problem}")
         self._references = {cell.name: known[cell.reference_name] for cell in self.selected}
         self._unmeasurable = self._check_profiles() if options.timed else {}
+        self.baseline = None
         if options.baseline is not None:
             self._check_rules()
+            self.baseline = options.baseline.aligned({cell.suite for cell in known.values()})
         measurable = [cell for cell in self.selected if cell.profile not in self._unmeasurable]
         cells = {cell.name: cell for own in measurable for cell in (own, self._references[own.name])}
         self.plan = planning.make(cells.values(), plugins, self.library.fingerprint, options.preset, options.device)
@@ -169,10 +171,10 @@ class Session:
             minutes = sum(map(estimate.build, missing)) / 60
             self.display.say(f"harness: {len(missing)} steps to build, in about {max(1, round(minutes))} min")
         executor.build_all()
-        if self.options.baseline is not None:
+        if self.baseline is not None:
             for cell in self.selected:  # fetched now, for nothing else may go on while cells are timed
-                if cell.name in self.options.baseline.records:
-                    self.store.get(self.options.baseline.records[cell.name]["artefact"]["key"])
+                if cell.name in self.baseline.records:
+                    self.store.get(self.baseline.records[cell.name]["artefact"]["key"])
 
     def measure(self, cell: Cell) -> Measured:
         """Time the cell against its reference, evaluate both, and write the record.
@@ -220,9 +222,9 @@ class Session:
             "versions": {"python": platform.python_version(), **{name: version(name) for name in PACKAGES}},
             "gate": dict(cell.gate),
         }
-        if self.options.baseline is not None and cell.name in self.options.baseline.records:
-            earlier = self.options.baseline.records[cell.name]
-            record["against"] = self._against(self.options.baseline.file, earlier, cell, base, evidence)
+        if self.baseline is not None and cell.name in self.baseline.records:
+            earlier = self.baseline.records[cell.name]
+            record["against"] = self._against(self.baseline.file, earlier, cell, base, evidence)
         self.plugins.notify("harness_cell_finished", record=record)
         return Measured(record, samples)
 

@@ -329,6 +329,25 @@ def test_a_rule_for_a_figure_that_no_metric_gives_is_an_error_of_use(pull: Any) 
     assert "gate: no cell has a figure 'aurocc'; did you mean 'auroc'" in text
 
 
+@pytest.mark.parametrize("where", ["elsewhere/suite.py", "suite.py"])
+def test_a_suite_is_known_again_from_another_root(pull: Any, suite: Suite, where: str) -> None:
+    assert suite(source(), "--benchmark-json=base.json").ret == 0
+    text = Path("base.json").read_text()
+    Path("base.json").write_text(text.replace('"suite": "suite.py"', f'"suite": "{where}"'))
+    result = suite(source("layers=1"), "--harness-against=base.json")
+    assert result.ret == 10
+    assert main(["compare", "base.json", "base.json"]) == 0
+
+
+def test_a_run_of_another_suite_is_an_error_of_use(pull: Any, suite: Suite) -> None:
+    assert suite(source(), "--benchmark-json=base.json").ret == 0
+    text = Path("base.json").read_text()
+    Path("base.json").write_text(text.replace('"suite": "suite.py"', '"suite": "mysuite.py"'))
+    result = suite(source(), "--harness-against=base.json")
+    assert result.ret == pytest.ExitCode.USAGE_ERROR
+    assert "base.json is of other suites (mysuite.py) than this run (suite.py)" in "\n".join(result.errlines)
+
+
 def test_a_run_of_another_preset_is_an_error_of_use(pull: Any, suite: Suite) -> None:
     assert suite(source(), "--benchmark-json=base.json").ret == 0
     result = suite(source(), "--harness-against=base.json", "--harness-preset=quick")
