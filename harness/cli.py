@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
+from harness.cli_store import add_store, existing
 from harness.contracts import Profile
 from harness.datasets import DEFAULT, status
 from harness.errors import HarnessError, UsageError, explain_disk_errors
@@ -20,6 +21,7 @@ from harness.margin import DEFAULT_MARGIN, parse_margin
 from harness.plugins import Registry, installed
 from harness.presets import PRESETS, preset
 from harness.progress import Display
+from harness.shared import SharedStore, shared_url
 
 if TYPE_CHECKING:
     from harness.record import Record
@@ -62,7 +64,7 @@ def _parser() -> argparse.ArgumentParser:
     command.add_argument("suite", type=Path)
     command.add_argument("--json", action="store_true", help="for programs")
     command.add_argument("--preset", default="quick", help=f"one of {', '.join(PRESETS)} (default: quick)")
-    command.add_argument("--store", type=Path, default=Path(".harness"))
+    add_store(command)
     command.add_argument("--data", metavar="DIR")
     command.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
     command.set_defaults(run=_plan)
@@ -128,7 +130,7 @@ def _parser() -> argparse.ArgumentParser:
 
     command = commands.add_parser("explain", help="what an artefact depends on, or why two have different keys")
     command.add_argument("keys", nargs="+", metavar="KEY", help="one or two keys, or their beginnings")
-    command.add_argument("--store", type=Path, default=Path(".harness"))
+    add_store(command)
     command.set_defaults(run=_explain)
     return parser
 
@@ -191,7 +193,7 @@ def _plan(options: argparse.Namespace) -> None:
         for cell in cells_of(matrix, name, options.suite.as_posix(), plugins, size, options.data)
     ]
     known = {cell.name: cell for cell in cells}
-    chosen = Options(size, options.store, options.data, options.device)
+    chosen = Options(size, options.store, options.data, options.device, shared=shared_url(options.shared))
     with Session(cells, known, plugins, chosen, sys.stderr) as run:
         print(json.dumps(plan_document(run), indent=1) if options.json else plan_text(run))
 
@@ -286,9 +288,9 @@ def _compare(options: argparse.Namespace) -> int:
 def _explain(options: argparse.Namespace) -> None:
     from harness.store import Store
 
-    if not options.store.is_dir():
-        raise UsageError(f"there is no store at {options.store}; name one with --store")
-    store = Store(options.store, lambda text: print(text, file=sys.stderr))
+    url = shared_url(options.shared)
+    root = options.store if url else existing(options.store)
+    store = Store(root, lambda text: print(text, file=sys.stderr), SharedStore(url) if url else None, create=False)
     if len(options.keys) > 2:
         raise UsageError("explain takes one key or two")
     first, *others = [store.lineage(key) for key in options.keys]

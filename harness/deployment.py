@@ -12,10 +12,10 @@ from numpy.typing import NDArray
 
 from harness.contracts import Data, Profile
 from harness.datasets import Library
+from harness.description import Artefact, sha256_of
 from harness.errors import CellError, explain_disk_errors
 from harness.matrix import Cell
 from harness.plugins import Plugins
-from harness.store import Artefact, sha256_of
 
 if TYPE_CHECKING:
     from harness.evaluate import CellEvidence

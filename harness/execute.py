@@ -17,12 +17,13 @@ from harness import artefact as artefacts
 from harness import training
 from harness.contracts import Data, Loss, Part, Phase, Progress, Task, Training
 from harness.datasets import Library
+from harness.description import Artefact
 from harness.errors import CellError, HarnessError, Unsupported, UsageError, describe_error
 from harness.keys import plain
 from harness.plan import Node, Plan, describe
 from harness.plugins import Plugins
 from harness.progress import Display
-from harness.store import Artefact, Store
+from harness.store import Store
 
 
 def derive(*parts: Any) -> int:
@@ -119,7 +120,8 @@ class Executor:
 
     def build(self, key: str) -> Artefact:
         """The artefact, from the store or built now with all it needs. Raises what kept it from being built."""
-        if key not in self._built:
+        built = self._built.get(key)
+        if built is None or (isinstance(built, Artefact) and not built.file.exists()):  # it was collected as garbage
             try:
                 self._built[key] = self.store.get(key) or self._make(self.plan.nodes[key])
             except HarnessError as error:
@@ -136,19 +138,25 @@ class Executor:
         return found
 
     def build_all(self) -> None:
-        """Build every artefact of the plan's cells; what fails is remembered for its cells, and the rest goes on."""
+        """Build or fetch every artefact of the plan's cells; what fails is kept for its cells, and the rest goes on."""
         missing = self.plan.needed(self.store.has)
         said: set[HarnessError] = set()
         for index, node in enumerate(missing, start=1):
             self.display.overall(index, len(missing))
-            try:
-                self.build(node.key)
-            except Unsupported as error:
-                self.display.say(f"skipped: {node.label}: {error}")
-            except HarnessError as error:
-                if error not in said:  # what else needs it fails for the same reason
-                    self.display.say(f"failed: {node.label}: {error}")
-                said.add(error)
+            self._try(node, said)
+        for key in self.plan.artefacts.values():  # fetched now, for nothing else may go on while cells are timed
+            if key not in self._built:
+                self._try(self.plan.nodes[key], said)
+
+    def _try(self, node: Node, said: set[HarnessError]) -> None:
+        try:
+            self.build(node.key)
+        except Unsupported as error:
+            self.display.say(f"skipped: {node.label}: {error}")
+        except HarnessError as error:
+            if error not in said:  # what else needs it fails for the same reason
+                self.display.say(f"failed: {node.label}: {error}")
+            said.add(error)
 
     def model(self, key: str) -> torch.nn.Module:
         """The model of an artefact, in evaluation mode."""

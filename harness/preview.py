@@ -120,9 +120,9 @@ class Estimate:
         work: dict[str, float] = {}
         seconds: dict[str, float] = {}
         for node in plan.nodes.values():
-            if node.step is None or not node.step.fits() or not store.has(node.key):
+            if node.step is None or not node.step.fits():
                 continue
-            artefact = store.get(node.key)
+            artefact = store.local(node.key)
             if artefact is not None:
                 name = node.root.architecture
                 work[name] = work.get(name, 0.0) + self._work(node)

@@ -14,6 +14,7 @@ from harness.margin import DEFAULT_MARGIN, format_margin, parse_margin
 from harness.matrix import PROTOCOLS
 from harness.policy import parse_rules, policy, project_rules
 from harness.presets import MOST_PROCESSES, PRESETS, Preset, preset
+from harness.shared import shared_url
 
 if TYPE_CHECKING:
     from harness.session import Options
@@ -38,6 +39,12 @@ def add_options(parser: pytest.Parser) -> None:
     )
     group.addoption(
         "--harness-store", metavar="DIR", default=".harness", help="where artefacts are kept (default: .harness)"
+    )
+    group.addoption(
+        "--harness-shared",
+        metavar="URL",
+        help="a store that machines share: artefacts are had from there and put there; s3://, file:// or any URL of "
+        "fsspec (default: the variable HARNESS_SHARED; an empty URL: none)",
     )
     group.addoption(
         "--harness-margin",
@@ -115,6 +122,7 @@ def run_options(config: pytest.Config) -> Options:
     return Options(
         preset=size,
         store=Path(config.getoption("--harness-store")),
+        shared=shared_url(config.getoption("--harness-shared")),
         data=config.getoption("--harness-data"),
         device=config.getoption("--harness-device"),
         margin=parse_margin(config.getoption("--harness-margin")),

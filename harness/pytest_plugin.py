@@ -13,6 +13,7 @@ from harness.matrix import Cell, Matrix
 from harness.plugins import installed
 from harness.pytest_options import add_options, check_options, chosen_preset, run_options
 from harness.record import FIELD, SAMPLES, Record
+from harness.shared import shared_url, without_password
 from harness.suite import cells_of
 
 if TYPE_CHECKING:
@@ -281,7 +282,9 @@ def pytest_report_collectionfinish(config: pytest.Config) -> list[str]:
         return []
     preset_name, store = config.getoption("--harness-preset"), config.getoption("--harness-store")
     stand_ins = sorted({cell.dataset for cell in config.stash[STATE].known.values() if cell.stands_in})
-    lines = [f"harness: preset {preset_name}, store {store}"]
+    shared = shared_url(config.getoption("--harness-shared"))
+    places = f"store {store}" + (f", shared store {without_password(shared)}" if shared else "")
+    lines = [f"harness: preset {preset_name}, {places}"]
     lines += [f"harness: no real data found, so {name} is used; harness data status says more" for name in stand_ins]
     if config.getoption("benchmark_cprofile"):
         lines.append("harness: --benchmark-cprofile leaves cells out, for it cannot look into their worker processes")

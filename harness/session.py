@@ -27,6 +27,7 @@ from harness.policy import Policy, check_figures, policy
 from harness.presets import Preset
 from harness.progress import Display
 from harness.record import SCHEMA, Against, Record, StepRecord, Timing
+from harness.shared import SharedStore
 from harness.store import Store
 
 if TYPE_CHECKING:
@@ -53,6 +54,8 @@ class Options:
     margin: float = DEFAULT_MARGIN
     #: How all cells are timed, whatever their matrix says.
     protocol: str | None = None
+    #: The URL of a store that machines share.
+    shared: str | None = None
     #: The run whose models are measured again, and the gate's rules: the project's, and those of the command line.
     baseline: Baseline | None = None
     project_rules: Mapping[str, str] = dataclasses.field(default_factory=dict)
@@ -86,7 +89,8 @@ class Session:
         self.options = options
         self.plugins = plugins
         self.display = Display(stream)
-        self.store = Store(options.store, self.display.say)
+        shared = None if options.shared is None else SharedStore(options.shared)
+        self.store = Store(options.store, self.display.say, shared)
         self.library = Library(plugins, self.store, options.data, self.display)
         self.chosen = list(selected)
         self.selected = [cell for cell in selected if cell.skip is None and cell.problem is None]
@@ -171,10 +175,11 @@ class Session:
             minutes = sum(map(estimate.build, missing)) / 60
             self.display.say(f"harness: {len(missing)} steps to build, in about {max(1, round(minutes))} min")
         executor.build_all()
-        if self.baseline is not None:
-            for cell in self.selected:  # fetched now, for nothing else may go on while cells are timed
-                if cell.name in self.baseline.records:
-                    self.store.get(self.baseline.records[cell.name]["artefact"]["key"])
+        earlier = {} if self.baseline is None else self.baseline.records
+        models = {earlier[cell.name]["artefact"]["key"] for cell in self.selected if cell.name in earlier}
+        for key in models:  # fetched now, for nothing else may go on while cells are timed
+            self.store.get(key)
+        self.store.share(models | self.plan.nodes.keys())
 
     def measure(self, cell: Cell) -> Measured:
         """Time the cell against its reference, evaluate both, and write the record.
@@ -308,9 +313,11 @@ class Session:
 
     def _steps(self, key: str) -> list[StepRecord]:
         rows: list[StepRecord] = []
-        for node in self.plan.lineage(key):
+        lineage = self.plan.lineage(key)
+        descriptions = self.store.describe([node.key for node in lineage])
+        for node in lineage:
             if node.step is not None:
-                made = self.store.get(node.key)  # an ancestor may be gone: it is not needed any more
+                made = descriptions.get(node.key)  # an ancestor may be gone: it is not needed any more
                 facts, seconds = ({}, None) if made is None else (dict(made.facts), made.seconds)
                 rows.append({"step": planning.describe(node.step), "facts": facts, "seconds": seconds})
         return rows

@@ -7,6 +7,7 @@ import json
 import multiprocessing
 import os
 import pickle
+import shutil
 import signal
 import subprocess
 import sys
@@ -17,9 +18,10 @@ from typing import Any
 
 import pytest
 
+from harness.description import META, MODEL, Artefact
 from harness.errors import StoreError, UsageError
 from harness.keys import key_of
-from harness.store import META, MODEL, Artefact, Store
+from harness.store import Store
 
 Content = Callable[[Path], None]
 
@@ -214,6 +216,24 @@ def test_of_two_runs_on_one_store_one_builds_and_the_other_waits(store: Store, t
         f"another run builds {key_of({'a': 1})[:12]} in this store; waiting for it",
         "finds",
     ]
+
+
+def test_a_run_that_is_overtaken_while_it_writes_puts_its_own_in_place(
+    store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    other = put(Store(tmp_path / "other", print), {"a": 1}, b"faster").file.parent
+    rename, calls = Path.rename, []
+
+    def overtaken(self: Path, target: Path) -> Path:
+        calls.append(self.name)
+        if self.name == key_of({"a": 1}) and calls.count(self.name) == 2:  # after it looked for an older one
+            shutil.copytree(other, target)
+        return rename(self, target)
+
+    monkeypatch.setattr(Path, "rename", overtaken)
+    assert put(store, {"a": 1}).file.read_bytes() == b"weights"
+    assert len(calls) == 4
+    assert list((store.root / "tmp").iterdir()) == []
 
 
 def test_a_lock_is_free_again_after_an_error(store: Store, said: list[str]) -> None:

@@ -71,7 +71,7 @@ def plan_text(run: Session) -> str:
         [
             cells,
             "",
-            f"steps to build: {len(missing)}; in the store {run.store.root}: {have}",
+            f"steps to build: {len(missing)}; in the store {run.store.places}: {have}",
             *steps,
             "",
             f"preset {document['preset']}: about {_duration(60 * minutes['building'])} to build, "
