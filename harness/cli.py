@@ -1,4 +1,4 @@
-"""The command ``harness``: list, plan, data, doctor, calibrate, report, explain."""
+"""The command ``harness``: list, plan, data, store, doctor, calibrate, report, explain."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
-from harness.cli_store import add_store, existing
+from harness.cli_store import add_store, add_store_command, existing
 from harness.contracts import Profile
 from harness.datasets import DEFAULT, status
 from harness.errors import HarnessError, UsageError, explain_disk_errors
@@ -78,6 +78,8 @@ def _parser() -> argparse.ArgumentParser:
     action.add_argument("name")
     action.add_argument("--data", metavar="DIR", help=f"fetch into DIR/NAME (default: {DEFAULT}/NAME)")
     action.set_defaults(run=_data_fetch)
+
+    add_store_command(commands)
 
     command = commands.add_parser(
         "doctor",
