@@ -193,7 +193,17 @@ def interval(value: float, low: float | None, high: float | None, level: float, 
 
 def read(file: Path) -> list[Record]:
     """The records of a benchmark JSON, in order. Raises UsageError for a file that has none."""
-    document = _document(file)
+    return load(file)[1]
+
+
+def load(file: Path) -> tuple[dict[str, Any], list[Record]]:
+    """A benchmark JSON as it is, and its records in order. Raises UsageError for a file that has none."""
+    try:
+        document = json.loads(file.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise UsageError(f"there is no file {file}; a run writes one with --benchmark-json={file}") from None
+    except (ValueError, OSError, RecursionError) as error:
+        raise UsageError(f"{file} cannot be read as a benchmark JSON: {error}") from error
     benchmarks = document.get("benchmarks") if isinstance(document, Mapping) else None
     entries = benchmarks if isinstance(benchmarks, list) else []
     extras = [entry.get("extra_info") for entry in entries if isinstance(entry, Mapping)]
@@ -204,23 +214,12 @@ def read(file: Path) -> list[Record]:
     for record in found:
         if record.get("schema") != SCHEMA:
             raise UsageError(f"{file} has records of schema {record.get('schema')}; this version reads {SCHEMA}")
-    return found
+    return document, found
 
 
-def read_documents(file: Path) -> Mapping[str, Mapping[str, Any]]:
-    """What the artefacts of a benchmark JSON depend on, by their keys; empty where the file does not say."""
-    document = _document(file)
-    ours = document.get(FIELD) if isinstance(document, Mapping) else None
+def documents(document: Mapping[str, Any]) -> dict[str, Mapping[str, Any]]:
+    """What the artefacts of a benchmark JSON depend on, by their keys; empty where it does not say."""
+    ours = document.get(FIELD)
     found = ours.get("documents") if isinstance(ours, Mapping) else None
-    if not isinstance(found, Mapping):
-        return {}
-    return {key: entry for key, entry in found.items() if isinstance(entry, Mapping)}
-
-
-def _document(file: Path) -> Any:
-    try:
-        return json.loads(file.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise UsageError(f"there is no file {file}; a run writes one with --benchmark-json={file}") from None
-    except (ValueError, OSError) as error:
-        raise UsageError(f"{file} cannot be read as a benchmark JSON: {error}") from error
+    entries = found.items() if isinstance(found, Mapping) else ()
+    return {key: entry for key, entry in entries if isinstance(entry, Mapping)}
