@@ -1,4 +1,4 @@
-"""The command ``harness``: list, plan, data, store, doctor, calibrate, report, explain."""
+"""The command ``harness``: list, plan, data, store, doctor, calibrate, report, compare, history, explain."""
 
 from __future__ import annotations
 
@@ -130,6 +130,16 @@ def _parser() -> argparse.ArgumentParser:
     command.add_argument("--junit", type=Path, metavar="FILE.xml", help="write the findings as JUnit XML")
     command.set_defaults(run=_compare)
 
+    command = commands.add_parser(
+        "history", help="what changed from run to run on each machine, and what else changed there"
+    )
+    command.add_argument("runs", type=Path, nargs="+", metavar="RUN.json", help="runs, or folders of them")
+    command.add_argument("--all", action="store_true", help="also what did not change")
+    command.add_argument("--figure", type=Path, metavar="FILE", help="draw the ratios: *.svg, *.png or *.pdf")
+    command.add_argument("--json", action="store_true", help="for programs")
+    _add_margin(command)
+    command.set_defaults(run=_history)
+
     command = commands.add_parser("explain", help="what an artefact depends on, or why two have different keys")
     command.add_argument("keys", nargs="+", metavar="KEY", help="one or two keys, or their beginnings")
     add_store(command)
@@ -255,6 +265,30 @@ def _report(options: argparse.Namespace) -> None:
             print(f"harness: {problem}", file=sys.stderr)
     except (KeyError, TypeError, AttributeError) as error:
         raise UsageError(f"a record of {', '.join(map(str, options.runs))} is damaged: {error!r}") from error
+
+
+def _history(options: argparse.Namespace) -> None:
+    from harness.runs import collect
+
+    if options.figure is not None:
+        from harness.report.history_figure import check_suffix
+
+        check_suffix(options.figure)
+    runs, remarks = collect(options.runs)
+    from harness.history import history
+    from harness.report.history import history_document, history_text, printable
+
+    found = history(runs, options.margin)
+    for remark in remarks:
+        print(f"harness: {printable(remark)}", file=sys.stderr)
+    if options.json:
+        print(json.dumps(history_document(found, remarks), indent=1))
+    else:
+        print(history_text(found, shutil.get_terminal_size((120, 40)).columns, options.all))
+    if options.figure is not None:
+        from harness.report.history_figure import draw
+
+        draw(found, options.figure)
 
 
 def _identity(record: Record) -> tuple[str, ...]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import subprocess
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -12,6 +13,7 @@ from typing import Any
 
 import fakes
 import pytest
+import run_files
 import toy
 
 from harness.calibration import calibrate as calibration
@@ -87,6 +89,10 @@ def test_plan_uses_the_data_it_is_pointed_at(run: Run) -> None:
         (["data", "fetch", "toi"], "no dataset is called 'toi'; did you mean 'toy'"),
         (["data", "fetch", "toy"], "toy cannot be downloaded by the harness: a toy"),
         (["report", "absent.json"], "there is no file absent.json"),
+        (["history", "absent.json"], "there is no file absent.json"),
+        (["history", "."], "there is no run in .; make one"),
+        (["history", "suite.py", "--figure", "x.gif"], "a figure is a file *.svg, *.png, *.pdf, and x.gif is none"),
+        (["history", "suite.py", "--margin", "much"], "the margin 'much' is not a share"),
         (["explain", "abc"], "there is no store at .harness; name one with --store"),
         (["explain", "abc", "--store", "."], "no artefact has a key that begins with 'abc'"),
         (["explain", "a", "b", "c", "--store", "."], "explain takes one key or two"),
@@ -111,7 +117,9 @@ def test_an_error_of_use_is_one_line_and_exit_code_4(run: Run, arguments: Sequen
     assert message in err
 
 
-@pytest.mark.parametrize("arguments", [["plann"], [], ["doctor", "--nonsense"], ["report"], ["doctor", "--allocator"]])
+@pytest.mark.parametrize(
+    "arguments", [["plann"], [], ["doctor", "--nonsense"], ["report"], ["history"], ["doctor", "--allocator"]]
+)
 def test_what_cannot_be_parsed_is_an_error_of_use(run: Run, arguments: Sequence[str]) -> None:
     code, out, err = run(*arguments)
     assert (code, out) == (4, "")
@@ -264,6 +272,50 @@ def test_an_option_says_its_default(capsys: pytest.CaptureFixture[str], command:
     text = " ".join(capsys.readouterr().out.split())
     assert "as 1% or 0.01 (default: 1%)" in text
     assert command != "doctor" or "0 when the machine is good enough for the margin, 1 when it is not, 4 for" in text
+
+
+STEP = (1.0, 1.001, 0.999, 1.0, 1.0, 1.1, 1.1, 1.101, 1.099)
+
+
+def test_history_prints_what_changed_and_draws_it(run: Run) -> None:
+    files = run_files.write_all(Path("runs"), [[run_files.cell(value)] for value in STEP])
+    Path("runs/notes.json").write_text("{}")
+    code, out, err = run("history", "runs", "--figure", "f.svg")
+    assert code == 0
+    assert "1.000 -> 1.100 (+10.0 %, worse)" in out
+    assert err == "harness: passed over: runs/notes.json holds no record of this harness\n"
+    assert Path("f.svg").read_text().startswith("<?xml")
+    _, out, err = run("history", *map(str, files), "--margin", "20%")
+    assert (err, "1 cell without a change (--all lists them)." in out) == ("", True)
+    assert "latency / reference" not in out
+    assert "latency / reference" in run("history", *map(str, files), "--margin", "20%", "--all")[1]
+
+
+def test_history_is_there_for_programs(run: Run) -> None:
+    run_files.write_all(Path("runs"), [[run_files.cell(value)] for value in STEP])
+    code, out, _ = run("history", "runs", "--json")
+    document = json.loads(out)
+    assert code == 0
+    (change,) = document["groups"][0]["series"][0]["changes"]
+    assert (change["last"], change["first"], change["worse"]) == (4, 5, True)
+    assert len(document["runs"]) == len(document["groups"][0]["series"][0]["points"]) == 9
+
+
+def test_a_figure_that_cannot_be_written_or_shows_nothing_is_one_line(run: Run) -> None:
+    run_files.write(Path("a.json"), [run_files.cell()])
+    code, _, err = run("history", "a.json", "--figure", "nowhere/f.svg")
+    assert (code, len(err.splitlines())) == (4, 1)
+    assert err.startswith("harness: cannot write nowhere/f.svg")
+    run_files.write(Path("b.json"), [run_files.cell(None)])
+    code, _, err = run("history", "b.json", "--figure", "f.svg")
+    assert code == 4
+    assert "there is no ratio of latencies to draw" in err
+
+
+def test_the_command_loads_no_library_before_it_needs_it() -> None:
+    code = "import sys, harness.cli; print(*sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert not {"torch", "scipy", "ruptures", "matplotlib"} & set(done.stdout.split())
 
 
 def test_an_interruption_is_one_line(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
