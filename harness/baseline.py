@@ -6,9 +6,11 @@ import dataclasses
 from collections.abc import Collection, Iterable, Mapping
 from pathlib import Path
 
+from harness.changes import Documents
 from harness.errors import UsageError
 from harness.gate import name_of
-from harness.record import Record, read
+from harness.record import Record
+from harness.runs import read
 
 
 @dataclasses.dataclass(frozen=True)
@@ -17,19 +19,20 @@ class Baseline:
 
     file: Path
     records: Mapping[str, Record]
+    documents: Documents
 
     @classmethod
     def of(cls, file: Path, preset: str) -> Baseline:
         """Read a run's file. Raises UsageError when it holds nothing that was run at this preset."""
-        records = read(file)
-        fitting = {name_of(record): record for record in records if record["preset"] == preset}
+        run = read(file)
+        fitting = {name_of(record): record for record in run.records if record["preset"] == preset}
         if not fitting:
-            presets = ", ".join(sorted({record["preset"] for record in records}))
+            presets = ", ".join(sorted({record["preset"] for record in run.records}))
             raise UsageError(
                 f"{file} was run at preset {presets}, which cannot be compared with {preset}: choose the same with "
                 "--harness-preset"
             )
-        return cls(file, fitting)
+        return cls(file, fitting, run.documents)
 
     def aligned(self, suites: Collection[str]) -> Baseline:
         """The same with the suites' names of this run: pytest names a file from its root, which may be another today.

@@ -6,25 +6,25 @@ import argparse
 import dataclasses
 import functools
 import json
-import shutil
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
+from harness.cli_runs import add_margin, add_run_commands
 from harness.cli_store import add_store, add_store_command, existing
 from harness.contracts import Profile
 from harness.datasets import DEFAULT, status
 from harness.errors import HarnessError, UsageError, explain_disk_errors
 from harness.keys import differences
-from harness.margin import DEFAULT_MARGIN, parse_margin
+from harness.margin import parse_margin
 from harness.plugins import Registry, installed
 from harness.presets import PRESETS, preset
 from harness.progress import Display
 from harness.shared import SharedStore, shared_url
 
 if TYPE_CHECKING:
-    from harness.record import Record
+    pass
 
 NOT_FIT, USAGE_ERROR, INTERRUPTED = 1, 4, 130
 
@@ -87,7 +87,7 @@ def _parser() -> argparse.ArgumentParser:
         epilog="Exit code: 0 when the machine is good enough for the margin, 1 when it is not, 4 for a wrong option or "
         "when nothing could be timed.",
     )
-    _add_margin(command)
+    add_margin(command)
     _add_allocator(command)
     command.add_argument("--json", action="store_true", help="for programs")
     command.set_defaults(run=_doctor)
@@ -107,53 +107,19 @@ def _parser() -> argparse.ArgumentParser:
     command.add_argument(
         "--planted", type=_shares, default="1%,2%,5%,10%", metavar="SHARES", help="slowdowns (default: %(default)s)"
     )
-    _add_margin(command)
+    add_margin(command)
     _add_allocator(command)
     command.add_argument("--quiet-only", action="store_true", help="not also while another program is busy")
     command.add_argument("--output", type=Path, metavar="FILE.json", help="where all results are kept")
     command.set_defaults(run=_calibrate)
 
-    command = commands.add_parser(
-        "report", help="the tables of one or more runs; of a cell that is in several, the last counts"
-    )
-    command.add_argument("runs", type=Path, nargs="+", metavar="RUN.json")
-    command.set_defaults(run=_report)
-
-    command = commands.add_parser(
-        "compare", help="what became of an earlier run's cells in a later one, by their records alone; ends as the gate"
-    )
-    command.add_argument("runs", type=Path, nargs=2, metavar="RUN.json", help="the earlier run, then the later one")
-    command.add_argument(
-        "--gate", metavar="RULES", help="how much worse is allowed, as latency=2%%,auroc=0.01 (see the README)"
-    )
-    command.add_argument("--summary", type=Path, metavar="FILE.md", help="write the findings as Markdown")
-    command.add_argument("--junit", type=Path, metavar="FILE.xml", help="write the findings as JUnit XML")
-    command.set_defaults(run=_compare)
-
-    command = commands.add_parser(
-        "history", help="what changed from run to run on each machine, and what else changed there"
-    )
-    command.add_argument("runs", type=Path, nargs="+", metavar="RUN.json", help="runs, or folders of them")
-    command.add_argument("--all", action="store_true", help="also what did not change")
-    command.add_argument("--figure", type=Path, metavar="FILE", help="draw the ratios: *.svg, *.png or *.pdf")
-    command.add_argument("--json", action="store_true", help="for programs")
-    _add_margin(command)
-    command.set_defaults(run=_history)
+    add_run_commands(commands)
 
     command = commands.add_parser("explain", help="what an artefact depends on, or why two have different keys")
     command.add_argument("keys", nargs="+", metavar="KEY", help="one or two keys, or their beginnings")
     add_store(command)
     command.set_defaults(run=_explain)
     return parser
-
-
-def _add_margin(command: argparse.ArgumentParser) -> None:
-    command.add_argument(
-        "--margin",
-        type=parse_margin,
-        default=f"{100 * DEFAULT_MARGIN:g}%",
-        help="the relative change that matters, as 1%% or 0.01 (default: %(default)s)",
-    )
 
 
 def _add_allocator(command: argparse.ArgumentParser) -> None:
@@ -251,74 +217,6 @@ def _calibrate(options: argparse.Namespace) -> None:
         profile=Profile(allocator=options.allocator),
     )
     print(table(calibrate(plan, Display(sys.stderr).say, options.output)))
-
-
-def _report(options: argparse.Namespace) -> None:
-    from harness.record import read
-    from harness.report.terminal import report_text
-
-    plugins = installed()
-    try:
-        newest = {_identity(record): record for file in options.runs for record in read(file)}
-        print(report_text(list(newest.values()), plugins, shutil.get_terminal_size((120, 40)).columns))
-        for problem in plugins.problems:
-            print(f"harness: {problem}", file=sys.stderr)
-    except (KeyError, TypeError, AttributeError) as error:
-        raise UsageError(f"a record of {', '.join(map(str, options.runs))} is damaged: {error!r}") from error
-
-
-def _history(options: argparse.Namespace) -> None:
-    from harness.runs import collect
-
-    if options.figure is not None:
-        from harness.report.history_figure import check_suffix
-
-        check_suffix(options.figure)
-    runs, remarks = collect(options.runs)
-    from harness.history import history
-    from harness.report.history import history_document, history_text, printable
-
-    found = history(runs, options.margin)
-    for remark in remarks:
-        print(f"harness: {printable(remark)}", file=sys.stderr)
-    if options.json:
-        print(json.dumps(history_document(found, remarks), indent=1))
-    else:
-        print(history_text(found, shutil.get_terminal_size((120, 40)).columns, options.all))
-    if options.figure is not None:
-        from harness.report.history_figure import draw
-
-        draw(found, options.figure)
-
-
-def _identity(record: Record) -> tuple[str, ...]:
-    """What is measured again when it is in a later run too."""
-    timing = record["timing"]
-    protocol = "" if timing is None else timing.get("protocol", "paired")
-    return (record["suite"], record["matrix"], record["cell"], record["preset"], protocol)
-
-
-def _compare(options: argparse.Namespace) -> int:
-    from harness.baseline import Baseline
-    from harness.gate import judge, name_of
-    from harness.policy import parse_rules, policy, project_rules
-    from harness.record import read, read_documents
-    from harness.report.gate import changes_by, gate_text, write_findings
-
-    project, rules = project_rules(Path()), parse_rules(options.gate) if options.gate else {}
-    earlier, later = options.runs
-    try:
-        new = {name_of(record): record for record in read(later)}
-        baseline = Baseline.of(earlier, next(iter(new.values()))["preset"])
-        baseline = baseline.aligned({record["suite"] for record in new.values()})
-        lost = {name: f"{later} has no record of it" for name in baseline.records if name not in new}
-        found = judge(baseline.records, new, lost, lambda record: policy(project, record.get("gate", {}), rules))
-        changed = changes_by(read_documents(earlier), read_documents(later))
-        print(gate_text(found, earlier, changed))
-        write_findings(found, earlier, changed, options.summary, options.junit)
-    except (KeyError, TypeError, AttributeError) as error:
-        raise UsageError(f"a record of {earlier} or {later} is damaged: {error!r}") from error
-    return found.exit_code
 
 
 def _explain(options: argparse.Namespace) -> None:

@@ -17,7 +17,7 @@ from filelock import FileLock, Timeout
 from harness.description import META, MODEL, Damaged, Description, Entry, parse
 from harness.errors import StoreError, UsageError, explain_disk_errors
 from harness.keys import key_of
-from harness.record import read, read_documents
+from harness.record import documents_in, load
 from harness.scratch import prefix
 
 KEY = re.compile(r"[0-9a-f]{64}")
@@ -71,7 +71,8 @@ def named(runs: Iterable[Path]) -> Kept:
     keys: set[str] = set()
     documents: dict[str, Mapping[str, Any]] = {}
     for run in runs:
-        for record in read(run):
+        document, records = load(run)
+        for record in records:
             try:
                 own = {record["artefact"]["key"], record["reference_artefact"]["key"]}
                 if "against" in record:
@@ -81,9 +82,9 @@ def named(runs: Iterable[Path]) -> Kept:
             except (KeyError, TypeError, ValueError) as error:
                 raise UsageError(f"a record of {run} names no artefacts ({error!r}); nothing was removed") from error
             keys |= own
-        for key, document in read_documents(run).items():
+        for key, entry in documents_in(document).items():
             with contextlib.suppress(UsageError):  # one without a key is not what it says, and is asked for elsewhere
-                documents |= {key: document} if key_of(document) == key else {}
+                documents |= {key: entry} if key_of(entry) == key else {}
     return Kept(keys, documents)
 
 

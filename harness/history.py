@@ -13,8 +13,8 @@ from typing import Any
 from scipy import stats
 
 from harness.changepoints import LEAST_RUNS, Scale, change_points
+from harness.changes import Documents, around_it, of_the_cell
 from harness.fingerprint import Fingerprint, fingerprint
-from harness.provenance import cell_differences, environment_differences
 from harness.record import Interval, Record
 from harness.runs import Run
 
@@ -137,7 +137,8 @@ def history(runs: Sequence[Run], margin: float) -> History:
                 found.setdefault(setting, collections.defaultdict(dict))[record["cell"]][number] = record
             elif number not in unknown:
                 unknown.append(number)
-    groups = [_group(setting, cells, margin) for setting, cells in found.items()]
+    documents = [run.documents for run in runs]
+    groups = [_group(setting, cells, documents, margin) for setting, cells in found.items()]
     return History(tuple(runs), margin, tuple(groups), tuple(unknown))
 
 
@@ -155,7 +156,9 @@ def _setting(record: Record) -> Setting:
     )
 
 
-def _group(setting: Setting, cells: Mapping[str, Mapping[int, Record]], margin: float) -> Group:
+def _group(
+    setting: Setting, cells: Mapping[str, Mapping[int, Record]], documents: Sequence[Documents], margin: float
+) -> Group:
     runs = sorted({number for records in cells.values() for number in records})
     appeared: dict[int, list[str]] = collections.defaultdict(list)
     vanished: dict[int, list[str]] = collections.defaultdict(list)
@@ -165,7 +168,7 @@ def _group(setting: Setting, cells: Mapping[str, Mapping[int, Record]], margin: 
             appeared[min(records)].append(cell)
         if max(records) != runs[-1]:
             vanished[max(records)].append(cell)
-        series += [_series(cell, name, records, margin) for name in _figures(records)]
+        series += [_series(cell, name, records, documents, margin) for name in _figures(records)]
     return Group(setting, tuple(runs), tuple(cells), tuple(series), dict(appeared), dict(vanished))
 
 
@@ -181,7 +184,9 @@ def _figures(records: Mapping[int, Record]) -> list[str]:
     return list(names)
 
 
-def _series(cell: str, name: str, records: Mapping[int, Record], margin: float) -> Series:
+def _series(
+    cell: str, name: str, records: Mapping[int, Record], documents: Sequence[Documents], margin: float
+) -> Series:
     unit, digits, scale = "", 3, _scale("", name, "")
     better: str | None = "lower"
     last = records[max(records)]
@@ -208,8 +213,8 @@ def _series(cell: str, name: str, records: Mapping[int, Record], margin: float) 
                 after=found.after,
                 relative=found.relative,
                 worse={"lower": found.after > found.before, "higher": found.after < found.before}.get(better or ""),
-                cell=tuple(cell_differences(records[before], records[after])),
-                environment=tuple(environment_differences(records[before], records[after])),
+                cell=tuple(of_the_cell(records[before], records[after], documents[before], documents[after])),
+                environment=tuple(around_it(records[before], records[after])),
             )
         )
     return Series(cell, name, unit, digits, scale, tuple(points), tuple(changes))

@@ -216,7 +216,6 @@ def pytest_runtestloop(session: pytest.Session) -> Iterator[None]:
 def _judge(run: Session, state: State, baseline: Baseline, config: pytest.Config) -> None:
     """Say what has become of the earlier run's cells: measured, lost, or left out on purpose."""
     from harness.gate import judge, name_of
-    from harness.record import read_documents
     from harness.report.gate import changes_by, gate_text, write_findings
 
     skipped = {cell.name: f"skipped: {cell.skip}" for cell in run.chosen if cell.skip is not None}
@@ -224,7 +223,7 @@ def _judge(run: Session, state: State, baseline: Baseline, config: pytest.Config
     lost = baseline.lost(suites, state.known, skipped | state.unmeasured)
     new = {name_of(record): record for record in state.records}
     found = judge(baseline.records, new, lost, lambda record: run.options.policy(record.get("gate", {})))
-    changed = changes_by(read_documents(baseline.file), run.documents(state.records))
+    changed = changes_by(baseline.documents, run.documents(state.records))
     files = (config.getoption(option) for option in ("--harness-summary", "--harness-junit"))
     write_findings(found, baseline.file, changed, *(None if file is None else Path(file) for file in files))
     state.verdict, state.exit_code = gate_text(found, baseline.file, changed), found.exit_code

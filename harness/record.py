@@ -217,7 +217,7 @@ def load(file: Path) -> tuple[dict[str, Any], list[Record]]:
     return document, found
 
 
-def documents(document: Mapping[str, Any]) -> dict[str, Mapping[str, Any]]:
+def documents_in(document: Mapping[str, Any]) -> dict[str, Mapping[str, Any]]:
     """What the artefacts of a benchmark JSON depend on, by their keys; empty where it does not say."""
     ours = document.get(FIELD)
     found = ours.get("documents") if isinstance(ours, Mapping) else None

@@ -9,8 +9,9 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+from harness.changes import Documents
 from harness.errors import UsageError
-from harness.record import Record, load
+from harness.record import Record, documents_in, load
 from harness.schema import fault
 
 
@@ -37,6 +38,8 @@ class Run:
     date: datetime
     commit: Commit
     records: tuple[Record, ...]
+    #: What the artefacts depend on, by their keys.
+    documents: Documents = dataclasses.field(default_factory=dict)
 
 
 def read(file: Path) -> Run:
@@ -51,7 +54,7 @@ def read(file: Path) -> Run:
             f"{file} does not say when it was made: its datetime is {document.get('datetime')!r}; take the file as "
             "pytest-benchmark wrote it"
         )
-    return Run(file, date, _commit(document.get("commit_info")), tuple(records))
+    return Run(file, date, _commit(document.get("commit_info")), tuple(records), documents_in(document))
 
 
 def collect(paths: Sequence[Path]) -> tuple[list[Run], list[str]]:

@@ -5,9 +5,10 @@ from __future__ import annotations
 import copy
 from typing import Any
 
+import pytest
 from records import record
 
-from harness.changes import changes, surroundings
+from harness.changes import around_it, changes, of_the_cell
 from harness.keys import key_of
 
 NETWORK = {"torch": "2.13", "data": {"fingerprint": "abc"}}
@@ -78,23 +79,53 @@ def test_other_bytes_under_one_key_are_told() -> None:
 def test_without_documents_the_steps_are_compared_as_they_were_written() -> None:
     old = of(documents(NETWORK, train()))
     new = of(documents(NETWORK, train("2")), steps=[{"step": "train(epochs=2)"}])
-    assert changes(old, new, {}, {}) == ["steps: train() -> train(epochs=2)"]
-    assert changes(old, of(documents(NETWORK, train("2"))), {}, {}) == [
-        "the deployed file: other bytes, though nothing that the key knows differs"
+    assert changes(old, new, {}, {}) == ["steps train() -> train(epochs=2)"]
+    keys = [list(documents(NETWORK, train(version)))[-1][:12] for version in "12"]
+    assert changes(old, of(documents(NETWORK, train("2"))), {}, {}) == [f"artefact {keys[0]} -> {keys[1]}"]
+
+
+def test_the_reference_and_the_test_examples_are_told() -> None:
+    known = documents(NETWORK, train())
+    old, new = of(known), of(known, test_examples=30)
+    for made, key in ((old, "b"), (new, "c")):
+        made |= {"reference": "other", "reference_artefact": {"key": 64 * key, "sha256": key}}
+    assert of_the_cell(old, new, known, known) == [
+        "reference's artefact bbbbbbbbbbbb -> cccccccccccc",
+        "test examples 20 -> 30",
     ]
+    new["reference"] = old["reference"] = old["cell"]
+    assert of_the_cell(old, new, known, known) == ["test examples 20 -> 30"], "it is the reference itself"
 
 
-def test_what_is_around_the_model() -> None:
-    old = of(documents(NETWORK), machine={"cpu": "a", "kernel": "6.1", "aslr": 2})
+MACHINE = {"cpu": "a CPU", "memory_bytes": 16 * 2**30, "kernel": "6.1", "microcode": "0x1"}
+WORKERS = [{"threads": 1, "allocator": name, "pid": pid} for pid, name in enumerate("xyx")]
+ONE = [{"threads": 1, "allocator": "jemalloc", "pid": 3, "affinity": [1], "torch": "9"}]
+
+
+@pytest.mark.parametrize(
+    ("change", "expected"),
+    [
+        ({"versions": {"torch": "2.14.0"}}, ["torch 2.13.0 -> 2.14.0"]),
+        ({"versions": {}}, ["torch 2.13.0 -> -"]),
+        ({"machine": MACHINE | {"kernel": "7", "turbo": False}}, ["kernel 6.1 -> 7", "turbo - -> off"]),
+        ({"machine": MACHINE | {"microcode": None}}, ["microcode 0x1 -> unknown"]),
+        ({"machine": MACHINE | {"memory_bytes": 16 * 2**30 + 1}}, []),
+        ({"machine": MACHINE | {"cpu": "another"}}, ["machine a CPU, 16 GB -> another, 16 GB"]),
+        ({"timing": {"processes": 6}}, ["processes 4 -> 6"]),
+        ({"timing": {"environment": WORKERS}}, ["allocator jemalloc -> x, y"]),
+        ({"timing": {"environment": ONE}}, []),
+        ({"timing": {"environment": []}}, ["threads 1 -> -", "allocator jemalloc -> -"]),
+    ],
+)
+def test_what_is_around_the_model(change: dict[str, Any], expected: list[str]) -> None:
+    old = of(documents(NETWORK), machine=dict(MACHINE))
     new = copy.deepcopy(old)
-    assert surroundings(old, new) == []
-    new["versions"]["torch"] = "2.13.1"
-    new["machine"] |= {"kernel": "6.2", "aslr": 0}
-    new["timing"]["environment"][0]["allocator"] = "system"
-    assert surroundings(old, new) == [
-        "torch: 2.13.0 -> 2.13.1",
-        "machine kernel: 6.1 -> 6.2",
-        "profile allocator: jemalloc -> system",
-    ]
-    new["timing"] = None
-    assert len(surroundings(old, new)) == 2
+    new |= change | ({"timing": new["timing"] | change["timing"]} if "timing" in change else {})
+    assert around_it(old, old) == []
+    assert around_it(old, new) == expected
+
+
+def test_without_timing_or_machine_there_is_less_to_tell() -> None:
+    bare = of(documents(NETWORK), timing=None)
+    assert around_it(bare, bare) == []
+    assert "kernel - -> 6.1" in around_it(bare, bare | {"machine": MACHINE})

@@ -280,7 +280,7 @@ def test_a_run_of_another_machine_is_never_compared_by_its_clock(pull: Any, monk
     code, text = pull(source("layers=1"), "--harness-store=other", "--harness-gate=fail_on=regressed+lost+inconclusive")
     assert code == 11
     assert "the earlier run is of another machine, and the earlier model was not timed again" in text
-    assert "changed around the models: machine cpu: a CPU -> another CPU" in text
+    assert "changed around the models: machine a CPU" in text
 
 
 def test_a_run_of_another_machine_whose_models_are_there_is_timed_again(

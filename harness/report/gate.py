@@ -6,7 +6,7 @@ import shlex
 from collections.abc import Callable
 from pathlib import Path
 
-from harness.changes import Documents, changes, surroundings
+from harness.changes import Documents, around_it, changes
 from harness.errors import explain_disk_errors
 from harness.gate import Comparison, Finding, Judgement, Kind
 from harness.policy import OUTCOMES, Outcome
@@ -64,7 +64,7 @@ def summary(judgement: Judgement) -> str:
 def surroundings_text(judgement: Judgement) -> str:
     """What differs around the models of both runs, each once; empty when nothing does."""
     pairs = [(entry.old, entry.new) for entry in judgement.comparisons]
-    found = [line for old, new in pairs if old is not None and new is not None for line in surroundings(old, new)]
+    found = [line for old, new in pairs if old is not None and new is not None for line in around_it(old, new)]
     return "; ".join(dict.fromkeys(found))
 
 

@@ -1,0 +1,133 @@
+"""The commands that read runs: report, compare, history."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import shutil
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from harness.errors import UsageError
+from harness.margin import DEFAULT_MARGIN, parse_margin
+from harness.plugins import installed
+
+if TYPE_CHECKING:
+    from harness.record import Record
+
+
+def add_run_commands(commands: Any) -> None:
+    """Declare them, with what each runs."""
+    command = commands.add_parser(
+        "report", help="the tables of one or more runs; of a cell that is in several, the last counts"
+    )
+    command.add_argument("runs", type=Path, nargs="+", metavar="RUN.json")
+    command.set_defaults(run=_report)
+
+    command = commands.add_parser(
+        "compare", help="what became of an earlier run's cells in a later one, by their records alone; ends as the gate"
+    )
+    command.add_argument(
+        "runs",
+        type=Path,
+        nargs="+",
+        metavar="RUN.json",
+        help="the earlier run, then the later one; of three or more the history is shown",
+    )
+    command.add_argument(
+        "--gate", metavar="RULES", help="how much worse is allowed, as latency=2%%,auroc=0.01 (see the README)"
+    )
+    command.add_argument("--summary", type=Path, metavar="FILE.md", help="write the findings as Markdown")
+    command.add_argument("--junit", type=Path, metavar="FILE.xml", help="write the findings as JUnit XML")
+    command.set_defaults(run=_compare)
+
+    command = commands.add_parser(
+        "history", help="what changed from run to run on each machine, and what else changed there"
+    )
+    command.add_argument("runs", type=Path, nargs="+", metavar="RUN.json", help="runs, or folders of them")
+    command.add_argument("--all", action="store_true", help="also what did not change")
+    command.add_argument("--figure", type=Path, metavar="FILE", help="draw the ratios: *.svg, *.png or *.pdf")
+    command.add_argument("--json", action="store_true", help="for programs")
+    add_margin(command)
+    command.set_defaults(run=_history)
+
+
+def add_margin(command: argparse.ArgumentParser) -> None:
+    """Declare the option --margin."""
+    command.add_argument(
+        "--margin",
+        type=parse_margin,
+        default=f"{100 * DEFAULT_MARGIN:g}%",
+        help="the relative change that matters, as 1%% or 0.01 (default: %(default)s)",
+    )
+
+
+def _report(options: argparse.Namespace) -> None:
+    from harness.record import read
+    from harness.report.terminal import report_text
+
+    plugins = installed()
+    try:
+        newest = {_identity(record): record for file in options.runs for record in read(file)}
+        print(report_text(list(newest.values()), plugins, shutil.get_terminal_size((120, 40)).columns))
+        for problem in plugins.problems:
+            print(f"harness: {problem}", file=sys.stderr)
+    except (KeyError, TypeError, AttributeError) as error:
+        raise UsageError(f"a record of {', '.join(map(str, options.runs))} is damaged: {error!r}") from error
+
+
+def _history(options: argparse.Namespace) -> None:
+    from harness.runs import collect
+
+    if options.figure is not None:
+        from harness.report.history_figure import check_suffix
+
+        check_suffix(options.figure)
+    runs, remarks = collect(options.runs)
+    from harness.history import history
+    from harness.report.history import history_document, history_text, printable
+
+    found = history(runs, options.margin)
+    for remark in remarks:
+        print(f"harness: {printable(remark)}", file=sys.stderr)
+    if options.json:
+        print(json.dumps(history_document(found, remarks), indent=1))
+    else:
+        print(history_text(found, shutil.get_terminal_size((120, 40)).columns, options.all))
+    if options.figure is not None:
+        from harness.report.history_figure import draw
+
+        draw(found, options.figure)
+
+
+def _identity(record: Record) -> tuple[str, ...]:
+    """What is measured again when it is in a later run too."""
+    timing = record["timing"]
+    protocol = "" if timing is None else timing.get("protocol", "paired")
+    return (record["suite"], record["matrix"], record["cell"], record["preset"], protocol)
+
+
+def _compare(options: argparse.Namespace) -> int:
+    if len(options.runs) < 2:
+        raise UsageError("compare takes two runs, the earlier first; of three or more it shows the history")
+    if len(options.runs) > 2:
+        _history(argparse.Namespace(runs=options.runs, margin=DEFAULT_MARGIN, figure=None, json=False, all=False))
+        return 0
+    from harness.baseline import Baseline
+    from harness.gate import judge, name_of
+    from harness.policy import parse_rules, policy, project_rules
+    from harness.report.gate import changes_by, gate_text, write_findings
+    from harness.runs import read
+
+    project, rules = project_rules(Path()), parse_rules(options.gate) if options.gate else {}
+    earlier, later = options.runs
+    run = read(later)
+    new = {name_of(record): record for record in run.records}
+    baseline = Baseline.of(earlier, run.records[0]["preset"]).aligned({record["suite"] for record in run.records})
+    lost = {name: f"{later} has no record of it" for name in baseline.records if name not in new}
+    found = judge(baseline.records, new, lost, lambda record: policy(project, record.get("gate", {}), rules))
+    changed = changes_by(baseline.documents, run.documents)
+    print(gate_text(found, earlier, changed))
+    write_findings(found, earlier, changed, options.summary, options.junit)
+    return found.exit_code
