@@ -15,8 +15,8 @@ from harness.record import Against, FigureValue, Interval, Record, Timing
 
 #: "fine" is no worse than the tolerance allows.
 Kind = Literal["regressed", "improved", "fine", "inconclusive", "contaminated"]
-#: Where the earlier model cannot be timed again, both runs' ratios to the reference are compared. Between runs on one
-#: machine such ratios moved by up to 3 % without a cause (results/README.md), so that less is not called a regression.
+#: Where the earlier model cannot be timed again, both runs' ratios to the reference are compared. Between undisturbed
+#: runs on one machine they moved by up to 1.5 % without a cause (results/README.md); twice that is a change.
 BETWEEN_RUNS = 0.03
 #: What a command that judged ends with, where the policy lets the outcome fail it. (13 is: nothing was measured.)
 EXIT_CODES: Mapping[Outcome, int] = {"regressed": 10, "inconclusive": 11, "contaminated": 12, "lost": 14}
