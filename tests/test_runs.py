@@ -8,9 +8,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from fakes import TOYS, Suite, Workers
 from run_files import cell, contaminated, write, write_all
 
 from harness import UsageError
+from harness.measure.machine import Disturbance
 from harness.runs import collect, labels, read
 
 
@@ -123,3 +125,20 @@ def test_a_clock_that_was_wrong_is_told(tmp_path: Path) -> None:
     file = write(tmp_path / "a.json", [cell()], commit_info=info)
     (remark,) = collect([file])[1]
     assert "made at 2026-03-01 12:00 and from a commit of 2027-01-01 00:00: a clock was wrong" in remark
+
+
+@pytest.mark.parametrize("protocol", ["paired", "single"])
+def test_what_the_harness_writes_is_a_run(suite: Suite, protocol: str) -> None:
+    suite(TOYS, "--benchmark-json=run.json", "-k", "conv", f"--harness-protocol={protocol}")
+    assert [record["cell"] for record in read(Path("run.json")).records] == [
+        "toy-synthetic-conv-full-seed0",
+        "toy-synthetic-conv-half-seed0",
+    ]
+
+
+def test_a_run_on_a_disturbed_machine_is_one_too(suite: Suite, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Workers, "disturbance", Disturbance(0, 0.5, None))
+    suite(TOYS, "--benchmark-json=run.json", "-k", "conv and half")
+    (record,) = read(Path("run.json")).records
+    assert record["timing"] is not None
+    assert record["timing"]["verdict"]["kind"] == "contaminated"
