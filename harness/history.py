@@ -14,7 +14,9 @@ from scipy import stats
 
 from harness.changepoints import LEAST_RUNS, Scale, change_points
 from harness.changes import Documents, around_it, of_the_cell
+from harness.contracts import Profile
 from harness.fingerprint import Fingerprint, fingerprint
+from harness.keys import plain
 from harness.record import Interval, Record
 from harness.runs import Run
 
@@ -26,6 +28,8 @@ ALSO = ("file_size", "parameters")
 EXACT = ("size", "operations")
 #: What is measured in these is clock time.
 CLOCK = ("ns", "us", "µs", "ms", "s")
+#: What a profile has where a record does not say: an entry that a later version added has its default until then.
+PROFILE: dict[str, Any] = plain(Profile())
 #: Beyond it, or as near to 0, a figure is nonsense, and arithmetic with it too.
 LARGEST = 1e100
 
@@ -152,7 +156,7 @@ def _setting(record: Record) -> Setting:
         device=record["device"],
         synthetic=record["synthetic"],
         protocol="not timed" if timing is None else timing.get("protocol", "paired"),
-        profile="" if timing is None else json.dumps(timing["profile"], sort_keys=True),
+        profile="" if timing is None else json.dumps(PROFILE | timing["profile"], sort_keys=True),
     )
 
 

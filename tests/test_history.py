@@ -89,7 +89,13 @@ def test_runs_of_another_kind_are_another_series(tmp_path: Path, change: dict[st
 
 @pytest.mark.parametrize(
     "change",
-    [{"machine": MACHINE | {"kernel": "7"}}, {"versions": {}}, {"timing": {"processes": 6}}, {"test_examples": 3}],
+    [
+        {"machine": MACHINE | {"kernel": "7"}},
+        {"versions": {}},
+        {"timing": {"processes": 6}},
+        {"timing": {"profile": {"isa": "auto"}}},
+        {"test_examples": 3},
+    ],
 )
 def test_what_may_change_does_not_split_a_series(tmp_path: Path, change: dict[str, Any]) -> None:
     assert only(of(tmp_path, [[cell()], [cell(**change)]])).runs == (0, 1)

@@ -95,8 +95,14 @@ def test_presets_profiles_and_protocols_have_tables_of_their_own(tmp_path: Path)
     text = words(
         text_of(tmp_path, [[cell()], [cell(preset="study", timing={"profile": profile})], [cell(None)]], width=1000)
     )
-    assert "preset quick, trained on cpu, protocol paired 1 run," in text
-    assert "protocol paired, profile fast, allocator tcmalloc or system, onednn on, threads 1 1 run," in text
+    assert (
+        "quick, trained on cpu, protocol paired, affinity auto, allocator system, isa auto, onednn on, threads 1 1 run,"
+        in text
+    )
+    assert (
+        "paired, profile fast, affinity auto, allocator tcmalloc or system, isa auto, onednn on, threads 1 1 run,"
+        in text
+    )
     assert "trained on cpu, not timed 1 run," in text
 
 
