@@ -14,6 +14,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import fsspec
 import pytest
@@ -92,10 +93,10 @@ class Graph:
 @st.composite
 def graphs(draw: st.DrawFn) -> Graph:
     documents: list[dict[str, Any]] = []
-    for number in range(draw(st.integers(1, 12))):
+    for number in range(draw(st.integers(1, 9))):
         earlier = st.sampled_from([key_of(document) for document in documents]) if documents else st.nothing()
         document: dict[str, Any] = {"number": number, "data": {"fingerprint": key_of(["data", number])}}
-        if documents and draw(st.booleans()):
+        if documents and draw(st.integers(0, 3)):
             document["parent"] = draw(earlier)
         if documents and draw(st.integers(0, 3)) == 0:
             document["parameters"] = {"teachers": [draw(earlier)]}
@@ -105,7 +106,7 @@ def graphs(draw: st.DrawFn) -> Graph:
     return Graph(
         documents,
         choose(st.sampled_from([0.1, 0.9, 1.1, 30.0])),
-        choose(st.integers(0, 9).map(bool)),
+        choose(st.sampled_from([True, True, True, False])),
         choose(st.integers(0, 3).map(lambda number: number == 0)),
         draw(st.booleans()),
     )
@@ -130,10 +131,10 @@ def reached(graph: Graph, starts: list[int], known: list[bool]) -> set[str]:
 
 
 @pytest.mark.parametrize("kind", ["folder", "shared"])
-@settings(deadline=None, max_examples=60)
+@settings(deadline=None, max_examples=100)
 @given(graph=graphs())
 def test_a_kept_runs_artefacts_and_their_ancestors_stay_and_other_old_ones_go(kind: str, graph: Graph) -> None:
-    with tempfile.TemporaryDirectory() as home:
+    with tempfile.TemporaryDirectory() as home, mock.patch("os.fsync"):  # the disk may be slow, and proves nothing here
         place, store = _filled(graph, kind, Path(home))
         all_keys = [key_of(document) for document in graph.documents]
         roots = {key for key, is_named in zip(all_keys, graph.named, strict=True) if is_named}

@@ -555,6 +555,14 @@ def test_a_second_machine_builds_nothing(
             assert after[field] == before[field] == entry["extra_info"]["harness"][field]
 
 
+def test_what_was_built_alone_is_shared_later(suite: Suite) -> None:
+    url = f"file://{Path.cwd()}/shared"
+    suite(TOYS, "-k", "conv", "--harness-store=a")
+    result = suite(TOYS, "-k", "conv", "--harness-store=a", f"--harness-shared={url}")
+    assert f"harness: 0 artefacts came from {url}, 3 went there" in result.outlines
+    assert len(files(url)) == 6
+
+
 def test_an_earlier_run_s_models_are_had_from_the_shared_store(suite: Suite) -> None:
     url = f"file://{Path.cwd()}/shared"
     suite(TOYS, "-k", "conv", "--harness-store=a", f"--harness-shared={url}", "--benchmark-json=base.json")
