@@ -30,7 +30,7 @@ NOT_FIT, USAGE_ERROR, INTERRUPTED = 1, 4, 130
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the command; returns the exit code: 0, 4 for an error of use, 130 when interrupted, 1 as ``doctor`` says."""
+    """Run the command; returns the exit code: 0, 4 for an error of use, 130 when interrupted, or the command's own."""
     try:
         options = _parser().parse_args(arguments)
         code: int | None = options.run(options)

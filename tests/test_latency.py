@@ -12,6 +12,7 @@ import pytest
 from fakes import Workers
 
 from harness import Matrix, Profile, train
+from harness.description import sha256_of
 from harness.errors import CellError
 from harness.latency import SINGLE_WARMUP, Pair, Timekeeper
 from harness.matrix import Cell
@@ -293,3 +294,22 @@ def test_the_single_protocol_is_the_mean_of_one_process(keeper: Timekeeper, benc
     keeper.settle()
     assert "verdict" not in timing, "one process cannot tell"
     assert not bench.asked
+
+
+def test_cells_with_references_of_their_own_share_one_that_is_timed_against_itself(
+    keeper: Timekeeper, bench: Bench, tmp_path: Path
+) -> None:
+    steady = tmp_path / "steady"
+    steady.write_text("3")
+    for name, cell in zip("ab", cells()[1:3], strict=True):
+        earlier = tmp_path / f"earlier {name}"
+        earlier.write_text("2")
+        candidate = pair(tmp_path, 2.2, cell, name).candidate
+        timing, _ = keeper.time(Pair(cell, earlier, candidate, tmp_path / "inputs.npy", steady=steady))
+        assert timing["ratio"]["value"] == pytest.approx(1.1, rel=0.01)
+        assert timing["itself"]["sha256"] == sha256_of(steady)
+    assert [(reference, candidate) for reference, candidate, _ in bench.asked] == [
+        ("3", "steady"),
+        ("2", "a"),
+        ("2", "b"),
+    ]
