@@ -18,6 +18,8 @@ Kind = Literal["regressed", "improved", "fine", "inconclusive", "contaminated"]
 #: Where the earlier model cannot be timed again, both runs' ratios to the reference are compared. Between undisturbed
 #: runs on one machine they moved by up to 1.5 % without a cause (results/README.md); twice that is a change.
 BETWEEN_RUNS = 0.03
+#: How a difference in quality is known whose interval is not.
+NO_INTERVAL = "from the records, which have no interval"
 #: What a command that judged ends with, where the policy lets the outcome fail it. (13 is: nothing was measured.)
 EXIT_CODES: Mapping[Outcome, int] = {"regressed": 10, "inconclusive": 11, "contaminated": 12, "lost": 14}
 
@@ -129,7 +131,7 @@ def judge(
 
 
 def compare(name: str, old: Record, new: Record, policy: Policy) -> Comparison:
-    """One cell of both runs. A figure that either run lacks is not judged, and no worse for that."""
+    """One cell of both runs. A figure that only the new run has is not judged; one that it lost is inconclusive."""
     findings: list[Finding] = []
     for figure, tolerance in policy.tolerances.items():
         judged = _latency(old, new, tolerance) if figure == LATENCY else _figure(figure, old, new, tolerance)
@@ -143,9 +145,20 @@ def compare(name: str, old: Record, new: Record, policy: Policy) -> Comparison:
 def _figure(name: str, old: Record, new: Record, tolerance: Tolerance) -> Iterator[Finding]:
     """A figure that is not latency: quality with its interval, or what is exact."""
     now, before = new["figures"].get(name), old["figures"].get(name)
-    if now is None or now["value"] is None or now["better"] is None:
+    earlier = (
+        None if before is None or before["value"] is None or not math.isfinite(before["value"]) else before["value"]
+    )
+    if now is None or now["value"] is None or not math.isfinite(now["value"]):
+        if before is not None and earlier is not None and before["better"] is not None:
+            reason = f"this run has no {name}, and the earlier one had"
+            unit, digits = before["unit"], before["digits"]
+            yield Finding(name, "inconclusive", earlier, None, None, tolerance, unit, digits, reason=reason)
         return
-    earlier = None if before is None else before["value"]
+    if now["better"] is None:
+        return
+    if tolerance.kind == "kept" and new["cell"] == new["reference"]:
+        # It has no reference to keep a share of: it keeps that share of what it was itself.
+        tolerance = Tolerance("share", 1 - tolerance.value)
     if tolerance.kind == "kept":
         yield _kept(name, now, earlier, new["differences"].get(name), tolerance)
         return
@@ -156,13 +169,24 @@ def _figure(name: str, old: Record, new: Record, tolerance: Tolerance) -> Iterat
         earlier, how = again["figures"][name]["value"], "both models on this machine, a process each"
     if earlier is not None:
         change, known = _difference(name, old, new, again, now["value"] - earlier)
-        yield _judged(name, now, earlier, change, tolerance, how or known)
+        found = _judged(name, now, earlier, change, tolerance, how or known)
+        paired = again is not None and name in again["differences"]
+        if name in new["differences"] and not paired and old["test_examples"] != new["test_examples"]:
+            reason = "the test examples are others, and the earlier model was not measured on them"
+            found = dataclasses.replace(found, kind="inconclusive", change=None, reason=reason)
+        elif known == NO_INTERVAL:
+            found = _unproved(found)
+        yield found
 
 
 def _difference(name: str, old: Record, new: Record, again: Against | None, value: float) -> tuple[Change, str]:
     """How a figure changed, now less earlier, and how that is known."""
     if again is not None and name in again["differences"]:
         paired = again["differences"][name]
+        if paired["low"] is None or paired["high"] is None:
+            return Change(value), NO_INTERVAL
+        if old["test_examples"] != new["test_examples"]:
+            return _change(paired), f"both models on today's test examples, {paired['method']}"
         # What the earlier model itself is better or worse today, by other versions of what runs it, is exact.
         drift = value - paired["value"]
         return _change(paired).map(lambda entry: entry + drift), f"on the same test examples, {paired['method']}"
@@ -176,7 +200,7 @@ def _difference(name: str, old: Record, new: Record, again: Against | None, valu
         # Their errors are added as if they were independent, though both are of the same patients: it is too wide.
         entry = record["differences"].get(name) if same else record["figures"][name].get("interval")
         if entry is None or entry["low"] is None or entry["high"] is None:
-            return Change(value), "from the records, which have no interval"
+            return Change(value), NO_INTERVAL
         spread = math.hypot(spread, (entry["high"] - entry["low"]) / 2)
     source = "each run's difference to the same reference" if same else "each run's own interval"
     return Change(value, value - spread, value + spread), f"from the records: {source}"
@@ -206,7 +230,16 @@ def _kept(
     allowed = Tolerance("absolute", (1 - tolerance.value) * abs(reference))
     how = f"against the reference's {reference:.{now['digits']}f}, {difference['method']}"
     found = _judged(name, now, reference, _change(difference), allowed, how)
+    if difference["low"] is None or difference["high"] is None:
+        found = _unproved(found)
     return dataclasses.replace(found, old=earlier, tolerance=tolerance)
+
+
+def _unproved(found: Finding) -> Finding:
+    """The same of quality whose difference has no interval: that it is worse may be chance."""
+    if found.kind != "regressed":
+        return found
+    return dataclasses.replace(found, kind="inconclusive", reason="the difference is beyond, but has no interval")
 
 
 def _placed(worse: Change, allowed: float) -> tuple[Kind, str]:
@@ -229,6 +262,9 @@ def _latency(old: Record, new: Record, tolerance: Tolerance) -> Iterator[Finding
     """The latency: of both models in pairs, or else of each beside its reference in its own run."""
     again = _again(old, new)
     if new["timing"] is None:
+        if old["timing"] is not None:
+            reason = "this run timed nothing, and the earlier one did"
+            yield Finding(LATENCY, "inconclusive", None, None, None, tolerance, reason=reason)
         return
     if again is not None and again["timing"] is not None:
         yield _in_pairs(again["timing"], _latency_of(again), _latency_of(new), tolerance)
@@ -304,6 +340,8 @@ def _incomparable(old: Record, new: Record) -> str:
         timing = record["timing"]
         if timing is None or len(timing.get("per_process", ())) < 2:
             return f"{run} run's ratio has no interval"
+        if not all(math.isfinite(ratio) and ratio > 0 for ratio in timing["per_process"]):
+            return f"{run} run has ratios that no clock gives, {timing['per_process']}"
     if environment(old) != environment(new):
         return "it was timed in another environment"
     return ""

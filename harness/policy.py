@@ -98,6 +98,10 @@ def parse_tolerance(figure: str, text: str) -> Tolerance:
             f"gate: {figure} = {text!r} is no tolerance; write a share of the earlier figure as 1%, an amount as "
             "0.005, a share of the reference's figure as '99% of reference', or off"
         )
+    if figure == LATENCY and tolerance == Tolerance("share", 0.0):
+        raise UsageError(
+            f"gate: latency = {text!r}: no run can show that two models are the same to the last digit; write 1%, or off"
+        )
     if figure == LATENCY and tolerance.kind != "share":
         raise UsageError(f"gate: latency = {text!r}: latencies are compared as ratios; write the share, as 1%")
     return tolerance

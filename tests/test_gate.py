@@ -91,19 +91,28 @@ def test_the_change_is_shown_as_the_tolerance_is_written() -> None:
     assert (share.value, share.low, amount.value) == (pytest.approx(1.1), None, pytest.approx(100))
 
 
-@pytest.mark.parametrize("value", [None, "absent"])
-def test_a_figure_that_either_run_lacks_is_not_judged(value: Any) -> None:
-    old, new = cell(figures={"file_size": 1.0}), cell(figures={"file_size": 2.0})
-    for broken, other in ((old, new), (new, old)):
-        damaged = copy.deepcopy(broken)
-        if value is None:
-            damaged["figures"]["file_size"]["value"] = None
-        else:
-            del damaged["figures"]["file_size"]
-        pair = (damaged, other) if broken is old else (other, damaged)
-        assert compare("cell", *pair, policy({"auroc": "off", "latency": "off"})).findings == () or all(
-            entry.figure != "file_size" for entry in compare("cell", *pair, policy()).findings
-        )
+@pytest.mark.parametrize("value", [None, float("nan"), "absent"])
+def test_a_figure_that_only_the_new_run_has_is_not_judged_and_a_vanished_one_is_told(value: Any) -> None:
+    """Quality that became undefined must not pass as fine."""
+    full, without = cell(figures={"auroc": 0.93}), cell(figures={"auroc": 0.93})
+    if value == "absent":
+        del without["figures"]["auroc"]
+    else:
+        without["figures"]["auroc"]["value"] = value
+    rules = policy({"latency": "off"})
+    assert not compare("cell", without, full, rules).outcomes
+    judged = {entry.figure: entry for entry in compare("cell", full, without, rules).findings}
+    assert (judged["auroc"].kind, judged["auroc"].old, judged["auroc"].new) == ("inconclusive", 0.93, None)
+    assert judged["auroc"].reason == "this run has no auroc, and the earlier one had"
+    kept = policy({"latency": "off", "auroc": "99% of reference"})
+    assert compare("cell", full, without, kept).outcomes == {"inconclusive"}
+
+
+def test_a_run_that_timed_nothing_does_not_pass_as_fine() -> None:
+    new = cell()
+    new["timing"] = None
+    found = finding("latency", cell(), new, latency="1%")
+    assert (found.kind, found.reason) == ("inconclusive", "this run timed nothing, and the earlier one did")
 
 
 def test_memory_of_another_machine_is_compared_only_where_both_models_ran_here() -> None:
@@ -177,6 +186,37 @@ def test_a_share_of_the_float_network_s_quality(difference: tuple[float, float, 
     assert (found.kind, found.old, "reference's 0.9300" in found.how) == (kind, 0.5, True)
 
 
+def test_the_reference_itself_must_keep_the_share_of_what_it_was() -> None:
+    old, new = (cell(precision="float32", figures={"auroc": value}) for value in (0.93, 0.5))
+    new["artefact"]["sha256"] = new["reference_artefact"]["sha256"] = "other"
+    for entry in (old, new):
+        entry["figures"]["auroc"]["interval"] = {"low": 0.0, "high": 0.02}
+    found = finding("auroc", old, new, auroc="99% of reference")
+    assert (found.kind, str(found.tolerance)) == ("regressed", "1 %")
+
+
+def test_worse_quality_without_an_interval_may_be_chance() -> None:
+    """As in a retrained model beside a record that is older than intervals."""
+    old, new = cell(figures={"auroc": 0.93}), cell(figures={"auroc": 0.90})
+    new["artefact"]["sha256"] = new["reference_artefact"]["sha256"] = "other"
+    assert finding("auroc", old, new, auroc="0.005").kind == "inconclusive"
+    new["differences"]["auroc"] |= {"value": -0.03, "low": None, "high": None}
+    assert finding("auroc", old, new, auroc="99% of reference").kind == "inconclusive"
+    paired = {"value": -0.03, "low": None, "high": None, "method": "too few patients"}
+    again(new, (1, 1, 1), "same", differences={"auroc": paired})
+    assert finding("auroc", old, new, auroc="0.005").kind == "inconclusive"
+
+
+def test_other_test_examples_are_no_loss_of_quality() -> None:
+    old, new = cell(figures={"auroc": 0.93}), cell(figures={"auroc": 0.90})
+    new["test_examples"] = 30
+    assert finding("auroc", old, new, auroc="0.005").kind == "inconclusive"
+    again(new, (1, 1, 1), "same", differences={"auroc": {"value": 0.0, "low": 0.0, "high": 0.0, "method": ""}})
+    assert finding("auroc", old, new, auroc="0.005").kind == "fine"
+    again(new, (1, 1, 1), "same", differences={"auroc": {"value": -0.03, "low": -0.04, "high": -0.02, "method": ""}})
+    assert finding("auroc", old, new, auroc="0.005").kind == "regressed"
+
+
 # ------------------------------------------------------------------------------------------------------------ latency
 
 
@@ -239,6 +279,7 @@ def test_a_contaminated_run_says_nothing(which: str) -> None:
         (lambda old: old.pop("machine"), "the earlier run is of another machine"),
         (lambda old: old["reference_artefact"].update(sha256="other"), "its reference changed too"),
         (lambda old: old["timing"].pop("per_process"), "the earlier run's ratio has no interval"),
+        (lambda old: old["timing"].update(per_process=[float("nan"), 1.0]), "the earlier run has ratios that no clock"),
         (lambda old: old["timing"]["environment"][0].update(allocator="system"), "timed in another environment"),
     ],
 )
