@@ -37,12 +37,17 @@ class Baseline:
     def aligned(self, suites: Collection[str]) -> Baseline:
         """The same with the suites' names of this run: pytest names a file from its root, which may be another today.
 
-        A suite is known again when the end of one path is the other. Raises UsageError when none is.
+        A suite is known again when the end of one path is the other, and of no third. Raises UsageError when none is.
         """
+        before = {record["suite"] for record in self.records.values()}
+        names = {}
+        for suite in before - set(suites):
+            again = [entry for entry in set(suites) - before if _same_file(entry, suite)]
+            if len(again) == 1 and sum(_same_file(again[0], other) for other in before) == 1:
+                names[suite] = again[0]
         records: dict[str, Record] = {}
         for record in self.records.values():
-            again = [suite for suite in suites if _same_file(suite, record["suite"])]
-            found: Record = {**record, "suite": again[0] if len(again) == 1 else record["suite"]}
+            found: Record = {**record, "suite": names.get(record["suite"], record["suite"])}
             records[name_of(found)] = found
         if suites and not any(record["suite"] in suites for record in records.values()):
             theirs = ", ".join(sorted({record["suite"] for record in self.records.values()}))

@@ -29,6 +29,8 @@ class State:
 
     def __init__(self) -> None:
         self.known: dict[str, Cell] = {}
+        #: What was collected: the node ids of suites, whether they have cells or not.
+        self.collected: set[str] = set()
         self.session: Session | None = None
         self.records: list[Record] = []
         self.selected = 0
@@ -88,6 +90,7 @@ class ReplayClock:
 
 def pytest_pycollect_makeitem(collector: pytest.Module, name: str, obj: object) -> list[CellItem] | None:
     """Turn every Matrix of a suite into items, one a cell."""
+    collector.config.stash[STATE].collected.add(collector.nodeid)
     if not isinstance(obj, Matrix):
         return None
     try:
@@ -174,7 +177,12 @@ def pytest_runtestloop(session: pytest.Session) -> Iterator[None]:
     config = session.config
     items = [item for item in session.items if isinstance(item, CellItem)]
     broken = session.testsfailed and not config.option.continue_on_collection_errors
-    if not items or broken or config.option.collectonly or _left_out(config):
+    idle = not items or _left_out(config)
+    # With pytest-xdist the workers have the items, and refuse them.
+    silent = broken or config.option.collectonly or config.pluginmanager.has_plugin("dsession")
+    if idle and not silent and config.getoption("--harness-against"):
+        raise pytest.UsageError("--harness-against: no cell is selected, so nothing would be compared; select some")
+    if idle or broken or config.option.collectonly:
         return (yield)
     from harness.session import Session as Run
 
@@ -218,15 +226,19 @@ def _judge(run: Session, state: State, baseline: Baseline, config: pytest.Config
     from harness.gate import judge, name_of
     from harness.report.gate import changes_by, gate_text, write_findings
 
-    skipped = {cell.name: f"skipped: {cell.skip}" for cell in run.chosen if cell.skip is not None}
-    suites = {cell.suite for cell in state.known.values()}
-    lost = baseline.lost(suites, state.known, skipped | state.unmeasured)
     new = {name_of(record): record for record in state.records}
+    unmeasured = {
+        # Of what pytest itself skipped, by a marker or a plugin, no more is known.
+        cell.name: "selected, and not measured" if cell.skip is None else f"skipped: {cell.skip}"
+        for cell in run.chosen
+        if cell.name not in new
+    }
+    lost = baseline.lost(state.collected, state.known, unmeasured | state.unmeasured)
     found = judge(baseline.records, new, lost, lambda record: run.options.policy(record.get("gate", {})))
     changed = changes_by(baseline.documents, run.documents(state.records))
     files = (config.getoption(option) for option in ("--harness-summary", "--harness-junit"))
-    write_findings(found, baseline.file, changed, *(None if file is None else Path(file) for file in files))
     state.verdict, state.exit_code = gate_text(found, baseline.file, changed), found.exit_code
+    write_findings(found, baseline.file, changed, *(None if file is None else Path(file) for file in files))
 
 
 def _make_room(option: str, name: str | Path | None) -> None:

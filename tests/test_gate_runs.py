@@ -12,10 +12,14 @@ import numpy as np
 import pytest
 import toy
 from fakes import TOYS, Suite, Workers, benchmarks
+from records import record
 
 from harness import Figure, Metric, Step, hookimpl
 from harness.artefact import header
+from harness.baseline import Baseline
 from harness.cli import main
+from harness.errors import UsageError
+from harness.gate import name_of
 from harness.measure import pool, profile
 from harness.measure.machine import Disturbance
 from harness.measure.pool import PairedSamples
@@ -237,6 +241,59 @@ def test_a_cell_that_is_skipped_now_is_lost(pull: Any) -> None:
     assert "skipped: too dear" in text
 
 
+@pytest.mark.parametrize("mark", ["skip", "xfail"])
+def test_a_cell_that_pytest_itself_left_out_is_lost(pull: Any, pytester: pytest.Pytester, mark: str) -> None:
+    """A marker or a plugin of the suite's project, of which the harness is told nothing."""
+    change = """
+        import pytest
+        from pathlib import Path
+
+        def pytest_collection_modifyitems(items):
+            for item in items:
+                if "small" in item.name and Path("base.json").exists():
+                    item.add_marker(pytest.mark.MARK)
+    """
+    pytester.makeconftest(change.replace("MARK", "skip" if mark == "skip" else "xfail(run=False)"))
+    code, text = pull(source())
+    assert code == 14
+    assert f"LOST suite.py::{SMALL}" in text
+    assert "selected, and not measured" in text
+
+
+@pytest.mark.parametrize("change", ["del toys", "renamed = toys; del toys"])
+def test_the_cells_of_a_suite_that_declares_none_any_more_are_lost(pull: Any, suite: Suite, change: str) -> None:
+    Path("other.py").write_text("from harness import *\n" + source())
+    more = "\ndef test_something(): pass\n"
+    assert suite(source() + more, "other.py", "--benchmark-json=base.json").ret == 0
+    result = suite(source() + change + more, "other.py", "--harness-against=base.json")
+    assert result.ret == 14
+    assert f"LOST suite.py::{SMALL}" in "\n".join(result.outlines)
+
+
+@pytest.mark.parametrize("options", [["-k", "something"], ["--benchmark-skip"]])
+def test_a_comparison_without_cells_is_an_error_of_use(pull: Any, suite: Suite, options: list[str]) -> None:
+    text = source() + "\ndef test_something(): pass\n"
+    assert suite(text, "--benchmark-json=base.json").ret == 0
+    result = suite(text, "--harness-against=base.json", *options)
+    assert result.ret == pytest.ExitCode.USAGE_ERROR
+    assert "no cell is selected, so nothing would be compared" in "\n".join(result.errlines)
+
+
+def test_a_verdict_is_printed_though_its_file_cannot_be_written(pull: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    write = Path.write_text
+
+    def full(self: Path, *args: Any, **kwargs: Any) -> int:
+        if self.name == "gate.md":
+            raise OSError(28, "No space left on device")
+        return write(self, *args, **kwargs)
+
+    monkeypatch.setattr(Path, "write_text", full)
+    code, text = pull(source("layers=1"), "--harness-summary=gate.md")
+    assert code == 1
+    assert "gate.md cannot be written" in text
+    assert f"REGRESSED suite.py::{SMALL}" in text
+
+
 def test_a_new_cell_passes(pull: Any) -> None:
     code, text = pull(source(more=', "half": [train(epochs=1), step("compress", layers=9)]'))
     assert code == 0
@@ -337,6 +394,22 @@ def test_a_suite_is_known_again_from_another_root(pull: Any, suite: Suite, where
     result = suite(source("layers=1"), "--harness-against=base.json")
     assert result.ret == 10
     assert main(["compare", "base.json", "base.json"]) == 0
+
+
+def test_two_suites_with_one_name_are_not_taken_for_each_other() -> None:
+    def of(*suites: str) -> Baseline:
+        records = [{**record(), "suite": suite} for suite in suites]
+        return Baseline(Path("base.json"), {name_of(entry): entry for entry in records}, {})  # type: ignore[arg-type]
+
+    def aligned(baseline: Baseline, *suites: str) -> list[str]:
+        return sorted(entry["suite"] for entry in baseline.aligned(suites).records.values())
+
+    assert aligned(of("a.py", "x/a.py"), "a.py") == ["a.py", "x/a.py"]
+    assert aligned(of("x/a.py"), "a.py", "x/a.py") == ["x/a.py"]
+    assert aligned(of("x/a.py"), "a.py") == ["a.py"]
+    assert aligned(of("a.py", "b.py"), "root/a.py", "root/b.py") == ["root/a.py", "root/b.py"]
+    with pytest.raises(UsageError, match="of other suites"):
+        of("x/a.py", "y/a.py").aligned(["a.py"])
 
 
 def test_a_run_of_another_suite_is_an_error_of_use(pull: Any, suite: Suite) -> None:
