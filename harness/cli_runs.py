@@ -116,13 +116,14 @@ def _compare(options: argparse.Namespace) -> int:
         return 0
     from harness.baseline import Baseline
     from harness.gate import judge, name_of
-    from harness.policy import parse_rules, policy, project_rules
+    from harness.policy import check_figures, parse_rules, policy, project_rules
     from harness.report.gate import changes_by, gate_text, write_findings
     from harness.runs import read
 
     project, rules = project_rules(Path()), parse_rules(options.gate) if options.gate else {}
     earlier, later = options.runs
     run = read(later)
+    check_figures(rules, {name: found["better"] for record in run.records for name, found in record["figures"].items()})
     new = {name_of(record): record for record in run.records}
     baseline = Baseline.of(earlier, run.records[0]["preset"]).aligned({record["suite"] for record in run.records})
     lost = {name: f"{later} has no record of it" for name in baseline.records if name not in new}

@@ -85,6 +85,8 @@ class Judgement:
     """All cells of two runs, and what that means for a build."""
 
     comparisons: tuple[Comparison, ...]
+    #: How many cells of the earlier run were left out on purpose.
+    left_out: int = 0
 
     def having(self, outcome: Outcome) -> list[Comparison]:
         """The cells with this outcome."""
@@ -127,7 +129,7 @@ def judge(
         for name, record in new.items()
     ]
     found += [Comparison(name, old[name], None, policy_of(old[name]), reason=reason) for name, reason in lost.items()]
-    return Judgement(tuple(found))
+    return Judgement(tuple(found), left_out=len(old.keys() - new.keys() - lost.keys()))
 
 
 def compare(name: str, old: Record, new: Record, policy: Policy) -> Comparison:

@@ -261,6 +261,10 @@ class Session:
             return found
         try:
             before = self.deployment.evidence(cell, artefact)
+            if before.sha256 == evidence.sha256 != earlier["artefact"]["sha256"]:
+                # The same key, but built anew here, or deployed otherwise: the file of then is not had.
+                found["reason"] = "under its key there is another file than the earlier run had"
+                return found
             if before.sha256 == evidence.sha256:
                 found["same"], found["reason"] = True, "the same file"
             elif not self.options.timed or self._protocol(cell) == "single":

@@ -303,7 +303,7 @@ def test_a_new_cell_passes(pull: Any) -> None:
 def test_cells_that_are_not_selected_are_not_lost(pull: Any) -> None:
     code, text = pull(source(), "-k", "full")
     assert code == 0
-    assert "1 cells compared, 1 fine" in text
+    assert "1 cells compared, 1 fine, 1 not selected" in text
 
 
 @pytest.mark.parametrize(("rules", "code"), [("", 0), ("fail_on=contaminated", 12)])
@@ -323,6 +323,24 @@ def test_an_earlier_model_that_is_gone_leaves_the_ratios_of_both_runs(pull: Any)
     assert code == 10
     assert "at 3 % (its artefact" in text
     assert "is not in the store" in text
+
+
+def test_another_file_under_the_earlier_key_is_not_the_earlier_model(pull: Any, suite: Suite) -> None:
+    """As when a key's model was lost and trained anew: it is no worse or better by the last digit for certain."""
+    assert suite(source(), "--benchmark-json=base.json").ret == 0
+    document = json.loads(Path("base.json").read_text())
+    for entry in document["benchmarks"]:
+        found = entry["extra_info"]["harness"]
+        found["artefact"]["sha256"] = found["reference_artefact"]["sha256"] = "0" * 64
+        found["figures"]["auroc"]["value"] += 0.008
+    Path("base.json").write_text(json.dumps(document))
+    result = suite(source(), "--benchmark-json=new.json", "--harness-against=base.json")
+    text = "\n".join(result.outlines)
+    assert result.ret == 0, text
+    assert "inconclusive: auroc" in text
+    against = benchmarks("new.json")[SMALL]["extra_info"]["harness"]["against"]
+    assert (against["same"], against["differences"]) == (False, {})
+    assert against["reason"] == "under its key there is another file than the earlier run had"
 
 
 def test_a_run_of_another_machine_is_never_compared_by_its_clock(pull: Any, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -439,3 +457,11 @@ def test_the_records_alone_give_the_same_verdict(
     assert ("REGRESSED" in text) == bool(code)
     assert Path("gate.md").read_text().startswith("### Compression gate")
     assert ElementTree.parse("gate.xml").getroot().tag == "testsuites"
+
+
+def test_a_rule_that_judges_nothing_of_two_records_is_an_error_of_use(
+    pull: Any, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert pull(source())[0] == 0
+    assert main(["compare", "base.json", "new.json", "--gate=aurocc=0.01"]) == 4
+    assert "no cell has a figure 'aurocc'; did you mean 'auroc'" in capsys.readouterr().err

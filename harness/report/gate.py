@@ -58,7 +58,8 @@ def summary(judgement: Judgement) -> str:
     parts = [f"{len(compared)} cells compared", f"{sum(not entry.outcomes for entry in compared)} fine"]
     parts += [f"{len(found)} {outcome}" for outcome in OUTCOMES if (found := judgement.having(outcome))]
     new = sum(entry.old is None for entry in judgement.comparisons)
-    return ", ".join([*parts, *([f"{new} new, not judged"] if new else [])])
+    parts += [f"{new} new, not judged"] if new else []
+    return ", ".join([*parts, *([f"{judgement.left_out} not selected"] if judgement.left_out else [])])
 
 
 def surroundings_text(judgement: Judgement) -> str:
