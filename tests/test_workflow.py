@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import shlex
 import subprocess
@@ -68,3 +69,40 @@ def test_nothing_of_the_pull_request_is_pasted_into_a_script() -> None:
     """What a stranger wrote reaches scripts by environment variables alone."""
     for script in SCRIPTS:
         assert "${{" not in script
+
+
+def run(script: str, folder: Path, event: str, **commands: str) -> subprocess.CompletedProcess[str]:
+    """A script as a runner starts it, with some commands played."""
+    played = "\n".join(f"{name}() {{ {body}; }}" for name, body in commands.items())
+    environment = {"PATH": os.environ["PATH"], "GITHUB_EVENT_NAME": event, "SUITE": "s.py", "CELLS": "c", "STORE": "st"}
+    return subprocess.run(
+        ["bash", "-e", "-c", f"{played}\n{script}"], cwd=folder, env=environment, text=True, capture_output=True
+    )
+
+
+(FETCH,) = [script for script in SCRIPTS if "gh run download" in script]
+(MEASURE,) = [script for script in SCRIPTS if "--harness-against" in script]
+
+
+@pytest.mark.parametrize(("event", "fails"), [("pull_request", True), ("push", False), ("workflow_dispatch", False)])
+def test_a_baseline_that_expired_fails_pull_requests_alone(tmp_path: Path, event: str, fails: bool) -> None:
+    """Else no run of the main branch could make a new one."""
+    listed = 'if [ "$2" = list ]; then echo 7; else return 1; fi'
+    assert bool(run(FETCH, tmp_path, event, gh=listed).returncode) == fails
+
+
+def test_the_first_run_has_no_baseline(tmp_path: Path) -> None:
+    assert run(FETCH, tmp_path, "pull_request", gh=":").returncode == 0
+
+
+@pytest.mark.parametrize(("event", "judged"), [("pull_request", True), ("push", False)])
+def test_what_was_merged_is_the_next_baseline_and_not_judged(tmp_path: Path, event: str, judged: bool) -> None:
+    (tmp_path / "baseline").mkdir()
+    (tmp_path / "baseline" / "run.json").touch()
+    result = run(MEASURE, tmp_path, event, pytest='echo "$@"')
+    assert ("--harness-against=baseline/run.json" in result.stdout) == judged
+
+
+def test_the_baseline_is_never_that_of_a_pull_request() -> None:
+    """A fork's branch may be called main."""
+    assert 'select(.event != "pull_request")' in FETCH
