@@ -100,7 +100,7 @@ def parse_tolerance(figure: str, text: str) -> Tolerance:
         )
     if figure == LATENCY and tolerance == Tolerance("share", 0.0):
         raise UsageError(
-            f"gate: latency = {text!r}: no run can show that two models are the same to the last digit; write 1%, or off"
+            f"gate: latency = {text!r}: no run can show two models the same to the last digit; write 1% or off"
         )
     if figure == LATENCY and tolerance.kind != "share":
         raise UsageError(f"gate: latency = {text!r}: latencies are compared as ratios; write the share, as 1%")

@@ -130,5 +130,5 @@ def test_a_rule_for_no_figure_is_told() -> None:
 @pytest.mark.parametrize("text", ["0%", "0.0 %"])
 def test_no_run_can_show_equal_latencies(text: str) -> None:
     """A margin of nothing would contaminate every cell, and so let every slowdown pass."""
-    with pytest.raises(UsageError, match="the same to the last digit"):
+    with pytest.raises(UsageError, match="same to the last digit"):
         parse_tolerance("latency", text)

@@ -11,6 +11,7 @@ from harness.errors import explain_disk_errors
 from harness.gate import Comparison, Finding, Judgement, Kind
 from harness.policy import OUTCOMES, Outcome
 from harness.record import Record
+from harness.report.history import one_line, printable
 
 #: The lines about a cell: what changed between two records of it.
 Changes = Callable[[Record, Record], list[str]]
@@ -29,14 +30,14 @@ def gate_text(judgement: Judgement, baseline: Path, changed: Changes) -> str:
     grave: tuple[Outcome, ...] = ("regressed", "lost")
     for outcome in grave:
         for entry in judgement.having(outcome):
-            lines += ["", f"{outcome.upper()} {entry.name}"]
+            lines += ["", f"{outcome.upper()} {one_line(entry.name)}"]
             lines += [f"  {line}" for line in cell_lines(entry, baseline, changed)]
     rest = [entry for entry in judgement.comparisons if entry.outcomes and not entry.outcomes & set(grave)]
     if rest:
         lines += ["", "not settled:"]
-        lines += [f"  {entry.name}: {line}" for entry in rest for line in unsettled(entry)]
+        lines += [f"  {one_line(entry.name)}: {line}" for entry in rest for line in unsettled(entry)]
     lines += ["", conclusion(judgement)]
-    return "\n".join(lines)
+    return printable("\n".join(lines))
 
 
 def write_findings(
@@ -94,7 +95,7 @@ def command(comparison: Comparison, baseline: Path) -> str:
     """The command that measures the cell again."""
     record = comparison.new or comparison.old
     preset = "" if record is None else f" --harness-preset {record['preset']}"
-    return f"pytest {shlex.quote(comparison.name)}{preset} --harness-against {shlex.quote(str(baseline))}"
+    return f"pytest {shlex.quote(one_line(comparison.name))}{preset} --harness-against {shlex.quote(str(baseline))}"
 
 
 def cell_lines(comparison: Comparison, baseline: Path, changed: Changes) -> list[str]:

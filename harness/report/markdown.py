@@ -7,6 +7,7 @@ from pathlib import Path
 
 from harness.gate import Comparison, Finding, Judgement
 from harness.report.gate import Changes, cell_lines, change_text, conclusion, summary, unsettled, value_text
+from harness.report.history import one_line
 
 #: GitHub refuses comments of more than 65,536 characters.
 MOST = 60_000
@@ -30,13 +31,13 @@ def gate_markdown(judgement: Judgement, baseline: Path, changed: Changes) -> str
     details = [
         line
         for entry in judgement.having("regressed")
-        for line in ("", f"{entry.name}", *(f"  {line}" for line in cell_lines(entry, baseline, changed)))
+        for line in ("", one_line(entry.name), *(f"  {line}" for line in cell_lines(entry, baseline, changed)))
     ]
     parts += _folded("What changed, and how to measure it again", details)
-    open_ends = [f"{entry.name}: {line}" for entry in judgement.comparisons for line in unsettled(entry)]
+    open_ends = [f"{one_line(entry.name)}: {line}" for entry in judgement.comparisons for line in unsettled(entry)]
     parts += _folded(f"Not settled ({len(open_ends)})", open_ends)
     improved = [
-        f"{entry.name}: {finding.figure}, {change_text(finding)}"
+        f"{one_line(entry.name)}: {finding.figure}, {change_text(finding)}"
         for entry in judgement.comparisons
         for finding in entry.findings
         if finding.kind == "improved"
