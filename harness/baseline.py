@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import re
 from collections.abc import Collection, Iterable, Mapping
 from pathlib import Path
 
@@ -11,6 +12,8 @@ from harness.errors import UsageError
 from harness.gate import name_of
 from harness.record import Record
 from harness.runs import read
+
+KEY = re.compile(r"[0-9a-f]{64}")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -32,6 +35,9 @@ class Baseline:
                 f"{file} was run at preset {presets}, which cannot be compared with {preset}: choose the same with "
                 "--harness-preset"
             )
+        for name, record in fitting.items():
+            if not KEY.fullmatch(record["artefact"]["key"]):
+                raise UsageError(f"{file} is damaged: the artefact of {name} has no key; restore it, or run again")
         return cls(file, fitting, run.documents)
 
     def aligned(self, suites: Collection[str]) -> Baseline:

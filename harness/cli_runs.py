@@ -86,7 +86,8 @@ def _history(options: argparse.Namespace) -> None:
         check_suffix(options.figure)
     runs, remarks = collect(options.runs)
     from harness.history import history
-    from harness.report.history import history_document, history_text, printable
+    from harness.report.history import history_document, history_text
+    from harness.report.plain import printable
 
     found = history(runs, options.margin)
     for remark in remarks:
@@ -117,7 +118,7 @@ def _compare(options: argparse.Namespace) -> int:
     from harness.baseline import Baseline
     from harness.gate import judge, name_of
     from harness.policy import check_figures, parse_rules, policy, project_rules
-    from harness.report.gate import changes_by, gate_text, write_findings
+    from harness.report.gate import Background, gate_text, typed, write_findings
     from harness.runs import read
 
     project, rules = project_rules(Path()), parse_rules(options.gate) if options.gate else {}
@@ -128,7 +129,8 @@ def _compare(options: argparse.Namespace) -> int:
     baseline = Baseline.of(earlier, run.records[0]["preset"]).aligned({record["suite"] for record in run.records})
     lost = {name: f"{later} has no record of it" for name in baseline.records if name not in new}
     found = judge(baseline.records, new, lost, lambda record: policy(project, record.get("gate", {}), rules))
-    changed = changes_by(baseline.documents, run.documents)
-    print(gate_text(found, earlier, changed))
-    write_findings(found, earlier, changed, options.summary, options.junit)
+    again = {"--harness-preset": run.records[0]["preset"], "--harness-against": earlier, "--harness-gate": options.gate}
+    background = Background(earlier, baseline.documents, run.documents, typed(again))
+    print(gate_text(found, background))
+    write_findings(found, background, options.summary, options.junit)
     return found.exit_code

@@ -169,7 +169,7 @@ def check_figures(given: Iterable[str], known: Mapping[str, str | None]) -> None
 
 def _outcomes(text: str) -> frozenset[Outcome]:
     found = set()
-    for part in filter(None, (part.strip() for part in text.split("+"))):
+    for part in filter(None, (part.strip() for part in text.removeprefix("none").split("+"))):
         if part not in OUTCOMES:
             raise UsageError(f"gate: fail_on = {text!r}: no outcome is called {part!r}{nearest(part, OUTCOMES)}")
         found.add(part)

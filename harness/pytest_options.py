@@ -24,6 +24,11 @@ CHECKS: Mapping[str, Callable[[str], object]] = {
     "--harness-margin": parse_margin,
     "--harness-gate": lambda text: policy(parse_rules(text)),
 }
+#: The options on which a cell's figures and verdict depend.
+REPEATED = tuple(
+    f"--harness-{name}"
+    for name in ("preset", "data", "store", "shared", "margin", "processes", "protocol", "device", "against", "gate")
+)
 
 
 def add_options(parser: pytest.Parser) -> None:
@@ -104,6 +109,14 @@ def check_options(config: pytest.Config) -> None:
             f"--harness-processes {processes}: from 2, which an interval needs, to {MOST_PROCESSES}, for each takes "
             "some 200 MB; a larger margin needs fewer"
         )
+
+
+def repeated_options(config: pytest.Config) -> dict[str, str | None]:
+    """The options that a second run of a cell needs to be as this one was; None for those at their defaults."""
+    margin = format_margin(DEFAULT_MARGIN)
+    default = {"--harness-store": ".harness", "--harness-device": "cpu", "--harness-margin": margin}
+    found = {name: config.getoption(name) for name in REPEATED}
+    return {name: None if value in (None, default.get(name)) else str(value) for name, value in found.items()}
 
 
 def chosen_preset(config: pytest.Config) -> Preset:

@@ -11,7 +11,7 @@ import pytest
 from harness.errors import HarnessError, Unsupported, UsageError, check_writable, explain_disk_errors
 from harness.matrix import Cell, Matrix
 from harness.plugins import installed
-from harness.pytest_options import add_options, check_options, chosen_preset, run_options
+from harness.pytest_options import add_options, check_options, chosen_preset, repeated_options, run_options
 from harness.record import FIELD, SAMPLES, Record
 from harness.shared import shared_url, without_password
 from harness.suite import cells_of
@@ -224,7 +224,7 @@ def pytest_runtestloop(session: pytest.Session) -> Iterator[None]:
 def _judge(run: Session, state: State, baseline: Baseline, config: pytest.Config) -> None:
     """Say what has become of the earlier run's cells: measured, lost, or left out on purpose."""
     from harness.gate import judge, name_of
-    from harness.report.gate import changes_by, gate_text, write_findings
+    from harness.report.gate import Background, gate_text, typed, write_findings
 
     new = {name_of(record): record for record in state.records}
     unmeasured = {
@@ -235,10 +235,12 @@ def _judge(run: Session, state: State, baseline: Baseline, config: pytest.Config
     }
     lost = baseline.lost(state.collected, state.known, unmeasured | state.unmeasured)
     found = judge(baseline.records, new, lost, lambda record: run.options.policy(record.get("gate", {})))
-    changed = changes_by(baseline.documents, run.documents(state.records))
+    background = Background(
+        baseline.file, baseline.documents, run.documents(state.records), typed(repeated_options(config))
+    )
     files = (config.getoption(option) for option in ("--harness-summary", "--harness-junit"))
-    state.verdict, state.exit_code = gate_text(found, baseline.file, changed), found.exit_code
-    write_findings(found, baseline.file, changed, *(None if file is None else Path(file) for file in files))
+    state.verdict, state.exit_code = gate_text(found, background), found.exit_code
+    write_findings(found, background, *(None if file is None else Path(file) for file in files))
 
 
 def _make_room(option: str, name: str | Path | None) -> None:

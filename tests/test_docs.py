@@ -13,7 +13,8 @@ import pytest
 
 from harness import Matrix, hookspecs
 from harness.cli import INTERRUPTED, USAGE_ERROR
-from harness.gate import BETWEEN_RUNS, EXIT_CODES
+from harness.gate import EXIT_CODES
+from harness.gate_latency import BETWEEN_RUNS
 from harness.margin import format_margin
 from harness.measure.noise import SIGNALS
 from harness.measure.verdict import Kind

@@ -19,13 +19,11 @@ from harness.artefact import header
 from harness.baseline import Baseline
 from harness.cli import main
 from harness.errors import UsageError
-from harness.gate import judge, name_of
+from harness.gate import name_of
 from harness.measure import pool, profile
 from harness.measure.machine import Disturbance
 from harness.measure.pool import PairedSamples
-from harness.policy import policy
 from harness.quality import macro_auroc
-from harness.report.gate import gate_text
 
 if TYPE_CHECKING:
     import torch
@@ -150,7 +148,7 @@ def test_a_compressor_that_became_slower_fails(pull: Any) -> None:
         f"REGRESSED suite.py::{SMALL}",
         "allowed 1 %: timed in pairs with the earlier model, 2 processes, confirmed by fresh ones",
         "changed: compress: parameters.layers: 0 -> 1",
-        "again: pytest 'suite.py::toys[toy-synthetic-conv-small-seed0]' --harness-preset smoke --harness-against base",
+        f"again: pytest 'suite.py::{SMALL}' --harness-preset=smoke --harness-against=base.json\n",
         "The gate is closed: regressed (exit code 10).",
     ):
         assert part in text
@@ -467,11 +465,3 @@ def test_a_rule_that_judges_nothing_of_two_records_is_an_error_of_use(
     assert pull(source())[0] == 0
     assert main(["compare", "base.json", "new.json", "--gate=aurocc=0.01"]) == 4
     assert "no cell has a figure 'aurocc'; did you mean 'auroc'" in capsys.readouterr().err
-
-
-def test_a_name_from_a_file_steers_neither_a_terminal_nor_a_ci_system() -> None:
-    """A runner of GitHub takes a line that begins with :: for a command."""
-    old: Any = {**record(), "cell": "a\n::error::\x1b[31m<b>"}
-    found = judge({name_of(old): old}, {}, {name_of(old): "gone"}, lambda entry: policy())
-    text = gate_text(found, Path("base.json"), lambda before, now: [])
-    assert "[a\\n::error::\\x1b[31m<b>]" in text

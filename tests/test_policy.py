@@ -75,6 +75,10 @@ def test_what_fails_a_build_is_chosen(outcomes: str) -> None:
     assert policy({"fail_on": outcomes}).fail_on == set(filter(None, outcomes.split("+")))
 
 
+def test_nothing_may_fail_a_build_too() -> None:
+    assert policy(parse_rules("fail_on=none")).fail_on == set()
+
+
 def test_a_wrong_outcome_is_answered_with_the_nearest() -> None:
     with pytest.raises(UsageError, match="no outcome is called 'regresed'; did you mean 'regressed'"):
         policy({"fail_on": "regresed"})

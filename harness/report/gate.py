@@ -2,36 +2,50 @@
 
 from __future__ import annotations
 
+import dataclasses
 import shlex
-from collections.abc import Callable
+from collections.abc import Mapping
 from pathlib import Path
 
 from harness.changes import Documents, around_it, changes
 from harness.errors import explain_disk_errors
-from harness.gate import Comparison, Finding, Judgement, Kind
+from harness.findings import Finding, Kind
+from harness.gate import Comparison, Judgement
 from harness.policy import OUTCOMES, Outcome
 from harness.record import Record
-from harness.report.history import one_line, printable
-
-#: The lines about a cell: what changed between two records of it.
-Changes = Callable[[Record, Record], list[str]]
+from harness.report.plain import one_line, printable
 
 
-def changes_by(old: Documents, new: Documents) -> Changes:
-    """What changed, by the documents that two runs' files hold."""
-    return lambda before, now: changes(before, now, old, new)
+@dataclasses.dataclass(frozen=True)
+class Background:
+    """What is told beside the findings: of which run, from which documents, and with which options to measure again."""
+
+    baseline: Path
+    old: Documents
+    new: Documents
+    #: Options of pytest, as they are typed.
+    options: str
+
+    def changed(self, before: Record, now: Record) -> list[str]:
+        """What differs between two records of a cell, a line each."""
+        return changes(before, now, self.old, self.new) or ["nothing that is recorded"]
 
 
-def gate_text(judgement: Judgement, baseline: Path, changed: Changes) -> str:
+def typed(options: Mapping[str, object]) -> str:
+    """Options as they are typed; what is None is left out."""
+    return shlex.join(f"{name}={value}" for name, value in options.items() if value is not None)
+
+
+def gate_text(judgement: Judgement, background: Background) -> str:
     """The whole verdict, for a terminal."""
-    lines = [f"against {baseline}: {summary(judgement)}"]
+    lines = [f"against {background.baseline}: {summary(judgement)}"]
     if around := surroundings_text(judgement):
         lines.append(f"changed around the models: {around}")
     grave: tuple[Outcome, ...] = ("regressed", "lost")
     for outcome in grave:
         for entry in judgement.having(outcome):
             lines += ["", f"{outcome.upper()} {one_line(entry.name)}"]
-            lines += [f"  {line}" for line in cell_lines(entry, baseline, changed)]
+            lines += [f"  {line}" for line in cell_lines(entry, background)]
     rest = [entry for entry in judgement.comparisons if entry.outcomes and not entry.outcomes & set(grave)]
     if rest:
         lines += ["", "not settled:"]
@@ -40,9 +54,7 @@ def gate_text(judgement: Judgement, baseline: Path, changed: Changes) -> str:
     return printable("\n".join(lines))
 
 
-def write_findings(
-    judgement: Judgement, baseline: Path, changed: Changes, markdown: Path | None, junit: Path | None
-) -> None:
+def write_findings(judgement: Judgement, background: Background, markdown: Path | None, junit: Path | None) -> None:
     """Write what the gate found into the files that are asked for. Raises StoreError when that fails."""
     from harness.report.junit import junit_xml
     from harness.report.markdown import gate_markdown
@@ -50,7 +62,8 @@ def write_findings(
     for file, text in ((markdown, gate_markdown), (junit, junit_xml)):
         if file is not None:
             with explain_disk_errors(f"{file} cannot be written", "or choose another file"):
-                file.write_text(text(judgement, baseline, changed), encoding="utf-8")
+                file.parent.mkdir(parents=True, exist_ok=True)
+                file.write_text(text(judgement, background), encoding="utf-8")
 
 
 def summary(judgement: Judgement) -> str:
@@ -91,14 +104,12 @@ def headline(finding: Finding) -> str:
     return f"{text}, {'at least' if finding.tolerance.kind == 'kept' else 'allowed'} {finding.tolerance}"
 
 
-def command(comparison: Comparison, baseline: Path) -> str:
+def command(comparison: Comparison, background: Background) -> str:
     """The command that measures the cell again."""
-    record = comparison.new or comparison.old
-    preset = "" if record is None else f" --harness-preset {record['preset']}"
-    return f"pytest {shlex.quote(one_line(comparison.name))}{preset} --harness-against {shlex.quote(str(baseline))}"
+    return f"pytest {shlex.quote(one_line(comparison.name))} {background.options}"
 
 
-def cell_lines(comparison: Comparison, baseline: Path, changed: Changes) -> list[str]:
+def cell_lines(comparison: Comparison, background: Background) -> list[str]:
     """All there is to say against a cell, a line each: findings, what changed, and how to measure it again."""
     if comparison.old is None or comparison.new is None:
         return [comparison.reason] if comparison.reason else []
@@ -107,8 +118,8 @@ def cell_lines(comparison: Comparison, baseline: Path, changed: Changes) -> list
         better = _having(comparison, "improved")
         lines += [f"better, which does not pay for it: {headline(finding)}" for finding in better]
     lines += unsettled(comparison)
-    lines += [f"changed: {line}" for line in changed(comparison.old, comparison.new) or ["nothing that is recorded"]]
-    return [*lines, f"again: {command(comparison, baseline)}"]
+    lines += [f"changed: {line}" for line in background.changed(comparison.old, comparison.new)]
+    return [*lines, f"again: {command(comparison, background)}"]
 
 
 def unsettled(comparison: Comparison) -> list[str]:

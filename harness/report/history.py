@@ -14,6 +14,7 @@ from tabulate import tabulate
 from harness.changepoints import LEAST_RUNS
 from harness.history import Change, Group, History, Series, Setting
 from harness.margin import format_margin
+from harness.report.plain import one_line, printable
 from harness.runs import labels
 
 MISSING = "-"
@@ -43,19 +44,6 @@ def history_text(history: History, width: int = 120, everything: bool = False) -
     if any(len(group.runs) > 1 for group in history.groups):
         parts.append(_wrap(_legend(history, everything), width))
     return printable("\n\n".join(parts))
-
-
-def printable(text: str) -> str:
-    """The text with what would steer a terminal written out; the ends of lines are kept."""
-    return "".join(
-        letter if letter.isprintable() or letter == "\n" else letter.encode("unicode_escape").decode()
-        for letter in text.encode("utf-8", "backslashreplace").decode()
-    )
-
-
-def one_line(text: str) -> str:
-    """The name of a cell or of whatever came from a file, on one line."""
-    return printable(text).replace("\n", "\\n")
 
 
 def about(setting: Setting) -> str:

@@ -4,17 +4,16 @@ from __future__ import annotations
 
 import re
 import xml.etree.ElementTree as ElementTree
-from pathlib import Path
 
 from harness.gate import Judgement
 from harness.policy import OUTCOMES
-from harness.report.gate import Changes, cell_lines
+from harness.report.gate import Background, cell_lines
 
 #: What XML 1.0 cannot hold.
 FORBIDDEN = re.compile("[^\t\n\r\u0020-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
 
 
-def junit_xml(judgement: Judgement, baseline: Path, changed: Changes) -> str:
+def junit_xml(judgement: Judgement, background: Background) -> str:
     """The document. What fails the build is a failure; what is not settled is skipped, with its reason."""
     suite = ElementTree.Element("testsuite", name="harness gate")
     failures = skipped = 0
@@ -26,7 +25,7 @@ def junit_xml(judgement: Judgement, baseline: Path, changed: Changes) -> str:
         failures, skipped = failures + fails, skipped + (not fails)
         outcomes = ", ".join(outcome for outcome in OUTCOMES if outcome in comparison.outcomes)
         entry = ElementTree.SubElement(case, "failure" if fails else "skipped", message=outcomes)
-        entry.text = _clean("\n".join(cell_lines(comparison, baseline, changed)))
+        entry.text = _clean("\n".join(cell_lines(comparison, background)))
     suite.set("tests", str(len(judgement.comparisons)))
     suite.set("failures", str(failures))
     suite.set("skipped", str(skipped))

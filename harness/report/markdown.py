@@ -3,18 +3,18 @@
 from __future__ import annotations
 
 import re
-from pathlib import Path
 
-from harness.gate import Comparison, Finding, Judgement
-from harness.report.gate import Changes, cell_lines, change_text, conclusion, summary, unsettled, value_text
-from harness.report.history import one_line
+from harness.findings import Finding
+from harness.gate import Comparison, Judgement
+from harness.report.gate import Background, cell_lines, change_text, conclusion, summary, unsettled, value_text
+from harness.report.plain import one_line
 
 #: GitHub refuses comments of more than 65,536 characters.
 MOST = 60_000
 HEADERS = ("cell", "figure", "earlier", "now", "change", "allowed", "by")
 
 
-def gate_markdown(judgement: Judgement, baseline: Path, changed: Changes) -> str:
+def gate_markdown(judgement: Judgement, background: Background) -> str:
     """The verdict, a table of what became worse, and the rest folded away."""
     mark = "closed" if judgement.failures else "open"
     parts = [f"### Compression gate: {mark}", f"{_plain(conclusion(judgement))}", _plain(summary(judgement)) + "."]
@@ -31,7 +31,7 @@ def gate_markdown(judgement: Judgement, baseline: Path, changed: Changes) -> str
     details = [
         line
         for entry in judgement.having("regressed")
-        for line in ("", one_line(entry.name), *(f"  {line}" for line in cell_lines(entry, baseline, changed)))
+        for line in ("", one_line(entry.name), *(f"  {line}" for line in cell_lines(entry, background)))
     ]
     parts += _folded("What changed, and how to measure it again", details)
     open_ends = [f"{one_line(entry.name)}: {line}" for entry in judgement.comparisons for line in unsettled(entry)]

@@ -10,14 +10,23 @@ from typing import Any
 import pytest
 from records import record
 
-from harness.gate import Change, Comparison, Finding, Judgement
+from harness.findings import Change, Finding
+from harness.gate import Comparison, Judgement, judge, name_of
 from harness.policy import Tolerance, policy
-from harness.report.gate import changes_by, conclusion, gate_text, headline, summary
+from harness.report.gate import Background, conclusion, gate_text, headline, summary, typed
 from harness.report.junit import junit_xml
 from harness.report.markdown import MOST, gate_markdown
 
 BASE = Path("base run.json")
+BACKGROUND = Background(BASE, {}, {}, typed({"--harness-gate": None, "--harness-against": BASE}))
 HOSTILE = "s.py::m[<script>alert(1)</script>|`a`\n\x00\x1b[31m&<!--@everyone ](http://x)-é漢]"
+
+
+class Hostile(Background):
+    """A background out of files that mean harm."""
+
+    def changed(self, before: Any, now: Any) -> list[str]:
+        return [HOSTILE]
 
 
 def finding(kind: Any = "regressed", **changes: Any) -> Finding:
@@ -49,7 +58,7 @@ ALL = Judgement((cell(finding(), finding("improved", figure="file_size")), cell(
 
 
 def text(judgement: Judgement) -> str:
-    return gate_text(judgement, BASE, changes_by({}, {}))
+    return gate_text(judgement, BACKGROUND)
 
 
 @pytest.mark.parametrize(
@@ -88,7 +97,7 @@ def test_the_terminal_says_all() -> None:
     assert "REGRESSED s.py::m[a]\n  latency 100.0 -> 110.0 us" in found
     assert "  better, which does not pay for it: file_size 100.0" in found
     assert "  changed: nothing that is recorded" in found
-    assert "  again: pytest 's.py::m[a]' --harness-preset quick --harness-against 'base run.json'" in found
+    assert "  again: pytest 's.py::m[a]' '--harness-against=base run.json'" in found
     assert "LOST s.py::m[gone]\n  the suite declares it no more" in found
     assert "contaminated: latency 100.0 -> 110.0 us, x 1.1000 [1.0900, 1.1100], allowed 1 %: why it is contam" in found
     assert found.endswith("The gate is closed: regressed and lost (exit code 10).")
@@ -102,7 +111,7 @@ def test_an_open_gate_tells_what_it_let_pass() -> None:
 
 
 def test_markdown_has_a_table_of_what_became_worse_and_folds_the_rest() -> None:
-    found = gate_markdown(ALL, BASE, changes_by({}, {}))
+    found = gate_markdown(ALL, BACKGROUND)
     assert found.startswith("### Compression gate: closed\n")
     (row,) = [line for line in found.splitlines() if line.startswith("| <code>")]
     assert row.split(" | ") == [
@@ -117,17 +126,17 @@ def test_markdown_has_a_table_of_what_became_worse_and_folds_the_rest() -> None:
     assert "- lost: <code>s.py::m[gone]</code>: the suite declares it no more" in found
     for folded in ("What changed, and how to measure it again", "Not settled (1)", "Better (1)"):
         assert f"<summary>{folded}</summary>" in found
-    assert gate_markdown(Judgement((NEW,)), BASE, changes_by({}, {})).startswith("### Compression gate: open\n")
+    assert gate_markdown(Judgement((NEW,)), BACKGROUND).startswith("### Compression gate: open\n")
 
 
 def test_names_that_mean_harm_are_harmless() -> None:
     harmful = Judgement((cell(finding(figure=HOSTILE, reason=HOSTILE, how=HOSTILE), name=HOSTILE), cell(name="x")))
-    markdown = gate_markdown(harmful, BASE, lambda old, new: [HOSTILE])
+    markdown = gate_markdown(harmful, Hostile(BASE, {}, {}, ""))
     assert "<script" not in markdown
     assert "<!--" not in markdown
     (row,) = [line for line in markdown.splitlines() if line.startswith("| <code>")]
     assert len(re.findall(r"(?<!\\)\|", row)) == 8, "no name may break the table"
-    root = ElementTree.fromstring(junit_xml(harmful, BASE, lambda old, new: [HOSTILE]))
+    root = ElementTree.fromstring(junit_xml(harmful, Hostile(BASE, {}, {}, "")))
     names = [case.get("name") for case in root.iter("testcase")]
     assert names[0] == HOSTILE.replace("\x00", "?").replace("\x1b", "?")
     assert names[1] == "x"
@@ -135,14 +144,14 @@ def test_names_that_mean_harm_are_harmless() -> None:
 
 def test_a_run_of_ten_thousand_regressions_fits_into_a_comment() -> None:
     many = Judgement(tuple(cell(finding(), name=f"s.py::m[{index}]") for index in range(10_000)))
-    found = gate_markdown(many, BASE, lambda old, new: [])
+    found = gate_markdown(many, BACKGROUND)
     assert len(found) < MOST
     assert "lines more" in found
     assert "10000 regressed" in found
 
 
 def test_junit_has_a_case_a_cell() -> None:
-    root = ElementTree.fromstring(junit_xml(ALL, BASE, changes_by({}, {})))
+    root = ElementTree.fromstring(junit_xml(ALL, BACKGROUND))
     (suite,) = root
     assert {name: suite.get(name) for name in ("tests", "failures", "skipped", "errors")} == {
         "tests": "4",
@@ -156,3 +165,10 @@ def test_junit_has_a_case_a_cell() -> None:
     assert failure is not None
     assert failure.get("message") == "regressed"
     assert "again: pytest" in (failure.text or "")
+
+
+def test_a_name_from_a_file_steers_neither_a_terminal_nor_a_ci_system() -> None:
+    """A runner of GitHub takes a line that begins with :: for a command."""
+    old: Any = {**record(), "cell": "a\n::error::\x1b[31m<b>"}
+    found = judge({name_of(old): old}, {}, {name_of(old): "gone"}, lambda entry: policy())
+    assert "[a\\n::error::\\x1b[31m<b>]" in text(found)
