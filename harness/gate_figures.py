@@ -59,8 +59,9 @@ def _difference(name: str, old: Record, new: Record, again: Against | None, valu
         paired = again["differences"][name]
         if paired["low"] is None or paired["high"] is None:
             return Change(value), NO_INTERVAL
-        if others:
-            return change_of(paired), f"both models on today's test examples, {paired['method']}"
+        if others or again["sha256"] != old["artefact"]["sha256"]:
+            # The earlier figure is of other examples, or of another file of the same model: it says nothing of today's.
+            return change_of(paired), f"both models measured today, {paired['method']}"
         # What the earlier model itself is better or worse today, by other versions of what runs it, is exact.
         drift = value - paired["value"]
         return change_of(paired).map(lambda entry: entry + drift), f"on the same test examples, {paired['method']}"

@@ -135,12 +135,14 @@ class ArtefactRecord(TypedDict):
 class Against(TypedDict):
     """The cell's model of an earlier run, measured again in this one beside the new model.
 
-    ``timing`` has it as the reference; None, with the ``reason``, where it was not timed again. ``same``: both are
-    the same file today. ``differences`` are the new model's figures less its figures.
+    ``timing`` has it as the reference; None, with the ``reason``, where it was not timed again. ``sha256`` is that of
+    its deployed file today; empty where there is none. ``same``: that is the new model's file. ``differences`` are the
+    new model's figures less its figures.
     """
 
     run: str
     artefact: ArtefactRecord
+    sha256: str
     same: bool
     timing: Timing | None
     reason: str

@@ -23,7 +23,7 @@ from harness.matrix import Cell
 from harness.measure import machine
 from harness.measure.profile import worker_environment
 from harness.plugins import Plugins
-from harness.policy import Policy, check_figures, policy
+from harness.policy import FAIL_ON, LATENCY, Policy, check_figures, policy
 from harness.presets import Preset
 from harness.progress import Display
 from harness.record import SCHEMA, Against, Record, StepRecord, Timing
@@ -163,6 +163,8 @@ class Session:
                 known.update({figure.name: figure.better for figure in self.plugins.metrics.get(name).figures(task)})
         declared = {figure for cell in self.selected for figure in cell.gate}
         check_figures([*self.options.rules, *sorted(declared)], known)
+        for figure in self.options.project_rules.keys() - known.keys() - {LATENCY, FAIL_ON}:
+            self.display.say(f"harness: [tool.harness.gate] has a rule for {figure!r}, which no cell of this run has")
 
     def build(self) -> None:
         """Build what the store lacks, before anything is timed."""
@@ -245,6 +247,7 @@ class Session:
         found: Against = {
             "run": file.name,
             "artefact": earlier["artefact"],
+            "sha256": "",
             "same": False,
             "timing": None,
             "reason": "",
@@ -261,6 +264,7 @@ class Session:
             return found
         try:
             before = self.deployment.evidence(cell, artefact)
+            found["sha256"] = before.sha256
             if before.sha256 == evidence.sha256 != earlier["artefact"]["sha256"]:
                 # The same key, but built anew here, or deployed otherwise: the file of then is not had.
                 found["reason"] = "under its key there is another file than the earlier run had"

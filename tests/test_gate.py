@@ -47,6 +47,7 @@ def again(new: Any, ratio: tuple[float, float, float], kind: str, **rest: Any) -
     timing["verdict"] = {"kind": kind, "reason": f"because {kind}", "margin": 0.01}
     new["against"] = {
         "artefact": {"key": "k1", "sha256": "s1"},
+        "sha256": "s1",
         "same": False,
         "timing": timing,
         "reason": "",
@@ -158,6 +159,8 @@ def test_what_the_earlier_model_itself_lost_since_counts() -> None:
     assert found.kind == "regressed"
     assert found.change is not None
     assert found.change.low == pytest.approx(-0.021)
+    new["against"]["sha256"] = "another file of the same model"
+    assert finding("auroc", old, new, auroc="0.005").kind == "fine", "today's file has no figure of then"
 
 
 @pytest.mark.parametrize(("low", "high", "kind"), [(-0.001, 0.001, "regressed"), (-0.03, 0.03, "inconclusive")])

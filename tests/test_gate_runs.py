@@ -196,6 +196,14 @@ def test_the_nearer_rule_counts(
     assert pull(source("layers=1", extra=extra), *options, base=source(extra=extra))[0] == code
 
 
+def test_a_project_s_rule_for_a_figure_that_no_cell_has_is_told(pull: Any, pytester: pytest.Pytester) -> None:
+    (pytester.path / "pyproject.toml").write_text("[tool.harness.gate]\naurocc = 0.1\nlatency = '2%'\n")
+    code, text = pull(source())
+    assert code == 0
+    assert "[tool.harness.gate] has a rule for 'aurocc', which no cell of this run has" in text
+    assert "'latency', which" not in text
+
+
 def test_a_bigger_file_fails(pull: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     deploy = toy.Eager.deploy
 
