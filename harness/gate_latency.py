@@ -27,7 +27,7 @@ def judge_latency(old: Record, new: Record, tolerance: Tolerance) -> Finding | N
             return Finding(LATENCY, "inconclusive", None, None, None, tolerance, reason=reason)
         return None
     if again is not None and again["timing"] is not None:
-        return _in_pairs(again["timing"], _latency_of(again), _latency_of(new), tolerance)
+        return _in_pairs(again["timing"], _latency_of(again), again["latency"], tolerance)
     if old["timing"] is not None:
         same = old["artefact"]["sha256"] == new["artefact"]["sha256"] or (again is not None and again["same"])
         why = new["against"]["reason"] if "against" in new else ""
@@ -116,6 +116,6 @@ def _changed(old: Record, new: Record) -> bool:
     return old["artefact"]["key"] != new["artefact"]["key"] or old["versions"] != new["versions"]
 
 
-def _latency_of(record: Record | Against) -> float | None:
-    found = record["figures"].get(LATENCY)
+def _latency_of(again: Against) -> float | None:
+    found = again["figures"].get(LATENCY)
     return None if found is None else found["value"]

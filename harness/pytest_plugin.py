@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -235,9 +236,9 @@ def _judge(run: Session, state: State, baseline: Baseline, config: pytest.Config
     }
     lost = baseline.lost(state.collected, state.known, unmeasured | state.unmeasured)
     found = judge(baseline.records, new, lost, lambda record: run.options.policy(record.get("gate", {})))
-    background = Background(
-        baseline.file, baseline.documents, run.documents(state.records), typed(repeated_options(config))
-    )
+    here = {suite: os.path.relpath(config.rootpath / suite, config.invocation_params.dir) for suite in state.collected}
+    documents, options = run.documents(state.records), typed(repeated_options(config))
+    background = Background(baseline.file, baseline.documents, documents, options, here)
     files = (config.getoption(option) for option in ("--harness-summary", "--harness-junit"))
     state.verdict, state.exit_code = gate_text(found, background), found.exit_code
     write_findings(found, background, *(None if file is None else Path(file) for file in files))

@@ -135,9 +135,9 @@ class ArtefactRecord(TypedDict):
 class Against(TypedDict):
     """The cell's model of an earlier run, measured again in this one beside the new model.
 
-    ``timing`` has it as the reference; None, with the ``reason``, where it was not timed again. ``sha256`` is that of
-    its deployed file today; empty where there is none. ``same``: that is the new model's file. ``differences`` are the
-    new model's figures less its figures.
+    ``timing`` has it as the reference; None, with the ``reason``, where it was not timed again. ``latency`` is the new
+    model's median in these pairs, microseconds. ``sha256`` is that of its deployed file today; empty where there is
+    none. ``same``: that is the new model's file. ``differences`` are the new model's figures less its figures.
     """
 
     run: str
@@ -145,6 +145,7 @@ class Against(TypedDict):
     sha256: str
     same: bool
     timing: Timing | None
+    latency: float | None
     reason: str
     figures: dict[str, FigureValue]
     differences: dict[str, Interval]

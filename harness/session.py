@@ -250,6 +250,7 @@ class Session:
             "sha256": "",
             "same": False,
             "timing": None,
+            "latency": None,
             "reason": "",
             "figures": {},
             "differences": {},
@@ -276,6 +277,7 @@ class Session:
             elif margin is not None:
                 pair = Pair(cell, before.file, evidence.file, self.deployment.inputs(cell), steady=reference.file)
                 found["timing"], samples = self._keeper(EARLIER, margin).time(pair)
+                found["latency"] = float(np.median(samples.candidate)) / 1000
                 before.samples = np.asarray(samples.kept["reference"])
                 self.deployment.weigh(cell, before)
             found["figures"] = figures(before, self.plugins)

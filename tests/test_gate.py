@@ -50,6 +50,7 @@ def again(new: Any, ratio: tuple[float, float, float], kind: str, **rest: Any) -
         "sha256": "s1",
         "same": False,
         "timing": timing,
+        "latency": 110.0,
         "reason": "",
         "figures": {"latency": {"value": 100.0}},
         "differences": {},
@@ -237,7 +238,7 @@ def test_other_test_examples_are_no_loss_of_quality() -> None:
 )
 def test_the_verdict_of_the_pairs_counts(verdict: str, kind: str) -> None:
     found = finding("latency", cell(), again(cell(), (1.1, 1.09, 1.11), verdict), latency="1%")
-    assert (found.kind, found.reason, found.old) == (kind, f"because {verdict}", 100)
+    assert (found.kind, found.reason, found.old, found.new) == (kind, f"because {verdict}", 100, 110)
     assert found.change is not None
     assert (found.change.value, found.change.low, found.change.high) == (1.1, 1.09, 1.11)
     assert "timed in pairs with the earlier model, 4 processes" in found.how

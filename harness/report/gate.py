@@ -25,6 +25,8 @@ class Background:
     new: Documents
     #: Options of pytest, as they are typed.
     options: str
+    #: Where suites are from here, by their names, which pytest takes from its root.
+    suites: Mapping[str, str] = dataclasses.field(default_factory=dict)
 
     def changed(self, before: Record, now: Record) -> list[str]:
         """What differs between two records of a cell, a line each."""
@@ -106,7 +108,9 @@ def headline(finding: Finding) -> str:
 
 def command(comparison: Comparison, background: Background) -> str:
     """The command that measures the cell again."""
-    return f"pytest {shlex.quote(one_line(comparison.name))} {background.options}"
+    suite, separator, cell = comparison.name.partition("::")
+    item = f"{background.suites.get(suite, suite)}{separator}{cell}"
+    return f"pytest {shlex.quote(one_line(item))} {background.options}"
 
 
 def cell_lines(comparison: Comparison, background: Background) -> list[str]:

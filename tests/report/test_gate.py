@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import re
 import xml.etree.ElementTree as ElementTree
 from pathlib import Path
@@ -172,3 +173,8 @@ def test_a_name_from_a_file_steers_neither_a_terminal_nor_a_ci_system() -> None:
     old: Any = {**record(), "cell": "a\n::error::\x1b[31m<b>"}
     found = judge({name_of(old): old}, {}, {name_of(old): "gone"}, lambda entry: policy())
     assert "[a\\n::error::\\x1b[31m<b>]" in text(found)
+
+
+def test_the_command_names_the_suite_from_here() -> None:
+    background = dataclasses.replace(BACKGROUND, suites={"s.py": "../there/s.py"})
+    assert "again: pytest '../there/s.py::m[a]' " in gate_text(ALL, background)
