@@ -79,21 +79,11 @@ class SyntheticPTBXL(PTBXL):
         The marker comes first and the database last: what was interrupted is neither taken for the real PTB-XL nor
         for complete. Raises DataError when the folder holds the real one or cannot be written.
         """
-        from filelock import FileLock
+        from harness.made_data import make_once
 
         if (folder / DATABASE).exists() and not is_synthetic(folder):
             raise DataError(f"{folder}: holds a real PTB-XL; choose another folder for the synthetic one")
-        try:
-            folder.mkdir(parents=True, exist_ok=True)
-            with FileLock(folder / ".lock"):  # two runs may want it at once
-                marker = folder / SYNTHETIC
-                if self.recognises(folder) and marker.is_file() and marker.read_text() == self.version:
-                    return
-                (folder / DATABASE).unlink(missing_ok=True)
-                marker.write_text(self.version)
-                _write(folder)
-        except OSError as error:
-            raise DataError(f"{folder}: the synthetic PTB-XL cannot be written there ({error}); make room") from error
+        make_once(self, folder, folder / DATABASE, _write)
 
 
 def _write(folder: Path) -> None:

@@ -93,21 +93,11 @@ class SyntheticMimic3(Mimic3):
         The marker comes first and ICUSTAYS last: what was interrupted is neither taken for the real MIMIC-III nor
         for complete. Raises DataError when the folder holds the real one or cannot be written.
         """
-        from filelock import FileLock
+        from harness.made_data import make_once
 
         if Mimic3().recognises(folder):
             raise DataError(f"{folder}: holds a real MIMIC-III; choose another folder for the synthetic one")
-        try:
-            folder.mkdir(parents=True, exist_ok=True)
-            with FileLock(folder / ".lock"):  # two runs may want it at once
-                marker = folder / SYNTHETIC
-                if self.recognises(folder) and marker.is_file() and marker.read_text() == self.version:
-                    return
-                (folder / "ICUSTAYS.csv").unlink(missing_ok=True)
-                marker.write_text(self.version)
-                _write(folder)
-        except OSError as error:
-            raise DataError(f"{folder}: the synthetic MIMIC-III cannot be written there ({error})") from error
+        make_once(self, folder, folder / "ICUSTAYS.csv", _write)
 
 
 class Stay(NamedTuple):

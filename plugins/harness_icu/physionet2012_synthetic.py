@@ -89,21 +89,11 @@ class SyntheticPhysioNet2012(PhysioNet2012):
         The marker comes first and the outcomes last: what was interrupted is neither taken for the real data nor for
         complete. Raises DataError when the folder holds the real ones or cannot be written.
         """
-        from filelock import FileLock
+        from harness.made_data import make_once
 
         if find_sets(folder) and not is_synthetic(folder):
             raise DataError(f"{folder}: holds the real {PhysioNet2012.name}; choose another folder")
-        try:
-            folder.mkdir(parents=True, exist_ok=True)
-            with FileLock(folder / ".lock"):  # two runs may want it at once
-                marker = folder / SYNTHETIC
-                if self.recognises(folder) and marker.is_file() and marker.read_text() == self.version:
-                    return
-                outcomes_file(folder, "a").unlink(missing_ok=True)
-                marker.write_text(self.version)
-                _write(folder)
-        except OSError as error:
-            raise DataError(f"{folder}: the synthetic data cannot be written there ({error}); make room") from error
+        make_once(self, folder, outcomes_file(folder, "a"), _write)
 
 
 def _write(folder: Path) -> None:

@@ -88,5 +88,5 @@ def test_cannot_be_downloaded(tmp_path: Path) -> None:
 
 def test_an_unwritable_folder_is_named(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
-    with pytest.raises(DataError, match="file/made: the synthetic data cannot be written there"):
+    with pytest.raises(DataError, match="file/made: physionet2012-synthetic cannot be written there"):
         SyntheticPhysioNet2012().make(tmp_path / "file" / "made")
