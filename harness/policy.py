@@ -162,7 +162,7 @@ def check_figures(given: Iterable[str], known: Mapping[str, str | None]) -> None
         if figure in (LATENCY, FAIL_ON):
             continue
         if figure not in known:
-            raise UsageError(f"gate: no cell has a figure {figure!r}{nearest(figure, [LATENCY, *known])}")
+            raise UsageError(f"gate: no cell has a figure {figure!r}{nearest(figure, {LATENCY, *known})}")
         if known[figure] is None:
             raise UsageError(f"gate: whether more or less of {figure!r} is better is not known; leave it out")
 
