@@ -150,12 +150,20 @@ def _told(
         for place, change in enumerate(changes):
             shift = abs(float(parts[place + 1].mean() - parts[place].mean()))
             explained = quantile * math.hypot(_error_of_mean(own[place]), _error_of_mean(own[place + 1]))
-            if not _exceeds(change, scale, margin) or shift <= explained:
+            held = _held(parts[place], parts[place + 1])
+            if not held or not _exceeds(change, scale, margin) or shift <= explained:
                 failing.append((shift, place))
         if not failing:
             return changes
         del kept[min(failing)[1]]
     return []
+
+
+def _held(before: Array, after: Array) -> bool:
+    """Whether most runs of either level are nearer to it than to the other: of two runs one that is odd makes none."""
+    old, new = np.median(before), np.median(after)
+    nearer = (np.abs(before - old) < np.abs(before - new), np.abs(after - new) < np.abs(after - old))
+    return all(side.mean() > 0.5 for side in nearer)
 
 
 def _exceeds(change: ChangePoint, scale: Scale, margin: float) -> bool:

@@ -106,6 +106,13 @@ def test_one_odd_run_is_no_change(runs: int, data: st.DataObject, factor: float,
     assert found(logs) == []
 
 
+@pytest.mark.parametrize("place", range(5))
+def test_one_odd_run_of_five_is_no_change(place: int) -> None:
+    logs = 1e-3 * np.random.default_rng(2**32 - 1).uniform(-1, 1, 5)
+    logs[place] += math.log(2)
+    assert found(logs) == []
+
+
 def test_two_odd_runs_apart_and_two_together_in_the_middle_are_no_change() -> None:
     logs = 1e-3 * normal(np.random.default_rng(0), 20)
     for odd in ([4, 12], [9, 10], [0, 19]):
