@@ -1,4 +1,4 @@
-"""The bridge to pytest and pytest-benchmark; nothing else in the harness knows them."""
+"""The bridge to pytest and pytest-benchmark; but for the options of pytest, nothing else in the harness knows them."""
 
 from __future__ import annotations
 
