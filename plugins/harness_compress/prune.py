@@ -87,11 +87,12 @@ def prune_and_fit(
     fits: Sequence[tuple[Phase, Mapping[str, Any]]],
     cut: Callable[[torch.nn.Module, torch.Tensor, list[Group], int], dict[str, list[int]]],
 ) -> torch.nn.Module:
-    """Before every fit take units out of the model, and report in the end which are left.
+    """Before every fit take units out of a copy of the model, and report in the end which are left.
 
     ``cut`` does it in place, given an example, the network's groups as they were at first and the number of the round
     from 1, and returns the indices that it kept by layer.
     """
+    model = copy.deepcopy(model)
     example = context.example.to(next((p.device for p in model.parameters()), None))
     found = prunable(model, example)
     sizes = {cell.name: len(cell.outputs) for group in found for cell in group.members}
