@@ -1,9 +1,10 @@
 """A benchmarking harness for compressed neural networks. Importing it loads no torch.
 
 What a suite imports: ``Matrix``, ``Profile``, ``Skip``, ``train``, ``step``.
-What a plugin imports: ``hookimpl`` and the contracts.
+What a plugin imports: ``hookimpl``, ``compressor`` and the contracts.
 """
 
+from harness.compressor import compressor
 from harness.contracts import (
     Architecture,
     Data,
@@ -64,6 +65,7 @@ __all__ = [
     "Unsupported",
     "UsageError",
     "WeightedMetric",
+    "compressor",
     "hookimpl",
     "step",
     "train",

@@ -222,15 +222,23 @@ class StepContext(Protocol):
     #: The task, and one validation example as a batch of one.
     task: Task
     example: torch.Tensor
+    #: The model that teaches under the objective in force, in evaluation mode; None where none does.
+    teacher: torch.nn.Module | None
+    #: Shows how far the step is, for what takes longer than a moment and is not ``fit``.
+    progress: Progress
 
     def seed(self, purpose: str) -> int:
         """A seed for one purpose, derived from the cell's seed: the same whenever the step is run again."""
         ...
 
+    def generator(self, purpose: str = "") -> torch.Generator:
+        """A generator of random numbers on the CPU with ``seed(purpose)``, for whatever a step draws."""
+        ...
+
     def fit(
         self, model: torch.nn.Module, phase: Phase = "finetune", name: str = "fit", **changes: Any
     ) -> torch.nn.Module:
-        """Train ``model`` under the objective in force and return it with its best epoch's weights.
+        """A copy of ``model``, trained under the objective in force, with its best epoch's weights.
 
         ``name`` tells apart several fits of one step (an interrupted one resumes); ``changes`` replace fields
         of the architecture's Training for this phase, for example ``epochs=3``.
@@ -245,8 +253,8 @@ class StepContext(Protocol):
         """From here on the objective is this step's ``loss`` with this teacher (a step with ``teaches = True``)."""
         ...
 
-    def calibration(self, examples: int) -> torch.Tensor:
-        """That many random examples of the validation part, (examples, *input_shape); all where there are fewer."""
+    def calibration(self, examples: int, part: Literal["validation", "train"] = "validation") -> torch.Tensor:
+        """That many random examples of a part, (examples, *input_shape); all where there are fewer."""
         ...
 
     def report(self, **facts: Any) -> None:
@@ -273,8 +281,19 @@ class Step:
             return {}
         return {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
 
+    @classmethod
+    def examples(cls) -> Sequence[Step]:
+        """Values of the step that the conformance kit checks; a step with a parameter to be given defines it."""
+        try:
+            return [cls()]
+        except TypeError as error:
+            raise UsageError(
+                f"step {cls.name!r} does not say with which parameters to check it ({error}): define examples(), or "
+                "give every parameter a default"
+            ) from error
+
     def apply(self, model: torch.nn.Module, context: StepContext) -> torch.nn.Module:
-        """The changed model. ``model`` is the step's own copy. Raise Unsupported for a network it cannot handle.
+        """The changed model; ``model`` stays as it was. Raise Unsupported for a network that the step cannot handle.
 
         A model that ends in its own sigmoid sets ``gives_probabilities = True``; all others give logits.
         """

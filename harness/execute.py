@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import contextlib
+import copy
 import dataclasses
 import hashlib
 import random
 import time
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -53,8 +54,8 @@ class Context:
         self._plugins = plugins
         self._store = store
         self._say = display.say
-        self._progress = progress
-        self._teacher = teacher
+        self.progress: Progress = progress
+        self.teacher = teacher
         self._loss: Loss = training.task_loss
         if node.objective is not None and teacher is not None:
             self._loss = node.objective.loss(training.task_loss)
@@ -62,19 +63,26 @@ class Context:
     def seed(self, purpose: str) -> int:
         return derive(self._node.root.seed, self._node.step.name if self._node.step else "", purpose)
 
+    def generator(self, purpose: str = "") -> torch.Generator:
+        return torch.Generator().manual_seed(self.seed(purpose))
+
     def fresh(self) -> torch.nn.Module:
         return _fresh(self._plugins, self._node, self.task, self.seed("fresh"))
 
     def teach(self, teacher: torch.nn.Module) -> None:
         if self._node.step is None or not self._node.step.teaches:
             raise CellError(f"step {self._node.label} calls teach() but does not declare teaches = True")
-        self._teacher = teacher
+        self.teacher = teacher
         self._loss = self._node.step.loss(training.task_loss)
 
-    def calibration(self, examples: int) -> torch.Tensor:
-        examples = min(examples, len(self._validation))
-        chosen = np.random.default_rng(self.seed("calibration")).choice(len(self._validation), examples, replace=False)
-        return torch.from_numpy(np.ascontiguousarray(self._validation.inputs[np.sort(chosen)]))
+    def calibration(self, examples: int, part: Literal["validation", "train"] = "validation") -> torch.Tensor:
+        parts = {"validation": ("calibration", self._validation), "train": ("calibration/train", self._train)}
+        if part not in parts:
+            raise CellError(f"{self._node.label} asks for calibration from {part!r}; it is 'validation' or 'train'")
+        purpose, source = parts[part]
+        examples = min(examples, len(source))
+        chosen = np.random.default_rng(self.seed(purpose)).choice(len(source), examples, replace=False)
+        return torch.from_numpy(np.ascontiguousarray(source.inputs[np.sort(chosen)]))
 
     def report(self, **facts: Any) -> None:
         for name, value in facts.items():
@@ -88,6 +96,7 @@ class Context:
     ) -> torch.nn.Module:
         root = self._node.root
         plan: Training = dataclasses.replace(root.train if phase == "train" else root.finetune, **changes)
+        model = copy.deepcopy(model)
         history = training.fit(
             model,
             self._train,
@@ -95,10 +104,10 @@ class Context:
             plan,
             seed=self.seed(f"fit/{name}"),
             loss=self._loss,
-            teacher=self._teacher,
+            teacher=self.teacher,
             device=root.device,
             checkpoint=self._store.progress(self._node.key) / f"{name}.safetensors",
-            progress=self._progress,
+            progress=self.progress,
             say=self._say,
         )
         examples = min(len(self._train), plan.examples or len(self._train))

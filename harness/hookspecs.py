@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 import pluggy
 
 if TYPE_CHECKING:
+    from harness.compressor import Compressor
     from harness.contracts import Architecture, Dataset, Metric, Runtime, Step
 
 PROJECT = "harness"
@@ -48,8 +49,10 @@ def harness_architectures(register: Callable[[Architecture], None]) -> None:
 
 
 @hookspec
-def harness_steps(register: Callable[[type[Step]], None]) -> None:
+def harness_steps(register: Callable[[type[Step] | Compressor[...]], None]) -> None:
     """Bring steps (compressors): the classes, not values of them, so that suites can name and parametrise them.
+
+    What ``harness.compressor`` made of a function is such a class.
 
     ::
 

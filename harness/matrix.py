@@ -9,6 +9,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 from harness.contracts import Profile, Step
 from harness.errors import UsageError, nearest
+from harness.parameters import check_parameters
 from harness.policy import check_rules
 
 #: Axes that every matrix has; all others map an option's name to a list of steps.
@@ -279,5 +280,9 @@ def _options(axis: str, options: Mapping[str, Sequence[Step]]) -> dict[str, tupl
             if not isinstance(entry, Step):
                 hint = "; write step('name', ...) to name one" if isinstance(entry, str) else ""
                 raise UsageError(f"axis {axis!r}, option {name!r}: {entry!r} is not a step{hint}")
+            try:
+                check_parameters(entry)
+            except UsageError as error:
+                raise UsageError(f"axis {axis!r}, option {name!r}: {error}") from error
         checked[name] = steps
     return checked

@@ -16,6 +16,7 @@ import pluggy
 from harness import hookspecs
 from harness.contracts import Architecture, Dataset, Metric, Runtime, Step
 from harness.errors import UsageError, describe_error, nearest
+from harness.parameters import parameter_types
 from harness.steps import Train
 
 GROUP = "harness"
@@ -173,6 +174,8 @@ class Plugins:
             self.problems.append(Problem(origin, f"registered {item!r}, whose `name` is {name!r}, not a text"))
         else:
             try:
+                if registry is self.steps:
+                    parameter_types(item)
                 registry.add(name, item, origin)
             except UsageError as error:
                 self.problems.append(Problem(origin, f"refused: {error}"))

@@ -212,6 +212,38 @@ def test_calibration_draws_validation_examples_once_each(context: Any) -> None:
     assert torch.equal(context.calibration(21), context.calibration(20)), "there are 20"
 
 
+def test_calibration_from_the_training_part(context: Any) -> None:
+    assert torch.equal(context.calibration(999, "train"), torch.from_numpy(synthetic().train.inputs))
+    with pytest.raises(CellError, match="asks for calibration from 'test'; it is 'validation' or 'train'"):
+        context.calibration(3, "test")
+
+
+def test_a_context_brings_the_teacher_random_numbers_and_progress(context: Any, executor: Build) -> None:
+    run = executor(cells(train(), Mimic(), Halve(), seed=3))
+    trained = list(run.plan.nodes)[1]
+    assert digest(context.teacher) == digest(run.model(trained))
+    assert not context.teacher.training
+    draws = [torch.rand(3, generator=context.generator(purpose)) for purpose in ("", "", "b")]
+    assert torch.equal(draws[0], draws[1])
+    assert not torch.equal(draws[0], draws[2])
+    context.progress(1, 2, "half")
+
+
+def test_without_a_teacher_there_is_none(executor: Build, monkeypatch: pytest.MonkeyPatch) -> None:
+    given: list[Any] = []
+    monkeypatch.setattr(Halve, "apply", lambda self, model, context: given.append(context) or model)
+    built(executor(cells(train(), Halve())))
+    assert given[0].teacher is None
+
+
+def test_fitting_leaves_the_model_that_it_is_given_as_it_was(context: Any) -> None:
+    model = context.fresh()
+    before = digest(model)
+    fitted = context.fit(model, epochs=1)
+    assert digest(model) == before != digest(fitted)
+    assert fitted is not model
+
+
 def test_seeds_are_by_purpose_step_and_cell(context: Any, executor: Build) -> None:
     assert context.seed("a") == context.seed("a") == derive(3, "halve", "a")
     assert context.seed("a") != context.seed("b")
