@@ -16,6 +16,7 @@ import pytest
 
 sys.path.insert(0, str(Path(__file__).parent))
 
+import environments
 import toy
 from fakes import HEAD, Suite, Workers
 
@@ -131,6 +132,12 @@ def toy_distribution(tmp_path: Path) -> Path:
     (information / "entry_points.txt").write_text("[harness]\ntoy = toy\n")
     (site / "toy.py").write_text(Path(toy.__file__).read_text())
     return site
+
+
+@pytest.fixture(scope="module")
+def fresh_environment(tmp_path_factory: pytest.TempPathFactory) -> environments.Environment:
+    """An environment into which a module's tests install plugins."""
+    return environments.make(tmp_path_factory.mktemp("environment"))
 
 
 @pytest.fixture(scope="module")
