@@ -34,6 +34,8 @@ if TYPE_CHECKING:
     from harness.execute import Executor
 
 pytest_plugins = ["pytester"]
+#: Distributions of their own, with tests that run where they are installed (test_thirdparty.py).
+collect_ignore = ["thirdparty"]
 
 TOY = Origin("toy", "toy-plugin", "1.2")
 
