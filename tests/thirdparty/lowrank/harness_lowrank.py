@@ -53,7 +53,7 @@ class LowRank(Step):
 
     @classmethod
     def examples(cls) -> Sequence[LowRank]:
-        return [cls("rank", 0.25), cls("rank", 0.5, finetune=False), cls("energy", 0.5)]
+        return [cls("rank", 0.25), cls("energy", 0.5, finetune=False)]
 
     def fits(self) -> Sequence[tuple[Literal["finetune"], Mapping[str, Any]]]:
         return [("finetune", {})] if self.finetune else ()

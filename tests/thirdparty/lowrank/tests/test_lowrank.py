@@ -285,7 +285,6 @@ def test_the_step_trains_as_it_tells_and_leaves_its_model(finetune: bool) -> Non
 
 
 RECIPES: dict[str, list[Any]] = {
-    "alone": [lowrank("rank", 0.5)],
     "after prune": [prune("l1", keep=0.5), lowrank("rank", 0.5)],
     "before prune": [lowrank("rank", 0.5), prune("l1", keep=0.5)],
     "before int8": [lowrank("rank", 0.5), quantize("ptq-int8", calibration=4)],
