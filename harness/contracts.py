@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import abc
 import dataclasses
+import numbers
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol
@@ -87,6 +88,9 @@ class Data:
                 raise DataError(f"{where}: examples have shape {part.inputs.shape[1:]}, not {self.task.input_shape}")
             if part.targets.shape != (len(part), len(self.task.labels)):
                 raise DataError(f"{where}: targets have shape {part.targets.shape} for labels {self.task.labels}")
+            for what, array in (("inputs", part.inputs), ("targets", part.targets)):
+                if array.dtype != np.float32:
+                    raise DataError(f"{where}: the {what} are {array.dtype}, not float32")
             if not np.isfinite(part.inputs).all():
                 row = int(np.flatnonzero(~np.isfinite(part.inputs.reshape(len(part), -1)).all(axis=1))[0])
                 raise DataError(f"{where}: example {row} holds NaN or infinity; repair or drop it")
@@ -183,8 +187,14 @@ class Training:
     examples: int | None = None
 
     def __post_init__(self) -> None:
-        if self.epochs < 1 or self.batch < 1:
-            raise UsageError(f"training needs at least one epoch and a batch of one: {self.epochs=}, {self.batch=}")
+        for field in ("epochs", "batch", "examples"):
+            value = getattr(self, field)
+            whole = isinstance(value, numbers.Integral) and not isinstance(value, bool)
+            if not (whole and value >= 1) and not (field == "examples" and value is None):
+                raise UsageError(
+                    f"training needs at least one epoch, one example and a batch of one, in whole numbers: "
+                    f"{field}={value!r}"
+                )
         if self.precision not in ("float32", "bfloat16"):
             raise UsageError(f"precision {self.precision!r} is not one of float32, bfloat16")
 

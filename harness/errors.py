@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import difflib
 import errno
+import sys
 import tempfile
 import traceback
 from collections.abc import Iterable, Iterator
@@ -54,11 +55,28 @@ def nearest(name: str, known: Iterable[str]) -> str:
     return f"{hint} (known: {shown})"
 
 
-def describe_error(error: BaseException) -> str:
-    """What foreign code raised, and where: its kind, its text, and the last line of code that was run."""
+def describe_error(error: BaseException, thing: type | None = None) -> str:
+    """What foreign code raised, and where: its kind, its text, and the last line of code that was run.
+
+    Of the code that ``thing`` belongs to where it is given: a library that it calls says less.
+    """
+    try:
+        text = str(error)
+    except Exception:  # foreign, too
+        text = "(it cannot say what)"
     frames = traceback.extract_tb(error.__traceback__)
-    where = f" ({frames[-1].filename}, line {frames[-1].lineno})" if frames else ""
-    return f"{type(error).__name__}: {error}{where}"
+    own = [frame for frame in frames if thing is not None and _is_in(frame.filename, thing)]
+    where = f" ({(own or frames)[-1].filename}, line {(own or frames)[-1].lineno})" if frames else ""
+    return f"{type(error).__name__}: {text}{where}"
+
+
+def _is_in(filename: str, thing: type) -> bool:
+    """Whether a file is of the module, or the top-level package, that ``thing`` comes from."""
+    module = sys.modules.get(thing.__module__.partition(".")[0])
+    folders = list(getattr(module, "__path__", []))
+    return filename == getattr(module, "__file__", None) or any(
+        Path(filename).is_relative_to(folder) for folder in folders
+    )
 
 
 @contextlib.contextmanager

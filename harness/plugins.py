@@ -5,18 +5,18 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import functools
-import inspect
 import sys
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from importlib.metadata import EntryPoint, entry_points, version
 from typing import Any, Generic, TypeVar
 
 import pluggy
 
 from harness import hookspecs
+from harness.containment import FOREIGN, Tell, contained, watched
 from harness.contracts import Architecture, Dataset, Metric, Runtime, Step
-from harness.errors import UsageError, describe_error, nearest
-from harness.parameters import parameter_types
+from harness.errors import CellError, HarnessError, UsageError, describe_error, nearest
+from harness.registration import KINDS, hooks_of, refusal, unmarked_hooks, wrong_hooks
 from harness.steps import Train
 
 GROUP = "harness"
@@ -76,6 +76,10 @@ class Registry(Generic[T]):
         except KeyError:
             raise UsageError(f"no {self.kind} is called {name!r}{nearest(name, self._items)}") from None
 
+    def brought_by(self, origin: Origin) -> list[str]:
+        """The names of what a plugin registered."""
+        return [name for name, (_, owner) in self._items.items() if owner == origin]
+
     def __iter__(self) -> Iterator[str]:
         return iter(self._items)
 
@@ -100,17 +104,13 @@ class Plugins:
         self.origins: list[Origin] = []
         self._manager = pluggy.PluginManager(hookspecs.PROJECT)
         self._manager.add_hookspecs(hookspecs)
-        #: hook -> registry, and what its items must be.
-        self._kinds: dict[str, tuple[Registry[Any], Callable[[Any], bool], str]] = {
-            "harness_datasets": (self.datasets, _instance(Dataset), "an instance of harness.Dataset"),
-            "harness_architectures": (
-                self.architectures,
-                _instance(Architecture),
-                "an instance of harness.Architecture",
-            ),
-            "harness_steps": (self.steps, _step_class, "a subclass of harness.Step"),
-            "harness_metrics": (self.metrics, _instance(Metric), "an instance of harness.Metric"),
-            "harness_runtimes": (self.runtimes, _instance(Runtime), "an instance of harness.Runtime"),
+        #: What the hooks that bring things fill.
+        self._registries: dict[str, Registry[Any]] = {
+            "harness_datasets": self.datasets,
+            "harness_architectures": self.architectures,
+            "harness_steps": self.steps,
+            "harness_metrics": self.metrics,
+            "harness_runtimes": self.runtimes,
         }
 
     @property
@@ -118,86 +118,118 @@ class Plugins:
         """The life-cycle hooks; call them through ``notify``, which contains what a plugin raises."""
         return self._manager.hook
 
+    def note(self, origin: Origin, reason: str) -> None:
+        """Keep a problem for the end of the run, once."""
+        problem = Problem(origin, reason)
+        if problem not in self.problems:
+            self.problems.append(problem)
+
     def load(self, entry_point: EntryPoint) -> None:
         """Import one plugin and let it register; whatever it does wrong becomes a problem, never an exception."""
         origin = _origin(entry_point)
-        with contextlib.redirect_stdout(sys.stderr):  # what a plugin prints must not get into our own output
+        with self._held(origin, "its import"):
             try:
                 module = entry_point.load()
-            except (Exception, SystemExit) as error:
-                self.problems.append(Problem(origin, f"failed to import: {describe_error(error)}"))
+            except FOREIGN as error:
+                self.note(origin, f"failed to import: {describe_error(error)}")
                 return
-            self.add(module, origin)
+        self.add(module, origin)
 
     def add(self, module: object, origin: Origin) -> None:
         """Register an imported plugin."""
-        for name in _marked(module):
-            if not hasattr(hookspecs, name):
-                hooks = [hook for hook in vars(hookspecs) if hook.startswith("harness_")]
-                self.problems.append(
-                    Problem(origin, f"no hook is called {name!r}{nearest(name, hooks)}; it is left out")
-                )
-                return
+        for remark in unmarked_hooks(module):
+            self.note(origin, remark)
+        if (wrong := wrong_hooks(module)) is not None:
+            self.note(origin, wrong)
+            return
         for other in self.origins:
             if other.plugin == origin.plugin or self._manager.get_plugin(other.plugin) is module:
-                self.problems.append(Problem(origin, f"is left out: plugin {other} has the same name or module"))
+                self.note(origin, f"is left out: plugin {other} has the same name or module")
                 return
         try:
             self._manager.register(module, origin.plugin)
         except pluggy.PluginValidationError as error:
             if self._manager.is_registered(module):
                 self._manager.unregister(module)
-            self.problems.append(Problem(origin, f"is left out: {' '.join(str(error).split())}"))
+            self.note(origin, f"is left out: {' '.join(str(error).split())}")
             return
         self.origins.append(origin)
-        for hook_name, (registry, fits, wanted) in self._kinds.items():
-            implementation = getattr(module, hook_name, None)
-            if implementation is None:
-                continue
-            try:
-                implementation(register=functools.partial(self._register, origin, registry, fits, wanted))
-            except (Exception, SystemExit) as error:
-                self.problems.append(Problem(origin, f"{hook_name} failed: {describe_error(error)}"))
+        hooks, problems = hooks_of(module, marked_only=True), len(self.problems)
+        for name in (name for name in self._registries if name in hooks):
+            with self._held(origin, name):
+                try:
+                    hooks[name](register=functools.partial(self._register, origin, name))
+                except FOREIGN as error:
+                    self.note(origin, f"{name} failed: {describe_error(error)}; what it brings after that is missing")
+        brought = any(registry.brought_by(origin) for registry in self._registries.values())
+        if not brought and not hooks.keys() - self._registries.keys() and len(self.problems) == problems:
+            self.note(origin, "brings nothing: no hook of it is marked with @harness.hookimpl and registers anything")
 
-    def _register(
-        self, origin: Origin, registry: Registry[Any], fits: Callable[[Any], bool], wanted: str, item: Any
-    ) -> None:
-        name = getattr(item, "name", None)
-        if not fits(item):
-            self.problems.append(Problem(origin, f"registered {item!r} as {registry.kind}, which is not {wanted}"))
-        elif registry is self.steps and not _tells_its_parameters(item):
-            reason = (
-                f"registered step {name!r}, which is not a frozen dataclass: its parameters could not enter the key"
-            )
-            self.problems.append(Problem(origin, reason))
-        elif not isinstance(name, str) or not name:
-            self.problems.append(Problem(origin, f"registered {item!r}, whose `name` is {name!r}, not a text"))
-        else:
-            try:
-                if registry is self.steps:
-                    parameter_types(item)
-                registry.add(name, item, origin)
-            except UsageError as error:
-                self.problems.append(Problem(origin, f"refused: {error}"))
+    def _register(self, origin: Origin, hook_name: str, item: Any) -> None:
+        reason = refusal(KINDS[hook_name], item)
+        if reason is not None:
+            self.note(origin, reason)
+            return
+        try:
+            self._registries[hook_name].add(item.name, item, origin)
+        except UsageError as error:
+            self.note(origin, f"refused: {error}")
 
-    def notify(self, hook_name: str, wanted: str = "nothing", **arguments: Any) -> list[tuple[str, str]]:
+    def _held(self, origin: Origin, what: str) -> contextlib.AbstractContextManager[None]:
+        return self.contain(origin, what, _to_stderr, files=False)
+
+    @contextlib.contextmanager
+    def contain(
+        self,
+        origin: Origin,
+        what: str,
+        say: Tell | None = None,
+        *,
+        error: type[HarnessError] = CellError,
+        thing: type | None = None,
+        files: bool = True,
+    ) -> Iterator[None]:
+        """Run code of the plugin ``origin``: see harness.containment. What it does wrong is said, and a problem.
+
+        ``say`` shows lines now, on the standard error unless it is given.
+        """
+
+        def note(remark: str) -> None:
+            self.note(origin, f"{what} {remark}")
+
+        who, say = f"plugin {origin}: {what}", say or _to_stderr
+        with watched(who, say, note, files=files), contained(who, say, note, error=error, thing=thing):
+            yield
+
+    def notify(
+        self, hook_name: str, wanted: str = "nothing", say: Tell | None = None, **arguments: Any
+    ) -> list[tuple[str, str]]:
         """Call a life-cycle hook of every plugin, and give the pairs of texts that it returned.
 
         A plugin that raises, or returns anything but None or what is ``wanted``, is noted as a problem, and left out.
+        What it prints is said.
         """
         results = []
         for implementation in getattr(self.hook, hook_name).get_hookimpls():
             origin = next(o for o in self.origins if o.plugin == implementation.plugin_name)
-            try:
-                result = implementation.function(**{name: arguments[name] for name in implementation.argnames})
-            except (Exception, SystemExit) as error:
-                self.problems.append(Problem(origin, f"{hook_name} failed: {describe_error(error)}"))
-                continue
+            given = {name: arguments[name] for name in implementation.argnames}
+            who = f"plugin {origin}"
+            # To print is what some of these hooks are for.
+            with contained(who, say or _to_stderr, lambda remark: None):
+                try:
+                    result = implementation.function(**given)
+                except FOREIGN as error:
+                    self.note(origin, f"{hook_name} failed: {describe_error(error)}")
+                    continue
             if isinstance(result, tuple) and list(map(type, result)) == [str, str]:
                 results.append(result)
             elif result is not None:
-                self.problems.append(Problem(origin, f"{hook_name} returned {result!r}, not {wanted}"))
+                self.note(origin, f"{hook_name} returned {result!r}, not {wanted}")
         return results
+
+
+def _to_stderr(text: str) -> None:
+    print(text, file=sys.stderr)
 
 
 def load_plugins(extra: Iterable[EntryPoint] = ()) -> Plugins:
@@ -225,28 +257,3 @@ def _origin(entry_point: EntryPoint) -> Origin:
 def _built_in(entry_point: EntryPoint) -> bool:
     """Ours come first, so that a third party cannot take a built-in name by sorting before it."""
     return entry_point.dist is not None and entry_point.dist.name == "harness"
-
-
-def _marked(module: object) -> list[str]:
-    """The names in a module that are marked as hook implementations."""
-    mark = f"{hookspecs.PROJECT}_impl"
-    return [name for name, value in vars(module).items() if inspect.isroutine(value) and hasattr(value, mark)]
-
-
-def _instance(kind: type) -> Callable[[Any], bool]:
-    return lambda item: isinstance(item, kind)
-
-
-def _tells_its_parameters(kind: type) -> bool:
-    """Whether all that an instance is made of is in the fields of a frozen dataclass, from which keys are made."""
-    if kind in (Step, object):
-        return True
-    own = vars(kind)
-    if "__dataclass_params__" in own:
-        return bool(own["__dataclass_params__"].frozen)
-    adds = "__init__" in own or any("ClassVar" not in str(type_) for type_ in own.get("__annotations__", {}).values())
-    return not adds and all(map(_tells_its_parameters, kind.__bases__))
-
-
-def _step_class(item: Any) -> bool:
-    return inspect.isclass(item) and issubclass(item, Step)

@@ -124,8 +124,8 @@ def _epoch(
         order = torch.randperm(len(inputs)).to(inputs.device)
         for start in range(0, len(order), training.batch):
             batch = order[start : start + training.batch]
-            if len(batch) == 1 < len(order):
-                continue  # batch normalization cannot train on a single example
+            if len(batch) == 1 < min(training.batch, len(order)):
+                continue  # batch normalization cannot train on the single example that is left over
             with autocast:
                 logits = model(inputs[batch])
             value = loss(logits.float(), targets[batch], None if taught is None else taught[batch])

@@ -137,7 +137,7 @@ def test_only_functions_are_looked_at_for_hooks() -> None:
             return self
 
     loaded = Plugins()
-    loaded.add(module(anything=Anything()), origin())
+    loaded.add(module(anything=Anything(), harness_report_section=hookimpl(lambda records: None)), origin())
     assert loaded.problems == []
 
 

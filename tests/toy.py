@@ -253,6 +253,9 @@ class Shift(Step):
     name: ClassVar[str] = "shift"
     by: float
 
+    def apply(self, model: torch.nn.Module, context: StepContext) -> torch.nn.Module:
+        return self.preview(model, context.example)
+
     def preview(self, model: torch.nn.Module, example: torch.Tensor) -> torch.nn.Module:
         import torch
 
