@@ -13,7 +13,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 
 from harness.contracts import Step, Task
-from harness.errors import StoreError
+from harness.errors import CellError, StoreError
 from harness.keys import canonical, plain
 from harness.plugins import Plugins, installed
 
@@ -26,7 +26,10 @@ def save(file: Path, model: torch.nn.Module, steps: Sequence[Step], architecture
     It is dumped by the last step that brings a form of its own, or else in the form of stock torch modules.
     """
     dumper = next((step for step in reversed(steps) if type(step).dump is not Step.dump), Step())
-    tensors, notes = dumper.dump(model)
+    dumped: object = dumper.dump(model)
+    if not isinstance(dumped, tuple) or len(dumped) != 2 or not all(isinstance(part, Mapping) for part in dumped):
+        raise CellError(f"dump() of step {dumper.name!r} gives {type(dumped).__name__}, not a pair (tensors, notes)")
+    tensors, notes = dumped
     header = {
         "architecture": architecture,
         "task": task,
@@ -58,13 +61,30 @@ def load(file: Path, plugins: Plugins | None = None) -> torch.nn.Module:
     found = header(file)
     task = Task(tuple(found["task"]["input_shape"]), tuple(found["task"]["labels"]))
     with torch.random.fork_rng(devices=[]):
-        fresh = plugins.architectures.get(found["architecture"]).build(task)
+        fresh = build(found["architecture"], task, plugins)
     with safe_open(file, framework="pt") as stream:
         tensors = {name: stream.get_tensor(name) for name in stream.keys()}  # noqa: SIM118 (not a mapping)
-    step = Step()
-    if found["restore"] is not None:
-        step = plugins.steps.get(found["restore"]["step"])(**found["restore"]["parameters"])
-    return step.restore(fresh, tensors, found["notes"]).eval()
+    if found["restore"] is None:
+        return Step().restore(fresh, tensors, found["notes"]).eval()
+    name = found["restore"]["step"]
+    kind, origin = plugins.steps.get(name), plugins.steps.origin(name)
+    what = f"restore() of step {name!r}"
+    with plugins.contain(origin, what, thing=kind):
+        model: object = kind(**found["restore"]["parameters"]).restore(fresh, tensors, found["notes"])
+    if not isinstance(model, torch.nn.Module):
+        raise CellError(f"plugin {origin}: {what} gives {type(model).__name__}, not a network")
+    return model.eval()
+
+
+def build(architecture: str, task: Task, plugins: Plugins) -> torch.nn.Module:
+    """A fresh network of the architecture of that name. Raises CellError when its plugin gives none."""
+    network, origin = plugins.architectures.get(architecture), plugins.architectures.origin(architecture)
+    what = f"build() of architecture {architecture!r}"
+    with plugins.contain(origin, what, thing=type(network)):
+        model: object = network.build(task)
+    if not isinstance(model, torch.nn.Module):
+        raise CellError(f"plugin {origin}: {what} gives {type(model).__name__}, not a network")
+    return model
 
 
 def flatten(tree: Any, tensors: dict[str, torch.Tensor], path: str = "") -> Any:

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import contextlib
 import copy
-import dataclasses
 import hashlib
 import random
+import re
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any, Literal
 
 import numpy as np
@@ -16,15 +16,21 @@ import torch
 
 from harness import artefact as artefacts
 from harness import training
+from harness.answers import wrong_answer
+from harness.containment import FOREIGN
 from harness.contracts import Data, Loss, Part, Phase, Progress, Task, Training
 from harness.datasets import Library
 from harness.description import Artefact
-from harness.errors import CellError, HarnessError, Unsupported, UsageError, describe_error
+from harness.errors import CellError, HarnessError, Unsupported, UsageError, describe_error, nearest
 from harness.keys import plain
 from harness.plan import Node, Plan, describe
-from harness.plugins import Plugins
+from harness.plugins import KERNEL, Origin, Plugins
 from harness.progress import Display
 from harness.store import Store
+from harness.trainings import PHASES, broken_promise, changed
+
+#: A fit's name is that of its checkpoint.
+FIT_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._+-]*")
 
 
 def derive(*parts: Any) -> int:
@@ -50,6 +56,8 @@ class Context:
         self._validation: Part = data.validation
         self.example = torch.from_numpy(np.array(data.validation.inputs[:1]))
         self.facts: dict[str, Any] = {}
+        #: The trainings that were run.
+        self.ran: list[tuple[Phase, Training]] = []
         self._node = node
         self._plugins = plugins
         self._store = store
@@ -95,7 +103,8 @@ class Context:
         self, model: torch.nn.Module, phase: Phase = "finetune", name: str = "fit", **changes: Any
     ) -> torch.nn.Module:
         root = self._node.root
-        plan: Training = dataclasses.replace(root.train if phase == "train" else root.finetune, **changes)
+        plan = self._training(model, phase, name, changes)
+        self.ran.append((phase, plan))
         model = copy.deepcopy(model)
         history = training.fit(
             model,
@@ -114,6 +123,25 @@ class Context:
         row = {"name": name, "phase": phase, "epochs": plan.epochs, "examples": examples, "history": history}
         self.facts.setdefault("fits", []).append(row)
         return model
+
+    def _training(self, model: torch.nn.Module, phase: Phase, name: str, changes: Mapping[str, Any]) -> Training:
+        """The training that a step asks for. Raises CellError for one that cannot be, or that would train nothing."""
+        where = f"{self._node.label} calls fit()"
+        if not isinstance(model, torch.nn.Module):
+            raise CellError(f"{where} with {type(model).__name__}, not with a network")
+        if phase not in PHASES:
+            raise CellError(f"{where} with the phase {phase!r}{nearest(str(phase), PHASES)}")
+        if not isinstance(name, str) or not FIT_NAME.fullmatch(name):
+            raise CellError(f"{where} with the name {name!r}; use letters, digits and . _ + -")
+        try:
+            plan = changed(getattr(self._node.root, phase), changes)
+        except UsageError as error:
+            raise CellError(f"{where}: {error}") from error
+        frozen = [parameter for parameter in model.parameters() if not parameter.requires_grad]
+        if len(frozen) == len(list(model.parameters())):
+            has = f"its {len(frozen)} parameters are all frozen: set requires_grad" if frozen else "it has no parameters"
+            raise CellError(f"{where} with a network in which nothing can be trained: {has}")
+        return plan
 
 
 class Executor:
@@ -135,7 +163,7 @@ class Executor:
                 self._built[key] = self.store.get(key) or self._make(self.plan.nodes[key])
             except HarnessError as error:
                 self._built[key] = error
-            except (Exception, SystemExit) as error:  # a plugin's code may raise anything
+            except FOREIGN as error:  # a plugin's code may raise anything
                 step = self.plan.nodes[key].step
                 what = "building the fresh network" if step is None else describe(step)
                 failed = CellError(f"{what} raised {describe_error(error)}")
@@ -185,29 +213,65 @@ class Executor:
         with _global_seeds(derive(node.key)):
             if node.step is None or node.parent is None:
                 model = _fresh(self.plugins, node, data.task, derive(node.root.seed, "fresh"))
+                self._check(node, model, data)
             else:
                 teacher = None
                 if node.teacher is not None and node.objective is not node.step:
                     teacher = self.model(node.teacher)
-                with self.display.step(node.label) as progress:
+                parent = self.model(node.parent)
+                with self.display.step(node.label) as progress, self._contained(node):
                     context = Context(node, data, teacher, self.plugins, self.store, self.display, progress)
-                    model = node.step.apply(self.model(node.parent), context)
+                    model = node.step.apply(parent, context)
+                    self._check(node, model, data)
+                self._check_fits(node, context)
                 facts = context.facts
+        with self._contained(node):
+            return self.store.put(
+                node.document,
+                lambda file: artefacts.save(file, model, node.steps, node.root.architecture, data.task),
+                facts,
+                time.perf_counter() - began,
+            )
+
+    def _author(self, node: Node) -> tuple[Origin, str, type]:
+        """Whose code makes this node, what it is called, and where it is: the kernel trains what is another's."""
+        name = node.root.architecture
+        architecture, origin = type(self.plugins.architectures.get(name)), self.plugins.architectures.origin(name)
+        if node.step is None:
+            return origin, f"build() of architecture {name!r}", architecture
+        if (owner := self.plugins.steps.origin(node.step.name)) is KERNEL:
+            return origin, f"{describe(node.step)} of architecture {name!r}", architecture
+        return owner, describe(node.step), type(node.step)
+
+    def _contained(self, node: Node) -> contextlib.AbstractContextManager[None]:
+        origin, what, thing = self._author(node)
+        return self.plugins.contain(origin, what, self.display.say, thing=thing)
+
+    def _check(self, node: Node, model: object, data: Data) -> None:
+        """Raise CellError for a model that does not answer, before it is stored."""
         if not isinstance(model, torch.nn.Module):
             raise CellError(f"{node.label} gave {type(model).__name__}, not a network")
-        return self.store.put(
-            node.document,
-            lambda file: artefacts.save(file, model, node.steps, node.root.architecture, data.task),
-            facts,
-            time.perf_counter() - began,
-        )
+        example = torch.from_numpy(np.array(data.validation.inputs[:1]))
+        reason = wrong_answer(model, example, len(data.task.labels))
+        if reason is not None:
+            origin, what, _ = self._author(node)
+            raise CellError(f"plugin {origin}: the network that {what} gives {reason}")
+
+    def _check_fits(self, node: Node, context: Context) -> None:
+        """Raise CellError unless the trainings that were run are those that the step tells."""
+        if node.step is not None:
+            trainings: Mapping[Phase, Training] = {"train": node.root.train, "finetune": node.root.finetune}
+            reason = broken_promise(node.fits, context.ran, trainings)
+            if reason is not None:
+                origin, what, _ = self._author(node)
+                raise CellError(f"plugin {origin}: {what} {reason}")
 
 
 def _fresh(plugins: Plugins, node: Node, task: Task, seed: int) -> torch.nn.Module:
     """A newly initialised network."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        return plugins.architectures.get(node.root.architecture).build(task)
+        return artefacts.build(node.root.architecture, task, plugins)
 
 
 @contextlib.contextmanager

@@ -5,14 +5,19 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Callable, Iterable, Mapping
 from importlib.metadata import version
-from typing import Any
+from typing import Any, Generic, TypeVar
 
-from harness.contracts import Phase, Step, Training
+from harness.containment import Tell
+from harness.contracts import Step, Training
+from harness.errors import CellError, HarnessError, StoreError, UsageError
 from harness.keys import SCHEMA, key_of, plain
 from harness.matrix import Cell
 from harness.plugins import Plugins
 from harness.presets import Preset
 from harness.source import code_digest
+from harness.trainings import PHASES, Fits, told
+
+V = TypeVar("V")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -44,6 +49,8 @@ class Node:
     parent: str | None
     objective: Step | None = None
     teacher: str | None = None
+    #: The trainings that the step tells; None when it tells nothing.
+    fits: Fits | None = None
 
     @property
     def step(self) -> Step | None:
@@ -58,10 +65,14 @@ class Node:
 
 @dataclasses.dataclass(frozen=True)
 class Plan:
-    """The nodes by key, parents before children, and for each cell's name the key of its artefact."""
+    """The nodes by key, parents before children, and for each cell's name the key of its artefact.
+
+    ``problems`` has the cells for which a plugin could not say what is needed, with the reason.
+    """
 
     nodes: Mapping[str, Node]
     artefacts: Mapping[str, str]
+    problems: Mapping[str, HarnessError] = dataclasses.field(default_factory=dict)
 
     def lineage(self, key: str) -> list[Node]:
         """The nodes from the fresh network to ``key``."""
@@ -91,38 +102,75 @@ def describe(step: Step) -> str:
 
 
 def make(
-    cells: Iterable[Cell], plugins: Plugins, fingerprint: Callable[[str], str], preset: Preset, device: str
+    cells: Iterable[Cell],
+    plugins: Plugins,
+    fingerprint: Callable[[str], str],
+    preset: Preset,
+    device: str,
+    say: Tell | None = None,
 ) -> Plan:
     """The graph of ``cells``. ``fingerprint`` gives the fingerprint of a data set by name; each is asked for once."""
     nodes: dict[str, Node] = {}
     artefacts: dict[str, str] = {}
-    roots: dict[tuple[str, str, int], Node] = {}
-    prints: dict[str, str] = {}
+    problems: dict[str, HarnessError] = {}
+    prints, roots, tell = _Once(fingerprint), _Once(_root), _Once(_told)
     for cell in cells:
         where = (cell.dataset, cell.architecture, cell.seed)
-        if where not in roots:
-            if cell.dataset not in prints:
-                prints[cell.dataset] = fingerprint(cell.dataset)
-            roots[where] = _root(*where, plugins, prints[cell.dataset], preset, device)
-            nodes[roots[where].key] = roots[where]
-        node = roots[where]
-        for step in cell.steps:
-            child = _child(node, step, plugins)
-            node = nodes.setdefault(child.key, child)
-        artefacts[cell.name] = node.key
-    return Plan(nodes, artefacts)
+        try:
+            printed = prints(cell.dataset, cell.dataset)
+            chain: list[Node] = [roots(where, *where, plugins, printed, preset, device, say)]
+            for step in cell.steps:
+                chain.append(_child(chain[-1], step, plugins, *tell(id(step), step, plugins, say)))
+        except StoreError:
+            raise
+        except HarnessError as error:
+            problems[cell.name] = error
+            continue
+        for node in chain:
+            nodes.setdefault(node.key, node)
+        artefacts[cell.name] = chain[-1].key
+    return Plan(nodes, artefacts, problems)
+
+
+class _Once(Generic[V]):
+    """Gives what a function gave, or raised, when it was first called for an identity; its arguments are kept."""
+
+    def __init__(self, function: Callable[..., V]) -> None:
+        self._function = function
+        self._found: dict[Any, tuple[V | HarnessError, Any]] = {}
+
+    def __call__(self, identity: Any, *arguments: Any) -> V:
+        if identity not in self._found:
+            try:
+                self._found[identity] = self._function(*arguments), arguments
+            except HarnessError as error:
+                self._found[identity] = error, arguments
+        found = self._found[identity][0]
+        if isinstance(found, HarnessError):
+            raise found
+        return found
 
 
 def _root(
-    dataset: str, architecture: str, seed: int, plugins: Plugins, fingerprint: str, preset: Preset, device: str
+    dataset: str,
+    architecture: str,
+    seed: int,
+    plugins: Plugins,
+    fingerprint: str,
+    preset: Preset,
+    device: str,
+    say: Tell | None,
 ) -> Node:
     network = plugins.architectures.get(architecture)
+    origin, what = plugins.architectures.origin(architecture), f"training() of architecture {architecture!r}"
+    with plugins.contain(origin, what, say, thing=type(network), files=False):
+        trainings = {phase: preset.training(network, phase) for phase in PHASES}
     root = Root(
         dataset=dataset,
         architecture=architecture,
         seed=seed,
-        train=preset.training(network, "train"),
-        finetune=preset.training(network, "finetune"),
+        train=trainings["train"],
+        finetune=trainings["finetune"],
         device=device,
         evaluation=preset.evaluation,
         view=network.view,
@@ -147,7 +195,9 @@ def _root(
     return Node(key_of(document), document, root, (), None)
 
 
-def _child(parent: Node, step: Step, plugins: Plugins) -> Node:
+def _child(parent: Node, step: Step, plugins: Plugins, fits: Fits | None, parameters: Any) -> Node:
+    # Both phases, unless the step tells what it trains.
+    phases = sorted(PHASES if fits is None else {phase for phase, _ in fits})
     document = {
         "schema": SCHEMA,
         "parent": parent.key,
@@ -155,17 +205,29 @@ def _child(parent: Node, step: Step, plugins: Plugins) -> Node:
         "version": step.version,
         "plugin": _origin(plugins.steps.origin(step.name)),
         **_code(type(step)),
-        "parameters": plain(step.parameters()),
-        "training": {phase: plain(getattr(parent.root, phase)) for phase in _phases(step)},
+        "parameters": parameters,
+        "training": {phase: plain(getattr(parent.root, phase)) for phase in phases},
     }
     objective, teacher = (step, parent.key) if step.teaches else (parent.objective, parent.teacher)
-    return Node(key_of(document), document, parent.root, (*parent.steps, step), parent.key, objective, teacher)
+    return Node(key_of(document), document, parent.root, (*parent.steps, step), parent.key, objective, teacher, fits)
 
 
-def _phases(step: Step) -> list[Phase]:
-    """The phases whose training a step's result depends on: both, unless the step tells what it trains."""
-    fits = step.fits()
-    return ["finetune", "train"] if fits is None else sorted({phase for phase, _ in fits})
+def _told(step: Step, plugins: Plugins, say: Tell | None) -> tuple[Fits | None, Any]:
+    """The trainings and the parameters that a step tells."""
+    if plugins.steps.get(step.name) is not type(step):
+        raise UsageError(
+            f"step {step.name!r} of {type(step).__module__} is not the one that plugin {plugins.steps.origin(step.name)} "
+            "registers under this name; rename one"
+        )
+    origin = plugins.steps.origin(step.name)
+    with plugins.contain(origin, f"fits() of step {step.name!r}", say, thing=type(step), files=False):
+        fits = told(step)
+    with plugins.contain(origin, f"parameters() of step {step.name!r}", say, thing=type(step), files=False):
+        try:
+            parameters = plain(step.parameters())
+        except UsageError as error:
+            raise CellError(f"plugin {origin}: parameters() of step {step.name!r}: {error}") from error
+    return fits, parameters
 
 
 def _code(kind: type) -> dict[str, str]:

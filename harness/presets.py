@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 
 from harness.contracts import Architecture, Phase, Training
-from harness.errors import UsageError, nearest
+from harness.errors import CellError, UsageError, nearest
 
 #: How many processes anyone would time with, each of which takes some 200 MB: beyond it, more of them are no advice.
 MOST_PROCESSES = 50
@@ -32,7 +32,12 @@ class Preset:
 
     def training(self, architecture: Architecture, phase: Phase) -> Training:
         """The architecture's training at this preset's size."""
-        training = architecture.training(phase)
+        training: object = architecture.training(phase)
+        if not isinstance(training, Training):
+            raise CellError(
+                f"architecture {architecture.name!r} gives {type(training).__name__} as its training for the phase "
+                f"{phase!r}, not a harness.Training"
+            )
         match self.name:
             case "smoke":
                 return _shortened(training, 1, 64)

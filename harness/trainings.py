@@ -39,9 +39,9 @@ def told(step: Step) -> Fits | None:
 
 
 def broken_promise(
-    step: Step, fits: Fits | None, ran: Iterable[tuple[Phase, Training]], trainings: Mapping[Phase, Training]
+    fits: Fits | None, ran: Iterable[tuple[Phase, Training]], trainings: Mapping[Phase, Training]
 ) -> str | None:
-    """How the trainings that ``step`` ran differ from those that it told, in words; None when they are the same.
+    """How the trainings that a step ran differ from those that it told, in words; None when they are the same.
 
     ``trainings`` are the architecture's. The order does not matter, and nothing that is told is always right.
     """
