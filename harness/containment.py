@@ -36,12 +36,18 @@ Tell = Callable[[str], None]
 
 @contextlib.contextmanager
 def contained(
-    who: str, say: Tell, note: Tell, *, error: type[HarnessError] = CellError, thing: type | None = None
+    who: str,
+    say: Tell,
+    note: Tell,
+    *,
+    error: type[HarnessError] = CellError,
+    thing: type | None = None,
+    passing: type[Exception] | None = None,
 ) -> Iterator[None]:
     """Run foreign code: raise ``error`` for whatever it raises, and show what it prints as lines of ``who``'s.
 
-    ``say`` shows a line now, ``note`` keeps a remark for the end of the run. A HarnessError passes as it is. The error
-    names the line of code in the package of ``thing``, where it is given.
+    ``say`` shows a line now, ``note`` keeps a remark for the end of the run. A HarnessError passes as it is, and so does
+    ``passing``. The error names the line of code in the package of ``thing``, where it is given.
     """
     output = _Output(who, say)
     try:
@@ -51,6 +57,8 @@ def contained(
         traceback.clear_frames(raised.__traceback__)
         raise
     except FOREIGN as raised:
+        if passing is not None and isinstance(raised, passing):
+            raise
         failed = error(f"{who} raised {describe_error(raised, thing)}")
         traceback.clear_frames(raised.__traceback__)  # else they keep models and open files until the run ends
         raise failed from raised

@@ -5,11 +5,12 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
+from harness.containment import Tell
 from harness.contracts import Data, Dataset, Part
-from harness.errors import DataError, HarnessError, NoData, UsageError, describe_error
+from harness.errors import DataError, HarnessError, NoData, UsageError
 from harness.plugins import Plugins
 from harness.progress import Display
 from harness.source import code_digest
@@ -46,16 +47,28 @@ def locate(dataset: Dataset, where: Sequence[Path]) -> Path | None:
     return next((folder for folder in candidates if folder.is_dir() and dataset.recognises(folder)), None)
 
 
+def contain(
+    plugins: Plugins, name: str, method: str, say: Tell | None = None, files: bool = False
+) -> contextlib.AbstractContextManager[None]:
+    """Run code of the data set called ``name``: whatever it raises becomes a DataError that names it.
+
+    ``files``: whether to tell of those that it leaves open, which data that are mapped into memory are.
+    """
+    thing, what = type(plugins.datasets.get(name)), f"{method}() of data set {name!r}"
+    return plugins.contain(plugins.datasets.origin(name), what, say, error=DataError, thing=thing, files=files)
+
+
 def resolve(name: str, plugins: Plugins, option: str | None) -> Found:
     """The data set to use for ``name``: itself when it is found, else its stand-in.
 
-    A root that was named and holds none of it is an error: who points at data does not want made-up data instead.
+    Raises NoData where it is not found and none stands in, and DataError when its plugin cannot tell. A root that was named and holds none of it is an error: who points at data does not want made-up data instead.
     """
     dataset = plugins.datasets.get(name)
     if dataset.synthetic:
         return Found(dataset, None)
     where = roots(option)
-    folder = locate(dataset, where)
+    with contain(plugins, name, "recognises"):
+        folder = locate(dataset, where)
     if folder is not None:
         return Found(dataset, folder)
     for incomplete in (root / name for root in where):
@@ -86,8 +99,11 @@ class Library:
     def fingerprint(self, name: str) -> str:
         """The fingerprint of the data set called ``name``."""
         found = self._found(name)
-        with _named(name):
-            return found.dataset.fingerprint(self._folder(found))
+        with contain(self._plugins, name, "fingerprint", self._display.say, files=True):
+            given: object = found.dataset.fingerprint(self._folder(found))
+        if not isinstance(given, str) or not given:
+            raise DataError(f"fingerprint() of data set {name!r} gives {given!r}, not a text of 64 hex digits")
+        return given
 
     def load(self, name: str, evaluation: int | None = None, view: str = "") -> Data:
         """The data, checked. ``evaluation`` bounds the validation and the test part to their first examples.
@@ -102,7 +118,8 @@ class Library:
                     data = self._viewed(self.load(name, evaluation), name, view)
                 else:
                     data = self._read(name) if evaluation is None else _smaller(self.load(name), evaluation)
-                data.check(name)
+                with contain(self._plugins, name, "view" if view else "load"):
+                    data.check(name)
                 self._loaded[key] = data
             except HarnessError as error:
                 self._loaded[key] = error
@@ -113,14 +130,20 @@ class Library:
 
     def _read(self, name: str) -> Data:
         found = self._found(name)
-        with _named(name), self._display.step(f"reading {name}") as progress:
+        with (
+            self._display.step(f"reading {name}") as progress,
+            contain(self._plugins, name, "load", self._display.say),
+        ):
             # What older code prepared is not what this code would.
             kept = self._store.data(name) / (code_digest(type(found.dataset)) or "")
-            return found.dataset.load(self._folder(found), kept, progress)
+            given: object = found.dataset.load(self._folder(found), kept, progress)
+        if not isinstance(given, Data):
+            raise DataError(f"load() of data set {name!r} gives {type(given).__name__}, not a harness.Data")
+        return given
 
     def _viewed(self, data: Data, name: str, view: str) -> Data:
         dataset = self._plugins.datasets.get(name)
-        with _named(name):
+        with contain(self._plugins, name, "view", self._display.say):
             parts = {
                 which: dataclasses.replace(part, inputs=dataset.view(part.inputs, view)) for which, part in data.parts()
             }
@@ -141,17 +164,6 @@ class Library:
         return folder
 
 
-@contextlib.contextmanager
-def _named(name: str) -> Iterator[None]:
-    """Whatever a data set raises becomes an error that names it."""
-    try:
-        yield
-    except HarnessError:
-        raise
-    except Exception as error:
-        raise DataError(f"data set {name!r} failed: {describe_error(error)}") from error
-
-
 def _smaller(data: Data, evaluation: int) -> Data:
     return dataclasses.replace(data, validation=_first(data.validation, evaluation), test=_first(data.test, evaluation))
 
@@ -168,7 +180,12 @@ def status(plugins: Plugins, option: str | None, say: Callable[[str], None]) -> 
         if dataset.synthetic:
             state = "made when it is needed"
         else:
-            folder = locate(dataset, where)
+            try:
+                with contain(plugins, name, "recognises"):
+                    folder = locate(dataset, where)
+            except DataError as error:
+                say(f"{name}: {error}")
+                continue
             searched = ", ".join(str(root) for root in where)
             state = f"found in {folder}" if folder else f"not found in {searched}; get it: harness data fetch {name}"
         say(f"{name}: {state}\n    {dataset.about}")

@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from harness.contracts import Data, Profile
+from harness.containment import Tell
+from harness.contracts import Data, Profile, Runtime
 from harness.datasets import Library
 from harness.description import Artefact, sha256_of
 from harness.errors import CellError, explain_disk_errors
@@ -31,13 +32,20 @@ class Deployment:
     """Deploys artefacts into ``folder`` and has them answer, each once. ``evaluation`` bounds the test examples."""
 
     def __init__(
-        self, plugins: Plugins, library: Library, evaluation: int | None, folder: Path, pool: Callable[[], Workers]
+        self,
+        plugins: Plugins,
+        library: Library,
+        evaluation: int | None,
+        folder: Path,
+        pool: Callable[[], Workers],
+        say: Tell | None = None,
     ) -> None:
         self._plugins = plugins
         self._library = library
         self._evaluation = evaluation
         self._folder = folder
         self._pool = pool
+        self._say = say
         self._found: dict[tuple[str, str, str], CellEvidence] = {}
 
     def evidence(self, cell: Cell, artefact: Artefact) -> CellEvidence:
@@ -53,18 +61,31 @@ class Deployment:
             folder = self._folder / cell.runtime / artefact.key
             with explain_disk_errors(f"cannot deploy {cell.id} in {folder}", "or choose another store"):
                 folder.mkdir(parents=True, exist_ok=True)
-                file = runtime.deploy(artefact.file, folder)
+                file = self._deploy(cell.runtime, runtime, artefact.file, folder)
             data = self._data(cell)
             sha256 = sha256_of(file)
             inputs, answers = self._arrays(cell, "test", data.test.inputs), folder / "scores.npy"
             scores = self._pool().predict(EVALUATION, cell.runtime, file, inputs, answers)
             if scores.shape != data.test.targets.shape:
-                wanted, found = data.test.targets.shape[1:], scores.shape[1:]
-                raise CellError(f"the model of {cell.id} gives answers of shape {found} for an example, not {wanted}")
-            if not np.isfinite(scores).all():
-                raise CellError(f"the model of {cell.id} answers NaN or infinity on test examples")
+                wanted, found = data.test.targets.shape, scores.shape
+                raise CellError(f"the model of {cell.id} gives answers of shape {found} for the test part, not {wanted}")
+            wrong = int((~np.isfinite(scores)).any(axis=1).sum())
+            if wrong:
+                raise CellError(
+                    f"the model of {cell.id} answers NaN or infinity on {wrong} of {len(scores)} test examples"
+                )
             self._found[identity] = CellEvidence(file, sha256, artefact.file, data, self._plugins, scores)
         return self._found[identity]
+
+    def _deploy(self, name: str, runtime: Runtime, artefact: Path, folder: Path) -> Path:
+        """What the runtime made of an artefact. Raises CellError when it fails, or makes no file."""
+        origin, what = self._plugins.runtimes.origin(name), f"deploy() of runtime {name!r}"
+        # An error of the operating system may be a full disk, and is explained.
+        with self._plugins.contain(origin, what, self._say, thing=type(runtime), passing=OSError):
+            file: object = runtime.deploy(artefact, folder)
+        if not isinstance(file, Path) or not file.is_file():
+            raise CellError(f"plugin {origin}: {what} gives {file!r}, not the path of a file that it wrote")
+        return file
 
     def weigh(self, cell: Cell, evidence: CellEvidence) -> None:
         """Measure the memory that the file takes in the cell's profile."""

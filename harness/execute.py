@@ -213,7 +213,8 @@ class Executor:
         with _global_seeds(derive(node.key)):
             if node.step is None or node.parent is None:
                 model = _fresh(self.plugins, node, data.task, derive(node.root.seed, "fresh"))
-                self._check(node, model, data)
+                with self._contained(node):
+                    self._check(node, model, data)
             else:
                 teacher = None
                 if node.teacher is not None and node.objective is not node.step:

@@ -187,6 +187,7 @@ class Plugins:
         *,
         error: type[HarnessError] = CellError,
         thing: type | None = None,
+        passing: type[Exception] | None = None,
         files: bool = True,
     ) -> Iterator[None]:
         """Run code of the plugin ``origin``: see harness.containment. What it does wrong is said, and a problem.
@@ -198,7 +199,8 @@ class Plugins:
             self.note(origin, f"{what} {remark}")
 
         who, say = f"plugin {origin}: {what}", say or _to_stderr
-        with watched(who, say, note, files=files), contained(who, say, note, error=error, thing=thing):
+        held = contained(who, say, note, error=error, thing=thing, passing=passing)
+        with watched(who, say, note, files=files), held:
             yield
 
     def notify(

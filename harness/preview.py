@@ -8,15 +8,18 @@ import dataclasses
 
 import torch
 
+from harness.artefact import build
+from harness.containment import Tell
 from harness.contracts import Step, Task, Training
 from harness.errors import HarnessError, UsageError
 from harness.keys import key_of
 from harness.measure.warmup import WINDOW
 from harness.operations import count, parameters
-from harness.plan import Node, Plan
+from harness.plan import Node, Plan, describe
 from harness.plugins import Plugins
 from harness.presets import Preset
 from harness.store import Store
+from harness.trainings import changed
 
 #: Multiply-accumulates a second in training on two common cores, used until the store holds something trained here.
 NOMINAL_RATE = 2e10
@@ -40,8 +43,9 @@ class Shape:
 class Previews:
     """Shapes of recipes, each network built once, with random weights."""
 
-    def __init__(self, plugins: Plugins) -> None:
+    def __init__(self, plugins: Plugins, say: Tell | None = None) -> None:
         self._plugins = plugins
+        self._say = say
         self._shapes: dict[str, tuple[torch.nn.Module | None, Shape]] = {}
 
     def shape(self, architecture: str, task: Task, steps: tuple[Step, ...]) -> Shape:
@@ -65,24 +69,26 @@ class Previews:
             with torch.random.fork_rng(devices=[]):
                 torch.manual_seed(0)
                 if before is None or steps[-1].teaches:  # the student is a fresh network
-                    network: torch.nn.Module | None = self._plugins.architectures.get(architecture).build(task).eval()
+                    network: torch.nn.Module | None = build(architecture, task, self._plugins).eval()
+                    author, what = self._plugins.architectures.origin(architecture), f"architecture {architecture!r}"
                 else:
-                    network = steps[-1].preview(copy.deepcopy(before), example)
+                    author, what = self._plugins.steps.origin(steps[-1].name), f"preview() of {describe(steps[-1])}"
+                    with self._plugins.contain(author, what, self._say, thing=type(steps[-1])):
+                        network = steps[-1].preview(copy.deepcopy(before), example)
             if network is None:
                 return None, Shape(None, None)
-            return network, Shape(parameters(network), count(network, example).macs)
+            with self._plugins.contain(author, what, self._say):
+                return network, Shape(parameters(network), count(network, example).macs)
         except HarnessError as error:
             return None, Shape(None, None, str(error))
-        except Exception as error:  # a plugin's code may raise anything
-            return None, Shape(None, None, f"{type(error).__name__}: {error}")
 
 
 class Estimate:
     """Guesses at seconds, from what the store's artefacts took where it has some, else from a nominal rate."""
 
-    def __init__(self, plan: Plan, plugins: Plugins, store: Store) -> None:
+    def __init__(self, plan: Plan, plugins: Plugins, store: Store, say: Tell | None = None) -> None:
         self._plugins = plugins
-        self._previews = Previews(plugins)
+        self._previews = Previews(plugins, say)
         self._rates = self._measured_rates(plan, store)
 
     def build(self, node: Node) -> float:
@@ -107,10 +113,10 @@ class Estimate:
         dataset = self._plugins.datasets.get(node.root.dataset)
         shape = self._previews.shape(node.root.architecture, dataset.task_in(node.root.view), node.steps)
         work = 0.0
-        for phase, changes in node.step.fits() or ():
+        for phase, changes in node.fits or ():
             plan: Training = node.root.train if phase == "train" else node.root.finetune
             with contextlib.suppress(UsageError):  # a wrong change is told when the step is built
-                plan = dataclasses.replace(plan, **changes)
+                plan = changed(plan, changes)
             available = dataset.examples
             visits = plan.epochs * min(plan.examples or available, available)
             work += TRAINING_FACTOR * visits * (shape.macs or 0)
@@ -120,7 +126,7 @@ class Estimate:
         work: dict[str, float] = {}
         seconds: dict[str, float] = {}
         for node in plan.nodes.values():
-            if node.step is None or not node.step.fits():
+            if not node.fits:
                 continue
             artefact = store.local(node.key)
             if artefact is not None:

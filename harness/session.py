@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import collections
+import copy
 import dataclasses
 import platform
 from collections.abc import Mapping, Sequence
@@ -105,7 +107,12 @@ class Session:
             self.baseline = options.baseline.aligned({cell.suite for cell in known.values()})
         measurable = [cell for cell in self.selected if cell.profile not in self._unmeasurable]
         cells = {cell.name: cell for own in measurable for cell in (own, self._references[own.name])}
-        self.plan = planning.make(cells.values(), plugins, self.library.fingerprint, options.preset, options.device)
+        self.plan = planning.make(
+            cells.values(), plugins, self.library.fingerprint, options.preset, options.device, self.display.say
+        )
+        words = collections.Counter(str(error) for error in self.plan.problems.values())
+        for problem, count in words.items():
+            self.display.say(f"harness: {count} cells cannot run: {problem}")
         self._executor: Executor | None = None
         self._workers: Workers | None = None
         #: By what the cells are compared with, and the margin.
@@ -113,7 +120,8 @@ class Session:
         self._machine = machine.facts()
         self._scratch = self.store.scratch()
         evaluation = options.preset.evaluation
-        self.deployment = Deployment(plugins, self.library, evaluation, self._scratch.folder, self._pool)
+        folder, say = self._scratch.folder, self.display.say
+        self.deployment = Deployment(plugins, self.library, evaluation, folder, self._pool, say)
 
     def __enter__(self) -> Session:
         return self
@@ -155,12 +163,15 @@ class Session:
 
     def _check_rules(self) -> None:
         """Raise UsageError for a rule of the gate that can judge nothing, before hours are spent."""
+        from harness.evaluate import figures_of
+
         known: dict[str, str | None] = {}
         for cell in self.selected:
             view = self.plugins.architectures.get(cell.architecture).view
             task = self.plugins.datasets.get(cell.dataset).task_in(view)
             for name in self.plugins.metrics:
-                known.update({figure.name: figure.better for figure in self.plugins.metrics.get(name).figures(task)})
+                given = figures_of(name, task, self.plugins, self.display.say)
+                known.update({figure.name: figure.better for figure in given})
         declared = {figure for cell in self.selected for figure in cell.gate}
         check_figures([*self.options.rules, *sorted(declared)], known)
         for figure in self.options.project_rules.keys() - known.keys() - {LATENCY, FAIL_ON}:
@@ -173,7 +184,7 @@ class Session:
         if missing:
             from harness.preview import Estimate
 
-            estimate = Estimate(self.plan, self.plugins, self.store)
+            estimate = Estimate(self.plan, self.plugins, self.store, self.display.say)
             minutes = sum(map(estimate.build, missing)) / 60
             self.display.say(f"harness: {len(missing)} steps to build, in about {max(1, round(minutes))} min")
         executor.build_all()
@@ -221,8 +232,8 @@ class Session:
             "artefact": {"key": candidate_artefact.key, "sha256": evidence.sha256},
             "reference_artefact": {"key": reference_artefact.key, "sha256": base.sha256},
             "steps": self._steps(self._key(cell)),
-            "figures": figures(evidence, self.plugins),
-            "differences": differences(base, evidence, self.plugins),
+            "figures": figures(evidence, self.plugins, self.display.say),
+            "differences": differences(base, evidence, self.plugins, self.display.say),
             "test_examples": len(evidence.targets),
             "timing": timing,
             "machine": dict(self._machine),
@@ -232,10 +243,13 @@ class Session:
         if self.baseline is not None and cell.name in self.baseline.records:
             earlier = self.baseline.records[cell.name]
             record["against"] = self._against(self.baseline.file, earlier, cell, base, evidence)
-        self.plugins.notify("harness_cell_finished", record=record)
+        # What a plugin does to it stays with that plugin.
+        self.plugins.notify("harness_cell_finished", say=self.display.say, record=copy.deepcopy(record))
         return Measured(record, samples)
 
     def _key(self, cell: Cell) -> str:
+        if cell.name in self.plan.problems:
+            raise self.plan.problems[cell.name]
         return self.plan.artefacts[cell.name]
 
     def _against(
@@ -280,8 +294,8 @@ class Session:
                 found["latency"] = float(np.median(samples.candidate)) / 1000
                 before.samples = np.asarray(samples.kept["reference"])
                 self.deployment.weigh(cell, before)
-            found["figures"] = figures(before, self.plugins)
-            found["differences"] = differences(before, evidence, self.plugins)
+            found["figures"] = figures(before, self.plugins, self.display.say)
+            found["differences"] = differences(before, evidence, self.plugins, self.display.say)
         except HarnessError as error:
             found["reason"] = f"its model could not be measured again: {error}"
         except Exception as error:  # the code that made it may be gone

@@ -6,8 +6,9 @@ import importlib.util
 from collections.abc import Iterator
 from pathlib import Path
 
+from harness.containment import FOREIGN
 from harness.datasets import resolve
-from harness.errors import NoData, UsageError
+from harness.errors import DataError, NoData, UsageError, describe_error
 from harness.matrix import Cell, Matrix
 from harness.plugins import Plugins
 from harness.presets import Preset
@@ -34,7 +35,7 @@ def cells_of(
     for dataset in matrix.datasets:
         try:
             datasets[dataset] = resolve(dataset, plugins, data).dataset.name
-        except NoData as error:
+        except (NoData, DataError) as error:
             datasets[dataset], missing[dataset] = dataset, str(error)
     for dataset, used in datasets.items():
         for architecture, view in views.items():
@@ -62,8 +63,8 @@ def load(file: Path) -> dict[str, Matrix]:
         spec.loader.exec_module(module)
     except UsageError as error:
         raise UsageError(f"{file}: {error}") from error
-    except Exception as error:
-        raise UsageError(f"{file} cannot be imported: {type(error).__name__}: {error}") from error
+    except FOREIGN as error:
+        raise UsageError(f"{file} cannot be imported: {describe_error(error)}") from error
     found = {name: value for name, value in vars(module).items() if isinstance(value, Matrix)}
     if not found:
         raise UsageError(f"{file} declares no Matrix")

@@ -64,7 +64,7 @@ def _reply(answer: Callable[[], Any]) -> dict[str, Any]:
         return {"ok": answer()}
     except HarnessError as error:
         return {"error": {"kind": type(error).__name__, "text": str(error)}}
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         return {"error": {"kind": "CellError", "text": errors.describe_error(error)}}
 
 

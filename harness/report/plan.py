@@ -7,7 +7,7 @@ from typing import Any
 from tabulate import tabulate
 
 from harness.plan import Node, describe
-from harness.preview import Estimate, Previews
+from harness.preview import Estimate, Previews, Shape
 from harness.session import Session
 
 
@@ -16,14 +16,15 @@ def plan_document(run: Session) -> dict[str, Any]:
 
     Parameters and multiply-accumulates come from the shapes alone; they are None where a step cannot tell.
     """
-    previews = Previews(run.plugins)
+    previews = Previews(run.plugins, run.display.say)
     datasets = run.plugins.datasets
-    estimate = Estimate(run.plan, run.plugins, run.store)
+    estimate = Estimate(run.plan, run.plugins, run.store, run.display.say)
     missing = {node.key for node in run.plan.needed(run.store.has)}
     cells, timing = [], 0.0
     for cell in run.selected:
         task = datasets.get(cell.dataset).task_in(run.plugins.architectures.get(cell.architecture).view)
-        shape = previews.shape(cell.architecture, task, cell.steps)
+        problem = run.plan.problems.get(cell.name)
+        shape = Shape(None, None, str(problem)) if problem else previews.shape(cell.architecture, task, cell.steps)
         timing += estimate.time(shape.macs, run.options.preset)
         row: dict[str, Any] = {
             "id": cell.id,
