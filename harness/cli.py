@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import dataclasses
 import functools
 import json
@@ -14,7 +15,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 from harness.cli_runs import add_margin, add_run_commands
 from harness.cli_store import add_store, add_store_command, existing
 from harness.contracts import Profile
-from harness.datasets import DEFAULT, status
+from harness.datasets import DEFAULT, contain, status
 from harness.errors import HarnessError, UsageError, explain_disk_errors
 from harness.keys import differences
 from harness.margin import parse_margin
@@ -147,7 +148,7 @@ def _list(options: argparse.Namespace) -> None:
     for registry in (plugins.datasets, plugins.architectures, plugins.steps, plugins.metrics, plugins.runtimes):
         _list_one(registry)
     for problem in plugins.problems:
-        print(f"left out: {problem}")
+        print(f"problem: {problem}")
 
 
 def _list_one(registry: Registry[Any]) -> None:
@@ -165,15 +166,19 @@ def _plan(options: argparse.Namespace) -> None:
 
     size = preset(options.preset)
     plugins = installed()
-    cells = [
-        cell
-        for name, matrix in load(options.suite).items()
-        for cell in cells_of(matrix, name, options.suite.as_posix(), plugins, size, options.data)
-    ]
-    known = {cell.name: cell for cell in cells}
-    chosen = Options(size, options.store, options.data, options.device, shared=shared_url(options.shared))
-    with Session(cells, known, plugins, chosen, sys.stderr) as run:
-        print(json.dumps(plan_document(run), indent=1) if options.json else plan_text(run))
+    with contextlib.redirect_stdout(sys.stderr):  # for the plan alone, whatever the suite prints
+        cells = [
+            cell
+            for name, matrix in load(options.suite).items()
+            for cell in cells_of(matrix, name, options.suite.as_posix(), plugins, size, options.data)
+        ]
+        known = {cell.name: cell for cell in cells}
+        chosen = Options(size, options.store, options.data, options.device, shared=shared_url(options.shared))
+        with Session(cells, known, plugins, chosen, sys.stderr) as run:
+            text = json.dumps(plan_document(run), indent=1) if options.json else plan_text(run)
+    print(text)
+    for problem in plugins.problems:
+        print(f"harness: {problem}", file=sys.stderr)
 
 
 def _data_status(options: argparse.Namespace) -> None:
@@ -186,9 +191,12 @@ def _data_fetch(options: argparse.Namespace) -> None:
     folder = (Path(options.data) if options.data else DEFAULT) / dataset.name
     with explain_disk_errors(f"cannot make the folder {folder}", "or choose another with --data"):
         folder.mkdir(parents=True, exist_ok=True)
-    with Display(sys.stderr).step(f"fetch {dataset.name}") as progress:
+    display = Display(sys.stderr)
+    with display.step(f"fetch {dataset.name}") as progress, contain(plugins, dataset.name, "fetch", display.say):
         dataset.fetch(folder, progress)
-    if not dataset.recognises(folder):
+    with contain(plugins, dataset.name, "recognises", display.say):
+        complete = dataset.recognises(folder)
+    if not complete:
         raise UsageError(f"{folder} is still not a complete {dataset.name}; fetch again")
     print(f"{dataset.name} is in {folder}")
 

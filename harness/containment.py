@@ -1,4 +1,4 @@
-"""Plugins' code at work: what it raises, prints, leaves behind and switches is told by name, and put back where it can be.
+"""Plugins' code at work: what it raises, prints, leaves behind and switches is told by name, and put back if it can be.
 
 What cannot be contained: ``os._exit``, a crash of the interpreter (a segmentation fault), a call that never returns, an
 exception that is derived from BaseException alone (it interrupts, as Ctrl-C does), what C code and child processes
@@ -46,8 +46,8 @@ def contained(
 ) -> Iterator[None]:
     """Run foreign code: raise ``error`` for whatever it raises, and show what it prints as lines of ``who``'s.
 
-    ``say`` shows a line now, ``note`` keeps a remark for the end of the run. A HarnessError passes as it is, and so does
-    ``passing``. The error names the line of code in the package of ``thing``, where it is given.
+    ``say`` shows a line now, ``note`` keeps a remark for the end of the run. A HarnessError passes as it is, and so
+    does ``passing``. The error names the line of code in the package of ``thing``, where it is given.
     """
     output = _Output(who, say)
     try:

@@ -61,7 +61,8 @@ def contain(
 def resolve(name: str, plugins: Plugins, option: str | None) -> Found:
     """The data set to use for ``name``: itself when it is found, else its stand-in.
 
-    Raises NoData where it is not found and none stands in, and DataError when its plugin cannot tell. A root that was named and holds none of it is an error: who points at data does not want made-up data instead.
+    Raises NoData where it is not found and none stands in, and DataError when its plugin cannot tell. A root that was
+    named and holds none of it is an error: who points at data does not want made-up data instead.
     """
     dataset = plugins.datasets.get(name)
     if dataset.synthetic:

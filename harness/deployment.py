@@ -68,7 +68,9 @@ class Deployment:
             scores = self._pool().predict(EVALUATION, cell.runtime, file, inputs, answers)
             if scores.shape != data.test.targets.shape:
                 wanted, found = data.test.targets.shape, scores.shape
-                raise CellError(f"the model of {cell.id} gives answers of shape {found} for the test part, not {wanted}")
+                raise CellError(
+                    f"the model of {cell.id} gives answers of shape {found} for the test part, not {wanted}"
+                )
             wrong = int((~np.isfinite(scores)).any(axis=1).sum())
             if wrong:
                 raise CellError(

@@ -139,7 +139,9 @@ class Context:
             raise CellError(f"{where}: {error}") from error
         frozen = [parameter for parameter in model.parameters() if not parameter.requires_grad]
         if len(frozen) == len(list(model.parameters())):
-            has = f"its {len(frozen)} parameters are all frozen: set requires_grad" if frozen else "it has no parameters"
+            has = (
+                f"its {len(frozen)} parameters are all frozen: set requires_grad" if frozen else "it has no parameters"
+            )
             raise CellError(f"{where} with a network in which nothing can be trained: {has}")
         return plan
 

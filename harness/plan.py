@@ -216,8 +216,8 @@ def _told(step: Step, plugins: Plugins, say: Tell | None) -> tuple[Fits | None, 
     """The trainings and the parameters that a step tells."""
     if plugins.steps.get(step.name) is not type(step):
         raise UsageError(
-            f"step {step.name!r} of {type(step).__module__} is not the one that plugin {plugins.steps.origin(step.name)} "
-            "registers under this name; rename one"
+            f"step {step.name!r} of {type(step).__module__} is not the one that plugin "
+            f"{plugins.steps.origin(step.name)} registers under this name; rename one"
         )
     origin = plugins.steps.origin(step.name)
     with plugins.contain(origin, f"fits() of step {step.name!r}", say, thing=type(step), files=False):

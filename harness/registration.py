@@ -20,7 +20,7 @@ WORDS_OF_PYTEST = ("and", "or", "not")
 
 @dataclasses.dataclass(frozen=True)
 class Kind:
-    """A kind of thing: what it is called, the contract that it fulfils, and whether a class or a value is registered."""
+    """A kind of thing: what it is called, its contract, and whether a class or a value of it is registered."""
 
     name: str
     contract: type
@@ -99,12 +99,12 @@ def _bare(signature: inspect.Signature) -> str:
 
 
 def _wrong_step(kind: type[Step]) -> str | None:
+    if not _tells_its_parameters(kind):
+        return "which is not a frozen dataclass: its parameters could not enter the key"
     if kind.apply is Step.apply:
         return "which does not define apply(self, model, context)"
     if kind.teaches and kind.loss is Step.loss:
         return "which has teaches = True and does not define loss(self, task_loss)"
-    if not _tells_its_parameters(kind):
-        return "which is not a frozen dataclass: its parameters could not enter the key"
     try:
         parameter_types(kind)
     except UsageError as error:
@@ -165,8 +165,9 @@ def unmarked_hooks(module: object) -> list[str]:
 def hooks_of(module: object, marked_only: bool = False) -> dict[str, Callable[..., Any]]:
     """The functions of a module by name that are called like hooks, or that are marked as their implementations."""
     mark = f"{hookspecs.PROJECT}_impl"
+    functions = {name: getattr(module, name) for name, value in vars(module).items() if inspect.isroutine(value)}
     return {
-        name: value
-        for name, value in vars(module).items()
-        if inspect.isroutine(value) and (hasattr(value, mark) if marked_only else name.startswith("harness_"))
+        name: function
+        for name, function in functions.items()
+        if (hasattr(function, mark) if marked_only else name.startswith("harness_"))
     }

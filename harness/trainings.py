@@ -34,7 +34,9 @@ def told(step: Step) -> Fits | None:
         if not isinstance(entry, tuple | list) or len(entry) != 2 or not isinstance(entry[1], Mapping):
             raise CellError(wanted)
         if entry[0] not in PHASES:
-            raise CellError(f"fits() of step {step.name!r} names the phase {entry[0]!r}{nearest(str(entry[0]), PHASES)}")
+            raise CellError(
+                f"fits() of step {step.name!r} names the phase {entry[0]!r}{nearest(str(entry[0]), PHASES)}"
+            )
     return tuple((phase, dict(changes)) for phase, changes in found)
 
 

@@ -53,9 +53,9 @@ def test_list_shows_what_each_plugin_brings_and_what_was_left_out(run: Run) -> N
     for part in ("conv", "a toy network", "toy-synthetic", "halve", "eager", "mean"):
         assert part in out
     assert [line.split()[0] for line in lines if not line.startswith(" ")] == [
-        "datasets", "architectures", "steps", "metrics", "runtimes", "left",
+        "datasets", "architectures", "steps", "metrics", "runtimes", "problem:",
     ]  # fmt: skip
-    assert lines[-1] == "left out: plugin x (x-dist 0): failed to import"
+    assert lines[-1] == "problem: plugin x (x-dist 0): failed to import"
 
 
 def test_plan_says_what_would_be_done(run: Run) -> None:

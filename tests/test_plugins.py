@@ -271,3 +271,75 @@ def test_a_step_whose_parameters_would_miss_the_key_is_refused() -> None:
     plugins.add(module(harness_steps=harness_steps), Origin("careless", "careless", "1"))
     assert list(plugins.steps) == ["train", "renamed"]
     assert ["frozen dataclass" in problem.reason for problem in plugins.problems] == [True, True]
+
+
+STEP = """
+import dataclasses
+@dataclasses.dataclass(frozen=True)
+class Bad(Step):
+    name = "bad"
+    def apply(self, model, context): return model
+{}
+@hookimpl
+def harness_steps(register): register(Bad)
+"""
+
+
+@pytest.mark.parametrize(
+    ("source", "reason"),
+    [
+        ("", "brings nothing: no hook of it is marked"),
+        ("@hookimpl\ndef harness_steps(register): ...", "brings nothing"),
+        ("@hookimpl\ndef harness_steps(regsiter): ...", "no argument 'regsiter'; did you mean 'register'?"),
+        ("@hookimpl\ndef harness_steps(): ...", "takes no argument; write harness_steps(register)"),
+        ("@hookimpl\ndef harness_steps(register): register(train())", "register the class, register(Train)"),
+        (GOOD.replace("Fine())", "Fine)"), "register a value, register(Fine())"),
+        (GOOD.replace('"fine"', '"not fine"'), "registered architecture 'not fine': a name is made of letters"),
+        (GOOD.replace('"fine"', '"fi[n]e"'), "a name is made of letters"),
+        (GOOD.replace('"fine"', r'"fine\n"'), "a name is made of letters"),
+        (GOOD.replace('"fine"', '"not"'), "none of 'and', 'or', 'not'"),
+        (GOOD.replace("(self, task)", "(self)"), "whose build(self) cannot be called as build(self, task)"),
+        (GOOD.replace('"fine"', '"fine"; version = 2'), "whose `version` is 2, not a text"),
+        (
+            STEP.format("    def apply(self, model): ..."),
+            "whose apply(self, model) cannot be called as apply(self, mod",
+        ),
+        (STEP.format("    apply = None"), "whose apply is None: define apply(self, model, context)"),
+        (STEP.format("    apply = Step.apply"), "which does not define apply(self, model, context)"),
+        (STEP.format("    teaches = True"), "does not define loss(self, task_loss)"),
+        (STEP.format("    def fits(self, more): ..."), "whose fits(self, more) cannot be called as fits(self)"),
+    ],
+)
+def test_what_could_not_be_run_is_refused_with_what_is_wanted(written: Write, source: str, reason: str) -> None:
+    loaded = Plugins()
+    loaded.load(written(source))
+    (problem,) = loaded.problems
+    assert reason in problem.reason
+    assert list(loaded.steps) == ["train"]
+    assert not list(loaded.architectures)
+
+
+def test_a_hook_that_is_not_marked_is_told_and_not_called(written: Write) -> None:
+    loaded = Plugins()
+    loaded.load(written(GOOD.replace("@hookimpl\n", "") + "def harness_report_section(records): ..."))
+    reasons = [problem.reason for problem in loaded.problems]
+    for name in ("harness_architectures", "harness_report_section"):
+        assert f"has a function {name}() that is not marked with @harness.hookimpl, so it is never called" in reasons
+    assert not list(loaded.architectures)
+
+
+def test_what_a_plugin_prints_while_it_is_loaded_is_named(written: Write, capsys: pytest.CaptureFixture[str]) -> None:
+    loaded, point = Plugins(), written("print('hello')\n" + GOOD + "    print('registered')\n")
+    loaded.load(point)
+    captured = capsys.readouterr()
+    assert captured.out == ""
+    who = f"plugin {point.name} (unknown distribution ?)"
+    assert captured.err.splitlines() == [f"{who}: its import: hello", f"{who}: harness_architectures: registered"]
+    assert [problem.reason for problem in loaded.problems] == [
+        "its import prints to the standard output (1 line)",
+        "harness_architectures prints to the standard output (1 line)",
+    ]
+
+
+def test_all_built_in_names_can_be_registered() -> None:
+    assert load_plugins().problems == []

@@ -228,7 +228,7 @@ def test_a_metric_with_a_bug_fails_its_cells_and_is_named(suite: Suite, monkeypa
     monkeypatch.setattr(toy.Mean, "compute", lambda self, evidence: {"mean_score": 1})
     result = suite(FAILING, "-k", "half")
     result.assert_outcomes(failed=1, deselected=3)
-    assert "metric 'mean' failed: KeyError: 'undefined'" in "\n".join(result.outlines)
+    assert "compute() of metric 'mean' gives no 'undefined', which its figures() name" in "\n".join(result.outlines)
 
 
 def test_a_life_cycle_hook_with_a_bug_is_named_and_stops_nothing(suite: Suite, monkeypatch: pytest.MonkeyPatch) -> None:

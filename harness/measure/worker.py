@@ -20,7 +20,7 @@ import resource
 import select
 import signal
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TextIO
@@ -240,10 +240,16 @@ class Worker:
         import numpy as np
         import torch
 
-        predictor = _load(self._runtime(runtime), file)
-        with torch.inference_mode():
-            parts = [predictor(batch).numpy() for batch in _batches(inputs, BATCH)]
-        np.save(output, np.concatenate(parts), allow_pickle=False)
+        engine = self._runtime(runtime)
+        predictor = _load(engine, file)
+        batches = _batches(inputs, BATCH)
+        with torch.inference_mode(), _named(engine, "a deployed file"):
+            parts = [predictor(batch) for batch in batches]
+            for part in parts:
+                if not isinstance(part, torch.Tensor):
+                    raise TypeError(f"it answers with {type(part).__name__}, not with a tensor")
+            answers = torch.cat(parts).numpy()
+        np.save(output, answers, allow_pickle=False)
 
 
 def _brought(name: str) -> Runtime:
@@ -258,7 +264,24 @@ def _load(runtime: Runtime, file: Mapping[str, str]) -> Predictor:
     found = hashlib.sha256(path.read_bytes()).hexdigest()
     if found != file["sha256"]:
         raise CellError(f"{path} changed while it was measured: its SHA-256 was {file['sha256']}, now it is {found}")
-    return runtime.load(path)
+    with _named(runtime, "load()"):
+        predictor = runtime.load(path)
+        if not callable(predictor):
+            raise TypeError(f"it gives {type(predictor).__name__}, which cannot be called")
+        return predictor
+
+
+@contextlib.contextmanager
+def _named(runtime: Runtime, what: str) -> Iterator[None]:
+    """Whatever a runtime raises becomes a CellError that names it."""
+    try:
+        yield
+    except HarnessError:
+        raise
+    except (Exception, SystemExit) as error:
+        name = getattr(runtime, "name", type(runtime).__name__)
+        told = errors.describe_error(error, type(runtime))
+        raise CellError(f"{what} of runtime {name!r} raised {told}") from error
 
 
 def _batches(file: str, size: int) -> list[torch.Tensor]:
