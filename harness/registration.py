@@ -101,14 +101,14 @@ def _bare(signature: inspect.Signature) -> str:
 def _wrong_step(kind: type[Step]) -> str | None:
     if not _tells_its_parameters(kind):
         return "which is not a frozen dataclass: its parameters could not enter the key"
-    if kind.apply is Step.apply:
-        return "which does not define apply(self, model, context)"
-    if kind.teaches and kind.loss is Step.loss:
-        return "which has teaches = True and does not define loss(self, task_loss)"
     try:
         parameter_types(kind)
     except UsageError as error:
         return f"which is refused: {error}"
+    if kind.apply is Step.apply:
+        return "which does not define apply(self, model, context)"
+    if kind.teaches and kind.loss is Step.loss:
+        return "which has teaches = True and does not define loss(self, task_loss)"
     return None
 
 

@@ -9,7 +9,7 @@ from typing import Any, ClassVar, Literal
 import pytest
 from toy import Broken, Halve, Shift
 
-from harness import Step, UsageError, train
+from harness import Step, UsageError, hookimpl, train
 from harness.parameters import check_parameters, parameter_types
 from harness.plugins import Origin, Plugins
 
@@ -67,6 +67,7 @@ def test_other_values_are_refused(step: Step, words: str) -> None:
 def test_a_step_with_a_type_that_cannot_be_read_is_left_out() -> None:
     class Module:
         @staticmethod
+        @hookimpl
         def harness_steps(register: Any) -> None:
             register(Unreadable)
 
