@@ -218,7 +218,7 @@ def _denying(function: Callable[..., Any], denied: Path) -> Callable[..., Any]:
     return checked
 
 
-def test_a_run_s_own_documents_tell_what_is_lost_or_damaged_here(store: Store) -> None:
+def test_a_run_s_own_documents_tell_what_is_lost_or_damaged_here(nowhere: None, store: Store) -> None:
     root, other = put(store, {"root": 1}, days=9), put(store, {"root": 2}, days=9)
     between = {"parent": root}
     child = {"parent": key_of(between)}
