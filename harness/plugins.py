@@ -63,6 +63,10 @@ class Registry(Generic[T]):
             raise UsageError(f"{self.kind} {name!r} is already registered by plugin {self._items[name][1]}")
         self._items[name] = (item, origin)
 
+    def discard(self, name: str) -> None:
+        """Forget what is called ``name``, if there is anything: for what was only lent (``harness.testing``)."""
+        self._items.pop(name, None)
+
     def get(self, name: str) -> T:
         """The thing called ``name``; raises UsageError with the nearest right names."""
         return self._entry(name)[0]
