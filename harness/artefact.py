@@ -23,9 +23,11 @@ HEADER = "harness"
 def save(file: Path, model: torch.nn.Module, steps: Sequence[Step], architecture: str, task: Task) -> None:
     """Write ``model``, which ``steps`` made of a fresh ``architecture``, so that ``load`` gives it back.
 
-    It is dumped by the last step that brings a form of its own, or else in the form of stock torch modules.
+    It is dumped by the last step that brings a form of its own, or else in the form of stock torch modules. What lies
+    before a step that teaches does not count, for that one begins with a fresh network.
     """
-    dumper = next((step for step in reversed(steps) if type(step).dump is not Step.dump), Step())
+    begin = next((index for index in reversed(range(len(steps))) if steps[index].teaches), 0)
+    dumper = next((step for step in reversed(steps[begin:]) if type(step).dump is not Step.dump), Step())
     dumped: object = dumper.dump(model)
     if not isinstance(dumped, tuple) or len(dumped) != 2 or not all(isinstance(part, Mapping) for part in dumped):
         raise CellError(f"dump() of step {dumper.name!r} gives {type(dumped).__name__}, not a pair (tensors, notes)")

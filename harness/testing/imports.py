@@ -45,7 +45,7 @@ def imports_cleanly(thing: str, kind: type) -> None:
             thing,
             wanted=f"import {module} loads no torch, so that suites are collected at once",
             got="torch is loaded",
-            mend="import torch, and modules that import it, inside the methods; python -X importtime shows what does it",
+            mend="import torch, and modules that import it, inside the methods; python -X importtime tells where",
         )
 
 

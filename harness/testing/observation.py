@@ -150,10 +150,12 @@ def matches(done: list[Any], told: Any, whole: bool) -> bool:
     known = {"train", "finetune"}
     told = [[phase, plain(dict(changes))] for phase, changes in told if phase in known]
     did = [[phase, plain(dict(changes))] for phase, changes in done]
-    return did == told if whole else did == told[: len(did)]
+    return did == (told if whole else told[: len(did)])
 
 
 def spelled(trainings: Any) -> str:
     """Trainings, for people."""
-    texts = [f"{phase}({', '.join(f'{name}={value}' for name, value in changes.items())})" for phase, changes in trainings]
+    texts = [
+        f"{phase}({', '.join(f'{name}={value}' for name, value in changes.items())})" for phase, changes in trainings
+    ]
     return json.dumps(texts) if texts else "none"

@@ -65,7 +65,7 @@ def watched(kind: type[Step], test_file: Path) -> Iterator[list[Sighting]]:
         given = snapshot(model)
         try:
             with _process(sighting, test_file):
-                result = original(self, model, _Recording(context, sighting))  # type: ignore[arg-type]
+                result = original(self, model, _Recording(context, sighting))
         except BaseException as error:
             sighting.raised = error
             raise
@@ -199,7 +199,7 @@ def _settings() -> dict[str, object]:
         "torch's anomaly detection": torch.is_anomaly_enabled(),
         "torch's autocast": torch.is_autocast_enabled("cpu"),
         "torch's quantized engine": torch.backends.quantized.engine,
-        "torch's oneDNN": torch.backends.mkldnn.enabled,  # type: ignore[attr-defined]
+        "torch's oneDNN": torch.backends.mkldnn.enabled,
         "the precision of float32 products": torch.get_float32_matmul_precision(),
         "the seed of torch's global generator": torch.initial_seed(),
         "NumPy's handling of errors": np.geterr(),
@@ -211,7 +211,9 @@ def _settings() -> dict[str, object]:
 
 def _environment() -> str:
     variables = {name: value for name, value in os.environ.items() if name != "PYTEST_CURRENT_TEST"}
-    return f"{len(variables)} variables, digest {hashlib.sha256(repr(sorted(variables.items())).encode()).hexdigest()[:8]}"
+    return (
+        f"{len(variables)} variables, digest {hashlib.sha256(repr(sorted(variables.items())).encode()).hexdigest()[:8]}"
+    )
 
 
 def _still_running(before: set[threading.Thread]) -> list[threading.Thread]:

@@ -124,7 +124,8 @@ class Conv(Network):
     def build(self, task: Task) -> torch.nn.Module:
         from harness.testing._networks import convolutional
 
-        return convolutional(*task.input_shape, len(task.labels))
+        channels, length = task.input_shape
+        return convolutional(channels, length, len(task.labels))
 
 
 class LSTM(Network):
@@ -148,7 +149,8 @@ class MLP(Network):
     def build(self, task: Task) -> torch.nn.Module:
         from harness.testing._networks import dense
 
-        return dense(*task.input_shape, len(task.labels))
+        channels, length = task.input_shape
+        return dense(channels, length, len(task.labels))
 
 
 class OddOne(Network):
@@ -160,7 +162,8 @@ class OddOne(Network):
     def build(self, task: Task) -> torch.nn.Module:
         from harness.testing._networks import Odd
 
-        return Odd(*task.input_shape, len(task.labels))
+        channels, length = task.input_shape
+        return Odd(channels, length, len(task.labels))
 
 
 #: The networks that a step is tried on, and the one besides that it may refuse but must not fall over.
@@ -252,4 +255,3 @@ def probe(count: int) -> FloatArray:
 
 
 __all__ = ["LABELS", "NETWORKS", "ODD", "SHAPE", "Conformance", "World", "examples", "lent", "probe"]
-

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 from collections.abc import Collection, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar, Protocol
@@ -61,6 +62,11 @@ class Quantize(Step):
         if isinstance(self.coverage, bool) or not isinstance(self.coverage, int | float) or not 0 <= self.coverage <= 1:
             raise UsageError(f"quantize(coverage={self.coverage!r}): a share, from 0 to 1")
 
+    @classmethod
+    def examples(cls) -> Sequence[Quantize]:
+        """Either scheme; uniform8 leaves convolutions float, so that no coverage is declared."""
+        return [cls(), cls("uniform8", coverage=0.0)]
+
     def apply(self, model: torch.nn.Module, context: StepContext) -> torch.nn.Module:
         import torch
 
@@ -70,7 +76,7 @@ class Quantize(Step):
             raise Unsupported("the network is int8 already, or gives probabilities; quantize once, and last")
         scheme, blueprint = _module_of(self.scheme), _blueprint(model)
         inputs = context.calibration(self.calibration)
-        int8, facts = scheme.quantize(model, torch.split(inputs, 128))
+        int8, facts = scheme.quantize(copy.deepcopy(model), torch.split(inputs, 128))
         self._audit(int8, context, calibrated_on=len(inputs), **facts)
         return scheme.keep(int8, blueprint)
 
