@@ -6,7 +6,7 @@ import contextlib
 import dataclasses
 import json
 import random
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +22,7 @@ from harness.errors import HarnessError, Unsupported
 from harness.keys import differences, plain
 from harness.plan import describe
 from harness.steps import Train
-from harness.testing.watch import Sighting, answers, watched
+from harness.testing.watch import Sighting, Training, answers, watched
 from harness.testing.world import World
 
 
@@ -143,17 +143,16 @@ def _same(one: torch.Tensor, other: torch.Tensor) -> bool:
     return one.shape == other.shape and one.dtype == other.dtype and torch.equal(one, other)
 
 
-def matches(done: list[Any], told: Any, whole: bool) -> bool:
+def matches(done: Sequence[Training], told: Sequence[Training] | None, whole: bool) -> bool:
     """Whether the trainings are those told, or (not ``whole``: it was cut short) the first of them."""
     if told is None:
         return True
-    known = {"train", "finetune"}
-    told = [[phase, plain(dict(changes))] for phase, changes in told if phase in known]
+    promised = [[phase, plain(dict(changes))] for phase, changes in told]
     did = [[phase, plain(dict(changes))] for phase, changes in done]
-    return did == (told if whole else told[: len(did)])
+    return did == (promised if whole else promised[: len(did)])
 
 
-def spelled(trainings: Any) -> str:
+def spelled(trainings: Sequence[Training]) -> str:
     """Trainings, for people."""
     texts = [
         f"{phase}({', '.join(f'{name}={value}' for name, value in changes.items())})" for phase, changes in trainings
