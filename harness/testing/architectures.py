@@ -248,3 +248,7 @@ def _shape(task: Task) -> str:
 
 def _named(architecture: Architecture, task: Task) -> str:
     return f"architecture {architecture.name!r} on inputs ({_shape(task)}) with {len(task.labels)} labels"
+
+
+#: What an author imports: the checks and their fixtures.
+__all__ = ["network_tasks", *(name for name in dir() if name.startswith("test_"))]

@@ -282,3 +282,7 @@ def _different_files(folder: Path) -> list[Path]:
     if len(files) > MOST_REMOVED:
         files = list({(file.suffix, len(file.parts)): file for file in files}.values())
     return files[:MOST_REMOVED]
+
+
+#: What an author imports: the checks and their fixtures.
+__all__ = ["shelf", *(name for name in dir() if name.startswith("test_"))]

@@ -6,7 +6,7 @@ import functools
 import importlib
 import json
 import os
-from collections.abc import Iterator
+from collections.abc import Generator
 from typing import Any
 
 import pytest
@@ -117,16 +117,23 @@ def _tell(**line: Any) -> None:
 class Teller:
     """Writes a line when a check begins and one when it ends, so that a crash is told too."""
 
+    def pytest_collection_modifyitems(self, items: list[pytest.Item]) -> None:
+        """The plugin itself first, and nothing of the kinds that it does not bring."""
+        wanted = [
+            item for item in items if all(things(kind) for kind in KINDS if kind in getattr(item, "fixturenames", ()))
+        ]
+        items[:] = sorted(wanted, key=lambda item: not item.name.startswith("test_plugin_"))
+
     def pytest_runtest_logstart(self, nodeid: str) -> None:
         _tell(begins=nodeid)
 
     @pytest.hookimpl(wrapper=True)
-    def pytest_runtest_makereport(self, item: pytest.Item) -> Iterator[None]:
-        report: Any = yield
+    def pytest_runtest_makereport(self, item: pytest.Item) -> Generator[None, pytest.TestReport, pytest.TestReport]:
+        report = yield
         if report.when == "call" or report.outcome != "passed":
             reason = ""
-            if report.skipped:
-                reason = str(report.longrepr[2]).removeprefix("Skipped: ")
+            if report.skipped and isinstance(report.longrepr, tuple):
+                reason = report.longrepr[2].removeprefix("Skipped: ")
             elif report.failed:
                 reason = str(report.longrepr)
             parameters = getattr(item, "callspec", None)

@@ -208,3 +208,7 @@ def _close(one: Any, other: Any) -> bool:
     if one is None or other is None:
         return one is other
     return math.isclose(one, other, rel_tol=TOLERANCE, abs_tol=TOLERANCE)
+
+
+#: What an author imports: the checks and their fixtures.
+__all__ = ["case", *(name for name in dir() if name.startswith("test_"))]

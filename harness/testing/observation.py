@@ -46,7 +46,9 @@ class Observation:
 
     @property
     def undeclared(self) -> bool:
-        """Whether other trainings were run than ``fits()`` told (which a run may stop at)."""
+        """Whether something was trained or taught that the step does not tell (at which a run may stop)."""
+        if self.sighting.taught and not self.step.teaches:
+            return True
         return not matches(self.sighting.trainings, self.step.fits(), self.sighting.raised is None)
 
     @property
@@ -113,7 +115,7 @@ def _global_state(seed: int) -> Iterator[None]:
 def _random_states() -> dict[str, Any]:
     return {
         "torch's": torch.get_rng_state().numpy().tobytes(),
-        "NumPy's": repr(np.random.get_state()),
+        "NumPy's": [getattr(entry, "tolist", lambda entry=entry: entry)() for entry in np.random.get_state()],
         "random's": random.getstate(),
     }
 

@@ -153,3 +153,7 @@ def _answer(predictor: Predictor, inputs: torch.Tensor) -> torch.Tensor | str:
     except Exception as error:
         return f"{type(error).__name__}: {error}"
     return answer.clone() if isinstance(answer, torch.Tensor) else f"a {type(answer).__name__}"
+
+
+#: What an author imports: the checks and their fixtures.
+__all__ = ["deployed", "deployed_network", *(name for name in dir() if name.startswith("test_"))]

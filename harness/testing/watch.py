@@ -239,9 +239,13 @@ def _handles() -> dict[str, str]:
 
 
 def _new_handles(before: Mapping[str, str]) -> set[str]:
-    gc.collect()
-    new = {target for number, target in _handles().items() if before.get(number) != target}
-    return {target for target in new if not target.startswith(("/dev/", "/proc/", "anon_inode:"))}
+    def new() -> set[str]:
+        found = {target for number, target in _handles().items() if before.get(number) != target}
+        return {target for target in found if not target.startswith(("/dev/", "/proc/", "anon_inode:"))}
+
+    if new():
+        gc.collect()  # what nothing refers to any more is closed; it takes long, so not each time
+    return new()
 
 
 @contextlib.contextmanager

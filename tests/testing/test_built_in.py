@@ -1,0 +1,60 @@
+"""What comes with the harness passes the kit that outside plugins have to pass."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from harness.plan import describe
+from harness.plugins import installed
+from harness.steps import Train
+from harness.testing.architectures import *  # noqa: F403
+from harness.testing.datasets import *  # noqa: F403
+from harness.testing.metrics import *  # noqa: F403
+from harness.testing.runtimes import *  # noqa: F403
+from harness.testing.steps import *  # noqa: F403
+from harness.testing.world import LSTM, MLP, NETWORKS, Conformance
+from harness_compress import distill, prune, prune_quantile, quantize
+
+STEPS = [step for kind in (Train, prune, prune_quantile, quantize, distill) for step in kind.examples()]
+#: What takes more than a second or two.
+SLOW = ("rnn", "resnet", "ptbxl-synthetic", "mimic3-synthetic", "physionet2012-synthetic", "test_step_composes")
+#: In the usual run each step is tried on one network.
+QUICK = {"prune": LSTM.name, "quantize": LSTM.name}
+
+
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    for kind in ("architecture", "dataset", "metric", "runtime"):
+        if kind in metafunc.fixturenames:
+            registry = getattr(installed(), f"{kind}s")
+            metafunc.parametrize(kind, [_marked(registry.get(name), name) for name in registry])
+    if "network" in metafunc.fixturenames:
+        slow = metafunc.function.__name__.startswith(SLOW)
+        ways = [
+            pytest.param(
+                step,
+                network,
+                id=f"{describe(step)}-{network}",
+                marks=pytest.mark.slow if slow or QUICK.get(step.name, MLP.name) != network else (),
+            )
+            for step in STEPS
+            for network in NETWORKS
+        ]
+        metafunc.parametrize(("step", "network"), ways)
+    elif "step" in metafunc.fixturenames:
+        metafunc.parametrize("step", STEPS, ids=describe)
+
+
+def _marked(thing: Any, name: str) -> Any:
+    return pytest.param(thing, id=name, marks=pytest.mark.slow if name in SLOW else ())
+
+
+def test_all_steps_are_checked() -> None:
+    registered = {installed().steps.get(name) for name in installed().steps}
+    assert {type(step) for step in STEPS} >= {kind for kind in registered if kind.__module__.startswith("harness")}
+
+
+def test_the_kit_s_own_data_pass() -> None:
+    assert Conformance().synthetic
+    assert "synthetic" in Conformance.name

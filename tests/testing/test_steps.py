@@ -1,0 +1,104 @@
+"""Each check of steps finds the step that is wrong in just that, and nothing is found with a good one."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+
+import bad_heavy
+import bad_loud
+import bad_steps as bad
+import pytest
+from conftest import Failures
+
+from harness import Step
+from harness.testing import steps
+from harness.testing.steps import Bench, bench  # noqa: F401 (a fixture)
+from harness.testing.world import MLP, lent
+
+#: A step, the check that is to fail, and what its text names.
+WRONG = [
+    (bad.Undocumented(), "describes_itself", "wanted: a docstring"),
+    (bad.Unkeyed(), "parameters_make_the_key", "has no JSON form"),
+    (bad.Forgetful(), "parameters_make_the_key", "another value of bits"),
+    (bad.Renamed(), "parameters_make_the_key", "no parameter 'times'"),
+    (bad_loud.Loud(), "module_loads_no_torch", "'hello"),
+    (bad_heavy.Heavy(), "module_loads_no_torch", "torch is loaded"),
+    (bad.Falling(), "works_or_refuses", "AttributeError.*there_is_no_such_layer"),
+    (bad.Nothing(), "works_or_refuses", "NoneType"),
+    (bad.Terse(), "works_or_refuses", "got: +'no'"),
+    (bad.Layered(), "works_on_an_odd_network_or_refuses", "StopIteration"),
+    (bad.Refusing(), "works_on_some_network", "needs a Transformer"),
+    (bad.Lucky(), "works_with_another_seed", "bad luck"),
+    (bad.Careless(), "is_deterministic", r"1 of 6 tensors differ, the first, 1\.weight, by up to"),
+    (bad.Counting(), "is_deterministic", r"1\.weight"),
+    (bad.Peeking(), "does_not_touch_test_data", r"opened .*test\.npz"),
+    (bad.Cheating(), "does_not_touch_test_data", r"another test part.*1\.weight"),
+    (bad.InPlace(), "leaves_its_input", r"the values of 1\.weight"),
+    (bad.Training(), "leaves_its_input", "the training flag of the network"),
+    (bad.Untold(), "declares_its_trainings", r"told: none; run: .*finetune"),
+    (bad.Otherwise(), "declares_its_trainings", r"told: .*epochs=1.*run: .*epochs=2"),
+    (bad.Teaching(), "declares_its_trainings", "teaches = False"),
+    (bad.NotTeaching(), "declares_its_trainings", "drop teaches"),
+    (bad.Optimistic(), "previews_its_result", r"1\.weight \(4, 96\) in the preview"),
+    (bad.Previewing(), "previews_its_result", r"changed: the values of 1\.weight"),
+    (bad.Widening(), "keeps_shapes", r"shape \(1, 3\)"),
+    (bad.Diverging(), "keeps_shapes", "NaN"),
+    (bad.Unsaved(), "survives_saving", "answers differ by up to"),
+    (bad.Wrapping(), "survives_saving", "Wrapper"),
+    (bad.Threading(), "leaks_nothing", "the thread 'left-behind' still runs"),
+    (bad.Opening(), "leaks_nothing", r"the file .*bad_steps\.py is still open"),
+    (bad.Seeding(), "leaks_nothing", "the seed of torch's global generator"),
+    (bad.Setting(), "leaks_nothing", "the environment changed"),
+    (bad.Printing(), "prints_nothing", "epoch 1 of 1"),
+    (bad.Writing(), "prints_nothing", "solver: converged"),
+    (bad.Rigid(), "composes_after", r"KeyError: 8"),
+    (bad.Frozen(), "composes_before", "it cannot be trained"),
+]
+
+
+@pytest.fixture(autouse=True)
+def clean_up(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """What bad steps leave behind."""
+    monkeypatch.setenv("BAD_STEP", "")
+    bad.ENOUGH.clear()
+    yield
+    bad.ENOUGH.set()
+    while bad.OPEN:
+        bad.OPEN.pop().close()
+
+
+def wrong_with(step: Step, bench: Bench, failures: Failures, other: str = "train") -> dict[str, str]:  # noqa: F811
+    with lent(step):
+        return failures(steps, step=step, network=MLP.name, bench=bench, other=other)
+
+
+def test_nothing_is_wrong_with_a_good_step(bench: Bench, failures: Failures) -> None:  # noqa: F811
+    assert wrong_with(bad.Good(), bench, failures) == {}
+
+
+@pytest.mark.parametrize(("step", "check", "text"), WRONG, ids=[step.name for step, _, _ in WRONG])
+def test_what_is_wrong_with_a_step_is_found_and_nothing_else(
+    bench: Bench,  # noqa: F811
+    failures: Failures,
+    step: Step,
+    check: str,
+    text: str,
+) -> None:
+    found = wrong_with(step, bench, failures, other="prune" if step.name == "rigid" else "train")
+    assert list(found) == [f"test_step_{check}"], found
+    told = found[f"test_step_{check}"]
+    assert re.search(text, told, re.DOTALL), told
+    assert step.name in told
+    for part in ("wanted: ", "got: ", "mend: "):
+        assert part in told
+
+
+def test_a_step_that_no_plugin_registers_is_told(bench: Bench) -> None:  # noqa: F811
+    with pytest.raises(pytest.fail.Exception, match="harness_steps"):
+        steps.test_step_describes_itself(bad.Good())
+
+
+def test_every_check_has_a_step_that_it_finds() -> None:
+    checks = {name.removeprefix("test_step_") for name in steps.__all__ if name.startswith("test_")}
+    assert checks == {check for _, check, _ in WRONG}
