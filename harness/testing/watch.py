@@ -139,7 +139,7 @@ def snapshot(model: torch.nn.Module) -> dict[str, object]:
     found: dict[str, object] = {}
     for path, module in model.named_modules(remove_duplicate=False):
         where = path or "the network"
-        found[f"the kind of {where}"] = type(module)
+        found[f"the kind of {where}"] = f"{type(module).__module__}.{type(module).__qualname__}"
         found[f"the training flag of {where}"] = module.training
         found[f"the hooks of {where}"] = (len(module._forward_hooks), len(module._forward_pre_hooks))
     for name, value in model.state_dict(keep_vars=True).items():
