@@ -86,6 +86,14 @@ def test_the_last_step_with_a_form_of_its_own_dumps_and_restores(plugins: Plugin
         assert torch.equal(back.state_dict()[name], tensor.sign() * 0.5)
 
 
+def test_a_form_from_before_a_step_that_teaches_does_not_count(plugins: Plugins, tmp_path: Path) -> None:
+    model = network("lstm")
+    artefact.save(tmp_path / "m", model, [Signed(4.0), toy.Mimic(), toy.Halve()], "lstm", TASK)
+    back = artefact.load(tmp_path / "m", plugins)
+    for name, tensor in model.state_dict().items():
+        assert torch.equal(back.state_dict()[name], tensor)
+
+
 def test_the_file_is_safetensors_with_readable_json(tmp_path: Path) -> None:
     artefact.save(tmp_path / "m", network(), [], "conv", TASK)
     with safe_open(tmp_path / "m", framework="pt") as stream:

@@ -106,16 +106,19 @@ def _rows(told: Sequence[Mapping[str, Any]]) -> list[dict[str, str]]:
             "outcome": worst,
             "reason": where + found[0]["reason"],
         }
-    return list(rows.values())
+    order = list(dict.fromkeys(thing for thing, _ in rows))
+    return sorted(rows.values(), key=lambda row: order.index(row["thing"]))
 
 
 def _told(plugin: str, rows: Sequence[Mapping[str, str]]) -> str:
     from tabulate import tabulate
 
     failed = [row for row in rows if row["outcome"] in ("failed", "crashed")]
-    table = [
-        [row["thing"], row["check"], row["outcome"], "see below" if row in failed else row["reason"]] for row in rows
-    ]
+    table, above = [], ""
+    for row in rows:  # a thing is named once, in its first row
+        reason = "see below" if row in failed else row["reason"]
+        table.append([row["thing"] if row["thing"] != above else "", row["check"], row["outcome"], reason])
+        above = row["thing"]
     counts = {outcome: sum(row["outcome"] == outcome for row in rows) for outcome in OUTCOMES}
     summary = ", ".join(f"{count} {outcome}" for outcome, count in counts.items() if count) or "nothing was checked"
     return "\n".join(

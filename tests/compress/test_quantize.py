@@ -18,7 +18,7 @@ from torch import nn
 from harness.errors import CellError, Unsupported, UsageError
 from harness.operations import count, nonzero, parameters
 from harness_compress import _fx_int8
-from harness_compress.quantize import Quantize
+from harness_compress.quantize import SCHEMES, Quantize
 
 LABELS, LEADS, LENGTH = 3, 4, 60
 
@@ -363,3 +363,19 @@ def test_where_there_are_fewer_examples_than_asked_for_a_fact_says_how_many(sche
     context = Few()
     Quantize(scheme, coverage=0).apply(trained(Recurrent), context)  # type: ignore[arg-type]
     assert context.facts["calibrated_on"] == 5
+
+
+@pytest.mark.parametrize("step", Quantize.examples(), ids=lambda step: step.scheme)
+def test_the_network_that_is_given_stays_as_it_was(step: Quantize) -> None:
+    model = trained(Recurrent)
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    step.apply(model, Context())
+    assert {name: type(module) for name, module in model.named_modules()} == {
+        name: type(module) for name, module in Recurrent().named_modules()
+    }
+    assert before.keys() == model.state_dict().keys()
+    assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
+
+
+def test_the_examples_are_the_schemes() -> None:
+    assert [step.scheme for step in Quantize.examples()] == list(SCHEMES)

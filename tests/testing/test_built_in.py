@@ -14,7 +14,7 @@ from harness.testing.datasets import *  # noqa: F403
 from harness.testing.metrics import *  # noqa: F403
 from harness.testing.runtimes import *  # noqa: F403
 from harness.testing.steps import *  # noqa: F403
-from harness.testing.world import LSTM, MLP, NETWORKS, Conformance
+from harness.testing.world import LSTM, MLP, NETWORKS
 from harness_compress import distill, prune, prune_quantile, quantize
 
 STEPS = [step for kind in (Train, prune, prune_quantile, quantize, distill) for step in kind.examples()]
@@ -53,8 +53,3 @@ def _marked(thing: Any, name: str) -> Any:
 def test_all_steps_are_checked() -> None:
     registered = {installed().steps.get(name) for name in installed().steps}
     assert {type(step) for step in STEPS} >= {kind for kind in registered if kind.__module__.startswith("harness")}
-
-
-def test_the_kit_s_own_data_pass() -> None:
-    assert Conformance().synthetic
-    assert "synthetic" in Conformance.name

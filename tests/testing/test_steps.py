@@ -13,7 +13,7 @@ from conftest import Failures
 
 from harness import Step
 from harness.testing import steps
-from harness.testing.steps import Bench, bench  # noqa: F401 (a fixture)
+from harness.testing.bench import Bench, bench  # noqa: F401 (a fixture)
 from harness.testing.world import MLP, lent
 
 #: A step, the check that is to fail, and what its text names.
