@@ -137,6 +137,10 @@ class Context:
             plan = changed(getattr(self._node.root, phase), changes)
         except UsageError as error:
             raise CellError(f"{where}: {error}") from error
+        if not all(isinstance(value, torch.Tensor) and not value.is_quantized for value in model.state_dict().values()):
+            raise Unsupported(
+                f"{type(model).__name__} holds int8 weights, which training cannot change: train before that"
+            )
         frozen = [parameter for parameter in model.parameters() if not parameter.requires_grad]
         if len(frozen) == len(list(model.parameters())):
             has = (

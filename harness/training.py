@@ -22,7 +22,7 @@ from torch.nn import functional
 
 from harness.artefact import flatten, unflatten
 from harness.contracts import Loss, Part, Progress, Training, silent
-from harness.errors import CellError, Unsupported, UsageError, explain_disk_errors, nearest
+from harness.errors import CellError, UsageError, explain_disk_errors, nearest
 from harness.quality import macro_auroc
 
 
@@ -50,10 +50,7 @@ def fit(
     Returns a row an epoch: loss, validation AUROC, learning rate, seconds. With ``checkpoint`` (a file that need not
     exist) a run that was killed goes on after its last whole epoch and ends with the same weights, bit for bit:
     every epoch draws its order and its dropout from ``seed`` and its own number alone.
-
-    Raises Unsupported for a network without weights that training could change, above all an int8 one.
     """
-    _check_trainable(model)
     model.to(device)
     chosen = _chosen(len(train), training.examples, seed)
     inputs = torch.from_numpy(np.ascontiguousarray(train.inputs[chosen])).to(device)
@@ -164,15 +161,6 @@ def digest(model: torch.nn.Module) -> str:
         total.update(f"{name}{tuple(tensor.shape)}".encode())
         total.update(tensor.detach().cpu().contiguous().numpy().tobytes())
     return total.hexdigest()
-
-
-def _check_trainable(model: torch.nn.Module) -> None:
-    float_weights = any(weight.requires_grad for weight in model.parameters())
-    state = model.state_dict().values()
-    if not float_weights or any(not isinstance(value, torch.Tensor) or value.is_quantized for value in state):
-        raise Unsupported(
-            f"{type(model).__name__} has no float weights that training could change (is it int8?): train before that"
-        )
 
 
 def _tell(progress: Progress, before: int, total: int, note: str, done: int) -> None:

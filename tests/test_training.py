@@ -17,7 +17,7 @@ import toy
 from sklearn.metrics import roc_auc_score
 from torch.nn.functional import binary_cross_entropy_with_logits
 
-from harness import CellError, Part, StoreError, Training, Unsupported, UsageError
+from harness import CellError, Part, StoreError, Training, UsageError
 from harness import training as loop
 from harness.training import digest, fit, predict, score, task_loss
 
@@ -308,15 +308,3 @@ def test_the_digest_sees_names_shapes_and_values() -> None:
         linear.bias[0] += 1e-6
     assert digest(linear) != before
     assert loop.digest is digest
-
-
-@pytest.mark.parametrize("how", ["int8 weights", "frozen weights"])
-def test_a_network_with_nothing_to_train_is_refused(how: str) -> None:
-    linear = torch.nn.Linear(32, 2).requires_grad_(False)
-    if how == "int8 weights":
-        linear.bias.requires_grad_(True)
-        int8 = torch._empty_affine_quantized((2, 32), scale=0.1, zero_point=0, dtype=torch.qint8)
-        linear.weight = torch.nn.Parameter(int8, requires_grad=False)
-    model = torch.nn.Sequential(torch.nn.Flatten(), linear)
-    with pytest.raises(Unsupported, match="no float weights that training could change"):
-        fit(model, TRAIN, VALIDATION, CONV, seed=0)

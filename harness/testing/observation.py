@@ -6,6 +6,7 @@ import contextlib
 import dataclasses
 import json
 import random
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -19,7 +20,7 @@ from harness.artefact import header
 from harness.contracts import Step
 from harness.description import Artefact
 from harness.errors import HarnessError, Unsupported
-from harness.keys import differences, plain
+from harness.keys import canonical, differences
 from harness.plan import describe
 from harness.steps import Train
 from harness.testing.watch import Sighting, Training, answers, watched
@@ -146,12 +147,12 @@ def _same(one: torch.Tensor, other: torch.Tensor) -> bool:
 
 
 def matches(done: Sequence[Training], told: Sequence[Training] | None, whole: bool) -> bool:
-    """Whether the trainings are those told, or (not ``whole``: it was cut short) the first of them."""
+    """Whether the trainings are those told, in any order, or (not ``whole``: it was cut short) some of them."""
     if told is None:
         return True
-    promised = [[phase, plain(dict(changes))] for phase, changes in told]
-    did = [[phase, plain(dict(changes))] for phase, changes in done]
-    return did == (promised if whole else promised[: len(did)])
+    promised = Counter(canonical([phase, dict(changes)]) for phase, changes in told)
+    did = Counter(canonical([phase, dict(changes)]) for phase, changes in done)
+    return did == promised if whole else did <= promised
 
 
 def spelled(trainings: Sequence[Training]) -> str:

@@ -99,7 +99,7 @@ def test_step_declares_its_trainings(step: Step, network: str, bench: Bench) -> 
     if told is not None and not matches(seen.trainings, told, whole=not found.failed):
         blame(
             found.thing,
-            wanted="fits() tells the trainings that apply runs, in order; the key and the time left depend on it",
+            wanted="fits() tells the trainings that apply runs; the key and the time left depend on it",
             got=f"told: {spelled(told)}; run: {spelled(seen.trainings)}",
             mend="return from fits() a (phase, changes) for each call of context.fit(), () for none, and pass the very "
             "same changes; None if it depends on the network",
