@@ -6,10 +6,12 @@ from typing import Any
 
 import pytest
 
+from harness.errors import Unsupported
 from harness.plan import describe
 from harness.plugins import installed
 from harness.steps import Train
 from harness.testing.architectures import *  # noqa: F403
+from harness.testing.bench import Bench
 from harness.testing.datasets import *  # noqa: F403
 from harness.testing.metrics import *  # noqa: F403
 from harness.testing.runtimes import *  # noqa: F403
@@ -48,6 +50,17 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
 
 def _marked(thing: Any, name: str) -> Any:
     return pytest.param(thing, id=name, marks=pytest.mark.slow if name in SLOW else ())
+
+
+@pytest.mark.parametrize("scheme", ["ptq-int8", "uniform8"])
+def test_int8_weights_are_not_trained(bench: Bench, scheme: str) -> None:
+    with pytest.raises(Unsupported, match="int8 weights"):
+        bench.first.build(MLP.name, [Train(), quantize(scheme), Train()])
+
+
+def test_a_network_taught_by_an_int8_one_is_kept_as_what_it_is(bench: Bench) -> None:
+    taught = bench.first.load(bench.first.build(MLP.name, [Train(), quantize("uniform8"), distill()]))
+    assert all(value.is_floating_point() for value in taught.state_dict().values())
 
 
 def test_all_steps_are_checked() -> None:
