@@ -1,4 +1,4 @@
-"""The command ``harness``: list, plan, data, store, doctor, calibrate, report, compare, history, explain."""
+"""The command ``harness``: list, plan, data, store, plugin, doctor, calibrate, report, compare, history, explain."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
+from harness.cli_plugins import add_plugin_command
 from harness.cli_runs import add_margin, add_run_commands
 from harness.cli_store import add_store, add_store_command, existing
 from harness.contracts import Profile
@@ -81,6 +82,7 @@ def _parser() -> argparse.ArgumentParser:
     action.set_defaults(run=_data_fetch)
 
     add_store_command(commands)
+    add_plugin_command(commands)
 
     command = commands.add_parser(
         "doctor",

@@ -70,8 +70,8 @@ def test_the_margin_between_runs_is_documented() -> None:
 
 
 def test_every_command_is_known() -> None:
-    names = "list|plan|fetch|status|gc|report|compare|history|explain|doctor|calibrate"
-    used = set(re.findall(rf"harness ((?:(?:data|store) )?(?:{names}))\b", README))
+    names = "list|plan|fetch|status|gc|new|check|report|compare|history|explain|doctor|calibrate"
+    used = set(re.findall(rf"harness ((?:(?:data|store|plugin) )?(?:{names}))\b", README))
     shown = subprocess.run([sys.executable, "-m", "harness.cli", "--help"], capture_output=True, text=True, check=True)
     commands = set(re.findall(r"^    (\w+)\s", shown.stdout, re.MULTILINE))
     assert commands == {command.split()[0] for command in used}
