@@ -51,7 +51,7 @@ def use(environment: Environment, folder: Path, kind: str) -> str:
 
 def test_a_new_compressor_works(fresh_environment: Environment, tmp_path: Path) -> None:
     shown = use(fresh_environment, tmp_path / "package", "compressor")
-    assert re.search(r"^  com_one +Set all weights to zero .*\[com_one \(harness-com-one 0\.1\.0\)\]$", shown, re.M)
+    assert re.search(r"^  com_one +Set the weights of each layer to zero .*\[com_one \(harness-com-one 0\.1\.0\)\]$", shown, re.M)
     suite = tmp_path / "package" / "suites" / "com_one_matrix.py"
     plan = fresh_environment.run("harness", "plan", suite, "--preset", "smoke").stdout
     for cell in ("full", "com_one", "prune", "com_one+int8"):
