@@ -40,18 +40,21 @@ def here(nowhere: None, toy_installed: object) -> Path:
 # ---------------------------------------------------------------------------------------------- what is written works
 
 
-def use(environment: Environment, folder: Path, kind: str) -> str:
-    """Write and install a package, run its tests, and give what ``harness list`` shows."""
+def use(environment: Environment, folder: Path, kind: str, *options: str) -> str:
+    """Write and install a package, run its tests, with options of pytest, and give what ``harness list`` shows."""
     name = EXAMPLES[kind]
     environment.run("harness", "plugin", "new", kind, name, "--into", folder)
     environment.install(folder)
-    environment.run("pytest", "-q", "-p", "no:cacheprovider", cwd=folder)
+    environment.run("pytest", "-q", "-p", "no:cacheprovider", *options, cwd=folder)
     return environment.run("harness", "list").stdout
 
 
 def test_a_new_compressor_works(fresh_environment: Environment, tmp_path: Path) -> None:
-    shown = use(fresh_environment, tmp_path / "package", "compressor")
-    assert re.search(r"^  com_one +Set the weights of each layer to zero .*\[com_one \(harness-com-one 0\.1\.0\)\]$", shown, re.M)
+    # On one of the kit's networks; on all of them when it passes the check, below.
+    shown = use(fresh_environment, tmp_path / "package", "compressor", "-k", "not lstm and not mlp")
+    assert re.search(
+        r"^  com_one +Set the weights of each layer .*\[com_one \(harness-com-one 0\.1\.0\)\]$", shown, re.M
+    )
     suite = tmp_path / "package" / "suites" / "com_one_matrix.py"
     plan = fresh_environment.run("harness", "plan", suite, "--preset", "smoke").stdout
     for cell in ("full", "com_one", "prune", "com_one+int8"):
