@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import pytest
-from harness.testing.steps import *  # noqa: F403
 from harness_lowrank import lowrank
 
 from harness import Step
+from harness.testing.steps import *  # noqa: F403
 
 
 @pytest.fixture(params=lowrank.examples(), ids=str, scope="module")
