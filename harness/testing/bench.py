@@ -25,6 +25,8 @@ class Bench:
 
     def __init__(self, folder: Path) -> None:
         self.first = World(folder / "first")
+        #: Where steps are put together. What is built there would be found, and not be watched, in the first world.
+        self.together = World(folder / "together")
         self._second = World(folder / "second")
         self._other_test = World(folder / "other-test", test_seed=3)
         self._seen: dict[tuple[Any, ...], Observation] = {}

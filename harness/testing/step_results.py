@@ -96,7 +96,7 @@ def _composes(step: Step, network: str, bench: Bench, steps: list[Step]) -> None
     recipe = [Train(), *steps]
     thing = f"{' > '.join(map(describe, recipe))} on {network}"
     try:
-        wrong = unsound(answers(bench.first.load(bench.first.build(network, recipe), step)))
+        wrong = unsound(answers(bench.together.load(bench.together.build(network, recipe), step)))
     except Unsupported as error:
         if len(str(error)) >= REASON:
             return

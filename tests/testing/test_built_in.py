@@ -55,11 +55,11 @@ def _marked(thing: Any, name: str) -> Any:
 @pytest.mark.parametrize("scheme", ["ptq-int8", "uniform8"])
 def test_int8_weights_are_not_trained(bench: Bench, scheme: str) -> None:
     with pytest.raises(Unsupported, match="int8 weights"):
-        bench.first.build(MLP.name, [Train(), quantize(scheme), Train()])
+        bench.together.build(MLP.name, [Train(), quantize(scheme), Train()])
 
 
 def test_a_network_taught_by_an_int8_one_is_kept_as_what_it_is(bench: Bench) -> None:
-    taught = bench.first.load(bench.first.build(MLP.name, [Train(), quantize("uniform8"), distill()]))
+    taught = bench.together.load(bench.together.build(MLP.name, [Train(), quantize("uniform8"), distill()]))
     assert all(value.is_floating_point() for value in taught.state_dict().values())
 
 
