@@ -9,7 +9,7 @@ from typing import Any
 
 import bad_others as bad
 import pytest
-from conftest import Failures
+from failures import Failures
 
 from harness import Architecture, Dataset, Metric, Runtime, Task
 from harness.plugins import installed

@@ -9,7 +9,7 @@ import bad_heavy
 import bad_loud
 import bad_steps as bad
 import pytest
-from conftest import Failures
+from failures import Failures
 
 from harness import Step
 from harness.testing import steps
