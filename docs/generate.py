@@ -17,8 +17,8 @@ HARNESS = DOCS.parent / "harness"
 INTRODUCTION = """\
 # Reference for plugins
 
-Made by `python docs/generate.py` from the docstrings of the code; change it there. The [tutorial](tutorial.md) shows how the parts
-go together. Everything named here but `silent` is imported from `harness`.
+Made by `python docs/generate.py` from the docstrings of the code; change it there. The [tutorial](tutorial.md) shows
+how the parts go together. All that is named here but `silent` is imported from `harness`.
 """
 
 #: The contracts: heading -> what is below it. A test holds that none is left out.
@@ -31,10 +31,10 @@ CONTRACTS = {
 }
 
 ERRORS = """\
-What a plugin raises to be understood: `UsageError` for a wrong parameter, in `__post_init__`; `Unsupported` for a network that a
-method cannot handle; `DataError` for data that are not as the format promises; `CellError` when a result is not what the
-recipe declares. Anything else that it raises is reported with its file and line as the failure of that cell. In every case the
-other cells run.
+What a plugin raises to be understood: `UsageError` for a wrong parameter, in `__post_init__`; `Unsupported` for a
+network that a method cannot handle; `DataError` for data that are not as the format promises; `CellError` when a result
+is not what the recipe declares. Anything else that it raises is reported with its file and line as the failure of that
+cell. In every case the other cells run.
 """
 
 

@@ -22,7 +22,7 @@ VARYING = (
 
 @dataclasses.dataclass(frozen=True)
 class Block:
-    """A fenced block: its language, its text, the section and the line that it stands in, and the paragraph before it."""
+    """A fenced block: its language, its text, the section and line that it stands in, and the paragraph before it."""
 
     language: str
     text: str
@@ -61,7 +61,8 @@ class Terminal:
         mark = uuid.uuid4().hex
         assert self._bash.stdin is not None
         assert self._bash.stdout is not None
-        lines = "".join(f"[ ${{code:=0}} -ne 0 ] || {{ {line}\n}} </dev/null || code=$?\n" for line in commands.splitlines())
+        once = "[ $code -ne 0 ] || {{ {}\n}} </dev/null || code=$?\n"
+        lines = "".join(map(once.format, commands.splitlines()))
         self._bash.stdin.write(f"code=0\n{lines}echo; echo {mark} $code\n")
         self._bash.stdin.flush()
         printed = []
@@ -88,7 +89,7 @@ def write(folder: Path, block: Block) -> None:
     """Do what the paragraph before a block of code says: write a file, add to it, or replace a function in it."""
     match = re.search(r"(Write this into|Add to|[Ii]n) `([\w./-]+\.\w+)`(?:, in place of `(\w+)`)?:$", block.before)
     assert match is not None, f"line {block.line}: nothing says where this goes: {block.before!r}"
-    (verb, name, replaced), file = match.groups(), folder / match[2]
+    verb, replaced, file = match[1], match[3], folder / match[2]
     if verb == "Write this into":
         file.parent.mkdir(parents=True, exist_ok=True)
         file.write_text(block.text)

@@ -66,12 +66,18 @@ def test_the_tutorial_works_as_it_is_written(thorough: bool, tmp_path: Path) -> 
 
 
 def typing(folder: Path) -> dict[str, str]:
-    """The variables of a terminal without a network, in which a package takes its build backend from our environment."""
+    """The variables of a terminal without a network, in which packages are built by the backend that we have."""
     variables = environments.Environment(folder).variables
     del variables["VIRTUAL_ENV"]
-    pip = {"PIP_CONFIG_FILE": "/dev/null", "PIP_NO_INDEX": "1", "PIP_NO_DEPS": "1", "PIP_DISABLE_PIP_VERSION_CHECK": "1"}
-    # In the environment pip reads "no build isolation" the wrong way round (pypa/pip#5735).
-    return variables | pip | {"PIP_NO_BUILD_ISOLATION": "0", "PYTHONDONTWRITEBYTECODE": "1", "COLUMNS": "120"}
+    pip = {
+        "CONFIG_FILE": "/dev/null",
+        "NO_INDEX": "1",
+        "NO_DEPS": "1",
+        "NO_BUILD_ISOLATION": "0",  # pip reads this variable the wrong way round: 0 means without isolation
+        "DISABLE_PIP_VERSION_CHECK": "1",
+    }
+    found = {f"PIP_{name}": value for name, value in pip.items()}
+    return variables | found | {"PYTHONDONTWRITEBYTECODE": "1", "COLUMNS": "120"}
 
 
 def prepare(terminal: Terminal) -> None:
@@ -85,10 +91,23 @@ def prepare(terminal: Terminal) -> None:
 
 def test_what_is_shown_and_not_printed_is_noticed() -> None:
     printed = "one 1\n\ntwo   -2.5 [+1, 3]\nmean  1,234  same\nend\n"
-    right = "one 7\n\ntwo 1 [2, 3]\n...", "...\nmean 1 slower\nend", "one 1\n...\nend\n", "...\ntwo 0 [0, 0]\n...\n", "..."
+    right = (
+        "one 7\n\ntwo 1 [2, 3]\n...",
+        "...\nmean 1 slower\nend",
+        "one 1\n...\nend\n",
+        "...\ntwo 0 [0, 0]\n...\n",
+        "...",
+    )
     for shown in right:
         assert guide.differences(shown, printed) == [], shown
-    wrong = "one 1\ntwo 1 [2, 3]\nend", "two 1 [2, 3]\n...", "...\nthree 1\n...", "...\nend\n...\none 1\n...", "one 1\n", ""
+    wrong = (
+        "one 1\ntwo 1 [2, 3]\nend",
+        "two 1 [2, 3]\n...",
+        "...\nthree 1\n...",
+        "...\nend\n...\none 1\n...",
+        "one 1\n",
+        "",
+    )
     for shown in wrong:
         assert guide.differences(shown, printed), shown
 
@@ -150,7 +169,9 @@ class Names(dict[str, Any]):
         return lambda *arguments, **named: SimpleNamespace(name=name)
 
 
-@pytest.mark.parametrize("block", guide.blocks(PAGES["reference.md"]), ids=lambda block: f"{block.section}-{block.line}")
+@pytest.mark.parametrize(
+    "block", guide.blocks(PAGES["reference.md"]), ids=lambda block: f"{block.section}-{block.line}"
+)
 def test_the_examples_of_the_reference_run(block: Block, capsys: pytest.CaptureFixture[str]) -> None:
     if block.language == "toml":
         (group,) = tomllib.loads(block.text)["project"]["entry-points"]
@@ -190,9 +211,7 @@ def test_hooks_in_the_guide_are_those_of_the_code() -> None:
 
 def test_commands_in_the_text_are_known() -> None:
     commands = {
-        command
-        for page in PAGES.values()
-        for command in re.findall(r"`(harness [^`]+)`", guide.BLOCK.sub("", page))
+        command for page in PAGES.values() for command in re.findall(r"`(harness [^`]+)`", guide.BLOCK.sub("", page))
     }
     assert len(commands) > 6
     for command in commands:

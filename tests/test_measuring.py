@@ -96,10 +96,16 @@ def test_the_sentences_are_the_calibration_s() -> None:
     ("here", "there"),
     [
         ("the ratio of the 15 comparisons", "of the 15 comparisons that were disturbed in neither run the ratio"),
-        ("moved by -1.5 to +0.5 %, and of all 40 by -5.1 to +5.8 %", "moved by -1.5 to +0.5 %, of all 40 by -5.1 to +5.8 %"),
+        (
+            "moved by -1.5 to +0.5 %, and of all 40 by -5.1 to +5.8 %",
+            "moved by -1.5 to +0.5 %, of all 40 by -5.1 to +5.8 %",
+        ),
         ("when 45 cells were timed a second time", "45 cells were timed a second time"),
         ("up to a factor of two within one run", "up to a factor of two in median latency within one run"),
-        ("the CNN's paired ratios in two runs agree within 3 %", "the CNN's paired ratios in these two runs agree within 3 %"),
+        (
+            "the CNN's paired ratios in two runs agree within 3 %",
+            "the CNN's paired ratios in these two runs agree within 3 %",
+        ),
         ("an int8 network a tenth of its time", "up to a tenth beside int8 networks"),
     ],
 )
@@ -109,7 +115,9 @@ def test_what_is_quoted_from_the_results_is_there(here: str, there: str) -> None
 
 
 def test_the_constants_are_the_code_s() -> None:
-    sizes = ", ".join(f"{preset.processes} in {'the preset ' * (not i)}*{name}*" for i, (name, preset) in enumerate(PRESETS.items()))
+    sizes = ", ".join(
+        f"{preset.processes} in {'the preset ' * (not i)}*{name}*" for i, (name, preset) in enumerate(PRESETS.items())
+    )
     for words in (
         f"{TIMED_INPUTS} examples are drawn from the test part",
         f"two windows of {WINDOW} calls agree: their quartiles within {percent(TOLERANCE, 0)} %",
@@ -142,6 +150,11 @@ def test_every_kind_of_signal_is_told() -> None:
 def test_references_are_cited_and_citations_are_referenced() -> None:
     text, references = PAGE.split("## References")
     listed = {(names.split(",")[0], year) for names, year in re.findall(r"- ([A-Z].*?):.*?((?:19|20)\d\d)", references)}
-    cited = {(name, year) for name, year in re.findall(r"([A-Z]\w+)(?:,? (?:et al\.|and|[A-Z]\w+)(?: [A-Z]\w+)*)* \(?((?:19|20)\d\d)\)?", text)}
+    cited = {
+        (name, year)
+        for name, year in re.findall(
+            r"([A-Z]\w+)(?:,? (?:et al\.|and|[A-Z]\w+)(?: [A-Z]\w+)*)* \(?((?:19|20)\d\d)\)?", text
+        )
+    }
     assert len(listed) == 9
     assert listed == cited
