@@ -59,7 +59,8 @@ def test_the_tutorial_works_as_it_is_written(thorough: bool, tmp_path: Path) -> 
                 elif block.language == "sh" and not skipped:
                     printed = terminal.type(block.text)
                 elif block.language == "text" and not skipped:
-                    assert not guide.differences(block.text, printed), f"{page}, line {block.line}"
+                    found = guide.differences(block.text, printed)
+                    assert not found, "\n".join([f"{page}, line {block.line}", *found])
     finally:
         terminal.close()
     assert installed
