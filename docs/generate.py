@@ -13,6 +13,7 @@ from pathlib import Path
 
 DOCS = Path(__file__).parent
 HARNESS = DOCS.parent / "harness"
+KIT = HARNESS / "testing"
 
 INTRODUCTION = """\
 # Reference for plugins
@@ -29,6 +30,9 @@ CONTRACTS = {
     "Metrics": ("Metric", "Figure", "Evidence", "WeightedMetric"),
     "Runtimes": ("Runtime", "Predictor", "Profile"),
 }
+
+#: The kit's modules that authors import.
+KINDS = ("steps", "architectures", "datasets", "metrics", "runtimes")
 
 ERRORS = """\
 What a plugin raises to be understood: `UsageError` for a wrong parameter, in `__post_init__`; `Unsupported` for a
@@ -103,14 +107,19 @@ def errors() -> Iterator[str]:
 
 def checks() -> Iterator[str]:
     """The conformance kit: a module a kind, and its checks."""
-    kit = HARNESS / "testing"
-    yield prose(_doc(Source.read(kit / "__init__.py").tree))
-    for file in sorted(kit.glob("*.py")):
-        source = Source.read(file)
-        tests = [node for node in source.tree.body if isinstance(node, ast.FunctionDef) and "test_" in node.name[:5]]
-        if tests:
-            rows = "\n".join(f"- **`{node.name}`** {_line(_doc(node))}".rstrip() for node in tests)
-            yield f"### `harness.testing.{file.stem}`\n\n{prose(_doc(source.tree))}\n\n{rows}"
+    yield prose(_doc(Source.read(KIT / "__init__.py").tree))
+    for kind in KINDS:
+        rows = "\n".join(f"- **`{node.name}`** {_line(_doc(node))}".rstrip() for node in _checks(KIT / f"{kind}.py"))
+        yield f"### `harness.testing.{kind}`\n\n{prose(_doc(Source.read(KIT / f'{kind}.py').tree))}\n\n{rows}"
+
+
+def _checks(file: Path) -> Iterator[ast.FunctionDef]:
+    """The tests that somebody gets who imports all of a module of the kit."""
+    for node in Source.read(file).tree.body:
+        if isinstance(node, ast.ImportFrom) and node.names[0].name == "*":
+            yield from _checks(KIT / f"{(node.module or '').rpartition('.')[2]}.py")
+        elif isinstance(node, ast.FunctionDef) and node.name.startswith("test_"):
+            yield node
 
 
 def prose(docstring: str) -> str:
