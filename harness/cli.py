@@ -147,14 +147,15 @@ def _shares(text: str) -> tuple[float, ...]:
 
 def _list(options: argparse.Namespace) -> None:
     plugins = installed()
-    for registry in (plugins.datasets, plugins.architectures, plugins.steps, plugins.metrics, plugins.runtimes):
+    kinds = (plugins.datasets, plugins.architectures, plugins.steps, plugins.metrics, plugins.runtimes, plugins.studies)
+    for registry in kinds:
         _list_one(registry)
     for problem in plugins.problems:
         print(f"problem: {problem}")
 
 
 def _list_one(registry: Registry[Any]) -> None:
-    print(f"{registry.kind}s")
+    print("studies" if registry.kind == "study" else f"{registry.kind}s")
     for name in registry:
         item = registry.get(name)
         about = getattr(item, "about", "") or (item.__doc__ or "").strip().partition("\n")[0]

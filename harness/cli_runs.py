@@ -23,6 +23,9 @@ def add_run_commands(commands: Any) -> None:
         "report", help="the tables of one or more runs; of a cell that is in several, the last counts"
     )
     command.add_argument("runs", type=Path, nargs="+", metavar="RUN.json")
+    command.add_argument(
+        "--study", metavar="NAME", help="a published study's figures beside those of the runs, instead"
+    )
     command.set_defaults(run=_report)
 
     command = commands.add_parser(
@@ -70,11 +73,25 @@ def _report(options: argparse.Namespace) -> None:
     plugins = installed()
     try:
         newest = {_identity(record): record for file in options.runs for record in read(file)}
-        print(report_text(list(newest.values()), plugins, shutil.get_terminal_size((120, 40)).columns))
+        width = shutil.get_terminal_size((120, 40)).columns
+        if options.study is None:
+            print(report_text(list(newest.values()), plugins, width))
+        else:
+            print(_study_text(options.study, list(newest.values()), width))
         for problem in plugins.problems:
             print(f"harness: {problem}", file=sys.stderr)
     except (KeyError, TypeError, AttributeError) as error:
         raise UsageError(f"a record of {', '.join(map(str, options.runs))} is damaged: {error!r}") from error
+
+
+def _study_text(name: str, records: list[Record], width: int) -> str:
+    plugins = installed()
+    known = {study.lower(): study for study in plugins.studies}
+    study = plugins.studies.get(known.get(name.lower(), name))
+    from harness.report.studies import study_text
+    from harness.studies import compare
+
+    return study_text(compare(study, records, plugins), width)
 
 
 def _history(options: argparse.Namespace) -> None:

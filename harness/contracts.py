@@ -493,3 +493,18 @@ class Metric(abc.ABC):
         Each gets an interval, and so does its difference from the reference.
         """
         return {}
+
+
+# -------------------------------------------------------------------------------------------------------- studies
+
+
+@dataclasses.dataclass(frozen=True)
+class Study:
+    """A published study, to set beside what is measured: ``file`` is its TOML (``harness.studies.document``).
+
+    The file is read when the study is first asked for.
+    """
+
+    name: str
+    file: Path
+    about: str = ""

@@ -17,7 +17,7 @@ import pluggy
 
 if TYPE_CHECKING:
     from harness.compressor import Compressor
-    from harness.contracts import Architecture, Dataset, Metric, Runtime, Step
+    from harness.contracts import Architecture, Dataset, Metric, Runtime, Step, Study
 
 PROJECT = "harness"
 hookspec = pluggy.HookspecMarker(PROJECT)
@@ -83,6 +83,20 @@ def harness_runtimes(register: Callable[[Runtime], None]) -> None:
         @hookimpl
         def harness_runtimes(register):
             register(TFLite())
+    """
+
+
+@hookspec
+def harness_studies(register: Callable[[Study], None]) -> None:
+    """Bring published studies as data, so that ``harness report --study NAME`` sets measured beside published.
+
+    The TOML file's form is told in ``harness.studies.document``; it is read when the study is asked for.
+
+    ::
+
+        @hookimpl
+        def harness_studies(register):
+            register(Study("che2018", Path(__file__).parent / "che2018.toml", about="GRU-D, ICU mortality"))
     """
 
 

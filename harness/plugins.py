@@ -14,7 +14,7 @@ import pluggy
 
 from harness import hookspecs
 from harness.containment import FOREIGN, Tell, contained, watched
-from harness.contracts import Architecture, Dataset, Metric, Runtime, Step
+from harness.contracts import Architecture, Dataset, Metric, Runtime, Step, Study
 from harness.errors import CellError, HarnessError, UsageError, describe_error, nearest
 from harness.registration import KINDS, hooks_of, refusal, unmarked_hooks, wrong_hooks
 from harness.steps import Train
@@ -103,6 +103,7 @@ class Plugins:
         self.steps: Registry[type[Step]] = Registry("step")
         self.metrics: Registry[Metric] = Registry("metric")
         self.runtimes: Registry[Runtime] = Registry("runtime")
+        self.studies: Registry[Study] = Registry("study")
         self.steps.add(Train.name, Train, KERNEL)
         self.problems: list[Problem] = []
         self.origins: list[Origin] = []
@@ -115,6 +116,7 @@ class Plugins:
             "harness_steps": self.steps,
             "harness_metrics": self.metrics,
             "harness_runtimes": self.runtimes,
+            "harness_studies": self.studies,
         }
 
     @property

@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from harness import hookspecs
-from harness.contracts import Architecture, Dataset, Metric, Runtime, Step, Task
+from harness.contracts import Architecture, Dataset, Metric, Runtime, Step, Study, Task
 from harness.errors import UsageError, nearest
 from harness.parameters import parameter_types
 
@@ -34,6 +34,7 @@ KINDS: Mapping[str, Kind] = {
     "harness_steps": Kind("step", Step, by_class=True),
     "harness_metrics": Kind("metric", Metric),
     "harness_runtimes": Kind("runtime", Runtime),
+    "harness_studies": Kind("study", Study),
 }
 
 
@@ -65,7 +66,8 @@ def refusal(kind: Kind, item: Any) -> str | None:
 
 
 def _wrong_version(item: Any) -> str | None:
-    if isinstance(item.version, str):
+    # A study has none: its figures do not change.
+    if isinstance(getattr(item, "version", ""), str):
         return None
     return f"whose `version` is {item.version!r}, not a text such as '2'"
 

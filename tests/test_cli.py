@@ -15,6 +15,7 @@ import fakes
 import pytest
 import run_files
 import toy
+from records import line, record
 
 from harness.calibration import calibrate as calibration
 from harness.cli import main
@@ -53,7 +54,7 @@ def test_list_shows_what_each_plugin_brings_and_what_was_left_out(run: Run) -> N
     for part in ("conv", "a toy network", "toy-synthetic", "halve", "eager", "mean"):
         assert part in out
     assert [line.split()[0] for line in lines if not line.startswith(" ")] == [
-        "datasets", "architectures", "steps", "metrics", "runtimes", "problem:",
+        "datasets", "architectures", "steps", "metrics", "runtimes", "studies", "problem:",
     ]  # fmt: skip
     assert lines[-1] == "problem: plugin x (x-dist 0): failed to import"
 
@@ -125,6 +126,38 @@ def test_what_cannot_be_parsed_is_an_error_of_use(run: Run, arguments: Sequence[
     assert (code, out) == (4, "")
     assert err.startswith("harness: ")
     assert "--help says more" in err
+
+
+def write_run(name: str, *records: Any) -> None:
+    Path(name).write_text(json.dumps({"benchmarks": [{"extra_info": {"harness": record}} for record in records]}))
+
+
+def toy_record(**changes: Any) -> Any:
+    made: Any = record(figures={"parameters": 91.0}, **changes)
+    return made | {"steps": [{"step": "train(epochs=1)", "facts": {}, "seconds": 1.0}]}
+
+
+def test_report_sets_a_study_beside_what_was_measured(run: Run) -> None:
+    write_run("run.json", toy_record())
+    code, out, err = run("report", "run.json", "--study", "TOYS")
+    assert (code, err) == (0, "")
+    assert out.startswith("Study toys: published beside measured")
+    assert line(out, "conv", "whole")[2:] == ["90", "91", "1", "seed", "+1", "differs:", "+1.1%"]
+
+
+def test_a_study_is_never_of_synthetic_data(run: Run) -> None:
+    write_run("run.json", toy_record(synthetic=True))
+    code, out, _ = run("report", "run.json", "--study", "toys")
+    assert code == 0
+    assert "it is synthetic, and says nothing of a study" in out
+    assert line(out, "conv", "whole")[2:] == ["90", "not", "run"]
+
+
+def test_an_unknown_study_is_answered_with_the_nearest(run: Run) -> None:
+    write_run("run.json", toy_record())
+    code, out, err = run("report", "run.json", "--study", "toyz")
+    assert (code, out) == (4, "")
+    assert err.startswith("harness: no study is called 'toyz'; did you mean 'toys'?")
 
 
 def test_a_record_that_lacks_what_it_must_have_is_told(run: Run) -> None:

@@ -28,6 +28,7 @@ from harness import (
     Runtime,
     Step,
     StepContext,
+    Study,
     Task,
     Training,
     Unsupported,
@@ -374,6 +375,11 @@ def harness_metrics(register: Any) -> None:
 @hookimpl
 def harness_runtimes(register: Any) -> None:
     register(Eager())
+
+
+@hookimpl
+def harness_studies(register: Any) -> None:
+    register(Study("toys", Path(__file__).with_name("toy_study.toml"), "toys, measured by nobody"))
 
 
 @hookimpl

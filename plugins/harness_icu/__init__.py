@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from collections.abc import Callable
 
 from harness import Architecture, Dataset, hookimpl
 from harness_icu.mimic3 import Mimic3
@@ -11,7 +10,6 @@ from harness_icu.mimic3_synthetic import SyntheticMimic3
 from harness_icu.networks import DNN, HLSTM, LSTM
 from harness_icu.physionet2012 import PhysioNet2012
 from harness_icu.physionet2012_synthetic import SyntheticPhysioNet2012
-from harness_icu.study import report
 
 __all__ = ["DNN", "HLSTM", "LSTM", "Mimic3", "PhysioNet2012", "SyntheticMimic3", "SyntheticPhysioNet2012"]
 
@@ -29,8 +27,3 @@ def harness_architectures(register: Callable[[Architecture], None]) -> None:
     register(LSTM())
     register(HLSTM())
     register(DNN())
-
-
-@hookimpl
-def harness_report_section(records: Sequence[Mapping[str, Any]]) -> tuple[str, str] | None:
-    return report(records)

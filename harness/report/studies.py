@@ -1,0 +1,177 @@
+"""A study's published figures beside the measured ones as tables for the terminal."""
+
+from __future__ import annotations
+
+import textwrap
+from collections.abc import Callable, Iterable, Sequence
+from itertools import groupby
+
+from tabulate import tabulate
+
+from harness.margin import format_margin
+from harness.report.plain import printable
+from harness.studies import Comparison, Contrast, Estimate, Ordering, StudyComparison
+
+MISSING = "-"
+RELATIONS = {"above": ">", "below": "<", "same": "=", "not below": ">=", "not above": "<="}
+
+
+def study_text(found: StudyComparison, width: int = 120) -> str:
+    """The study, its tables and its findings; a table that is wider than ``width`` is folded."""
+    title = f"Study {found.name}: published beside measured"
+    head = [title, "=" * len(title), ""]
+    head += textwrap.wrap(f"{found.title}. {found.citation}, doi:{found.doi}. Task: {found.task}.", width)
+    blocks = ["\n".join(head)]
+    if found.remarks:
+        blocks.append(_paragraphs(found.remarks, width))
+    if not found.measured:
+        blocks.append("Nothing of it was run.")
+    tables = [(name, list(rows)) for name, rows in groupby(found.comparisons, key=lambda entry: entry.table)]
+    blocks += [f"{_paragraphs([_heading(name, rows)], width)}\n\n{_table(rows, width)}" for name, rows in tables]
+    blocks.append(f"Findings that are orderings\n\n{_orderings(found.orderings, width)}")
+    blocks.append(_paragraphs((*found.rules, *found.notes), width))
+    return printable("\n\n".join(blocks))
+
+
+def _heading(name: str, rows: Sequence[Comparison]) -> str:
+    margin = _common_margin(rows)
+    told = [rows[0].where, "" if margin is None else f"margin {margin:,.{rows[0].digits}f}"]
+    return f"{name} ({'; '.join(filter(None, told))})" if any(told) else name
+
+
+def _common_margin(rows: Sequence[Comparison]) -> float | None:
+    """The margin of all rows that have one, where these have the same."""
+    margins = {row.margin for row in rows if row.margin is not None}
+    return margins.pop() if len(margins) == 1 else None
+
+
+def _table(rows: Sequence[Comparison], width: int) -> str:
+    """A line for each published figure; a column that would say nothing is left out."""
+    apart = _common_margin(rows) is None
+    columns: dict[str, Callable[[Comparison], str]] = {
+        "published": published,
+        "measured": lambda row: estimate(row.measured, row.digits),
+        "of": _of,
+        "the study's choice": lambda row: estimate(row.named, row.digits),
+        "measured - published": lambda row: estimate(row.difference, row.digits, "+"),
+        "margin": lambda row: MISSING if row.margin is None or not apart else f"{row.margin:,.{row.digits}f}",
+        "outcome": lambda row: _outcome(row.outcome, row.reason),
+    }
+    shown = {header: show for header, show in columns.items() if any(show(row) != MISSING for row in rows)}
+    names = ["" if index and rows[index - 1].row == row.row else row.row for index, row in enumerate(rows)]
+    body = [
+        [name, f"{row.column}{_unit(row)}", *(show(row) for show in shown.values())]
+        for name, row in zip(names, rows, strict=True)
+    ]
+    return _fitted(["", "", *shown], body, width)
+
+
+def _unit(row: Comparison) -> str:
+    return f", {row.unit}" if row.unit else ""
+
+
+def _of(row: Comparison) -> str:
+    """What the measured figure is of: seeds, and which of the choices that were run."""
+    if row.measured is None:
+        return MISSING
+    seeds = ", ".join([_seeds(row.measured), *row.ways])
+    if not row.choices:
+        return seeds
+    best = "best of " if len(row.choices) > 1 else ""
+    return f"{seeds}, {row.chosen} ({best}{len(row.choices)} of {row.possible} run)"
+
+
+def _seeds(found: Estimate) -> str:
+    return f"{found.count} seed{'s' if found.count > 1 else ''}"
+
+
+def published(row: Comparison) -> str:
+    """A published figure with its deviation, and the choice that it is of: "0.9199 ±0.0009 1/L1"."""
+    spread = "" if row.published.spread is None else f" ±{row.published.spread:.{row.digits}f}"
+    return f"{_plain(row.published.value, row.digits)}{spread} {row.published.choice}".rstrip()
+
+
+def _plain(value: float, digits: int) -> str:
+    return f"{value:,.{digits}f}"
+
+
+def estimate(found: Estimate | None, digits: int, sign: str = "") -> str:
+    """An estimate with its interval: "0.9285 [0.9210, 0.9360]"."""
+    if found is None:
+        return MISSING
+    value = f"{found.value:{sign},.{digits}f}"
+    if found.low is None or found.high is None or found.low == found.high:
+        return value
+    return f"{value} [{found.low:{sign},.{digits}f}, {found.high:{sign},.{digits}f}]"
+
+
+def _orderings(found: Sequence[Ordering], width: int) -> str:
+    body = []
+    for entry in found:
+        if len(entry.contrasts) == 1:
+            body.append([claim(entry), *_figures(entry, entry.contrasts[0]), _outcome(entry.outcome, entry.reason)])
+            continue
+        body.append([claim(entry), "", "", "", _outcome(entry.outcome, entry.reason)])
+        for contrast in entry.contrasts:
+            if contrast.outcome != "not run":
+                outcome = _outcome(contrast.outcome, contrast.reason)
+                body.append([f"  {contrast.label}", *_figures(entry, contrast), outcome])
+    headers = ["", "published", "measured", "of", "outcome"]
+    return _fitted(headers, body, width)
+
+
+def claim(entry: Ordering) -> str:
+    """The claim with what is compared: "... (latency a / b < 1)"."""
+    what = f"{entry.figure} a / b" if entry.scale == "ratio" else f"{entry.figure} a - b"
+    bar = "1" if entry.scale == "ratio" else "0"
+    margin = ""
+    if entry.margin:
+        margin = f", within {format_margin(entry.margin) if entry.scale == 'ratio' else f'{entry.margin:g}'}"
+    return f"{entry.claim} ({what} {RELATIONS[entry.relation]} {bar}{margin})"
+
+
+def _figures(entry: Ordering, contrast: Contrast) -> list[str]:
+    digits, sign = (3, "") if entry.scale == "ratio" else (entry.digits, "+")
+    known = MISSING if contrast.published is None else f"{contrast.published:{sign}.{digits}f}"
+    of = MISSING if contrast.measured is None else _seeds(contrast.measured)
+    if contrast.measured is not None and contrast.measured.over not in ("seeds", ""):
+        of += f", over {contrast.measured.over}"
+    return [known, estimate(contrast.measured, digits, sign), of]
+
+
+def _outcome(outcome: str, reason: str) -> str:
+    return ": ".join(filter(None, (outcome, reason)))
+
+
+def _paragraphs(texts: Iterable[str], width: int) -> str:
+    return "\n".join("\n".join(textwrap.wrap(text, width)) for text in texts)
+
+
+def _fitted(headers: Sequence[str], body: Sequence[Sequence[str]], width: int) -> str:
+    """The table; where it is too wide, intervals go below their estimates and long texts are wrapped."""
+    text = _laid_out(headers, body)
+    if max(map(len, text.splitlines())) > width:
+        body = [[entry.replace(" [", "\n[") for entry in line] for line in body]
+        headers = [header.replace(" - ", "\n- ") for header in headers]
+        text = _laid_out(headers, body)
+    for room in (48, 36, 24, 18, 14, 11, 9):
+        if max(map(len, text.splitlines())) <= width:
+            break
+        narrow = [_wrapped(header, max(room, 10)) for header in headers]
+        text = _laid_out(narrow, [[_wrapped(entry, room) for entry in line] for line in body])
+    return text
+
+
+def _wrapped(entry: str, room: int) -> str:
+    indent = "  " if entry.startswith("  ") else ""
+    lines = [_lines(line, room, indent) for line in entry.splitlines() or [""]]
+    return "\n".join(part for line in lines for part in line)
+
+
+def _lines(line: str, room: int, indent: str) -> list[str]:
+    return textwrap.wrap(line, room, subsequent_indent=indent, break_long_words=False) or [""]
+
+
+def _laid_out(headers: Sequence[str], body: Sequence[Sequence[str]]) -> str:
+    # As a row, since tabulate makes a column wider than its header.
+    return tabulate([headers, *body], tablefmt="plain", disable_numparse=True, preserve_whitespace=True)

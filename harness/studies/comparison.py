@@ -1,0 +1,273 @@
+"""Each published figure beside the measured one: the difference, its interval, and what that says."""
+
+from __future__ import annotations
+
+import collections
+import dataclasses
+import math
+import statistics
+from collections.abc import Iterable, Mapping, Sequence
+
+from harness.contracts import Study
+from harness.plugins import Plugins, installed
+from harness.record import Record
+from harness.studies.document import Document, FigureSpec, Place, Published, read
+from harness.studies.estimates import Estimate, Mean, from_published, less, mean_of, of_interval, one_more_run
+from harness.studies.match import Match, Matcher, value_of
+from harness.studies.orderings import Ordering, ordering
+
+OUTCOMES = ("reproduced", "differs", "inconclusive", "other data", "not comparable", "not run")
+RULES = (
+    "Published: the mean of the study's runs ± their standard deviation. [low, high]: 95 % intervals.",
+    "Reproduced: the 95 % interval of the difference, measured less published, holds 0 and lies within the margin. "
+    "Differs: it does not hold 0, whether or not it is within the margin. Inconclusive: it holds 0 and reaches beyond "
+    "the margin, so that the figures agree but could as well not.",
+    "The interval is Welch's t of the seeds measured and the runs published. Both are evaluated on the same test "
+    "examples, so that it is about trainings and not about patients. Of one seed it is Student's prediction interval: "
+    "where one more run of the study would fall, as if ours scattered alike. Where the study gives no deviation, only "
+    "that of our seeds counts. Each interval stands alone: of a hundred figures that agree, five differ by chance.",
+    "What is exact, parameters and bytes, is reproduced within the tolerance that is given. Clock times of other "
+    "machines are set beside each other and not judged: what is judged of latency are ratios and orderings.",
+    "A published best of several prunings is a maximum over noisy figures, so a little too good; beside it stands the "
+    "best of those that were run, of which fewer make a lower maximum.",
+    "An ordering holds when the 95 % interval of the ratio or difference lies on the claimed side, is contradicted "
+    "when it lies on the other, and is not shown otherwise; a margin, where one is told, is allowed. 'The same' takes "
+    "two one-sided tests at 5 % within the margin. A finding of several pairs holds when all that were run do, and one "
+    "can contradict it. Intervals are over seeds; of one seed over processes for latency, and for quality over "
+    "patients, which says nothing of another training.",
+)
+
+
+@dataclasses.dataclass(frozen=True)
+class Comparison:
+    """A published figure beside the measured one.
+
+    ``margin`` is by how much they may differ, in the figure's unit; ``data`` the data set on which it was measured.
+    Where the study published the best of several choices, ``possible`` in number, ``published.choice`` names it,
+    ``chosen`` is the best of those that were run, ``choices``, and ``named`` is what the study's choice gave here where
+    that is another. ``ways`` are those in which a run departed from the steps' defaults where the study leaves it open,
+    as "bfloat16".
+    """
+
+    table: str
+    where: str
+    row: str
+    column: str
+    cell: str
+    figure: str
+    unit: str
+    digits: int
+    published: Published
+    measured: Estimate | None = None
+    difference: Estimate | None = None
+    margin: float | None = None
+    outcome: str = "not run"
+    reason: str = ""
+    data: str = ""
+    chosen: str = ""
+    choices: tuple[str, ...] = ()
+    possible: int = 1
+    ways: tuple[str, ...] = ()
+    named: Estimate | None = None
+
+
+@dataclasses.dataclass(frozen=True)
+class StudyComparison:
+    """All that a study published beside all that was measured of it (`harness.studies` tells the fields)."""
+
+    name: str
+    title: str
+    citation: str
+    doi: str
+    task: str
+    notes: tuple[str, ...]
+    rules: tuple[str, ...]
+    comparisons: tuple[Comparison, ...]
+    orderings: tuple[Ordering, ...]
+    remarks: tuple[str, ...]
+
+    @property
+    def measured(self) -> bool:
+        """Whether any of it was run."""
+        outcomes = [*(entry.outcome for entry in self.comparisons), *(entry.outcome for entry in self.orderings)]
+        return any(outcome != "not run" for outcome in outcomes)
+
+
+def compare(study: Study, records: Sequence[Record], plugins: Plugins | None = None) -> StudyComparison:
+    """The study beside these records. Raises UsageError for a study whose file is not in order."""
+    document = read(study)
+    matcher = Matcher(records, (plugins or installed()).steps)
+    return StudyComparison(
+        name=document.name,
+        title=document.title,
+        citation=document.citation,
+        doi=document.doi,
+        task=document.task,
+        notes=document.notes,
+        rules=RULES,
+        comparisons=tuple(_comparison(place, matcher) for place in document.places),
+        orderings=tuple(ordering(claim, matcher, document.places) for claim in document.claims),
+        remarks=tuple(_remarks(document, records)),
+    )
+
+
+def _comparison(place: Place, matcher: Matcher) -> Comparison:
+    figure = place.figure
+    bare = Comparison(
+        table=place.table,
+        where=place.where,
+        row=place.row,
+        column=place.column,
+        cell=str(place.cell),
+        figure=figure.label,
+        unit=figure.unit,
+        digits=figure.digits,
+        published=place.published,
+        margin=_margin(figure, place.published),
+        possible=math.prod(
+            len(values) for step in place.cell.steps for name, values in step.parameters if name in place.choice
+        ),
+    )
+    groups: dict[str, dict[int, Match]] = {}
+    for match in matcher.matches(place.cell, figure):
+        if value_of(match.record, figure.name) is not None:
+            groups.setdefault(match.choice(place.choice), {})[match.seed] = match
+    if not groups:
+        return bare
+    chosen = _best(groups, figure.name)
+    measured = _estimate(groups[chosen], figure)
+    difference: Estimate | None = None
+    margin = bare.margin
+    found = _difference(place.published, groups[chosen], measured, figure)
+    data = str(next(iter(groups[chosen].values())).record["axes"]["dataset"])
+    if figure.apart or margin is None:
+        margin = None
+        outcome, reason = "not comparable", figure.apart or "the study's file gives no margin for it"
+    elif data != place.cell.datasets[0]:
+        # What the interval leaves out, that the data are others, is most of it.
+        difference, margin = dataclasses.replace(found, low=None, high=None, over=""), None
+        outcome, reason = "other data", f"{data} for {place.cell.datasets[0]}"
+    else:
+        difference = found
+        outcome, reason = _judged(found, margin, place)
+    named = groups.get(place.published.choice)
+    return dataclasses.replace(
+        bare,
+        measured=measured,
+        difference=difference,
+        margin=margin,
+        outcome=outcome,
+        reason=reason,
+        data=data,
+        chosen=chosen,
+        choices=tuple(sorted(filter(None, groups))),
+        ways=_ways(place, groups[chosen].values()),
+        named=None if named is None or place.published.choice == chosen else _estimate(named, figure),
+    )
+
+
+def _ways(place: Place, matches: Iterable[Match]) -> tuple[str, ...]:
+    found = (
+        value for match in matches for (_, name), value in match.taken.items() if name not in place.choice and value
+    )
+    return tuple(dict.fromkeys(found)) if place.choice else ()
+
+
+def _margin(figure: FigureSpec, published: Published) -> float | None:
+    if figure.tolerance is not None:
+        return figure.tolerance * abs(published.value) + figure.overhead
+    return figure.margin
+
+
+def _best(groups: Mapping[str, Mapping[int, Match]], figure: str) -> str:
+    """The best choice on average, of those with the most seeds: a single lucky one does not count against many."""
+    most = max(map(len, groups.values()))
+
+    def goodness(choice: str) -> float:
+        records = [match.record for match in groups[choice].values()]
+        found = records[0]["figures"].get(figure)
+        mean = statistics.fmean(_values(groups[choice], figure))
+        return mean if found is not None and found["better"] == "higher" else -mean
+
+    return max((choice for choice in groups if len(groups[choice]) == most), key=goodness)
+
+
+def _values(seeds: Mapping[int, Match], figure: str) -> list[float]:
+    found = (value_of(match.record, figure) for match in seeds.values())
+    return [value for value in found if value is not None]
+
+
+def _estimate(seeds: Mapping[int, Match], figure: FigureSpec) -> Estimate:
+    """The mean over seeds with Student's interval; of one seed the figure with its own interval, over patients."""
+    values = _values(seeds, figure.name)
+    mean = mean_of(values)
+    if len(values) > 1:
+        low, high = mean.bounds()
+        spread = statistics.stdev(values)
+        return Estimate(mean.value, low, high, len(values), "seeds", spread, f"Student's t over {len(values)} seeds")
+    (match,) = seeds.values()
+    found = match.record["figures"].get(figure.name)
+    interval = None if found is None else found.get("interval")
+    if interval is None:
+        return Estimate(mean.value, method="one seed")
+    method = f"one seed, {interval['method']}"
+    return Estimate(mean.value, interval["low"], interval["high"], 1, "patients", None, method)
+
+
+def _difference(published: Published, seeds: Mapping[int, Match], measured: Estimate, figure: FigureSpec) -> Estimate:
+    """Measured less published, with the interval that `RULES` describes."""
+    ours, several = mean_of(_values(seeds, figure.name)), measured.count > 1
+    if figure.tolerance is not None:
+        value = ours.value - published.value
+        return Estimate(value, value, value, measured.count, method="exact")
+    if published.spread is not None and published.runs > 1:
+        over = "seeds"
+        theirs = from_published(published.value, published.spread, published.runs)
+        if several:
+            found, method = less(ours, theirs), f"Welch's t, {measured.count} seeds and {published.runs} runs"
+        else:
+            alone = one_more_run(ours.value, published.spread, published.runs)
+            error = math.hypot(alone.error or 0.0, theirs.error or 0.0)
+            found = Mean(ours.value - theirs.value, error, published.runs - 1)
+            method = f"one seed, as if it scattered as the study's {published.runs} runs"
+    else:
+        if not several:
+            ours = of_interval(ours.value, measured.low, measured.high)
+        found = dataclasses.replace(ours, value=ours.value - published.value)
+        method = f"{measured.method}; the study gives no deviation"
+        over = measured.over
+    low, high = found.bounds()
+    return Estimate(found.value, low, high, measured.count, over, None, method)
+
+
+def _judged(difference: Estimate, margin: float, place: Place) -> tuple[str, str]:
+    """The outcome where both figures are of the same data, and why."""
+    value = place.published.value
+    if place.figure.tolerance is not None:
+        slack = 1e-9 * max(1.0, abs(value))  # figures are floats
+        away = f"{difference.value / value:+.1%}" if difference.value and value else ""
+        return ("reproduced" if abs(difference.value) <= margin + slack else "differs"), away
+    low, high = difference.low, difference.high
+    if low is None or high is None:
+        return "inconclusive", "there is no interval"
+    within = -margin <= low and high <= margin
+    if low <= 0 <= high:
+        return ("reproduced", "") if within else ("inconclusive", "the interval reaches beyond the margin")
+    return "differs", "by less than the margin" if within else ""
+
+
+def _remarks(document: Document, records: Sequence[Record]) -> list[str]:
+    remarks = []
+    made_up = collections.Counter(str(record["axes"]["dataset"]) for record in records if record["synthetic"])
+    for dataset, count in made_up.items():
+        remarks.append(f"{count} records of {dataset} are left out: it is synthetic, and says nothing of a study")
+    datasets = {dataset for place in document.places for dataset in place.cell.datasets}
+    presets = {preset for place in document.places for preset in place.figure.presets}
+    real = [record for record in records if not record["synthetic"] and record["axes"]["dataset"] in datasets]
+    short = collections.Counter(record["preset"] for record in real if record["preset"] != "study")
+    for preset, count in short.items():
+        lost = sorted({place.figure.label for place in document.places if preset not in place.figure.presets})
+        what = "nothing" if preset not in presets else f"no {', '.join(lost)}" if lost else ""
+        if what:
+            remarks.append(f"{count} records of preset {preset} give {what}: they were not trained as published")
+    return remarks

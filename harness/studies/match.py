@@ -1,0 +1,131 @@
+"""Which records are of a published cell: by data set, architecture, environment and the steps of the recipe."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+from harness.contracts import Step
+from harness.plugins import Registry
+from harness.record import Record
+from harness.studies.document import CellSpec, FigureSpec, Wanted
+
+
+@dataclasses.dataclass(frozen=True)
+class Match:
+    """A record of a cell, and which of the ways that the study leaves open it took, as (step, parameter) -> value."""
+
+    record: Record
+    taken: Mapping[tuple[str, str], str]
+
+    @property
+    def seed(self) -> int:
+        return int(self.record["axes"]["seed"])
+
+    def choice(self, parameters: Sequence[str]) -> str:
+        """What was chosen of these parameters, as the study writes it: "10/L2"."""
+        values = {name: value for (_, name), value in self.taken.items()}
+        return "/".join(values[name].upper() for name in parameters if name in values)
+
+    @functools.cached_property
+    def context(self) -> tuple[Any, ...]:
+        """What two cells must share for their figures to be set against each other: where and how they ran."""
+        record = self.record
+        axes, timing = record["axes"], record["timing"]
+        how = ("", "") if timing is None else (timing.get("protocol", "paired"), str(sorted(timing["profile"].items())))
+        machine = str(sorted(record.get("machine", {}).items()))
+        where = (record["suite"], record["matrix"], record["preset"], record["device"], axes["dataset"])
+        return (*where, axes["profile"], *how, machine, str(sorted(record.get("versions", {}).items())))
+
+
+class Matcher:
+    """Finds records; ``steps`` tells the defaults of parameters that a study does not name."""
+
+    def __init__(self, records: Sequence[Record], steps: Registry[type[Step]]) -> None:
+        self.real = [record for record in records if not record["synthetic"]]
+        self._steps = steps
+        self._recipes = {
+            entry["step"]: parse(entry["step"]) for record in self.real for entry in record.get("steps", ())
+        }
+
+    def matches(self, cell: CellSpec, figure: FigureSpec) -> list[Match]:
+        """The records of a cell that count for the figure, on the first of its data sets of which there are any."""
+        for dataset in cell.datasets:
+            if found := list(self._on(dataset, cell, figure)):
+                return found
+        return []
+
+    def _on(self, dataset: str, cell: CellSpec, figure: FigureSpec) -> Iterator[Match]:
+        for record in self.real:
+            axes, timing = record["axes"], record["timing"]
+            profile = {} if timing is None else timing["profile"]
+            if (axes["dataset"], axes["architecture"], axes["runtime"]) != (dataset, cell.architecture, cell.runtime):
+                continue
+            if record["preset"] not in figure.presets:
+                continue
+            if any(profile.get(name) != value for name, value in cell.profile):
+                continue
+            taken = self.recipe(cell.steps, [entry["step"] for entry in record.get("steps", ())])
+            if taken is not None:
+                yield Match(record, taken)
+
+    def recipe(self, wanted: Sequence[Wanted], steps: Sequence[str]) -> dict[tuple[str, str], str] | None:
+        """Which open ways a recipe took; None when it is another recipe."""
+        if len(wanted) != len(steps):
+            return None
+        taken: dict[tuple[str, str], str] = {}
+        for entry, text in zip(wanted, steps, strict=True):
+            name, given = self._recipes.get(text) or parse(text)
+            if name != entry.step:
+                return None
+            defaults = self._defaults(name)
+            asked = {**{key: (value,) for key, value in defaults.items()}, **dict(entry.parameters)}
+            # A parameter of which neither the study nor the installed step knows could mean anything.
+            for parameter in {**asked, **given} if name in self._steps else asked:
+                default = defaults.get(parameter)
+                value = given.get(parameter, "" if default is None else default)
+                if not any(same(option, value) for option in asked.get(parameter, ())):
+                    return None
+                if len(asked[parameter]) > 1:
+                    taken[name, parameter] = str(value)
+        return taken
+
+    def _defaults(self, step: str) -> dict[str, Any]:
+        if step not in self._steps:
+            return {}
+        kind: Any = self._steps.get(step)
+        fields = dataclasses.fields(kind) if dataclasses.is_dataclass(kind) else ()
+        return {field.name: field.default for field in fields if field.default is not dataclasses.MISSING}
+
+
+def parse(text: str) -> tuple[str, dict[str, str]]:
+    """A step as a record writes it, "prune(norm=l1, keep=0.5)", taken apart into its name and its parameters."""
+    name, _, rest = text.partition("(")
+    rest = rest.removesuffix(")")
+    entries = re.split(r", (?=\w+=)", rest) if rest else []
+    return name, {key: value for key, _, value in (entry.partition("=") for entry in entries)}
+
+
+def same(option: Any, value: Any) -> bool:
+    """Whether a value is the one that the study, or a step's default, asks for; None and "" are what is left open."""
+    if option is None or option == "":
+        return value is None or value == ""
+    if isinstance(option, int | float) and not isinstance(option, bool):
+        try:
+            return float(value) == option
+        except (TypeError, ValueError):
+            return False
+    return str(option) == str(value)
+
+
+def value_of(record: Record, figure: str) -> float | None:
+    """A record's figure; "training" is the seconds of all its steps. None where it is not known."""
+    if figure == "training":
+        seconds = [entry["seconds"] for entry in record.get("steps", ())]
+        known = [entry for entry in seconds if entry is not None]
+        return sum(known) if seconds and len(known) == len(seconds) else None
+    found = record["figures"].get(figure)
+    return None if found is None else found["value"]
