@@ -29,6 +29,7 @@ CONTRACTS = {
     "Architectures": ("Architecture", "Training"),
     "Metrics": ("Metric", "Figure", "Evidence", "WeightedMetric"),
     "Runtimes": ("Runtime", "Predictor", "Profile"),
+    "Studies": ("Study",),
 }
 
 #: The kit's modules that authors import.

@@ -88,7 +88,7 @@ def harness_runtimes(register: Callable[[Runtime], None]) -> None:
 
 @hookspec
 def harness_studies(register: Callable[[Study], None]) -> None:
-    """Bring published studies as data, so that ``harness report --study NAME`` sets measured beside published.
+    """Bring published studies as data, so that ``harness report RUN.json --study NAME`` sets measured beside them.
 
     The TOML file's form is told in ``harness.studies.document``; it is read when the study is asked for.
 
@@ -96,7 +96,7 @@ def harness_studies(register: Callable[[Study], None]) -> None:
 
         @hookimpl
         def harness_studies(register):
-            register(Study("che2018", Path(__file__).parent / "che2018.toml", about="GRU-D, ICU mortality"))
+            register(Study("che2018", HERE / "che2018.toml", about="GRU-D, ICU mortality"))
     """
 
 

@@ -167,7 +167,7 @@ class Names(dict[str, Any]):
     def __missing__(self, name: str) -> Any:
         if name in ("print", "len") or name.startswith("__"):
             raise KeyError(name)
-        return lambda *arguments, **named: SimpleNamespace(name=name)
+        return Path() if name == "HERE" else lambda *arguments, **named: SimpleNamespace(name=name)
 
 
 @pytest.mark.parametrize(
