@@ -250,8 +250,8 @@ class StepContext(Protocol):
     ) -> torch.nn.Module:
         """A copy of ``model``, trained under the objective in force, with its best epoch's weights.
 
-        ``name`` tells apart several fits of one step (an interrupted one resumes); ``changes`` replace fields
-        of the architecture's Training for this phase, for example ``epochs=3``.
+        ``name`` tells apart several fits of one step (an interrupted one resumes; of two with one name the second is
+        called ``name-2``); ``changes`` replace fields of the architecture's Training for this phase, as ``epochs=3``.
         """
         ...
 

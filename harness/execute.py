@@ -58,6 +58,7 @@ class Context:
         self.facts: dict[str, Any] = {}
         #: The trainings that were run.
         self.ran: list[tuple[Phase, Training]] = []
+        self._names: list[str] = []
         self._node = node
         self._plugins = plugins
         self._store = store
@@ -105,6 +106,9 @@ class Context:
         root = self._node.root
         plan = self._training(model, phase, name, changes)
         self.ran.append((phase, plan))
+        # Else the second of two would go on from the checkpoint of the first.
+        self._names.append(name)
+        name = name if self._names.count(name) == 1 else f"{name}-{self._names.count(name)}"
         model = copy.deepcopy(model)
         history = training.fit(
             model,

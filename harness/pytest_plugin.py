@@ -212,6 +212,8 @@ def pytest_runtestloop(session: pytest.Session) -> Iterator[None]:
             except BaseException:
                 run.settle(confirm=False)  # what was measured goes into the file, with the verdicts that it allows
                 raise
+            if reporter is not None:
+                reporter.ensure_newline()
             run.settle()
             if run.baseline is not None and not session.shouldstop:
                 _judge(run, state, run.baseline, config)

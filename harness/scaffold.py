@@ -29,7 +29,7 @@ SUFFIX = ".template"
 #: What can be made, each with the last of its three commands and what its README says of that.
 KINDS: Mapping[str, tuple[str, str]] = {
     "compressor": (
-        "pytest suites/{name}_matrix.py --harness-preset=smoke",
+        "pytest suites/compression.py --harness-preset=smoke",
         "The third sets it beside the built-in compressors. It only shows that it runs: without the option the same\n"
         "suite takes minutes, and its figures mean something.",
     ),

@@ -236,6 +236,12 @@ def test_without_a_teacher_there_is_none(executor: Build, monkeypatch: pytest.Mo
     assert given[0].teacher is None
 
 
+def test_two_fits_of_one_name_are_two_trainings(context: Any) -> None:
+    models = [context.fit(context.fresh(), "train", epochs=epochs) for epochs in (1, 2)]
+    assert [(row["name"], len(row["history"])) for row in context.facts["fits"]] == [("fit", 1), ("fit-2", 2)]
+    assert digest(models[0]) != digest(models[1])
+
+
 def test_fitting_leaves_the_model_that_it_is_given_as_it_was(context: Any) -> None:
     model = context.fresh()
     before = digest(model)

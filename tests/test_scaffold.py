@@ -55,7 +55,7 @@ def test_a_new_compressor_works(fresh_environment: Environment, tmp_path: Path) 
     assert re.search(
         r"^  com_one +Set the weights of each layer .*\[com_one \(harness-com-one 0\.1\.0\)\]$", shown, re.M
     )
-    suite = tmp_path / "package" / "suites" / "com_one_matrix.py"
+    suite = tmp_path / "package" / "suites" / "compression.py"
     plan = fresh_environment.run("harness", "plan", suite, "--preset", "smoke").stdout
     for cell in ("full", "com_one", "prune", "com_one+int8"):
         assert f"cnn-plain-{cell}-seed0" in plan
@@ -84,7 +84,7 @@ def test_the_suite_of_a_new_compressor_runs(fresh_environment: Environment, tmp_
     folder = tmp_path / "package"
     fresh_environment.run("harness", "plugin", "new", "compressor", "suite-one", "--into", folder)
     fresh_environment.install(folder)
-    ran = fresh_environment.run("pytest", "suites/suite_one_matrix.py", "--harness-preset=smoke", cwd=folder)
+    ran = fresh_environment.run("pytest", "suites/compression.py", "--harness-preset=smoke", cwd=folder)
     assert "8 passed" in ran.stdout
 
 
@@ -96,7 +96,7 @@ def test_the_package_and_the_commands_are_told(here: Path, capsys: pytest.Captur
     lines = capsys.readouterr().out.splitlines()
     files = sorted(path.relative_to(here / "deep/er").as_posix() for path in here.rglob("*") if path.is_file())
     assert files == [
-        ".gitignore", "README.md", "harness_low_rank.py", "pyproject.toml", "suites/low_rank_matrix.py",
+        ".gitignore", "README.md", "harness_low_rank.py", "pyproject.toml", "suites/compression.py",
         "tests/test_low_rank.py",
     ]  # fmt: skip
     assert lines[0] == "wrote here/deep/er"
