@@ -26,6 +26,10 @@ def add_run_commands(commands: Any) -> None:
     command.add_argument(
         "--study", metavar="NAME", help="a published study's figures beside those of the runs, instead"
     )
+    command.add_argument(
+        "-o", "--output", type=Path, metavar="FILE", help="write it instead: a page *.html, Markdown *.md, or *.csv"
+    )
+    command.add_argument("--figures", type=Path, metavar="DIR", help="draw its charts into a folder, as SVG and PNG")
     command.set_defaults(run=_report)
 
     command = commands.add_parser(
@@ -67,12 +71,15 @@ def add_margin(command: argparse.ArgumentParser) -> None:
 
 
 def _report(options: argparse.Namespace) -> None:
-    from harness.record import read
+    from harness.record import identity, read
     from harness.report.terminal import report_text
 
+    if options.output is not None or options.figures is not None:
+        _write_report(options)
+        return
     plugins = installed()
     try:
-        newest = {_identity(record): record for file in options.runs for record in read(file)}
+        newest = {identity(record): record for file in options.runs for record in read(file)}
         width = shutil.get_terminal_size((120, 40)).columns
         if options.study is None:
             print(report_text(list(newest.values()), plugins, width))
@@ -92,6 +99,27 @@ def _study_text(name: str, records: list[Record], width: int) -> str:
     from harness.studies import compare
 
     return study_text(compare(study, records, plugins), width)
+
+
+def _write_report(options: argparse.Namespace) -> None:
+    from harness.report.content import report
+    from harness.report.output import check_form, write_report
+    from harness.runs import read
+
+    if options.output is not None:
+        check_form(options.output)
+    plugins = installed()
+    found = report([read(file) for file in options.runs])
+    if options.output is not None:
+        write_report(found, plugins, options.output)
+        print(f"the report is {options.output}")
+    if options.figures is not None:
+        from harness.report.figures import write_figures
+
+        written = write_figures(found, options.figures)
+        print(f"{len(written)} figures are in {options.figures}")
+    for problem in plugins.problems:
+        print(f"harness: {problem}", file=sys.stderr)
 
 
 def _history(options: argparse.Namespace) -> None:
@@ -117,13 +145,6 @@ def _history(options: argparse.Namespace) -> None:
         from harness.report.history_figure import draw
 
         draw(found, options.figure)
-
-
-def _identity(record: Record) -> tuple[str, ...]:
-    """What is measured again when it is in a later run too."""
-    timing = record["timing"]
-    protocol = "" if timing is None else timing.get("protocol", "paired")
-    return (record["suite"], record["matrix"], record["cell"], record["preset"], protocol)
 
 
 def _compare(options: argparse.Namespace) -> int:

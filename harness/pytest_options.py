@@ -14,6 +14,7 @@ from harness.margin import DEFAULT_MARGIN, format_margin, parse_margin
 from harness.matrix import PROTOCOLS
 from harness.policy import parse_rules, policy, project_rules
 from harness.presets import MOST_PROCESSES, PRESETS, Preset, preset
+from harness.report.output import check_form
 from harness.shared import shared_url
 
 if TYPE_CHECKING:
@@ -23,6 +24,7 @@ CHECKS: Mapping[str, Callable[[str], object]] = {
     "--harness-preset": preset,
     "--harness-margin": parse_margin,
     "--harness-gate": lambda text: policy(parse_rules(text)),
+    "--harness-report": lambda text: check_form(Path(text)),
 }
 #: The options on which a cell's figures and verdict depend.
 REPEATED = tuple(
@@ -82,6 +84,9 @@ def add_options(parser: pytest.Parser) -> None:
     )
     group.addoption("--harness-summary", metavar="FILE.md", help="write the gate's findings as Markdown")
     group.addoption("--harness-junit", metavar="FILE.xml", help="write the gate's findings as JUnit XML")
+    group.addoption(
+        "--harness-report", metavar="FILE", help="write the report of this run: a page *.html, Markdown *.md, or *.csv"
+    )
     group.addoption(
         "--harness-device",
         choices=("cpu", "cuda"),

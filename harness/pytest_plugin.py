@@ -13,7 +13,7 @@ from harness.errors import HarnessError, Unsupported, UsageError, check_writable
 from harness.matrix import Cell, Matrix
 from harness.plugins import installed
 from harness.pytest_options import add_options, check_options, chosen_preset, repeated_options, run_options
-from harness.record import FIELD, SAMPLES, Record
+from harness.record import FIELD, SAMPLES, Left, Record
 from harness.shared import shared_url, without_password
 from harness.suite import cells_of
 
@@ -35,11 +35,14 @@ class State:
         self.session: Session | None = None
         self.records: list[Record] = []
         self.selected = 0
-        #: The selected cells that were not measured, by name, and why.
+        #: The selected cells that were not measured, by name, and why; those that a step cannot handle have not failed.
         self.unmeasured: dict[str, str] = {}
+        self.unsupported: set[str] = set()
         #: What the gate says, and the exit code for it.
         self.verdict = ""
         self.exit_code = 0
+        #: Where the report lies.
+        self.report = ""
         #: How many problems of plugins were shown.
         self.told = 0
 
@@ -149,6 +152,7 @@ def _run_cell(request: pytest.FixtureRequest, benchmark: Any) -> None:
     if isinstance(measured, HarnessError):
         state.unmeasured[item.cell.name] = str(measured)
         if isinstance(measured, Unsupported):
+            state.unsupported.add(item.cell.name)
             pytest.skip(str(measured))
         pytest.fail(f"{item.cell.id}: {measured}", pytrace=False)
     state.records.append(measured.record)
@@ -192,7 +196,7 @@ def pytest_runtestloop(session: pytest.Session) -> Iterator[None]:
     cells = [item.cell for item in items]
     try:
         options = run_options(config)
-        for option in ("benchmark_json", "--harness-summary", "--harness-junit"):
+        for option in ("benchmark_json", "--harness-summary", "--harness-junit", "--harness-report"):
             _make_room(option, config.getoption(option))
         _check_plots(config.getoption("benchmark_histogram"))
         state.session = Run(cells, state.known, installed(), options, None if reporter is None else reporter._tw._file)
@@ -222,6 +226,24 @@ def pytest_runtestloop(session: pytest.Session) -> Iterator[None]:
         raise pytest.UsageError(str(error)) from None
     except HarnessError as error:
         pytest.exit(f"harness: {error}", returncode=pytest.ExitCode.TESTS_FAILED)
+
+
+def _left(state: State) -> list[Left]:
+    """The cells that were selected and not measured, each with why."""
+    assert state.session is not None
+    measured = {(record["suite"], record["matrix"], record["cell"]) for record in state.records}
+    left: list[Left] = []
+    for cell in state.session.chosen:
+        if (cell.suite, cell.matrix, cell.id) not in measured:
+            outcome, reason = "not run", "selected, and not measured"  # pytest skipped it itself, or was interrupted
+            if cell.skip is not None:
+                outcome, reason = "skipped", cell.skip
+            elif cell.name in state.unmeasured:
+                outcome = "skipped" if cell.name in state.unsupported else "failed"
+                reason = state.unmeasured[cell.name]
+            names: Any = {"suite": cell.suite, "matrix": cell.matrix, "cell": cell.id}
+            left.append(names | {"outcome": outcome, "reason": reason})
+    return left
 
 
 def _judge(run: Session, state: State, baseline: Baseline, config: pytest.Config) -> None:
@@ -273,6 +295,13 @@ def _left_out(config: pytest.Config) -> bool:
 
 def pytest_sessionfinish(session: pytest.Session, exitstatus: int) -> None:
     state = session.config.stash[STATE]
+    if session.config.getoption("--harness-report") and state.records and state.session is not None:
+        from harness.report.output import report_run
+
+        file, source = session.config.getoption("--harness-report"), session.config.getoption("benchmark_json")
+        made = state.session.documents(state.records)
+        name = None if source is None else source.name
+        state.report = report_run(state.records, _left(state), made, name, Path(file), installed())
     planned = session.config.getoption("--harness-plan")
     if exitstatus == pytest.ExitCode.OK and state.selected and not planned:
         if not state.records:
@@ -286,7 +315,7 @@ def pytest_benchmark_update_json(config: pytest.Config, output_json: dict[str, A
     """Add what the cells' artefacts depend on, so that a later run can say what changed."""
     state = config.stash[STATE]
     if state.session is not None and state.records:
-        output_json[FIELD] = {"documents": state.session.documents(state.records)}
+        output_json[FIELD] = {"documents": state.session.documents(state.records), "left": _left(state)}
 
 
 # --------------------------------------------------------------------------------------------------------- reports
@@ -327,6 +356,8 @@ def pytest_terminal_summary(terminalreporter: Any, config: pytest.Config) -> Non
     if state.verdict:
         terminalreporter.section("harness gate")
         terminalreporter.write_line(state.verdict)
+    if state.report:
+        terminalreporter.write_line(state.report)
     if state.session is not None:
         if state.selected and not state.records and not config.getoption("--harness-plan"):
             terminalreporter.write_line("harness: no cell was measured")

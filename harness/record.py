@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any, NotRequired, TypedDict
 
 from harness.errors import UsageError
+from harness.schema import fault
 
 SCHEMA = 1
 FIELD = "harness"
@@ -189,6 +190,16 @@ class Record(TypedDict):
     against: NotRequired[Against]
 
 
+class Left(TypedDict):
+    """A cell that was selected and not measured: ``outcome`` is "skipped" or "failed", with the reason."""
+
+    suite: str
+    matrix: str
+    cell: str
+    outcome: str
+    reason: str
+
+
 def interval(value: float, low: float | None, high: float | None, level: float, method: str) -> Interval:
     """An Interval from its entries."""
     return {"value": value, "low": low, "high": high, "level": level, "method": method}
@@ -226,3 +237,18 @@ def documents_in(document: Mapping[str, Any]) -> dict[str, Mapping[str, Any]]:
     found = ours.get("documents") if isinstance(ours, Mapping) else None
     entries = found.items() if isinstance(found, Mapping) else ()
     return {key: entry for key, entry in entries if isinstance(entry, Mapping)}
+
+
+def left_in(document: Mapping[str, Any]) -> list[Left]:
+    """The cells of a benchmark JSON that were selected and not measured; empty where it does not say."""
+    ours = document.get(FIELD)
+    found = ours.get("left") if isinstance(ours, Mapping) else None
+    entries = found if isinstance(found, list) else []
+    return [entry for entry in entries if fault(entry, Left) is None]
+
+
+def identity(record: Record) -> tuple[str, ...]:
+    """What is measured again when it is in a later run too."""
+    timing = record["timing"]
+    protocol = "" if timing is None else timing.get("protocol", "paired")
+    return (record["suite"], record["matrix"], record["cell"], record["preset"], protocol)

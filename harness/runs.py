@@ -11,7 +11,7 @@ from typing import Any
 
 from harness.changes import Documents
 from harness.errors import UsageError
-from harness.record import Record, documents_in, load
+from harness.record import Left, Record, documents_in, left_in, load
 from harness.schema import fault
 
 
@@ -40,6 +40,8 @@ class Run:
     records: tuple[Record, ...]
     #: What the artefacts depend on, by their keys.
     documents: Documents = dataclasses.field(default_factory=dict)
+    #: What was selected and not measured.
+    left: tuple[Left, ...] = ()
 
 
 def read(file: Path) -> Run:
@@ -54,7 +56,14 @@ def read(file: Path) -> Run:
             f"{file} does not say when it was made: its datetime is {document.get('datetime')!r}; take the file as "
             "pytest-benchmark wrote it"
         )
-    return Run(file, date, _commit(document.get("commit_info")), tuple(records), documents_in(document))
+    return Run(
+        file,
+        date,
+        commit_of(document.get("commit_info")),
+        tuple(records),
+        documents_in(document),
+        tuple(left_in(document)),
+    )
 
 
 def collect(paths: Sequence[Path]) -> tuple[list[Run], list[str]]:
@@ -120,7 +129,8 @@ def _doubts(run: Run) -> Iterator[str]:
         )
 
 
-def _commit(info: Any) -> Commit:
+def commit_of(info: Any) -> Commit:
+    """The commit that pytest-benchmark tells of."""
     if not isinstance(info, Mapping):
         return Commit()
     name, branch = info.get("id"), info.get("branch")

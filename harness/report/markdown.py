@@ -17,14 +17,14 @@ HEADERS = ("cell", "figure", "earlier", "now", "change", "allowed", "by")
 def gate_markdown(judgement: Judgement, background: Background) -> str:
     """The verdict, a table of what became worse, and the rest folded away."""
     mark = "closed" if judgement.failures else "open"
-    parts = [f"### Compression gate: {mark}", f"{_plain(conclusion(judgement))}", _plain(summary(judgement)) + "."]
+    parts = [f"### Compression gate: {mark}", f"{plain(conclusion(judgement))}", plain(summary(judgement)) + "."]
     regressed = [(entry, finding) for entry in judgement.having("regressed") for finding in entry.findings]
     worse = [_row(entry, finding) for entry, finding in regressed if finding.kind == "regressed"]
     if worse:
         head = ["| " + " | ".join(HEADERS) + " |", "|" + "---|" * len(HEADERS)]
         kept, more = _fitting(worse)
         parts += ["\n".join([*head, *kept]), *more]
-    lost = [f"- lost: {_code(entry.name)}: {_plain(entry.reason)}" for entry in judgement.having("lost")]
+    lost = [f"- lost: {_code(entry.name)}: {plain(entry.reason)}" for entry in judgement.having("lost")]
     if lost:
         kept, more = _fitting(lost)
         parts += ["\n".join(kept), *more]
@@ -50,7 +50,7 @@ def _row(entry: Comparison, finding: Finding) -> str:
     unit = f" {finding.unit}" if finding.unit else ""
     values = (f"{value_text(finding, value)}{unit}" for value in (finding.old, finding.new))
     shown = (finding.figure, *values, change_text(finding), str(finding.tolerance), finding.how)
-    return "| " + " | ".join([_code(entry.name), *map(_plain, shown)]) + " |"
+    return "| " + " | ".join([_code(entry.name), *map(plain, shown)]) + " |"
 
 
 def _folded(title: str, lines: list[str]) -> list[str]:
@@ -76,8 +76,8 @@ def _code(text: str) -> str:
     return f"<code>{_escaped(text).replace('|', '&#124;')}</code>"
 
 
-def _plain(text: str) -> str:
-    """Text in which nothing is markup."""
+def plain(text: str) -> str:
+    """Text of one line in which nothing is markup."""
     return re.sub(r"([\\`*_\[\]|~#@])", r"\\\1", _escaped(text))
 
 

@@ -30,16 +30,16 @@ def tables(records: Sequence[Record], width: int = 120) -> str:
 
     In a table that is wider than ``width`` the intervals go below their estimates.
     """
-    ordered = sorted(records, key=_network)
+    ordered = sorted(records, key=network)
     legends = [QUALITY]
     if any(timing["ratio"]["low"] is not None for record in records if (timing := record["timing"]) is not None):
         legends.append(RATIO)
     if any(map(verdict, records)):
         legends.append(VERDICTS)
-    return "\n\n".join([*(_table(list(group), width) for _, group in groupby(ordered, key=_network)), *legends])
+    return "\n\n".join([*(_table(list(group), width) for _, group in groupby(ordered, key=network)), *legends])
 
 
-def _network(record: Record) -> tuple[str, ...]:
+def network(record: Record) -> tuple[str, ...]:
     """What cells of one table share: everything but their steps and their seed."""
     axes = record["axes"]
     fixed = (str(axes[name]) for name in ("dataset", "architecture", "runtime", "profile"))
@@ -53,7 +53,7 @@ def _network(record: Record) -> tuple[str, ...]:
 def _table(records: Sequence[Record], width: int) -> str:
     first = records[0]
     column_axis = first["columns"]
-    row_axes = [name for name in _step_axes(first) if name != column_axis]
+    row_axes = [name for name in step_axes(first) if name != column_axis]
     columns = _unique(str(record["axes"][column_axis]) for record in records)
     rows = _unique(tuple(str(record["axes"][name]) for name in row_axes) for record in records)
     body = []
@@ -74,14 +74,15 @@ def _table(records: Sequence[Record], width: int) -> str:
     text = _laid_out(headers, body[:-1])
     if max(map(len, text.splitlines())) > width:
         text = _laid_out(headers, [[entry.replace(" [", "\n[") for entry in line] for line in body[:-1]])
-    return "\n".join([_heading(records), "", text, *([""] if (said := notes(records)) else []), *said])
+    return "\n".join([heading(records), "", text, *([""] if (said := notes(records)) else []), *said])
 
 
 def _laid_out(headers: Sequence[str], body: Sequence[Sequence[str]]) -> str:
     return tabulate(body, headers=headers, tablefmt="plain", disable_numparse=True)
 
 
-def _heading(records: Sequence[Record]) -> str:
+def heading(records: Sequence[Record]) -> str:
+    """What the records of one network share, and a warning where its data are made up."""
     first = records[0]
     axes = first["axes"]
     seeds = _unique(str(record["axes"]["seed"]) for record in records)
@@ -173,7 +174,8 @@ def _left(records: Sequence[Record], axis: str, option: str) -> str:
     return ""
 
 
-def _step_axes(record: Record) -> list[str]:
+def step_axes(record: Record) -> list[str]:
+    """The axes that say what was done to a network."""
     return [name for name in record["axes"] if name not in ("dataset", "architecture", "runtime", "profile", "seed")]
 
 

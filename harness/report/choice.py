@@ -1,0 +1,153 @@
+"""Which compression to choose: the smallest and the fastest within a loss of quality, the front, and how sure it is."""
+
+from __future__ import annotations
+
+import bisect
+import dataclasses
+from collections.abc import Callable, Sequence
+
+from harness.report.content import Network, Variant
+from harness.report.estimate import Estimate
+
+#: Losses of the headline quality figure, in its own unit.
+MARGINS = (0.001, 0.005, 0.01, 0.02)
+#: On the front; not on it, but not surely beaten either; surely beaten.
+ON, OPEN, OFF = "on the front", "perhaps on the front", "off the front"
+
+
+@dataclasses.dataclass(frozen=True)
+class Choice:
+    """The best within a loss of quality. ``sure``: its upper bound is within the margin; else only its estimate is."""
+
+    margin: float
+    sure: bool
+    smallest: Variant | None
+    fastest: Variant | None
+    #: Others within the margin whose interval of latency overlaps that of the fastest.
+    as_fast: tuple[Variant, ...] = ()
+
+
+def choices(network: Network) -> list[Choice]:
+    """The best at each margin, first what is sure."""
+    return [choice(network, margin, sure) for margin in MARGINS for sure in (True, False)]
+
+
+def choice(network: Network, margin: float, sure: bool) -> Choice:
+    """The best variants within a margin; None where there is none."""
+    within = [variant for variant in network.variants if _loses(variant, sure) <= margin]
+    sized = [variant for variant in within if variant.size is not None]
+    timed = [variant for variant in within if variant.ratio is not None and variant.disturbed < len(variant.cells)]
+    smallest = min(sized, key=lambda variant: variant.size or 0.0, default=None)
+    fastest = min(timed, key=lambda variant: _value(variant.ratio), default=None)
+    rivals: list[Variant] = []
+    if fastest is not None:
+        rivals = [other for other in timed if other is not fastest and _overlap(other.ratio, fastest.ratio)]
+    return Choice(margin, sure, smallest, fastest, tuple(rivals))
+
+
+def _loses(variant: Variant, sure: bool) -> float:
+    """What a variant loses: by its estimate, or at most, where it is to be sure."""
+    if variant.loss is None:
+        return float("inf")
+    if not sure or variant.is_reference:
+        return variant.loss.value
+    return float("inf") if variant.loss.high is None else variant.loss.high
+
+
+def lead(network: Network, margin: float = 0.005) -> str:
+    """The network's result in one or two sentences."""
+    quality = network.quality
+    if quality is None or len(network.variants) < 2:
+        return "There is nothing to choose from: no two variants whose quality was compared."
+    sure, likely = choice(network, margin, True), choice(network, margin, False)
+    found = sure if sure.smallest is not None or sure.fastest is not None else likely
+    word = "Surely" if found is sure else "Probably, for no interval lies within it,"
+    parts = []
+    if found.smallest is not None:
+        parts.append(_about("smallest", found.smallest, _size_text(found.smallest)))
+    if found.fastest is not None:
+        parts.append(_about("fastest", found.fastest, _latency_text(found.fastest)))
+    if not parts:
+        return f"No variant loses at most {margin:g} of {quality.name}."
+    text = f"{word} within a loss of {margin:g} of {quality.name}: {'; '.join(parts)}."
+    if found is sure and (likely.smallest is not sure.smallest and likely.smallest is not None):
+        text += f" Probably within it too, and smaller: {likely.smallest.label}{_size_text(likely.smallest)}."
+    return text
+
+
+def _about(word: str, variant: Variant, text: str) -> str:
+    return f"the {word} is {variant.label}{' (the reference itself)' if variant.is_reference else ''}{text}"
+
+
+def _size_text(variant: Variant) -> str:
+    return "" if variant.size_share is None else f" with {100 * variant.size_share:.0f} % of the reference's size"
+
+
+def _latency_text(variant: Variant) -> str:
+    ratio = variant.ratio
+    if ratio is None:
+        return ""
+    if variant.is_reference:
+        return ", which nothing measured outruns"
+    text = f" with {ratio.text(3)} of its latency"
+    if ratio.high is not None and ratio.high >= 1:
+        text += ", which shows no gain"
+    return text
+
+
+def front(points: Sequence[tuple[Estimate, Estimate]]) -> list[str]:
+    """Where each point stands: of the first coordinate less is better, of the second more.
+
+    A point is on the front when none is at least as good in both and better in one, by the estimates; it is surely off
+    it when the whole interval of another is better in both.
+    """
+    best = _sweep(points, lambda x: x.value, lambda y: y.value)
+    sure = _sweep(
+        points, lambda x: x.value if x.high is None else x.high, lambda y: y.value if y.low is None else y.low
+    )
+    states = []
+    for x, y in points:
+        beaten = _beaten(best, x.value, y.value)
+        low, high = _or(x.low, x.value), _or(y.high, y.value)
+        states.append(ON if not beaten else OFF if _beaten(sure, low, high) else OPEN)
+    return states
+
+
+#: Steps of a staircase: at this x or less, the best y.
+Stairs = list[tuple[float, float]]
+
+
+def _sweep(
+    points: Sequence[tuple[Estimate, Estimate]], x: Callable[[Estimate], float], y: Callable[[Estimate], float]
+) -> Stairs:
+    stairs: Stairs = []
+    for across, up in sorted(((x(a), y(b)) for a, b in points), key=lambda point: (point[0], -point[1])):
+        if not stairs or up > stairs[-1][1]:
+            stairs.append((across, up))
+    return stairs
+
+
+def _beaten(stairs: Stairs, x: float, y: float) -> bool:
+    """Whether a step is at least as good in both and better in one."""
+    place = bisect.bisect_right(stairs, (x, float("inf"))) - 1
+    if place < 0:
+        return False
+    across, up = stairs[place]
+    return up > y or (up == y and across < x)
+
+
+def _or(bound: float | None, value: float) -> float:
+    """The bound of an interval, or its value where it has none."""
+    return value if bound is None else bound
+
+
+def _value(estimate: Estimate | None) -> float:
+    return float("inf") if estimate is None else estimate.value
+
+
+def _overlap(one: Estimate | None, other: Estimate | None) -> bool:
+    if one is None or other is None:
+        return False
+    lows = [_or(entry.low, entry.value) for entry in (one, other)]
+    highs = [_or(entry.high, entry.value) for entry in (one, other)]
+    return max(lows) <= min(highs)

@@ -1,0 +1,262 @@
+"""What the report says, from records alone and without any markup: networks, their variants, and estimates of each.
+
+A *variant* is what cells have in common that differ in their seed only; a *network* is what variants are compared in:
+one architecture on one data set in one run's setting, as one table of the terminal has it.
+"""
+
+from __future__ import annotations
+
+import collections
+import dataclasses
+from collections.abc import Iterable, Mapping, Sequence
+
+from harness.record import Interval, Left, Record, identity
+from harness.report.estimate import Estimate, mean, pooled, pooled_ratio, reversed_sign
+from harness.report.noise import verdict
+from harness.report.tables import heading, network, step_axes
+from harness.runs import Run
+
+#: Presets whose trainings are too short for their quality to mean anything.
+SHORT = {"smoke": "is for trying whether everything runs", "quick": "trains for minutes"}
+
+
+@dataclasses.dataclass(frozen=True)
+class Shown:
+    """A figure that stands for quality or size: its name, how it is printed, and which way is better."""
+
+    name: str
+    unit: str
+    digits: int
+    better: str | None
+
+    def __str__(self) -> str:
+        return f"{self.name}, {self.unit}" if self.unit else self.name
+
+
+@dataclasses.dataclass(frozen=True)
+class Cell:
+    """A record, and the place in the report of the run that it is from."""
+
+    record: Record
+    run: int
+
+
+@dataclasses.dataclass(frozen=True)
+class Variant:
+    """One recipe of a network. What was not measured is None.
+
+    ``difference`` and ``ratio`` are to the reference, ``size_share`` and ``parameter_share`` to its mean. ``better`` of
+    quality is accounted for in ``loss``: what is positive is worse than the reference.
+    """
+
+    label: str
+    options: Mapping[str, str]
+    cells: tuple[Cell, ...]
+    reference: str
+    quality: Estimate | None
+    difference: Estimate | None
+    loss: Estimate | None
+    ratio: Estimate | None
+    latency: float | None
+    size: float | None
+    size_share: float | None
+    parameter_share: float | None
+
+    @property
+    def is_reference(self) -> bool:
+        return self.label == self.reference
+
+    @property
+    def verdicts(self) -> Mapping[str, int]:
+        """How many cells have which verdict."""
+        return collections.Counter(found["kind"] for cell in self.cells if (found := verdict(cell.record)) is not None)
+
+    @property
+    def verdict_text(self) -> str:
+        if len(self.verdicts) == 1 and sum(self.verdicts.values()) == len(self.cells):
+            return next(iter(self.verdicts))
+        return ", ".join(f"{count} {kind}" for kind, count in self.verdicts.items())
+
+    @property
+    def disturbed(self) -> int:
+        """How many of its cells were timed on a disturbed machine."""
+        return self.verdicts.get("contaminated", 0)
+
+    def mean(self, name: str) -> float | None:
+        """The mean over seeds of a figure by its name; None where it is undefined."""
+        figures = [cell.record["figures"] for cell in self.cells]
+        return mean(entry[name]["value"] for entry in figures if name in entry)
+
+
+@dataclasses.dataclass(frozen=True)
+class Network:
+    """Variants that are compared with each other; ``columns`` is the axis along which the network is compressed."""
+
+    title: str
+    heading: str
+    axes: tuple[str, ...]
+    columns: str
+    quality: Shown | None
+    size: Shown | None
+    variants: tuple[Variant, ...]
+
+    @property
+    def records(self) -> list[Record]:
+        return [cell.record for variant in self.variants for cell in variant.cells]
+
+    @property
+    def levels(self) -> list[str]:
+        """The options of the axis of compression, in order, each with the share of parameters that is left."""
+        return list(dict.fromkeys(self.level(variant) for variant in self.variants))
+
+    def level(self, variant: Variant) -> str:
+        """The variant's place on the axis of compression."""
+        return variant.options.get(self.columns, "")
+
+    def series(self, variant: Variant) -> str:
+        """What it is besides its place on the axis of compression."""
+        rest = [option for axis, option in variant.options.items() if axis != self.columns]
+        return " ".join(rest) or "all"
+
+
+@dataclasses.dataclass(frozen=True)
+class Report:
+    """Everything that a report says but for the published figures and the sections of plugins."""
+
+    runs: tuple[Run, ...]
+    networks: tuple[Network, ...]
+    warnings: tuple[str, ...]
+    #: What was selected and not measured, with the place of its run.
+    left: tuple[tuple[Left, int], ...]
+
+    @property
+    def records(self) -> list[Record]:
+        return [record for entry in self.networks for record in entry.records]
+
+
+def report(runs: Sequence[Run]) -> Report:
+    """The report of runs; of a cell that is in several, the last counts."""
+    newest = {identity(record): Cell(record, place) for place, run in enumerate(runs) for record in run.records}
+    groups: dict[tuple[str, ...], list[Cell]] = {}
+    for cell in newest.values():
+        groups.setdefault(network(cell.record), []).append(cell)
+    networks = tuple(_network(groups[key]) for key in sorted(groups))
+    measured = {(record["suite"], record["matrix"], record["cell"]) for run in runs for record in run.records}
+    left = tuple(
+        (entry, place)
+        for place, run in enumerate(runs)
+        for entry in run.left
+        if (entry["suite"], entry["matrix"], entry["cell"]) not in measured
+    )
+    return Report(tuple(runs), networks, tuple(_warnings(networks)), left)
+
+
+def _warnings(networks: Sequence[Network]) -> Iterable[str]:
+    records = [record for entry in networks for record in entry.records]
+    made_up = sorted({str(record["axes"]["dataset"]) for record in records if record["synthetic"]})
+    if made_up:
+        yield f"SYNTHETIC DATA ({', '.join(made_up)}): these figures say nothing about the real world."
+    for name, what in SHORT.items():
+        if any(record["preset"] == name for record in records):
+            yield f"The preset {name} {what}: its quality means nothing, and is for trying the harness out."
+
+
+def _network(cells: Sequence[Cell]) -> Network:
+    records = [cell.record for cell in cells]
+    first = records[0]
+    axes = tuple(step_axes(first))
+    groups: dict[str, list[Cell]] = {}
+    for cell in cells:
+        groups.setdefault(_label(cell.record, axes), []).append(cell)
+    quality, size = _quality(records), _size(records)
+    labels = {cell.record["cell"]: label for label, group in groups.items() for cell in group}
+    variants = [_variant(label, group, labels, axes, quality, size) for label, group in groups.items()]
+    by_label = {variant.label: variant for variant in variants}
+    shared = [_shares(variant, by_label.get(variant.reference)) for variant in variants]
+    named = [str(first["axes"][name]) for name in ("runtime", "profile")]
+    title = f"{first['axes']['architecture']} on {first['axes']['dataset']}"
+    title += "".join(f", {name}" for name in named[1:] if name) + (f", {named[0]}" if named[0] != "torch" else "")
+    return Network(title, heading(records), axes, first["columns"], quality, size, tuple(shared))
+
+
+def _label(record: Record, axes: Sequence[str]) -> str:
+    return "-".join(str(record["axes"][name]) for name in axes) or record["cell"]
+
+
+def _variant(
+    label: str,
+    cells: Sequence[Cell],
+    labels: Mapping[str, str],
+    axes: Sequence[str],
+    quality: Shown | None,
+    size: Shown | None,
+) -> Variant:
+    records = [cell.record for cell in cells]
+    first = records[0]
+    difference = _differences(records, quality)
+    lower = quality is not None and quality.better == "lower"
+    made = Variant(
+        label=label,
+        options={name: str(first["axes"][name]) for name in axes},
+        cells=tuple(cells),
+        reference=labels.get(first["reference"], first["reference"]),
+        quality=_qualities(records, quality),
+        difference=difference,
+        loss=difference if difference is None or lower else reversed_sign(difference),
+        ratio=pooled_ratio([timing["ratio"] for record in records if (timing := record["timing"]) is not None]),
+        latency=None,
+        size=None,
+        size_share=None,
+        parameter_share=None,
+    )
+    return dataclasses.replace(made, latency=made.mean("latency"), size=made.mean(size.name) if size else None)
+
+
+def _shares(variant: Variant, reference: Variant | None) -> Variant:
+    """The variant with what it keeps of its reference's size."""
+    if reference is None:
+        return variant
+    return dataclasses.replace(
+        variant,
+        size_share=_share(variant.size, reference.size),
+        parameter_share=_share(variant.mean("parameters"), reference.mean("parameters")),
+    )
+
+
+def _share(part: float | None, whole: float | None) -> float | None:
+    return part / whole if part is not None and whole else None
+
+
+def _quality(records: Sequence[Record]) -> Shown | None:
+    """The first headline that a cell's difference to its reference is known of."""
+    return next((_shown(record, name) for record in records for name in record["differences"]
+                 if name in record["figures"] and record["figures"][name]["headline"]), None)  # fmt: skip
+
+
+def _size(records: Sequence[Record]) -> Shown | None:
+    """The first headline of the metric of size, or else the number of parameters."""
+    found = [(record, name) for record in records for name, figure in record["figures"].items()
+             if (figure["metric"] == "size" and figure["headline"]) or name == "parameters"]  # fmt: skip
+    return _shown(*found[0]) if found else None
+
+
+def _shown(record: Record, name: str) -> Shown:
+    figure = record["figures"][name]
+    return Shown(name, figure["unit"], figure["digits"], figure["better"])
+
+
+def _qualities(records: Sequence[Record], quality: Shown | None) -> Estimate | None:
+    if quality is None:
+        return None
+    figures = [record["figures"][quality.name] for record in records if quality.name in record["figures"]]
+    known = [
+        figure.get("interval") or Interval(value=figure["value"], low=None, high=None, level=0.95, method="")
+        for figure in figures
+        if figure["value"] is not None
+    ]
+    return pooled(known)
+
+
+def _differences(records: Sequence[Record], quality: Shown | None) -> Estimate | None:
+    found = [record["differences"].get(quality.name) for record in records] if quality else []
+    return pooled([entry for entry in found if entry is not None])

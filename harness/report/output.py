@@ -1,0 +1,80 @@
+"""Writing the report: as a page, as Markdown or as CSV, whichever the file's name says."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from harness.errors import HarnessError, UsageError, explain_disk_errors, nearest
+
+if TYPE_CHECKING:
+    from harness.changes import Documents
+    from harness.plugins import Plugins
+    from harness.record import Left, Record
+    from harness.report.content import Report
+
+Form = Callable[["Report", Sequence[tuple[str, str]]], str]
+
+
+def _page(report: Report, sections: Sequence[tuple[str, str]]) -> str:
+    from harness.report.page import page
+
+    return page(report, sections)
+
+
+def _markdown(report: Report, sections: Sequence[tuple[str, str]]) -> str:
+    from harness.report.document import markdown
+
+    return markdown(report, sections)
+
+
+def _sheet(report: Report, sections: Sequence[tuple[str, str]]) -> str:
+    from harness.report.sheet import sheet
+
+    return sheet(report)
+
+
+FORMS: dict[str, Form] = {".html": _page, ".md": _markdown, ".csv": _sheet}
+
+
+def check_form(file: Path) -> None:
+    """Raise UsageError for a file whose name does not say what it is to be."""
+    if file.suffix.lower() not in FORMS:
+        raise UsageError(f"a report is a page, Markdown or CSV, and {file} is none{nearest(file.suffix, FORMS)}")
+
+
+def write_report(report: Report, plugins: Plugins, file: Path) -> None:
+    """Write it. Raises UsageError for a wrong suffix, StoreError when the file cannot be written."""
+    check_form(file)
+    sections = plugins.notify("harness_report_section", "a title and a text", records=report.records)
+    text = FORMS[file.suffix.lower()](report, sections)
+    with explain_disk_errors(f"cannot write {file}", "or name another file"):
+        file.parent.mkdir(parents=True, exist_ok=True)
+        # A name from a file may hold half a surrogate pair, which no encoding has.
+        file.write_text(text, encoding="utf-8", errors="backslashreplace", newline="\n")
+
+
+def report_run(
+    records: Sequence[Record],
+    left: Sequence[Left],
+    documents: Documents,
+    name: str | None,
+    file: Path,
+    plugins: Plugins,
+) -> str:
+    """Write the report of the run that ends now, whose own file has this name; says where it lies, or why not."""
+    from datetime import UTC, datetime
+
+    from pytest_benchmark import utils
+
+    from harness.report.content import report
+    from harness.runs import Run, commit_of
+
+    path, commit = Path(name or "this run, which has no file"), commit_of(utils.get_commit_info(""))  # type: ignore[no-untyped-call]
+    run = Run(path, datetime.now(UTC), commit, tuple(records), documents, tuple(left))
+    try:
+        write_report(report([run]), plugins, file)
+    except HarnessError as error:
+        return f"harness: no report: {error}"
+    return f"harness: the report is {file}"

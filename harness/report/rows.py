@@ -1,0 +1,101 @@
+"""A network's variants as flat rows of plain values, which charts, the page's script and the CSV read by field."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from harness.report.choice import front
+from harness.report.content import Network, Variant
+from harness.report.estimate import Estimate
+
+ESTIMATES = ("quality", "difference", "ratio")
+BOUNDS = ("", "_low", "_high")
+FIELDS = (
+    "label",
+    "series",
+    "level",
+    *(f"{name}{bound}" for name in ESTIMATES for bound in BOUNDS),
+    "latency",
+    "size",
+    "size_share",
+    "parameter_share",
+    "verdict",
+    "disturbed",
+    "seeds",
+    "front_latency",
+    "front_size",
+    "reference",
+    "run",
+)
+#: So many digits are enough for a chart; the records have all.
+DIGITS = 7
+
+Row = dict[str, Any]
+
+
+def rows(network: Network) -> list[Row]:
+    """A row a variant, with `FIELDS`; what is not known is None. Every number is finite, so that it is JSON."""
+    fronts = {
+        "front_latency": _front(network.variants, lambda variant: variant.ratio),
+        "front_size": _front(network.variants, lambda variant: _exact(variant.size)),
+    }
+    levels = _levels(network)
+    return [
+        _row(network, variant, levels) | {name: states.get(variant.label) for name, states in fronts.items()}
+        for variant in network.variants
+    ]
+
+
+def _row(network: Network, variant: Variant, levels: Mapping[str, str]) -> Row:
+    found: Row = dict.fromkeys(FIELDS)
+    for name in ESTIMATES:
+        estimate: Estimate | None = getattr(variant, name)
+        if estimate is not None:
+            values = (estimate.value, estimate.low, estimate.high)
+            found |= {f"{name}{bound}": finite(value) for bound, value in zip(BOUNDS, values, strict=True)}
+    for name in ("latency", "size", "size_share", "parameter_share"):
+        found[name] = finite(getattr(variant, name))
+    runs = {cell.run for cell in variant.cells}
+    return found | {
+        "label": variant.label,
+        "series": network.series(variant),
+        "level": levels[network.level(variant)],
+        "verdict": variant.verdict_text,
+        "disturbed": variant.disturbed,
+        "seeds": len(variant.cells),
+        "reference": variant.reference,
+        "run": runs.pop() if len(runs) == 1 else None,
+    }
+
+
+def _levels(network: Network) -> dict[str, str]:
+    """Each level with the share of parameters that is left of it, where that is known."""
+    shares: dict[str, float] = {}
+    for variant in sorted(network.variants, key=lambda entry: not entry.is_reference):
+        level = network.level(variant)
+        if variant.parameter_share is not None and level not in shares:
+            shares[level] = variant.parameter_share
+    return {level: f"{level} ({100 * shares[level]:.3g} %)" if level in shares else level for level in network.levels}
+
+
+def level_order(network: Network) -> list[str]:
+    """The levels' names, in the order of the suite."""
+    return list(_levels(network).values())
+
+
+def _front(variants: Sequence[Variant], across: Any) -> dict[str, str]:
+    known = [(variant.label, x, variant.difference) for variant in variants if (x := across(variant)) is not None]
+    points = [(label, x, y) for label, x, y in known if y is not None]
+    states = front([(x, y) for _, x, y in points])
+    return {label: state for (label, _, _), state in zip(points, states, strict=True)}
+
+
+def _exact(value: float | None) -> Estimate | None:
+    return None if value is None else Estimate(value)
+
+
+def finite(value: float | None) -> float | None:
+    """The number to a chart's precision; None for what is no number."""
+    return None if value is None or not math.isfinite(value) else float(f"{value:.{DIGITS}g}")

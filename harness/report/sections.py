@@ -1,0 +1,194 @@
+"""The report's tables as plain texts in rows, which the page, Markdown and the terminal lay out each in its way."""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+from harness.report.choice import Choice, choices
+from harness.report.content import Network, Report, Variant
+from harness.report.noise import protocol
+
+MISSING = "-"
+NUMBER = re.compile(r"[-+]?[\d,]*\.?\d+( %)?( \[[^\]]*\])?$")
+#: Of facts of a machine, those that a reader asks for first.
+MACHINE = ("cpu", "microcode", "architecture", "cpus", "cores", "hypervisor", "memory_bytes", "system", "kernel",
+           "governor", "turbo", "frequency_driver")  # fmt: skip
+
+
+@dataclasses.dataclass(frozen=True)
+class Table:
+    """A table: what it shows, the names of its columns, and its rows."""
+
+    caption: str
+    headers: tuple[str, ...]
+    rows: tuple[tuple[str, ...], ...]
+
+    @property
+    def numeric(self) -> tuple[bool, ...]:
+        """Which columns hold numbers, or nothing: these are set to the right."""
+        columns = zip(*self.rows, strict=True) if self.rows else ((),) * len(self.headers)
+        return tuple(all(NUMBER.match(cell) or cell == MISSING for cell in column) for column in columns)
+
+
+def choice_table(network: Network) -> Table | None:
+    """The best variant within each margin, sure and likely; None where nothing was compared."""
+    if network.quality is None or len(network.variants) < 2:
+        return None
+    headers = ("loses at most", "how sure", "smallest", "size / reference", "fastest", "latency / reference")
+    digits = network.quality.digits
+    found = tuple(_choice(choice, digits) for choice in choices(network))
+    return Table(f"{network.title}: the best within a loss of {network.quality.name}", headers, found)
+
+
+def _choice(choice: Choice, digits: int) -> tuple[str, ...]:
+    smallest, fastest = choice.smallest, choice.fastest
+    others = f" (as fast: {_few(choice.as_fast)})" if choice.as_fast else ""
+    return (
+        f"{choice.margin:g}",
+        "surely" if choice.sure else "probably",
+        _with_difference(smallest, digits),
+        MISSING if smallest is None or smallest.size_share is None else f"{100 * smallest.size_share:.1f} %",
+        _with_difference(fastest, digits) + others,
+        MISSING if fastest is None or fastest.ratio is None else fastest.ratio.text(3),
+    )
+
+
+def _with_difference(variant: Variant | None, digits: int) -> str:
+    if variant is None:
+        return MISSING
+    if variant.is_reference:
+        return f"{variant.label} (the reference)"
+    return variant.label + (f" ({variant.difference.text(digits, '+')})" if variant.difference else "")
+
+
+def _few(variants: Sequence[Variant], most: int = 3) -> str:
+    names = ", ".join(variant.label for variant in variants[:most])
+    return names + (f" and {len(variants) - most} more" if len(variants) > most else "")
+
+
+def results_table(network: Network) -> Table:
+    """A row a variant: what it was made by, and what came out."""
+    quality, size = network.quality, network.size
+    headers = (
+        *network.axes,
+        *(() if quality is None else (str(quality), f"{quality.name} - reference")),
+        *(() if size is None else (str(size), "size / reference")),
+        "latency, us",
+        "latency / reference",
+        "verdict",
+    )
+    return Table(f"{network.title}: all variants", headers, tuple(_result(network, v) for v in network.variants))
+
+
+def _result(network: Network, variant: Variant) -> tuple[str, ...]:
+    cells = list(variant.options.values())
+    if network.quality is not None:
+        digits = network.quality.digits
+        cells.append(MISSING if variant.quality is None else variant.quality.text(digits))
+        cells.append(MISSING if variant.difference is None else variant.difference.text(digits, "+"))
+    if network.size is not None:
+        cells.append(_number(variant.size, network.size.digits))
+        cells.append(MISSING if variant.size_share is None else f"{100 * variant.size_share:.1f} %")
+    cells.append(_number(variant.latency, 1))
+    cells.append(MISSING if variant.ratio is None else variant.ratio.text(3))
+    return (*cells, variant.verdict_text or MISSING)
+
+
+def classes_table(network: Network) -> Table | None:
+    """The quality of each class, where the headline is a mean over more than one."""
+    if network.quality is None:
+        return None
+    prefix = f"{network.quality.name}_"
+    names = dict.fromkeys(
+        name for record in network.records for name, figure in record["figures"].items()
+        if name.startswith(prefix) and figure["metric"] == _metric(record, network.quality.name)
+    )  # fmt: skip
+    if len(names) < 2:
+        return None
+    digits = network.quality.digits
+    found = tuple(
+        (variant.label, *(_number(variant.mean(name), digits) for name in names)) for variant in network.variants
+    )
+    headers = ("variant", *(name.removeprefix(prefix) for name in names))
+    return Table(f"{network.title}: {network.quality.name} of each class", headers, found)
+
+
+def _metric(record: Mapping[str, Any], name: str) -> str | None:
+    figure = record["figures"].get(name)
+    return None if figure is None else figure["metric"]
+
+
+def coverage_table(network: Network) -> Table | None:
+    """What of each quantized variant really is int8, and what is not; None where nothing is."""
+    found = []
+    for variant in network.variants:
+        weights, macs = variant.mean("int8_weights"), variant.mean("int8_macs")
+        layers = _layers(variant)
+        if weights or macs or layers:
+            rest = [f"{layer.get('path')} ({layer.get('dtype')})" for layer in layers if layer.get("dtype") != "int8"]
+            shown = MISSING if not layers else ", ".join(rest) if rest else "nothing"
+            found.append((variant.label, f"{_number(weights, 1)} %", f"{_number(macs, 1)} %", shown))
+    headers = ("variant", "weights in int8", "multiply-accumulates in int8", "layers that are not")
+    return Table(f"{network.title}: what int8 covers", headers, tuple(found)) if found else None
+
+
+def _layers(variant: Variant) -> list[Mapping[str, Any]]:
+    """The layers of the last step that tells of them; facts are a plugin's own, and may have any form."""
+    for step in reversed(variant.cells[0].record["steps"]):
+        layers = step["facts"].get("layers")
+        if isinstance(layers, list) and layers and all(isinstance(layer, Mapping) for layer in layers):
+            return layers
+    return []
+
+
+def left_table(report: Report) -> Table | None:
+    """What was selected and not measured, with why."""
+    found = tuple(
+        (f"{entry['matrix']}[{entry['cell']}]", entry["outcome"], entry["reason"], report.runs[place].path.name)
+        for entry, place in report.left
+    )
+    headers = ("cell", "outcome", "reason", "run")
+    return Table("What was selected and not measured", headers, found) if found else None
+
+
+def runs_table(report: Report) -> Table:
+    """Where the figures come from."""
+    found = tuple(
+        (str(run.path), f"{run.date:%Y-%m-%d %H:%M} UTC", run.commit.short, run.commit.branch or MISSING,
+         str(len(run.records)), ", ".join(sorted({record["preset"] for record in run.records})))
+        for run in report.runs
+    )  # fmt: skip
+    return Table("The runs", ("file", "made at", "commit", "branch", "cells", "preset"), found)
+
+
+def environment_table(report: Report) -> Table:
+    """The machine and the versions of each run; where its cells differ, all values."""
+    columns = []
+    for run in report.runs:
+        facts: dict[str, dict[str, None]] = {}
+        for record in run.records:
+            machine = record.get("machine", {})
+            for name in MACHINE:
+                if machine.get(name) is not None:
+                    facts.setdefault(name, {})[str(machine[name])] = None
+            for name, version in record["versions"].items():
+                facts.setdefault(f"version of {name}", {})[version] = None
+            if record["timing"] is not None:
+                facts.setdefault("timing", {})[protocol([record["timing"]])] = None
+        columns.append(facts)
+    names = dict.fromkeys(name for facts in columns for name in facts)
+    found = tuple((name, *(", ".join(facts.get(name, {})) or MISSING for facts in columns)) for name in names)
+    headers = ("", *(run.path.name for run in report.runs))
+    return Table("The environment", headers, found)
+
+
+def _number(value: float | None, digits: int) -> str:
+    return MISSING if value is None else f"{value:,.{digits}f}"
+
+
+def present(tables: Iterable[Table | None]) -> list[Table]:
+    """Those tables that there are."""
+    return [table for table in tables if table is not None]

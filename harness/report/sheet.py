@@ -1,0 +1,63 @@
+"""The report as CSV: a row a cell, with all its figures and what leads to its record."""
+
+from __future__ import annotations
+
+import csv
+import io
+from typing import Any
+
+from harness.record import Interval
+from harness.report.content import Cell, Report
+from harness.report.noise import verdict
+
+ENTRIES = ("suite", "matrix", "cell", "reference", "preset", "synthetic")
+BOUNDS = ("low", "high")
+#: What a spreadsheet takes for the beginning of a formula.
+FORMULA = ("=", "+", "-", "@", "\t", "\r")
+
+
+def sheet(report: Report) -> str:
+    """The cells in the order of the report; a column is there when any of them has it. Numbers have all digits."""
+    cells = [cell for network in report.networks for variant in network.variants for cell in variant.cells]
+    found = [_row(cell, report) for cell in cells]
+    columns = dict.fromkeys(name for row in found for name in row)
+    text = io.StringIO()
+    writer = csv.DictWriter(text, [_inert(name) for name in columns], lineterminator="\n")
+    writer.writeheader()
+    writer.writerows({_inert(name): _inert(value) for name, value in row.items()} for row in found)
+    return text.getvalue()
+
+
+def _row(cell: Cell, report: Report) -> dict[str, Any]:
+    record, run = cell.record, report.runs[cell.run]
+    row: dict[str, Any] = {name: record[name] for name in ENTRIES}  # type: ignore[literal-required]
+    row |= dict(record["axes"])
+    for name, figure in record["figures"].items():
+        row[name] = figure["value"]
+        row |= _bounds(name, figure.get("interval"))
+    for name, difference in record["differences"].items():
+        row[f"{name} - reference"] = difference["value"]
+        row |= _bounds(f"{name} - reference", difference)
+    if (timing := record["timing"]) is not None:
+        row["latency / reference"] = timing["ratio"]["value"]
+        row |= _bounds("latency / reference", timing["ratio"])
+    found = verdict(record)
+    return row | {
+        "verdict": "" if found is None else found["kind"],
+        "artefact": record["artefact"]["key"],
+        "sha256": record["artefact"]["sha256"],
+        "reference artefact": record["reference_artefact"]["key"],
+        "reference sha256": record["reference_artefact"]["sha256"],
+        "run": str(run.path),
+        "made at": run.date.isoformat(),
+        "commit": run.commit.id or "",
+    }
+
+
+def _bounds(name: str, interval: Interval | None) -> dict[str, float | None]:
+    return {} if interval is None else {f"{name} ({bound})": interval[bound] for bound in BOUNDS}  # type: ignore[literal-required]
+
+
+def _inert(value: Any) -> Any:
+    """Text that no spreadsheet takes for a formula."""
+    return f"'{value}" if isinstance(value, str) and value.startswith(FORMULA) else value

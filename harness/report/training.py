@@ -1,0 +1,89 @@
+"""The course of trainings: quality on the validation part by epoch, as the steps of the records tell it."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import statistics
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+from harness.record import Record
+from harness.report.content import Network, Report
+
+
+@dataclasses.dataclass(frozen=True)
+class Course:
+    """One model's training: the mean over seeds after each epoch, with the lowest and the highest seed."""
+
+    model: str
+    seeds: int
+    points: tuple[tuple[float, float, float], ...]
+
+
+def courses(report: Report) -> list[tuple[str, str, list[Course]]]:
+    """By data set and setting: a title, the figure's name, and the courses of its networks."""
+    settings: dict[tuple[str, ...], list[Network]] = {}
+    for network in report.networks:
+        first = network.records[0]
+        if network.quality is not None:
+            key = (
+                first["suite"],
+                first["matrix"],
+                first["preset"],
+                str(first["axes"]["dataset"]),
+                network.quality.name,
+            )
+            settings.setdefault(key, []).append(network)
+    found = []
+    for (_, matrix, _, dataset, figure), networks in settings.items():
+        lines = _courses(networks, figure)
+        if lines:
+            found.append((f"{figure} by epoch on {dataset}, matrix {matrix}", figure, lines))
+    return found
+
+
+def _courses(networks: Sequence[Network], figure: str) -> list[Course]:
+    """One course for each network and each recipe up to a step that trained; cells share what they begin with.
+
+    It is named for the first variant that has it.
+    """
+    names: dict[tuple[str, ...], str] = {}
+    trained: dict[tuple[str, ...], dict[str, list[float]]] = {}
+    for network in networks:
+        for variant in network.variants:
+            for cell in variant.cells:
+                name = f"{cell.record['axes']['architecture']} {variant.label}"
+                for course, history in _fits(cell.record, figure):
+                    names.setdefault(course, name + (f", {course[-1]}" if name in names.values() else ""))
+                    trained.setdefault(course, {}).setdefault(str(cell.record["axes"]["seed"]), history)
+    return [_course(names[course], list(seeds.values())) for course, seeds in trained.items()]
+
+
+def _fits(record: Record, figure: str) -> Iterator[tuple[tuple[str, ...], list[float]]]:
+    """Each fit of a record: the network and the steps up to it with the fit's number, and the figure by epoch."""
+    recipe: tuple[str, ...] = (str(record["axes"]["architecture"]), str(record["axes"]["profile"]))
+    for step in record["steps"]:
+        recipe = (*recipe, step["step"])
+        for number, history in enumerate(_histories(step["facts"], figure), 1):
+            yield (*recipe, f"fit {number}"), history
+
+
+def _course(model: str, seeds: Sequence[Sequence[float]]) -> Course:
+    epochs = range(min(map(len, seeds)))
+    points = [[history[epoch] for history in seeds] for epoch in epochs]
+    return Course(model, len(seeds), tuple((statistics.fmean(p), min(p), max(p)) for p in points))
+
+
+def _histories(facts: Mapping[str, Any], figure: str) -> list[list[float]]:
+    """The figure after each epoch, for each fit of a step; facts are a plugin's own, and may have any form."""
+    fits = facts.get("fits")
+    found = []
+    for fit in fits if isinstance(fits, list) else ():
+        epochs = fit.get("history") if isinstance(fit, Mapping) else None
+        entries = epochs if isinstance(epochs, list) else []
+        values = [entry.get(figure) for entry in entries if isinstance(entry, Mapping)]
+        known = [float(value) for value in values if isinstance(value, int | float) and math.isfinite(value)]
+        if len(known) == len(entries) > 1:
+            found.append(known)
+    return found
