@@ -72,7 +72,7 @@ def add_margin(command: argparse.ArgumentParser) -> None:
 
 def _report(options: argparse.Namespace) -> None:
     from harness.record import identity, read
-    from harness.report.terminal import report_text
+    from harness.report.terminal import report_text, summary_text
 
     if options.output is not None or options.figures is not None:
         _write_report(options)
@@ -80,11 +80,12 @@ def _report(options: argparse.Namespace) -> None:
     plugins = installed()
     try:
         newest = {identity(record): record for file in options.runs for record in read(file)}
-        width = shutil.get_terminal_size((120, 40)).columns
+        records, width = list(newest.values()), shutil.get_terminal_size((120, 40)).columns
         if options.study is None:
-            print(report_text(list(newest.values()), plugins, width))
+            print(report_text(records, plugins, width))
+            print(f"\n{summary_text(records, width)}")
         else:
-            print(_study_text(options.study, list(newest.values()), width))
+            print(_study_text(options.study, records, width))
         for problem in plugins.problems:
             print(f"harness: {problem}", file=sys.stderr)
     except (KeyError, TypeError, AttributeError) as error:

@@ -137,10 +137,7 @@ class Report:
 def report(runs: Sequence[Run]) -> Report:
     """The report of runs; of a cell that is in several, the last counts."""
     newest = {identity(record): Cell(record, place) for place, run in enumerate(runs) for record in run.records}
-    groups: dict[tuple[str, ...], list[Cell]] = {}
-    for cell in newest.values():
-        groups.setdefault(network(cell.record), []).append(cell)
-    networks = tuple(_network(groups[key]) for key in sorted(groups))
+    networks = networks_of(newest.values())
     measured = {(record["suite"], record["matrix"], record["cell"]) for run in runs for record in run.records}
     left = tuple(
         (entry, place)
@@ -149,6 +146,14 @@ def report(runs: Sequence[Run]) -> Report:
         if (entry["suite"], entry["matrix"], entry["cell"]) not in measured
     )
     return Report(tuple(runs), networks, tuple(_warnings(networks)), left)
+
+
+def networks_of(cells: Iterable[Cell]) -> tuple[Network, ...]:
+    """The cells by network, in the order of the terminal's tables."""
+    groups: dict[tuple[str, ...], list[Cell]] = {}
+    for cell in cells:
+        groups.setdefault(network(cell.record), []).append(cell)
+    return tuple(_network(groups[key]) for key in sorted(groups))
 
 
 def _warnings(networks: Sequence[Network]) -> Iterable[str]:

@@ -60,7 +60,7 @@ def _row(network: Network, variant: Variant, levels: Mapping[str, str]) -> Row:
     runs = {cell.run for cell in variant.cells}
     return found | {
         "label": variant.label,
-        "series": network.series(variant),
+        "series": _key(network.series(variant)),
         "level": levels[network.level(variant)],
         "verdict": variant.verdict_text,
         "disturbed": variant.disturbed,
@@ -77,7 +77,13 @@ def _levels(network: Network) -> dict[str, str]:
         level = network.level(variant)
         if variant.parameter_share is not None and level not in shares:
             shares[level] = variant.parameter_share
-    return {level: f"{level} ({100 * shares[level]:.3g} %)" if level in shares else level for level in network.levels}
+    named = {level: f"{level} ({100 * shares[level]:.3g} %)" if level in shares else level for level in network.levels}
+    return {level: _key(name) for level, name in named.items()}
+
+
+def _key(name: str) -> str:
+    """A name by which Vega may keep something in a plain object of its language, which has one name of its own."""
+    return f"{name} " if name == "__proto__" else name
 
 
 def level_order(network: Network) -> list[str]:

@@ -7,6 +7,7 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
+from harness.record import Timing
 from harness.report.choice import Choice, choices
 from harness.report.content import Network, Report, Variant
 from harness.report.noise import protocol
@@ -176,13 +177,23 @@ def environment_table(report: Report) -> Table:
                     facts.setdefault(name, {})[str(machine[name])] = None
             for name, version in record["versions"].items():
                 facts.setdefault(f"version of {name}", {})[version] = None
-            if record["timing"] is not None:
-                facts.setdefault("timing", {})[protocol([record["timing"]])] = None
+        timings: dict[str, list[Timing]] = {}
+        for record in run.records:
+            if (timing := record["timing"]) is not None:
+                timings.setdefault(_setting(timing), []).append(timing)
+        if timings:
+            facts["timing"] = dict.fromkeys(map(protocol, timings.values()))
         columns.append(facts)
     names = dict.fromkeys(name for facts in columns for name in facts)
-    found = tuple((name, *(", ".join(facts.get(name, {})) or MISSING for facts in columns)) for name in names)
+    found = tuple((name, *("; ".join(facts.get(name, {})) or MISSING for facts in columns)) for name in names)
     headers = ("", *(run.path.name for run in report.runs))
     return Table("The environment", headers, found)
+
+
+def _setting(timing: Timing) -> str:
+    """What timings share that one line tells of."""
+    environment = timing["environment"][0]
+    return repr((timing.get("protocol"), timing["processes"], environment["threads"], environment["allocator"]))
 
 
 def _number(value: float | None, digits: int) -> str:

@@ -1,11 +1,15 @@
-"""What is printed of records: the tables, then the sections that plugins add."""
+"""What is printed of records: the tables, then the sections that plugins add, and the summary."""
 
 from __future__ import annotations
 
+import textwrap
 from collections.abc import Sequence
 
 from harness.plugins import Plugins
 from harness.record import Record
+from harness.report.choice import lead
+from harness.report.content import Cell, networks_of
+from harness.report.plain import one_line
 from harness.report.tables import tables
 
 
@@ -15,3 +19,10 @@ def report_text(records: Sequence[Record], plugins: Plugins, width: int = 120) -
     return "\n\n".join(
         [tables(records, width), *(f"{title}\n{'=' * len(title)}\n\n{text}" for title, text in sections)]
     )
+
+
+def summary_text(records: Sequence[Record], width: int = 120) -> str:
+    """Which compression to choose of each network, in words."""
+    lines = [f"{network.title}: {lead(network)}" for network in networks_of(Cell(record, 0) for record in records)]
+    wrapped = (textwrap.fill(one_line(line), max(width, 40), subsequent_indent="  ") for line in lines)
+    return "\n".join(["Summary", "=======", "", *wrapped])

@@ -16,6 +16,7 @@ from typing import Any
 
 import pytest
 import run_files
+from hostile import NAMES, hostile_records
 
 from harness.report import page as page_module
 from harness.report.content import Report, report
@@ -23,23 +24,6 @@ from harness.report.document import markdown
 from harness.report.page import page
 from harness.report.sheet import sheet
 from harness.runs import read
-
-HOSTILE = [
-    "<script>alert(1)</script>",
-    "</script><script>alert(1)</script><!--",
-    '" onmouseover="alert(1)',
-    "two\nlines",
-    "x" * 10_000,
-    "\u202eright to left\u202c",
-    "Ναΐ 模型 🦔",
-    "{{ 7 * 7 }}",
-    "javascript:alert(1)",
-    "a\\u003cb",
-    "__proto__",
-    "half a pair \ud800",
-    "| pipe | `code` | [link](http://example.org)",
-    "=1+1",
-]
 
 
 @pytest.fixture(autouse=True)
@@ -78,14 +62,6 @@ class Elements(HTMLParser):
             self.scripts[-1] += data
         elif self._within != "style":
             self.words.append(data)
-
-
-def hostile_records() -> list[Any]:
-    made = [
-        run_files.cell(1.0, pruning=name, architecture=name, dataset=name, profile=name, preset=name)
-        for name in HOSTILE
-    ]
-    return [*made, *(run_files.cell(0.5, pruning=name, error=0.01) for name in HOSTILE)]
 
 
 def test_the_summary_and_every_variant_stand_in_the_page(tmp_path: Path) -> None:
@@ -134,8 +110,8 @@ def test_what_is_no_number_is_null(tmp_path: Path) -> None:
 
 def test_hostile_names_are_text(tmp_path: Path) -> None:
     entry = {"suite": "s", "matrix": "m", "outcome": "failed"}
-    left = [entry | {"cell": name, "reason": name} for name in HOSTILE]
-    text = page(of(hostile_records(), tmp_path, harness={"left": left}), [(name, name) for name in HOSTILE])
+    left = [entry | {"cell": name, "reason": name} for name in NAMES]
+    text = page(of(hostile_records(), tmp_path, harness={"left": left}), [(name, name) for name in NAMES])
     harmless = page(of([run_files.cell(1.0)], tmp_path), [("Carbon", "none")])
     found, plain = Elements(text), Elements(harmless)
     scripts = [element for element in found.found if element[0] == "script"]
@@ -147,7 +123,7 @@ def test_hostile_names_are_text(tmp_path: Path) -> None:
     data = json.loads(found.scripts[0])
     labels = [row[0] for network in data["networks"] for row in network["rows"]]
     assert "plain-<script>alert(1)</script>-float32" in labels
-    assert all(f"plain-{name}-float32" in labels for name in HOSTILE)
+    assert all(f"plain-{name}-float32" in labels for name in NAMES)
     assert "7 * 7" in html.unescape(text)
     assert max(map(len, found.words)) < 20_000
 
@@ -200,6 +176,7 @@ def test_tables_have_captions_and_scopes_and_headings_have_an_order(tmp_path: Pa
     assert links <= set(ids)
 
 
+@pytest.mark.slow
 def test_ten_thousand_cells_take_seconds(tmp_path: Path) -> None:
     networks = [f"net{number}" for number in range(100)]
     made = [run_files.cell(1.0, architecture=name, pruning="full" if level == 0 else f"level{level}")

@@ -189,29 +189,33 @@
     const spec = { ...JSON.parse(JSON.stringify(chart.spec), turned), width: "container", data: { name: "rows", values } };
     const config = { ...theme, legend: { ...theme.legend, columns: narrow ? 1 : 2, labelLimit: narrow ? 240 : 190 } };
     const actions = { export: true, source: false, compiled: false, editor: false };
-    return vegaEmbed(place, spec, { mode: "vega-lite", renderer: "svg", actions, config, tooltip: { maxDepth: 1 } });
+    // Errors alone: that a filter leaves a layer without points is no news.
+    const options = { mode: "vega-lite", renderer: "svg", actions, config, tooltip: { maxDepth: 1 }, logLevel: 1 };
+    return vegaEmbed(place, spec, options);
   }
 
   // Plain values for Vega, without what the page keeps with a row.
   const plain = (row) => Object.fromEntries(data.fields.map((field) => [field, row[field]]));
 
-  let drawn = 0; // counts the choices of a network, so that a slow drawing of an earlier one is dropped
-  async function drawCharts(rows) {
-    const turn = ++drawn;
-    views.splice(0).forEach((view) => view.finalize());
-    const place = byId("live");
-    place.replaceChildren();
-    const network = state.network === null ? null : networks[state.network];
-    byId("charts-network").textContent = network ? cut(network.heading, 400) : "Choose one network to see its charts.";
-    if (!network) return;
-    const values = rows.map(plain);
-    for (const chart of network.charts) {
-      const result = await embed(chart, values, place);
-      if (turn !== drawn) return result.finalize();
-      views.push(result.view);
-    }
-    // What was filtered meanwhile.
-    updateCharts(chosen());
+  // Drawings wait for each other: a chart that is thrown away while it is drawn is an error. Of choices that were made
+  // meanwhile only the last is drawn.
+  let [wanted, drawing] = [0, Promise.resolve()];
+  function drawCharts() {
+    const turn = ++wanted;
+    drawing = drawing.then(async () => {
+      if (turn !== wanted) return;
+      await Promise.all(views.map((view) => view.runAsync()));
+      views.splice(0).forEach((view) => view.finalize());
+      const place = byId("live");
+      place.replaceChildren();
+      const network = state.network === null ? null : networks[state.network];
+      byId("charts-network").textContent = network ? cut(network.heading, 400) : "Choose one network to see its charts.";
+      for (const chart of network?.charts ?? []) {
+        if (turn !== wanted) return;
+        views.push((await embed(chart, chosen().map(plain), place)).view);
+      }
+      if (network && turn === wanted) updateCharts(chosen()); // what was filtered meanwhile
+    });
   }
   function updateCharts(rows) {
     for (const view of views) view.data("rows", rows.map(plain)).runAsync();
@@ -269,7 +273,7 @@
     byId("status").textContent =
       `${rows.length} of ${(state.network === null ? networks : [networks[state.network]]).reduce((sum, entry) => sum + entry.rows.length, 0)} variants are shown.` +
       (refused ? ` ${refused} have no common reference with the chosen one in one run, and so no ratio to it.` : "");
-    if (network) drawCharts(rows);
+    if (network) drawCharts();
     else updateCharts(rows);
   }
 

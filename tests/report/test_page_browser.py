@@ -1,0 +1,212 @@
+"""The report's page in a browser: it is opened from disk, filtered, re-based, sorted and read by keyboard."""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+import run_files
+from hostile import hostile_records
+
+from harness.report.content import report
+from harness.report.page import page
+from harness.runs import read
+
+playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
+CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
+pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="there is no Chromium here; a system's package has it")
+
+Open = Callable[..., Any]
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Any]:
+    with playwright.sync_playwright() as play:
+        arguments = ["--no-sandbox"] if os.geteuid() == 0 else []  # as root, as in a container, there is none
+        started = play.chromium.launch(executable_path=CHROMIUM, args=arguments)
+        yield started
+        started.close()
+
+
+@pytest.fixture
+def open_page(browser: Any, tmp_path: Path) -> Iterator[Open]:
+    """Opens the page of some records; at the end nothing may have gone wrong in it, or been loaded."""
+    trouble: list[str] = []
+    contexts = []
+
+    def show(made: Sequence[Any], **settings: Any) -> Any:
+        file = tmp_path / "report.html"
+        text = page(report([read(run_files.write(tmp_path / "run.json", made))]), [("Carbon", "none")])
+        file.write_text(text, encoding="utf-8", errors="backslashreplace")
+        contexts.append(browser.new_context(**settings))
+        opened = contexts[-1].new_page()
+        opened.on("console", lambda message: trouble.append(f"{message.type}: {message.text}"))
+        opened.on("pageerror", lambda error: trouble.append(str(error)))
+        opened.on("dialog", lambda dialog: (trouble.append("a dialog"), dialog.dismiss()))
+        opened.on("request", lambda request: trouble.append(request.url) if _outside(request.url) else None)
+        opened.goto(file.as_uri())
+        if settings.get("java_script_enabled", True):
+            opened.wait_for_selector("#live svg.marks >> nth=0")
+        return opened
+
+    yield show
+    for context in contexts:
+        context.close()
+    assert trouble == []
+
+
+def _outside(url: str) -> bool:
+    return not url.startswith(("data:", "blob:")) and not url.endswith("/report.html")
+
+
+def matrix() -> list[Any]:
+    """Two networks of three levels in two precisions each."""
+    ratios = {"full": 1.0, "half": 0.8, "tenth": 0.4}
+    losses = {"full": 0.0, "half": -0.002, "tenth": -0.05}
+    return [
+        run_files.cell(
+            ratios[level] * (0.5 if precision == "int8" else 1.0),
+            error=0.01,
+            architecture=architecture,
+            pruning=level,
+            precision=precision,
+            difference=(losses[level], losses[level] - 0.003, losses[level] + 0.003),
+            figures={"auroc": 0.9 + losses[level], "parameters": 1000 * ratios[level]},
+        )
+        for architecture in ("conv", "lstm")
+        for precision in ("float32", "int8")
+        for level in ratios
+    ]
+
+
+def rows(opened: Any) -> list[str]:
+    found: list[str] = opened.locator("#table tbody tr > th summary").all_inner_texts()
+    return found
+
+
+def cells(opened: Any, variant: str) -> list[str]:
+    line = opened.locator("#table tbody tr").filter(has=opened.get_by_text(variant, exact=True))
+    found: list[str] = line.locator("td").all_inner_texts()
+    return found
+
+
+def points(opened: Any) -> int:
+    count: int = opened.locator("#live figure").first.locator(".mark-symbol.role-mark path").count()
+    return count
+
+
+def test_a_filter_acts_on_the_table_and_the_charts(open_page: Open) -> None:
+    opened = open_page(matrix())
+    assert opened.title() == "Compression report"
+    assert len(rows(opened)) == 6
+    assert opened.locator("#live figure").count() == 5
+    opened.wait_for_function("document.querySelectorAll('#live svg.marks').length == 5")
+    assert points(opened) == 6
+    opened.get_by_label("int8", exact=True).uncheck()
+    assert rows(opened) == ["plain-full-float32", "plain-half-float32", "plain-tenth-float32"]
+    opened.wait_for_function(
+        "document.querySelector('#live figure').querySelectorAll('.mark-symbol.role-mark path').length == 3"
+    )
+    assert "3 of 6 variants are shown" in opened.locator("#status").inner_text()
+    opened.get_by_label("Search", exact=True).fill("tenth")
+    assert rows(opened) == ["plain-tenth-float32"]
+    opened.get_by_role("button", name="Show all again").click()
+    opened.wait_for_function("document.querySelectorAll('#table tbody tr').length == 6")
+
+
+def test_another_network_and_all_networks(open_page: Open) -> None:
+    opened = open_page(matrix())
+    opened.get_by_label("Network", exact=True).select_option("lstm on toy")
+    assert "lstm on toy" in opened.locator("#charts-network").inner_text()
+    opened.get_by_label("Network", exact=True).select_option("all networks")
+    assert len(rows(opened)) == 12
+    assert "lstm on toy: plain-full-int8" in rows(opened)
+    assert opened.get_by_label("Reference", exact=True).is_disabled()
+
+
+def test_another_reference_takes_quotients_and_adds_variances(open_page: Open) -> None:
+    """0.4 over 0.8 is 0.5; each has 3.182 * 0.01 as half of its log's interval, so 0.045 together."""
+    opened = open_page(matrix())
+    assert cells(opened, "plain-tenth-float32")[2] == "0.400 [0.387, 0.413]"
+    opened.get_by_label("Reference", exact=True).select_option("plain-half-float32")
+    assert cells(opened, "plain-tenth-float32")[1:3] == ["-0.0480 [-0.0522, -0.0438]", "0.500 [0.478, 0.523]"]
+    assert cells(opened, "plain-half-float32")[1:3] == ["+0.0000 [+0.0000, +0.0000]", "1.000 [1.000, 1.000]"]
+    assert opened.locator("#rebased").is_visible()
+
+
+def test_variants_of_other_references_are_refused(open_page: Open) -> None:
+    made = matrix()
+    for record in made:
+        if record["axes"]["precision"] == "int8":
+            record["reference"] = record["reference"].replace("float32", "int8")
+    opened = open_page(made)
+    opened.get_by_label("Reference", exact=True).select_option("plain-half-float32")
+    assert cells(opened, "plain-tenth-int8")[1:3] == ["-", "-"]
+    assert "3 have no common reference" in opened.locator("#status").inner_text()
+
+
+def test_a_row_opens_to_its_records_by_keyboard(open_page: Open) -> None:
+    opened = open_page(matrix())
+    opened.locator("#table tbody summary").nth(1).focus()
+    opened.keyboard.press("Enter")
+    trace = opened.locator("#table .trace")
+    trace.wait_for()
+    assert '"artefact sha256": "' + "a" * 64 in trace.inner_text()
+    assert "run.json" in trace.inner_text()
+
+
+def test_columns_sort_both_ways(open_page: Open) -> None:
+    opened = open_page(matrix())
+    opened.get_by_role("button", name="latency / reference").click()
+    assert rows(opened)[0] == "plain-tenth-int8"
+    opened.keyboard.press("Enter")  # the button has kept the focus
+    assert rows(opened)[0] == "plain-full-float32"
+    assert opened.locator("th[aria-sort=descending]").count() == 1
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+@pytest.mark.parametrize("width", [390, 1280])
+def test_it_fits_its_window_in_both_themes(open_page: Open, width: int, scheme: str) -> None:
+    opened = open_page(matrix(), viewport={"width": width, "height": 800}, color_scheme=scheme)
+    assert opened.evaluate("document.documentElement.scrollWidth") <= width
+    lightness = sum(
+        map(int, re.findall(r"\d+", opened.evaluate("getComputedStyle(document.body).backgroundColor"))[:3])
+    )
+    assert (lightness > 600) == (scheme == "light")
+    opened.get_by_role("button", name="Theme").click()
+    assert opened.locator("html").get_attribute("data-theme") == "light"
+
+
+def test_without_a_script_the_figures_are_there(open_page: Open) -> None:
+    opened = open_page(matrix(), java_script_enabled=False)
+    assert opened.get_by_role("table").count() >= 3
+    assert opened.locator("noscript img").count() >= 1
+    assert not opened.locator("#explore").is_visible()
+    assert opened.get_by_text("0.800 [0.775, 0.826]").count() >= 1
+
+
+def test_hostile_names_do_nothing(open_page: Open) -> None:
+    opened = open_page(hostile_records())
+    for value in opened.locator("#network option").evaluate_all("options => options.map(option => option.value)"):
+        opened.get_by_label("Network", exact=True).select_option(value)
+    assert opened.evaluate("document.documentElement.scrollWidth") <= 1280
+    assert opened.locator("script").count() == 3
+
+
+@pytest.mark.slow
+def test_ten_thousand_cells_stay_usable(open_page: Open) -> None:
+    made = [
+        run_files.cell(1.0, architecture=f"net{number}", pruning="full" if level == 0 else f"level{level}")
+        for number in range(100)
+        for level in range(100)
+    ]
+    opened = open_page(made)
+    opened.get_by_label("Network", exact=True).select_option("all networks")
+    assert len(rows(opened)) == 100
+    opened.get_by_label("Search", exact=True).fill("net42 level17")
+    assert rows(opened) == ["net42 on toy: plain-level17-float32"]
