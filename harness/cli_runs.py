@@ -75,6 +75,8 @@ def _report(options: argparse.Namespace) -> None:
     from harness.report.terminal import report_text, summary_text
 
     if options.output is not None or options.figures is not None:
+        if options.study is not None:
+            raise UsageError("--study prints one study; a report written with -o has each of which anything was run")
         _write_report(options)
         return
     plugins = installed()

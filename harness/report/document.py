@@ -20,9 +20,10 @@ from harness.report.sections import (
     results_table,
     runs_table,
 )
+from harness.report.study_tables import StudySection
 
 
-def markdown(report: Report, sections: Sequence[tuple[str, str]]) -> str:
+def markdown(report: Report, studies: Sequence[StudySection], sections: Sequence[tuple[str, str]]) -> str:
     """The whole report; ``sections`` are titles and texts of plugins."""
     parts = ["# Compression report", *(f"**{plain(warning)}**" for warning in report.warnings), "## Summary"]
     for network in report.networks:
@@ -31,6 +32,11 @@ def markdown(report: Report, sections: Sequence[tuple[str, str]]) -> str:
     parts.append(f"In brackets: 95 % intervals. {OVER_SEEDS}")
     for network in report.networks:
         parts += [f"### {plain(network.heading)}", *_network(network)]
+    for study in studies:
+        parts += [f"## {plain(study.title)}", plain(study.about), plain(study.counts), *map(plain, study.remarks)]
+        for table in study.tables:
+            parts += [f"{plain(table.caption)}:", _table(table)]
+        parts.append("\n".join(f"- {plain(rule)}" for rule in study.rules))
     for title, text in sections:
         parts += [f"## {plain(title)}", _verbatim(text)]
     parts.append("## Not measured")

@@ -6,30 +6,35 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from harness.errors import HarnessError, UsageError, explain_disk_errors, nearest
+from harness.errors import HarnessError, UsageError, describe_error, explain_disk_errors, nearest
 
 if TYPE_CHECKING:
     from harness.changes import Documents
     from harness.plugins import Plugins
     from harness.record import Left, Record
     from harness.report.content import Report
+    from harness.report.study_tables import StudySection
 
-Form = Callable[["Report", Sequence[tuple[str, str]]], str]
+    Studies = Sequence[StudySection]
+    Sections = Sequence[tuple[str, str]]
+
+#: From a report, the studies and the plugins' titles with texts to the file's content.
+Form = Callable[["Report", "Studies", "Sections"], str]
 
 
-def _page(report: Report, sections: Sequence[tuple[str, str]]) -> str:
+def _page(report: Report, studies: Studies, sections: Sections) -> str:
     from harness.report.page import page
 
-    return page(report, sections)
+    return page(report, studies, sections)
 
 
-def _markdown(report: Report, sections: Sequence[tuple[str, str]]) -> str:
+def _markdown(report: Report, studies: Studies, sections: Sections) -> str:
     from harness.report.document import markdown
 
-    return markdown(report, sections)
+    return markdown(report, studies, sections)
 
 
-def _sheet(report: Report, sections: Sequence[tuple[str, str]]) -> str:
+def _sheet(report: Report, studies: Studies, sections: Sections) -> str:
     from harness.report.sheet import sheet
 
     return sheet(report)
@@ -47,8 +52,10 @@ def check_form(file: Path) -> None:
 def write_report(report: Report, plugins: Plugins, file: Path) -> None:
     """Write it. Raises UsageError for a wrong suffix, StoreError when the file cannot be written."""
     check_form(file)
+    from harness.report.study_tables import study_sections
+
     sections = plugins.notify("harness_report_section", "a title and a text", records=report.records)
-    text = FORMS[file.suffix.lower()](report, sections)
+    text = FORMS[file.suffix.lower()](report, study_sections(report.records, plugins), sections)
     with explain_disk_errors(f"cannot write {file}", "or name another file"):
         file.parent.mkdir(parents=True, exist_ok=True)
         # A name from a file may hold half a surrogate pair, which no encoding has.
@@ -77,4 +84,6 @@ def report_run(
         write_report(report([run]), plugins, file)
     except HarnessError as error:
         return f"harness: no report: {error}"
+    except Exception as error:  # the run's own file is not written yet, and hours may be in it
+        return f"harness: no report: {describe_error(error)}"
     return f"harness: the report is {file}"

@@ -26,6 +26,7 @@ from harness.report.sections import (
     results_table,
     runs_table,
 )
+from harness.report.study_tables import StudySection
 from harness.report.trace import Shared, plain_json, traces
 from harness.report.training import courses
 
@@ -37,7 +38,7 @@ DRAWN_VARIANTS, DRAWN_NETWORKS = 60, 3
 LONGEST = 300
 
 
-def page(report: Report, sections: Sequence[tuple[str, str]]) -> str:
+def page(report: Report, studies: Sequence[StudySection], sections: Sequence[tuple[str, str]]) -> str:
     """The page; ``sections`` are titles and texts of plugins."""
     from jinja2 import Environment, PackageLoader, StrictUndefined
 
@@ -64,6 +65,8 @@ def page(report: Report, sections: Sequence[tuple[str, str]]) -> str:
         noise=[(network.title, notes(network.records)[:ROWS]) for network in shown],
         left=_all([left_table(report)]),
         provenance=[runs_table(report), environment_table(report)],
+        studies=studies,
+        bounded=_bounded,
         sections=sections,
         style=_asset("page.css"),
         scripts=scripts,

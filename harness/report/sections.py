@@ -31,7 +31,7 @@ class Table:
     def numeric(self) -> tuple[bool, ...]:
         """Which columns hold numbers, or nothing: these are set to the right."""
         columns = zip(*self.rows, strict=True) if self.rows else ((),) * len(self.headers)
-        return tuple(all(NUMBER.match(cell) or cell == MISSING for cell in column) for column in columns)
+        return tuple(all(NUMBER.match(cell) or cell in ("", MISSING) for cell in column) for column in columns)
 
 
 def choice_table(network: Network) -> Table | None:

@@ -94,6 +94,17 @@ def test_a_run_writes_its_report_and_says_where(suite: Suite, monkeypatch: pytes
     assert "run.json" in text
 
 
+def test_a_report_that_fails_costs_no_run_its_file(suite: Suite, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*arguments: object) -> None:
+        raise ValueError("a bug")
+
+    monkeypatch.setattr(page, "island", fail)
+    result = suite(fakes.TOYS, "--harness-report=report.html", "--benchmark-json=run.json", "-k", "conv and seed0")
+    result.assert_outcomes(passed=2, deselected=2)
+    assert "harness: no report: ValueError: a bug" in str(result.stdout)
+    assert len(fakes.benchmarks()) == 2
+
+
 def test_a_wrong_report_is_told_before_anything_is_built(suite: Suite) -> None:
     result = suite(fakes.TOYS, "--harness-report=report.pdf")
     assert result.ret == pytest.ExitCode.USAGE_ERROR

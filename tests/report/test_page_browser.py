@@ -41,7 +41,7 @@ def open_page(browser: Any, tmp_path: Path) -> Iterator[Open]:
 
     def show(made: Sequence[Any], **settings: Any) -> Any:
         file = tmp_path / "report.html"
-        text = page(report([read(run_files.write(tmp_path / "run.json", made))]), [("Carbon", "none")])
+        text = page(report([read(run_files.write(tmp_path / "run.json", made))]), [], [("Carbon", "none")])
         file.write_text(text, encoding="utf-8", errors="backslashreplace")
         contexts.append(browser.new_context(**settings))
         opened = contexts[-1].new_page()
