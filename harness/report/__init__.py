@@ -1,1 +1,1 @@
-"""What people read: tables from records, and the text of a plan."""
+"""What people read: tables and the report from records, the gate's findings, the history, and the text of a plan."""

@@ -89,7 +89,7 @@ def _latency_text(variant: Variant) -> str:
         return ""
     if variant.is_reference:
         return ", which nothing measured outruns"
-    text = f" with {ratio.text(3)} of its latency"
+    text = f" with {ratio.text(3)} of its latency{variant.disturbance}"
     if ratio.high is not None and ratio.high >= 1:
         text += ", which shows no gain"
     return text

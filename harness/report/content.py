@@ -82,6 +82,11 @@ class Variant:
         """How many of its cells were timed on a disturbed machine."""
         return self.verdicts.get("contaminated", 0)
 
+    @property
+    def disturbance(self) -> str:
+        """In words, how many of its timings were disturbed; empty where none was."""
+        return f" ({self.disturbed} of {len(self.cells)} timings disturbed)" if self.disturbed else ""
+
     def mean(self, name: str) -> float | None:
         """The mean over seeds of a figure by its name; None where it is undefined."""
         figures = [cell.record["figures"] for cell in self.cells]

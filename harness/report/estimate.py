@@ -10,8 +10,8 @@ from collections.abc import Iterable, Sequence
 from harness.record import Interval
 
 OVER_SEEDS = (
-    "Of several seeds: the mean, with Student's 95 % interval over seeds; for differences in quality the mean interval "
-    "over patients is added to it, as variances add."
+    "Of several seeds: the mean, with Student's 95 % interval over seeds; for quality and its differences the mean "
+    "interval over patients is added to it, as variances add."
 )
 
 

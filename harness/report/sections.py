@@ -52,7 +52,7 @@ def _choice(choice: Choice, digits: int) -> tuple[str, ...]:
         "surely" if choice.sure else "probably",
         _with_difference(smallest, digits),
         MISSING if smallest is None or smallest.size_share is None else f"{100 * smallest.size_share:.1f} %",
-        _with_difference(fastest, digits) + others,
+        _with_difference(fastest, digits) + ("" if fastest is None else fastest.disturbance) + others,
         MISSING if fastest is None or fastest.ratio is None else fastest.ratio.text(3),
     )
 

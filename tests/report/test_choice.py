@@ -70,6 +70,7 @@ def test_what_is_as_fast_is_named_and_what_was_disturbed_is_not_the_fastest(tmp_
         run_files.contaminated(ratio=ratio, pruning=name, error=0.01)
         for name, ratio in (("full", 1.0), ("a", 0.700), ("b", 0.705), ("c", 0.1))
     ]
+    made.append(run_files.contaminated(ratio=0.7, pruning="a", seed=1))
     for record in made[:3]:
         assert record["timing"] is not None
         record["timing"]["verdict"]["kind"] = "faster"
@@ -77,6 +78,7 @@ def test_what_is_as_fast_is_named_and_what_was_disturbed_is_not_the_fastest(tmp_
     fastest = choice(found, 0.001, True)
     assert fastest.fastest is not None
     assert fastest.fastest.label == "plain-a-float32"
+    assert fastest.fastest.disturbance == " (1 of 2 timings disturbed)"
     assert [other.label for other in fastest.as_fast] == ["plain-b-float32"]
 
 

@@ -85,7 +85,7 @@ def matrix() -> list[Any]:
 
 
 def rows(opened: Any) -> list[str]:
-    found: list[str] = opened.locator("#table tbody tr > th summary").all_inner_texts()
+    found: list[str] = opened.locator("#table .opens").all_inner_texts()
     return found
 
 
@@ -152,7 +152,7 @@ def test_variants_of_other_references_are_refused(open_page: Open) -> None:
 
 def test_a_row_opens_to_its_records_by_keyboard(open_page: Open) -> None:
     opened = open_page(matrix())
-    opened.locator("#table tbody summary").nth(1).focus()
+    opened.locator("#table .opens").nth(1).focus()
     opened.keyboard.press("Enter")
     trace = opened.locator("#table .trace")
     trace.wait_for()
@@ -180,6 +180,19 @@ def test_it_fits_its_window_in_both_themes(open_page: Open, width: int, scheme: 
     assert (lightness > 600) == (scheme == "light")
     opened.get_by_role("button", name="Theme").click()
     assert opened.locator("html").get_attribute("data-theme") == "light"
+
+
+def test_paper_shows_what_is_folded_away(open_page: Open) -> None:
+    opened = open_page(matrix(), color_scheme="dark")
+    assert not opened.get_by_text("lstm on toy: the best within a loss").is_visible()
+    opened.evaluate("dispatchEvent(new Event('beforeprint'))")
+    opened.emulate_media(media="print")
+    assert opened.get_by_text("lstm on toy: the best within a loss").is_visible()
+    assert not opened.locator("#controls").is_visible()
+    assert opened.evaluate("getComputedStyle(document.body).backgroundColor") == "rgb(255, 255, 255)"
+    opened.evaluate("dispatchEvent(new Event('afterprint'))")
+    opened.emulate_media(media="screen")
+    assert not opened.get_by_text("lstm on toy: the best within a loss").is_visible()
 
 
 def test_without_a_script_the_figures_are_there(open_page: Open) -> None:

@@ -134,11 +134,15 @@
   function tableRow(row, shown) {
     const line = make("tr", null, null, row.label === row.reference ? { class: "reference" } : {});
     const head = make("th", null, line, { scope: "row" });
-    const details = make("details", null, head);
-    make("summary", cut(state.network === null ? `${row.network.title}: ${row.label}` : row.label), details);
-    details.addEventListener("toggle", () => {
-      if (details.open && details.children.length === 1)
-        make("div", trace(row), details, { class: "trace", tabindex: "0", role: "region", "aria-label": "records" });
+    const name = state.network === null ? `${row.network.title}: ${row.label}` : row.label;
+    const button = make("button", cut(name), head, { type: "button", class: "opens", "aria-expanded": "false" });
+    button.addEventListener("click", () => {
+      const open = button.getAttribute("aria-expanded") === "false";
+      button.setAttribute("aria-expanded", open);
+      if (!open) return line.nextSibling.remove();
+      const below = make("td", null, make("tr", null, null), { colspan: shown.length });
+      make("div", trace(row), below, { class: "trace", tabindex: "0", role: "region", "aria-label": "records" });
+      line.after(below.parentNode);
     });
     for (const [, , numeric, show] of shown.slice(1)) make("td", cut(show(row)), line, numeric ? { class: "number" } : {});
     return line;
@@ -185,7 +189,7 @@
     const place = make("div", null, figure, { class: "chart" });
     make("figcaption", `${chart.caption} The table of results has the figures.`, figure);
     const narrow = figure.clientWidth < 480;
-    const turned = (name, value) => (name === "labelAngle" && narrow ? -35 : value);
+    const turned = (name, value) => (name === "labelAngle" && figure.clientWidth < 560 ? -35 : value);
     const spec = { ...JSON.parse(JSON.stringify(chart.spec), turned), width: "container", data: { name: "rows", values } };
     const config = { ...theme, legend: { ...theme.legend, columns: narrow ? 1 : 2, labelLimit: narrow ? 240 : 190 } };
     const actions = { export: true, source: false, compiled: false, editor: false };
@@ -320,6 +324,17 @@
   byId("theme").addEventListener("click", () => {
     const names = Object.keys(THEMES);
     setTheme(names[(names.indexOf(document.documentElement.dataset.theme ?? "") + 1) % names.length]);
+  });
+
+  // Paper shows what is folded away too; and the charts, which follow the window's width, get back to theirs.
+  let folded = [];
+  addEventListener("beforeprint", () => {
+    folded = [...document.querySelectorAll("main details:not([open]):not(.chart details)")];
+    folded.forEach((details) => (details.open = true));
+  });
+  addEventListener("afterprint", () => {
+    folded.forEach((details) => (details.open = false));
+    dispatchEvent(new Event("resize"));
   });
 
   byId("theme").hidden = false;
