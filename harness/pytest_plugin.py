@@ -13,7 +13,7 @@ from harness.errors import HarnessError, Unsupported, UsageError, check_writable
 from harness.matrix import Cell, Matrix
 from harness.plugins import installed
 from harness.pytest_options import add_options, check_options, chosen_preset, repeated_options, run_options
-from harness.record import FIELD, SAMPLES, Left, Record
+from harness.record import FIELD, SAMPLES, Left, Record, left_of
 from harness.shared import shared_url, without_password
 from harness.suite import cells_of
 
@@ -45,6 +45,12 @@ class State:
         self.report = ""
         #: How many problems of plugins were shown.
         self.told = 0
+
+    @property
+    def left(self) -> list[Left]:
+        """The cells that were selected and not measured, each with why."""
+        chosen = [] if self.session is None else self.session.chosen
+        return left_of(chosen, self.records, self.unmeasured, self.unsupported)
 
 
 STATE = pytest.StashKey[State]()
@@ -228,24 +234,6 @@ def pytest_runtestloop(session: pytest.Session) -> Iterator[None]:
         pytest.exit(f"harness: {error}", returncode=pytest.ExitCode.TESTS_FAILED)
 
 
-def _left(state: State) -> list[Left]:
-    """The cells that were selected and not measured, each with why."""
-    assert state.session is not None
-    measured = {(record["suite"], record["matrix"], record["cell"]) for record in state.records}
-    left: list[Left] = []
-    for cell in state.session.chosen:
-        if (cell.suite, cell.matrix, cell.id) not in measured:
-            outcome, reason = "not run", "selected, and not measured"  # pytest skipped it itself, or was interrupted
-            if cell.skip is not None:
-                outcome, reason = "skipped", cell.skip
-            elif cell.name in state.unmeasured:
-                outcome = "skipped" if cell.name in state.unsupported else "failed"
-                reason = state.unmeasured[cell.name]
-            names: Any = {"suite": cell.suite, "matrix": cell.matrix, "cell": cell.id}
-            left.append(names | {"outcome": outcome, "reason": reason})
-    return left
-
-
 def _judge(run: Session, state: State, baseline: Baseline, config: pytest.Config) -> None:
     """Say what has become of the earlier run's cells: measured, lost, or left out on purpose."""
     from harness.gate import judge, name_of
@@ -301,7 +289,7 @@ def pytest_sessionfinish(session: pytest.Session, exitstatus: int) -> None:
         file, source = session.config.getoption("--harness-report"), session.config.getoption("benchmark_json")
         made = state.session.documents(state.records)
         name = None if source is None else source.name
-        state.report = report_run(state.records, _left(state), made, name, Path(file), installed())
+        state.report = report_run(state.records, state.left, made, name, Path(file), installed())
     planned = session.config.getoption("--harness-plan")
     if exitstatus == pytest.ExitCode.OK and state.selected and not planned:
         if not state.records:
@@ -315,7 +303,7 @@ def pytest_benchmark_update_json(config: pytest.Config, output_json: dict[str, A
     """Add what the cells' artefacts depend on, so that a later run can say what changed."""
     state = config.stash[STATE]
     if state.session is not None and state.records:
-        output_json[FIELD] = {"documents": state.session.documents(state.records), "left": _left(state)}
+        output_json[FIELD] = {"documents": state.session.documents(state.records), "left": state.left}
 
 
 # --------------------------------------------------------------------------------------------------------- reports

@@ -7,12 +7,15 @@ in ``extra_info["harness_samples"]``. A record is plain JSON: no value in it nee
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Container, Iterable, Mapping
 from pathlib import Path
-from typing import Any, NotRequired, TypedDict
+from typing import TYPE_CHECKING, Any, NotRequired, TypedDict
 
 from harness.errors import UsageError
 from harness.schema import fault
+
+if TYPE_CHECKING:
+    from harness.matrix import Cell
 
 SCHEMA = 1
 FIELD = "harness"
@@ -191,7 +194,7 @@ class Record(TypedDict):
 
 
 class Left(TypedDict):
-    """A cell that was selected and not measured: ``outcome`` is "skipped" or "failed", with the reason."""
+    """A cell that was selected and not measured: ``outcome`` is "skipped", "failed" or "not run", with the reason."""
 
     suite: str
     matrix: str
@@ -252,3 +255,25 @@ def identity(record: Record) -> tuple[str, ...]:
     timing = record["timing"]
     protocol = "" if timing is None else timing.get("protocol", "paired")
     return (record["suite"], record["matrix"], record["cell"], record["preset"], protocol)
+
+
+def left_of(
+    cells: Iterable[Cell], records: Iterable[Record], reasons: Mapping[str, str], unsupported: Container[str]
+) -> list[Left]:
+    """Those of the selected cells that have no record, each with why.
+
+    ``reasons`` are those of cells that were tried, by their names; cells that are ``unsupported`` have not failed.
+    """
+    measured = {(record["suite"], record["matrix"], record["cell"]) for record in records}
+    left: list[Left] = []
+    for cell in cells:
+        if (cell.suite, cell.matrix, cell.id) in measured:
+            continue
+        if cell.skip is not None:
+            outcome, reason = "skipped", cell.skip
+        elif cell.name in reasons:
+            outcome, reason = "skipped" if cell.name in unsupported else "failed", reasons[cell.name]
+        else:  # pytest itself skipped it, or the run was interrupted
+            outcome, reason = "not run", "selected, and not measured"
+        left.append({"suite": cell.suite, "matrix": cell.matrix, "cell": cell.id, "outcome": outcome, "reason": reason})
+    return left

@@ -8,8 +8,9 @@ from typing import Any
 
 import pytest
 
-from harness import UsageError
-from harness.record import SCHEMA, read
+from harness import Profile, UsageError
+from harness.matrix import Cell
+from harness.record import SCHEMA, left_in, left_of, read
 
 
 def written(folder: Path, *records: Any) -> Path:
@@ -52,3 +53,22 @@ def test_a_folder_is_no_run(tmp_path: Path) -> None:
 def test_another_schema_is_refused_with_both_numbers(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match=f"has records of schema 99; this version reads {SCHEMA}"):
         read(written(tmp_path, {"schema": SCHEMA}, {"schema": 99}))
+
+
+def test_what_was_left_is_told_with_its_reason() -> None:
+    def cell(name: str, skip: str | None = None) -> Cell:
+        axes = {"dataset": "toy", "architecture": "conv", "runtime": "eager", "seed": 0}
+        return Cell("s.py", "m", "pruning", axes, (), Profile(), "r", name, skip=skip)
+
+    cells = [cell("done"), cell("ruled", "a rule"), cell("broken"), cell("beyond"), cell("late")]
+    done: Any = {"suite": "s.py", "matrix": "m", "cell": "done"}
+    reasons = {"s.py::m[broken]": "an error", "s.py::m[beyond]": "no such layer"}
+    left = left_of(cells, [done], reasons, {"s.py::m[beyond]"})
+    assert [(entry["cell"], entry["outcome"], entry["reason"]) for entry in left] == [
+        ("ruled", "skipped", "a rule"),
+        ("broken", "failed", "an error"),
+        ("beyond", "skipped", "no such layer"),
+        ("late", "not run", "selected, and not measured"),
+    ]
+    assert left_in({"harness": {"left": left}}) == left
+    assert left_in({"harness": {"left": "damaged"}}) == left_in({}) == []

@@ -150,7 +150,7 @@ def report(runs: Sequence[Run]) -> Report:
         for entry in run.left
         if (entry["suite"], entry["matrix"], entry["cell"]) not in measured
     )
-    return Report(tuple(runs), networks, tuple(_warnings(networks)), left)
+    return Report(tuple(runs), networks, tuple(warnings_of(networks)), left)
 
 
 def networks_of(cells: Iterable[Cell]) -> tuple[Network, ...]:
@@ -161,7 +161,8 @@ def networks_of(cells: Iterable[Cell]) -> tuple[Network, ...]:
     return tuple(_network(groups[key]) for key in sorted(groups))
 
 
-def _warnings(networks: Sequence[Network]) -> Iterable[str]:
+def warnings_of(networks: Sequence[Network]) -> Iterable[str]:
+    """What a reader has to know before anything else: made-up data, and trainings that are too short."""
     records = [record for entry in networks for record in entry.records]
     made_up = sorted({str(record["axes"]["dataset"]) for record in records if record["synthetic"]})
     if made_up:

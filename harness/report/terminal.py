@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from harness.plugins import Plugins
 from harness.record import Record
 from harness.report.choice import lead
-from harness.report.content import Cell, networks_of
+from harness.report.content import Cell, networks_of, warnings_of
 from harness.report.plain import one_line
 from harness.report.tables import tables
 
@@ -23,6 +23,7 @@ def report_text(records: Sequence[Record], plugins: Plugins, width: int = 120) -
 
 def summary_text(records: Sequence[Record], width: int = 120) -> str:
     """Which compression to choose of each network, in words."""
-    lines = [f"{network.title}: {lead(network)}" for network in networks_of(Cell(record, 0) for record in records)]
+    networks = networks_of(Cell(record, 0) for record in records)
+    lines = [*warnings_of(networks), *(f"{network.title}: {lead(network)}" for network in networks)]
     wrapped = (textwrap.fill(one_line(line), max(width, 40), subsequent_indent="  ") for line in lines)
     return "\n".join(["Summary", "=======", "", *wrapped])

@@ -63,6 +63,7 @@ def test_the_terminal_has_the_tables_and_a_summary(
     tables, _, summary = capsys.readouterr().out.partition("Summary\n")
     assert "latency / reference" in tables
     assert "fastest is plain-half-float32" in " ".join(summary.split())
+    assert "The preset quick" in summary
     assert max(map(len, summary.splitlines())) <= 70
 
 
