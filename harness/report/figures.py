@@ -21,6 +21,8 @@ SHAPES = ["circle", "square", "triangle-up", "diamond", "cross"]
 DASHES: list[list[int]] = [[1, 0], [6, 3], [2, 2], [8, 3, 2, 3], [12, 4]]
 #: Of more trainings the lines are told apart by nobody.
 MOST_COURSES = 12
+#: More levels than these have no room on an axis.
+MOST_LEVELS = 60
 POINTS = (
     "Each variant is a point, {} against the difference in quality, with 95 % intervals. Filled: on the Pareto front, "
     "which the line follows; hollow: perhaps on it; faint: surely off it, for another is better in both with its whole "
@@ -59,7 +61,7 @@ def network_charts(network: Network) -> list[Chart]:
             for what, field, across in fronts if _some(values, field) and _some(values, "difference")
         ]  # fmt: skip
     order = level_order(network)
-    if len(order) > 1:
+    if 1 < len(order) <= MOST_LEVELS:
         lines = [("latency", "ratio", "latency / reference"), ("size", "size", str(size)),
                  ("quality", "quality", "" if quality is None else quality.name)]  # fmt: skip
         charts += [

@@ -5,6 +5,7 @@
   const data = JSON.parse(document.getElementById("data").textContent);
   const byId = (id) => document.getElementById(id);
   const PAGE = 100; // rows that are added at once
+  const POINTS = 2000; // as many does a chart show
   const Z = ["", "_low", "_high"];
 
   function make(kind, text, parent, attributes = {}) {
@@ -198,8 +199,15 @@
     return vegaEmbed(place, spec, options);
   }
 
-  // Plain values for Vega, without what the page keeps with a row.
+  // Plain values for Vega, without what the page keeps with a row; of very many rows those on the fronts, then others.
   const plain = (row) => Object.fromEntries(data.fields.map((field) => [field, row[field]]));
+  const FRONTS = ["on the front", "perhaps on the front", "off the front"];
+  function points(rows) {
+    if (rows.length <= POINTS) return rows.map(plain);
+    const rank = (row) => Math.min(...[row.front_latency, row.front_size].map((name) => (FRONTS.indexOf(name) + 4) % 4));
+    const ranked = rows.map((row) => [rank(row), row]).sort((a, b) => a[0] - b[0]);
+    return ranked.slice(0, POINTS).map((entry) => plain(entry[1]));
+  }
 
   // Drawings wait for each other: a chart that is thrown away while it is drawn is an error. Of choices that were made
   // meanwhile only the last is drawn.
@@ -216,13 +224,14 @@
       byId("charts-network").textContent = network ? cut(network.heading, 400) : "Choose one network to see its charts.";
       for (const chart of network?.charts ?? []) {
         if (turn !== wanted) return;
-        views.push((await embed(chart, chosen().map(plain), place)).view);
+        views.push((await embed(chart, points(chosen()), place)).view);
       }
       if (network && turn === wanted) updateCharts(chosen()); // what was filtered meanwhile
     });
   }
   function updateCharts(rows) {
-    for (const view of views) view.data("rows", rows.map(plain)).runAsync();
+    const values = points(rows);
+    for (const view of views) view.data("rows", values).runAsync();
   }
 
   // ------------------------------------------------------------------------------------------------ controls
@@ -276,6 +285,7 @@
     const refused = rows.filter((row) => row.refused).length;
     byId("status").textContent =
       `${rows.length} of ${(state.network === null ? networks : [networks[state.network]]).reduce((sum, entry) => sum + entry.rows.length, 0)} variants are shown.` +
+      (rows.length > POINTS && state.network !== null ? ` Charts show ${POINTS} of them, first those on a front.` : "") +
       (refused ? ` ${refused} have no common reference with the chosen one in one run, and so no ratio to it.` : "");
     if (network) drawCharts();
     else updateCharts(rows);
