@@ -49,7 +49,7 @@ def test_sure_is_what_the_whole_interval_loses_at_most(tmp_path: Path) -> None:
 
 
 def test_nothing_is_sure_without_an_interval_but_the_reference(tmp_path: Path) -> None:
-    cases: list[Case] = [CASES[0], ("half", (-0.001, None, None), 0.7, 500)]
+    cases: list[Case] = [("full", (0.0, None, None), 1.0, 1000), ("half", (-0.001, None, None), 0.7, 500)]
     found = network(cases, tmp_path)
     sure, likely = choice(found, 0.005, True), choice(found, 0.005, False)
     assert sure.smallest is not None
