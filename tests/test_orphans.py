@@ -28,7 +28,8 @@ from pathlib import Path
 
 import numpy as np
 
-from harness.measure.worker import Worker, serve
+from harness.measure.protocol import serve
+from harness.measure.worker import Worker
 
 
 def behave(file):

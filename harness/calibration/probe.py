@@ -19,7 +19,8 @@ from typing import TYPE_CHECKING, ClassVar
 import numpy as np
 
 from harness.contracts import Predictor, Runtime
-from harness.measure.worker import Worker, serve
+from harness.measure.protocol import serve
+from harness.measure.worker import Worker
 
 if TYPE_CHECKING:
     import torch

@@ -7,7 +7,6 @@ It lives until its input ends, or its parent does.
 from __future__ import annotations
 
 import contextlib
-import ctypes
 import dataclasses
 import functools
 import gc
@@ -15,20 +14,18 @@ import hashlib
 import json
 import os
 import platform
-import re
 import resource
-import select
-import signal
-import sys
 from collections.abc import Callable, Iterator, Mapping
 from importlib.metadata import version
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TextIO
+from typing import TYPE_CHECKING, Any
 
 from harness import errors
-from harness.errors import CellError, HarnessError, MeasureError
+from harness.errors import CellError, HarnessError
+from harness.measure.environment import environment, libraries, mapped_files, pin, verify, verify_allocator
 from harness.measure.machine import read_counters
 from harness.measure.process import how_it_ended
+from harness.measure.protocol import die_with_parent, reply_of, serve
 from harness.measure.timing import Amount, time_pairs, time_single
 
 if TYPE_CHECKING:
@@ -36,63 +33,7 @@ if TYPE_CHECKING:
 
     from harness.contracts import Predictor, Runtime
 
-ALLOCATOR_LIBRARY = re.compile(r"/lib(tcmalloc|jemalloc|mimalloc)[^/]*\.so[^/]*$")
 BATCH = 128
-PR_SET_PDEATHSIG = 1
-
-
-# -------------------------------------------------------------------------------------------------------- protocol
-
-
-def serve(answer: Callable[[dict[str, Any]], Any]) -> None:
-    """Answer requests until the input ends: ``{"ok": value}``, or ``{"error": {kind, text}}`` when it raises."""
-    requests, replies = _private_streams()
-    _die_with_parent()
-    if _deserted(requests):
-        return  # the parent died before it could take this process with it
-    for line in requests:
-        replies.write(json.dumps(_reply(functools.partial(_answer, answer, line))) + "\n")
-        replies.flush()
-
-
-def _answer(answer: Callable[[dict[str, Any]], Any], line: str) -> Any:
-    return answer(json.loads(line))
-
-
-def _reply(answer: Callable[[], Any]) -> dict[str, Any]:
-    try:
-        return {"ok": answer()}
-    except HarnessError as error:
-        return {"error": {"kind": type(error).__name__, "text": str(error)}}
-    except (Exception, SystemExit) as error:
-        return {"error": {"kind": "CellError", "text": errors.describe_error(error)}}
-
-
-def _private_streams() -> tuple[TextIO, TextIO]:
-    """The standard input and output, for the protocol alone: what a plugin prints goes to the standard error."""
-    requests, replies = os.fdopen(os.dup(0)), os.fdopen(os.dup(1), "w")
-    nothing = os.open(os.devnull, os.O_RDONLY)
-    os.dup2(nothing, 0)
-    os.close(nothing)
-    os.dup2(2, 1)
-    return requests, replies
-
-
-def _die_with_parent() -> None:
-    """Be killed when the parent is, even in the middle of a request; where Linux is not, the input's end must do."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to handle
-    if sys.platform == "linux":
-        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
-
-
-def _deserted(requests: TextIO) -> bool:
-    """Whether nobody holds the other end of the pipe any more; it may have a request in it all the same."""
-    poll = select.poll()
-    poll.register(requests, 0)  # the end of the other side is always reported
-    return any(event & select.POLLHUP for _, event in poll.poll(0))
-
-
-# --------------------------------------------------------------------------------------------------------- requests
 
 
 class Worker:
@@ -203,10 +144,10 @@ class Worker:
         reading, writing = os.pipe()
         worker, child = os.getpid(), os.fork()
         if child == 0:
-            _die_with_parent()
+            die_with_parent()
             if os.getppid() != worker:
                 os._exit(1)  # it died before it could take this process with it
-            answer = _reply(lambda: self._memory(runtime, file, inputs))
+            answer = reply_of(lambda: self._memory(runtime, file, inputs))
             os.write(writing, json.dumps(answer).encode())
             os._exit(0)
         os.close(writing)
@@ -294,103 +235,6 @@ def _batches(file: str, size: int) -> list[torch.Tensor]:
 def _check_finite(output: torch.Tensor) -> None:
     if not bool(output.isfinite().all()):
         raise CellError("the deployed file answers NaN or infinity on real inputs, so its latency means nothing")
-
-
-# ----------------------------------------------------------------------------------------------------- environment
-
-
-def verify(found: Mapping[str, Any], threads: int, cpus: list[int] | None, onednn: bool, isa: str = "auto") -> None:
-    """Raise MeasureError unless the worker runs in what its profile asked for."""
-    wanted: dict[str, Any] = {"threads": threads, "interop_threads": 1, "onednn": onednn}
-    wanted |= {name: threads for name in ("omp_threads", "mkl_threads") if name in found}
-    if cpus is not None:
-        wanted["affinity"] = cpus
-    if isa != "auto":
-        wanted["isa"] = isa
-    for name, value in wanted.items():
-        if found[name] != value:
-            hint = (
-                "something that it imported overrides the profile: look for it among the plugins and in sitecustomize"
-            )
-            if name == "isa":
-                hint = "this processor, or this build of torch, does not have it: choose another in the profile"
-            raise MeasureError(f"the worker was to have {name}={value} but has {found[name]}; {hint}")
-
-
-def environment() -> dict[str, Any]:
-    """What the worker runs in, as far as plugins could change it."""
-    import torch
-
-    has_onednn = bool(torch.backends.mkldnn.is_available())  # type: ignore[no-untyped-call]
-    return {
-        "threads": torch.get_num_threads(),
-        "interop_threads": torch.get_num_interop_threads(),
-        "affinity": affinity(),
-        "onednn": has_onednn and bool(torch.backends.mkldnn.enabled),
-        "isa": torch.backends.cpu.get_cpu_capability().lower(),
-    }
-
-
-def libraries() -> dict[str, Any]:
-    """What torch says of the libraries below it: the threads of OpenMP and MKL, and the version of oneDNN."""
-    import torch
-
-    said = torch.__config__.parallel_info() + torch.__config__.show()
-    threads = {
-        f"{name}_threads": int(found[1])
-        for name in ("omp", "mkl")
-        if (found := re.search(rf"{name}_get_max_threads\(\)\s*:\s*(\d+)", said))
-    }
-    onednn = re.search(r"MKL-DNN v([\d.]+)", said)
-    return {**threads, "onednn_version": onednn[1] if onednn else None}
-
-
-def verify_allocator(allocator: str, library: str | None, mapped: set[str] | None) -> None:
-    """Raise MeasureError unless exactly that allocator is mapped; ``mapped`` None means that it cannot be known."""
-    if mapped is None:
-        return
-    present = {file for file in mapped if ALLOCATOR_LIBRARY.search(file)}
-    if library is not None and library not in present:
-        raise MeasureError(
-            f"the worker was started with {allocator} ({library}) but runs without it: LD_PRELOAD had no effect; "
-            "is the interpreter statically linked or setuid, or a wrapper that cleans its environment?"
-        )
-    strangers = sorted(present - {library})
-    if strangers:
-        raise MeasureError(
-            f"the worker was to run on the allocator {allocator} but {', '.join(strangers)} is loaded as well; "
-            "find what links it (a plugin, a Python built with it) or ask for that allocator in the profile"
-        )
-
-
-def mapped_files() -> set[str] | None:
-    """The files mapped into this process, by their real paths; None where the system does not tell."""
-    try:
-        lines = Path("/proc/self/maps").read_text().splitlines()
-    except FileNotFoundError:
-        return None
-    return {fields[5] for line in lines if len(fields := line.split(maxsplit=5)) == 6}
-
-
-def pin(cpus: list[int]) -> None:
-    """Pin every thread of this process to ``cpus``; those that start later inherit it."""
-    for task in _tasks():
-        os.sched_setaffinity(task, cpus)
-
-
-def affinity() -> list[int] | None:
-    """The CPUs that any thread of this process may use; None where the system does not tell."""
-    if not hasattr(os, "sched_getaffinity"):
-        return None
-    return sorted(set().union(*(os.sched_getaffinity(task) for task in _tasks())))
-
-
-def _tasks() -> list[int]:
-    """The threads of this process by number (0, the caller, where /proc is not)."""
-    try:
-        return [int(name) for name in os.listdir("/proc/self/task")]
-    except FileNotFoundError:
-        return [0]
 
 
 def _reset_peak() -> None:
