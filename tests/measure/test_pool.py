@@ -138,6 +138,7 @@ def test_what_a_plugin_prints_or_reads_is_no_part_of_the_protocol(workers: Worke
     [
         ("crash", CellError, "killed by SIGSEGV.*last words: about to crash"),
         ("exit", CellError, "exited with status 3 .*it left no message"),
+        ("leave", CellError, "SystemExit: 3"),
         ("refuse", StoreError, "the file is damaged; build it again"),
         ("bug", CellError, r"ZeroDivisionError: of the plugin \(.*fake_worker.py, line \d+\)"),
     ],
@@ -150,7 +151,7 @@ def test_a_failure_is_told_and_the_next_cell_is_measured(
         time_pair(workers, tmp_path, how)
     after = pids(time_pair(workers, tmp_path))
     assert before[1] in after, "the other worker had done nothing wrong"
-    assert (before[0] in after) == (how in ("refuse", "bug")), "only a dead worker is replaced"
+    assert (before[0] in after) == (how in ("refuse", "bug", "leave")), "only a dead worker is replaced"
 
 
 def test_a_worker_that_hangs_is_killed(tmp_path: Path) -> None:
