@@ -11,8 +11,8 @@ import bad_steps as bad
 import pytest
 from failures import Failures
 
-from harness import Step
-from harness.testing import steps
+from harness import Step, containment
+from harness.testing import steps, watch
 from harness.testing.bench import Bench, bench  # noqa: F401 (a fixture)
 from harness.testing.world import MLP, lent
 
@@ -59,8 +59,10 @@ WRONG = [
 
 @pytest.fixture(autouse=True)
 def clean_up(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """What bad steps leave behind."""
+    """What bad steps leave behind, and no long wait for threads that never end."""
     monkeypatch.setenv("BAD_STEP", "")
+    monkeypatch.setattr(watch, "GRACE", 0.01)
+    monkeypatch.setattr(containment, "GRACE", 0.01)
     bad.ENOUGH.clear()
     yield
     bad.ENOUGH.set()
