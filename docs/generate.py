@@ -55,6 +55,9 @@ class Source:
         text = file.read_text()
         return cls(text, ast.parse(text))
 
+    def __contains__(self, name: str) -> bool:
+        return any(_name(node) == name for node in self.tree.body)
+
     def __getitem__(self, name: str) -> ast.stmt:
         return next(node for node in self.tree.body if _name(node) == name)
 
@@ -68,14 +71,15 @@ class Source:
 
 def reference() -> str:
     """The whole page."""
-    hooks, contracts = Source.read(HARNESS / "hookspecs.py"), Source.read(HARNESS / "contracts.py")
+    hooks = Source.read(HARNESS / "hookspecs.py")
+    contracts = [Source.read(file) for file in sorted((HARNESS / "contracts").glob("[!_]*.py"))]
     parts = [INTRODUCTION, "## Hooks", prose(_doc(hooks.tree).partition("\n\n")[2])]
     parts += [hook(node) for node in hooks.tree.body if isinstance(node, ast.FunctionDef)]
     decorator = Source.read(HARNESS / "compressor.py")["compressor"]
     assert isinstance(decorator, ast.FunctionDef)
     for heading, names in CONTRACTS.items():
         parts.append(f"## {heading}")
-        parts += [thing(contracts, contracts[name]) for name in names]
+        parts += [thing(source, source[name]) for name in names for source in contracts if name in source]
         if heading == "Steps":
             parts.append(f"### `@compressor`\n\n{prose(_doc(decorator))}")
     parts += ["## Errors", ERRORS, "\n".join(errors()), "## Checks", *checks()]
@@ -88,7 +92,7 @@ def hook(node: ast.FunctionDef) -> str:
 
 
 def thing(source: Source, node: ast.stmt) -> str:
-    """A class, a function or an alias of contracts.py."""
+    """A class, a function or an alias of the contracts."""
     if isinstance(node, ast.ClassDef):
         members = "\n".join(_members(source, node))
         return f"### `{node.name}`\n\n{prose(_doc(node))}\n\n{members}".rstrip()

@@ -1,0 +1,93 @@
+"""What executes deployed files, and the environment of a timing."""
+
+from __future__ import annotations
+
+import abc
+import dataclasses
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, ClassVar, Literal, Protocol
+
+from harness.errors import UsageError, nearest
+
+if TYPE_CHECKING:
+    import torch
+
+
+#: Memory allocators that a profile can name; "system" is the C library's own.
+ALLOCATORS = ("system", "tcmalloc", "jemalloc", "mimalloc")
+#: Instruction sets that a profile can hold torch to; "auto" is the best that the processor has.
+INSTRUCTION_SETS = ("auto", "default", "avx2", "avx512")
+
+
+@dataclasses.dataclass(frozen=True)
+class Profile:
+    """The environment of a timing. ``allocator`` is one of system, tcmalloc, jemalloc, mimalloc, or a preference order.
+
+    ``affinity`` lists CPU numbers, or "auto" for as many as there are threads; ``onednn`` switches oneDNN's kernels.
+    ``isa`` is one of auto, default, avx2, avx512: the best instructions that torch's own kernels, oneDNN and MKL may
+    use. What torch's kernels use is verified; oneDNN and MKL do not tell, and FBGEMM, which runs int8, chooses itself.
+    """
+
+    threads: int = 1
+    allocator: str | Sequence[str] = "system"
+    affinity: Sequence[int] | Literal["auto"] | None = "auto"
+    onednn: bool = True
+    isa: str = "auto"
+    name: str = ""
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.threads, int) or self.threads < 1:
+            raise UsageError(f"Profile(threads={self.threads!r}): a whole number of threads, at least one")
+        for field in ("allocator", "affinity"):
+            value = getattr(self, field)
+            if isinstance(value, Iterable) and not isinstance(value, str):
+                object.__setattr__(self, field, tuple(value))
+        if not isinstance(self.onednn, bool):
+            raise UsageError(f"Profile(onednn={self.onednn!r}): True or False")
+        if not self.allocators:
+            raise UsageError("Profile(allocator=[]): name at least one allocator")
+        for name in self.allocators:
+            if name not in ALLOCATORS:
+                raise UsageError(f"Profile(allocator={name!r}): there is no such allocator{nearest(name, ALLOCATORS)}")
+        if self.isa not in INSTRUCTION_SETS:
+            raise UsageError(
+                f"Profile(isa={self.isa!r}): there is no such set{nearest(str(self.isa), INSTRUCTION_SETS)}"
+            )
+        if self.affinity is None or self.affinity == "auto":
+            return
+        numbers = self.affinity if isinstance(self.affinity, tuple) else ()
+        if not numbers or not all(isinstance(number, int) and number >= 0 for number in numbers):
+            raise UsageError(f"Profile(affinity={self.affinity!r}): None, 'auto' or a list of CPU numbers")
+        if len(set(numbers)) < self.threads:
+            raise UsageError(
+                f"Profile(threads={self.threads}, affinity={list(numbers)}): the threads would wait for one another; "
+                "name as many CPUs as there are threads"
+            )
+
+    @property
+    def allocators(self) -> tuple[str, ...]:
+        """The allocators in order of preference."""
+        return (self.allocator,) if isinstance(self.allocator, str) else tuple(self.allocator)
+
+
+class Predictor(Protocol):
+    """A deployed file, loaded: maps inputs (batch, *input_shape) float32 to probabilities (batch, labels)."""
+
+    def __call__(self, inputs: torch.Tensor) -> torch.Tensor: ...
+
+
+class Runtime(abc.ABC):
+    """What executes a deployed file."""
+
+    name: ClassVar[str]
+    version: ClassVar[str] = "1"
+    about: ClassVar[str] = ""
+
+    @abc.abstractmethod
+    def deploy(self, artefact: Path, folder: Path) -> Path:
+        """Write into ``folder`` the file that would be shipped for this artefact, and return it."""
+
+    @abc.abstractmethod
+    def load(self, file: Path) -> Predictor:
+        """Load a deployed file for inference; called inside the timing workers."""
