@@ -14,6 +14,8 @@ from harness.keys import key_of
 
 MODEL = "model.safetensors"
 META = "artefact.json"
+#: How files begin that torch.save writes: a ZIP archive, or a bare pickle.
+PICKLES = (b"PK", b"\x80\x02", b"\x80\x03", b"\x80\x04", b"\x80\x05")
 FIELDS = ("document", "sha256", "facts", "seconds")
 
 
@@ -75,7 +77,9 @@ def _refuse(constant: str) -> NoReturn:
 def check_model(file: Path, sha256: str) -> None:
     """Raise Damaged when the file is not the model with that hash, or is a pickle; OSError when it cannot be read."""
     with file.open("rb") as stream:
-        if stream.read(2) in (b"PK", b"\x80\x02", b"\x80\x03", b"\x80\x04", b"\x80\x05"):
+        # A safetensors file begins with the length of its header, whose bytes may be those of any of these.
+        start = stream.read(9)
+        if start.startswith(PICKLES) and start[8:] != b"{":
             raise Damaged("is a pickle, which could run code and is never loaded")
     if sha256_of(file) != sha256:
         raise Damaged("does not match its hash")

@@ -159,7 +159,7 @@ def _run_cell(request: pytest.FixtureRequest, benchmark: Any) -> None:
         state.unmeasured[item.cell.name] = str(measured)
         if isinstance(measured, Unsupported):
             state.unsupported.add(item.cell.name)
-            pytest.skip(str(measured))
+            pytest.skip(f"{item.cell.id}: {measured}")
         pytest.fail(f"{item.cell.id}: {measured}", pytrace=False)
     state.records.append(measured.record)
     benchmark.extra_info[FIELD] = measured.record

@@ -17,8 +17,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import safetensors.torch
+import torch
 
-from harness.description import META, MODEL, Artefact
+from harness.description import META, MODEL, PICKLES, Artefact
 from harness.errors import StoreError, UsageError
 from harness.keys import key_of
 from harness.store import Store
@@ -48,6 +50,19 @@ def test_what_was_put_is_got(store: Store) -> None:
     assert found.file.read_bytes() == b"weights"
     assert (found.document, found.facts, found.seconds) == (document, {"kept": 0.5}, 2.0)
     assert store.has(key_of(document))
+
+
+@pytest.mark.parametrize("length", [640, 896, 1152, 1408, 19280])
+def test_a_header_of_any_length_is_no_pickle(store: Store, length: int) -> None:
+    """The length comes first in the file, and these begin like a pickle or a ZIP archive."""
+    weights = {"weight": torch.zeros(1)}
+    bare = int.from_bytes(safetensors.torch.save(weights, {"note": ""})[:8], "little")
+    content = safetensors.torch.save(weights, {"note": "x" * (length - bare)})
+    assert content.startswith(PICKLES)
+    artefact = store.put({"root": 1}, lambda file: file.write_bytes(content) and None, {}, 0)
+    found = store.get(artefact.key)
+    assert found is not None
+    assert found.file.read_bytes() == content
 
 
 def test_the_store_tells_backups_and_git_to_pass_it_by(store: Store) -> None:

@@ -42,6 +42,8 @@ class StepContext(Protocol):
     ) -> torch.nn.Module:
         """A copy of ``model``, trained under the objective in force, with its best epoch's weights.
 
+        All weights that require a gradient change, those that a step set to zero too: set them again afterwards.
+
         ``name`` tells apart several fits of one step (an interrupted one resumes; of two with one name the second is
         called ``name-2``); ``changes`` replace fields of the architecture's Training for this phase, as ``epochs=3``.
         """
@@ -118,7 +120,11 @@ class Step:
         raise NotImplementedError(f"step {self.name!r} has teaches = True but does not define loss()")
 
     def dump(self, model: torch.nn.Module) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
-        """The model as plain tensors and JSON notes; the default handles any network of stock torch modules."""
+        """The model as plain tensors and JSON notes; the default handles any network of stock torch modules.
+
+        A form of one's own is used for what later steps make of the model too. It packs what
+        ``super().dump(model)`` gives, and ``restore`` unpacks that for ``super().restore(...)``.
+        """
         from harness.structure import dump
 
         return dump(model)
@@ -126,7 +132,10 @@ class Step:
     def restore(
         self, fresh: torch.nn.Module, tensors: Mapping[str, torch.Tensor], notes: Mapping[str, Any]
     ) -> torch.nn.Module:
-        """The inverse of ``dump``, given a fresh network of the architecture."""
+        """The inverse of ``dump``, given a network as the architecture builds it, whatever earlier steps made of that.
+
+        ``super().restore(...)`` gives it the shape that the model had.
+        """
         from harness.structure import restore
 
         return restore(fresh, tensors, notes)

@@ -158,7 +158,33 @@ def networks_of(cells: Iterable[Cell]) -> tuple[Network, ...]:
     groups: dict[tuple[str, ...], list[Cell]] = {}
     for cell in cells:
         groups.setdefault(network(cell.record), []).append(cell)
-    return tuple(_network(groups[key]) for key in sorted(groups))
+    return tuple(_told_apart([_network(groups[key]) for key in sorted(groups)]))
+
+
+def _told_apart(networks: Sequence[Network]) -> Iterable[Network]:
+    """The networks; of those with one title each is called by what else it differs in, or by its number."""
+    titles = collections.defaultdict(list)
+    for entry in networks:
+        titles[entry.title].append(entry)
+    for entry in networks:
+        alike = titles[entry.title]
+        settings = [_settings(other) for other in alike]
+        own = _settings(entry)
+        parts = [own[name] for name in own if len({setting[name] for setting in settings}) > 1]
+        if settings.count(own) > 1:
+            parts.append(f"number {1 + alike.index(entry)}")
+        yield dataclasses.replace(entry, title=", ".join([entry.title, *parts]))
+
+
+def _settings(entry: Network) -> dict[str, str]:
+    """What else than their title may be different between two networks, in words."""
+    record = entry.records[0]
+    return {
+        "preset": f"preset {record['preset']}",
+        "matrix": f"matrix {record['matrix']}",
+        "suite": record["suite"],
+        "device": f"trained on {record['device']}",
+    }
 
 
 def warnings_of(networks: Sequence[Network]) -> Iterable[str]:

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from harness.contracts import Step
+from harness.errors import describe_error
 from harness.plan import describe
 from harness.testing.bench import REASON, Bench
 from harness.testing.blame import blame, some
@@ -18,12 +19,12 @@ if TYPE_CHECKING:
 
 def test_step_works_or_refuses(step: Step, network: str, bench: Bench) -> None:
     """On a network of stock layers it gives a network, or raises Unsupported with a reason."""
-    _works_or_refuses(bench.see(step, network))
+    _works_or_refuses(step, bench.see(step, network))
 
 
 def test_step_works_on_an_odd_network_or_refuses(step: Step, bench: Bench) -> None:
     """So it does on a network without layers, whose forward pass branches on the data."""
-    _works_or_refuses(bench.see(step, ODD))
+    _works_or_refuses(step, bench.see(step, ODD))
 
 
 def test_step_works_on_some_network(step: Step, bench: Bench) -> None:
@@ -52,7 +53,7 @@ def test_step_works_with_another_seed(step: Step, network: str, bench: Bench) ->
         )
 
 
-def _works_or_refuses(found: Observation) -> None:
+def _works_or_refuses(step: Step, found: Observation) -> None:
     if found.failed and found.undeclared:
         pytest.skip(f"{found.thing}: stopped for a training that is not declared; see test_step_declares_its_trainings")
     if found.refused is not None and len(str(found.refused)) < REASON:
@@ -65,7 +66,7 @@ def _works_or_refuses(found: Observation) -> None:
     if found.refused is not None or not found.failed:
         return
     raised = found.sighting.raised
-    got = str(found.problem) if raised is None else f"{type(raised).__name__}: {raised}"
+    got = str(found.problem) if raised is None else describe_error(raised, type(step))
     blame(
         found.thing,
         wanted="a network, or Unsupported with a reason where the step is not made for this one",

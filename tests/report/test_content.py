@@ -68,6 +68,28 @@ def test_cells_that_differ_in_their_seed_are_one_variant(tmp_path: Path) -> None
     assert found.title == "conv on toy"
 
 
+def test_networks_of_one_name_are_told_apart(tmp_path: Path) -> None:
+    settings = (("study", "m", "toy"), ("quick", "m", "toy"), ("quick", "n", "toy"), ("quick", "o", "b"))
+    made = [run_files.cell(1.0, preset=preset, dataset=dataset) for preset, _, dataset in settings]
+    for entry, (_, matrix, _) in zip(made, settings, strict=True):
+        entry["matrix"] = matrix
+    titles = sorted(entry.title for entry in of(made, tmp_path).networks)
+    assert titles == [
+        "conv on b",
+        "conv on toy, preset quick, matrix m",
+        "conv on toy, preset quick, matrix n",
+        "conv on toy, preset study, matrix m",
+    ]
+
+
+def test_networks_that_differ_in_nothing_that_is_told_are_numbered(tmp_path: Path) -> None:
+    made = [run_files.cell(1.0), run_files.cell(1.0)]
+    made[1]["timing"] = None
+    made[1]["cell"] = "another"
+    titles = sorted(entry.title for entry in of(made, tmp_path).networks)
+    assert titles == ["conv on toy, number 1", "conv on toy, number 2"]
+
+
 def test_synthetic_data_and_short_presets_are_said_loudly(tmp_path: Path) -> None:
     made = run_files.cell(1.0, dataset="toy-synthetic", synthetic=True)
     first, second = of([made], tmp_path).warnings
