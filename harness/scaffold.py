@@ -110,10 +110,6 @@ def check_free(kind: str, names: Names, plugins: Plugins) -> None:
             f"{name!r} is a module of Python's standard library, which the suites that name the plugin may want too; "
             f"choose another name, such as 'my-{name}'"
         )
-    if taken := {names.name, names.class_name} & _own_words(kind):
-        raise UsageError(
-            f"{min(taken)!r} is a word that the written code uses itself; choose another name, such as 'my-{name}'"
-        )
     for registry in (plugins.datasets, plugins.architectures, plugins.steps, plugins.metrics, plugins.runtimes):
         for registered in (name, f"{name}-synthetic"):
             if registered in registry:
@@ -121,6 +117,10 @@ def check_free(kind: str, names: Names, plugins: Plugins) -> None:
                     f"{registry.kind} {registered!r} is already registered by plugin {registry.origin(registered)}; "
                     "choose another name, or uninstall that one"
                 )
+    if taken := {names.name, names.class_name} & _own_words(kind):
+        raise UsageError(
+            f"{min(taken)!r} is a word that the written code uses itself; choose another name, such as 'my-{name}'"
+        )
     for metric in map(plugins.metrics.get, plugins.metrics):
         if kind == "metric" and name in [figure.name for figure in metric.figures(Task((1, 1), ("label",)))]:
             raise UsageError(f"metric {metric.name!r} already gives a figure called {name!r}; choose another name")

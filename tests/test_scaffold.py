@@ -15,10 +15,11 @@ import pytest
 from environments import Environment
 from hypothesis import assume, given
 from hypothesis import strategies as st
+from toy import Halve
 
 from harness import HarnessError, StoreError, UsageError, scaffold
 from harness.cli import main
-from harness.plugins import Plugins
+from harness.plugins import Origin, Plugins, installed
 from harness.scaffold import KINDS, Names, check_free, new, render, typed
 
 ROOT = Path(__file__).parent.parent
@@ -259,6 +260,12 @@ def test_a_name_that_is_something_already_is_refused(here: Path, kind: str, name
     with pytest.raises(UsageError, match=reason):
         new(kind, name, here)
     assert not any(here.iterdir())
+
+
+def test_a_registered_name_is_told_before_a_word_of_the_written_code(here: Path) -> None:
+    installed().steps.add("prune", Halve, Origin("compress", "harness", "1"))
+    with pytest.raises(UsageError, match="step 'prune' is already registered by plugin compress"):
+        new("compressor", "prune", here)
 
 
 def test_the_name_of_a_module_is_refused(here: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
