@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import dataclasses
-import inspect
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from harness.contracts import Phase, Step, StepContext
-from harness.errors import UsageError, nearest
+from harness.errors import UsageError
 
 if TYPE_CHECKING:
     import torch
@@ -49,15 +48,7 @@ def step(name: str, **parameters: Any) -> Step:
     """
     from harness.plugins import installed
 
-    return _make(installed().steps.get(name), parameters)
-
-
-def _make(kind: type[Step], parameters: dict[str, Any]) -> Step:
-    known = list(inspect.signature(kind).parameters)
-    for parameter in parameters:
-        if parameter not in known:
-            raise UsageError(f"step {kind.name!r} has no parameter {parameter!r}{nearest(parameter, known)}")
     try:
-        return kind(**parameters)
-    except TypeError as error:
-        raise UsageError(f"step {kind.name!r}: {error}") from error
+        return installed().steps.get(name)(**parameters)
+    except TypeError as error:  # of a value, at which the step fails as it is made
+        raise UsageError(f"step {name!r}: {error}") from error

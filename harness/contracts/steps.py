@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import abc
 import dataclasses
+import inspect
 from collections.abc import Callable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol, TypeVar
 
 from harness.contracts.architectures import Phase
 from harness.contracts.data import Progress, Task
-from harness.errors import UsageError
+from harness.errors import UsageError, nearest
 
 if TYPE_CHECKING:
     import torch
 
+T = TypeVar("T")
 
 #: (logits, targets, teacher logits or None), each (batch, labels) -> scalar loss.
 Loss = Callable[["torch.Tensor", "torch.Tensor", "torch.Tensor | None"], "torch.Tensor"]
@@ -66,7 +69,51 @@ class StepContext(Protocol):
         ...
 
 
-class Step:
+class StepType(abc.ABCMeta):
+    """The type of step classes: a call that names a wrong parameter, or leaves one out, is answered in a user's words.
+
+    It derives from ABCMeta so that a step may be an abstract base class, too.
+    """
+
+    @property
+    def __signature__(cls) -> inspect.Signature:
+        # That of a class is otherwise the one of __call__, below.
+        maker = cls.__new__ if cls.__init__ is object.__init__ else cls.__init__  # type: ignore[misc]
+        if maker is object.__new__:
+            return inspect.Signature()
+        signature = inspect.signature(maker)
+        return signature.replace(parameters=list(signature.parameters.values())[1:])
+
+    def __call__(cls: type[T], *given: Any, **named: Any) -> T:
+        """The step. Raises UsageError, with the nearest right names, for parameters that it does not take."""
+        signature = inspect.signature(cls)
+        try:
+            signature.bind(*given, **named)
+        except TypeError as error:
+            reason = _wrong_call(signature, len(given), named) or str(error)
+            raise UsageError(f"step {getattr(cls, 'name', cls.__name__)!r}{reason}") from None
+        return super().__call__(*given, **named)  # type: ignore[misc, no-any-return]
+
+
+def _wrong_call(signature: inspect.Signature, given: int, named: Mapping[str, Any]) -> str:
+    """What is wrong with a call that a signature does not allow, as the end of a message."""
+    known = [p for p in signature.parameters.values() if p.kind not in (p.VAR_POSITIONAL, p.VAR_KEYWORD)]
+    names = [parameter.name for parameter in known]
+    placed = [parameter.name for parameter in known if parameter.kind is not parameter.KEYWORD_ONLY]
+    open_ended = any(parameter.kind is parameter.VAR_KEYWORD for parameter in signature.parameters.values())
+    for name in named:
+        if name not in names and not open_ended:
+            return f" has no parameter {name!r}{nearest(name, names) if names else ': it takes none'}"
+    for name in placed[:given]:
+        if name in named:
+            return f" is given its parameter {name!r} twice, by its place and by its name"
+    if given > len(placed):
+        return f" takes {len(placed)} by place and is given {given} (known: {', '.join(names)})"
+    missing = [p.name for p in known if p.default is p.empty and p.name not in {*placed[:given], *named}]
+    return f": missing {', '.join(map(repr, missing))} (known: {', '.join(names)})"
+
+
+class Step(metaclass=StepType):
     """What makes or changes a model. Subclass as a frozen dataclass: its fields are its parameters.
 
     A compressor needs a ``name``, fields with types, a docstring and ``apply``. Importing it must load no torch:
@@ -78,6 +125,8 @@ class Step:
     version: ClassVar[str] = "1"
     #: True for a step whose incoming model teaches a fresh network, and all training from here on; it defines ``loss``.
     teaches: ClassVar[bool] = False
+    #: How its author makes a step that cannot be checked as it is one that can.
+    _mend_examples: ClassVar[str] = "define examples(), or give every parameter a default"
 
     def parameters(self) -> dict[str, Any]:
         """The parameters by name; they enter the artefact's key."""
@@ -89,12 +138,12 @@ class Step:
     def examples(cls) -> Sequence[Step]:
         """Values of the step that the conformance kit checks; a step with a parameter to be given defines it."""
         try:
-            return [cls()]
+            inspect.signature(cls).bind()
         except TypeError as error:
             raise UsageError(
-                f"step {cls.name!r} does not say with which parameters to check it ({error}): define examples(), or "
-                "give every parameter a default"
-            ) from error
+                f"step {cls.name!r} does not say with which parameters to check it ({error}): {cls._mend_examples}"
+            ) from None
+        return [cls()]
 
     def apply(self, model: torch.nn.Module, context: StepContext) -> torch.nn.Module:
         """The changed model; ``model`` stays as it was. Raise Unsupported for a network that the step cannot handle.
