@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import inspect
 import sys
 import types
 import typing
@@ -47,11 +48,52 @@ def parameter_types(kind: type[Step]) -> dict[str, Any]:
 
 def check_parameters(step: Step) -> None:
     """Raise UsageError for the first parameter whose value is not of its type."""
-    from typeguard import CollectionCheckStrategy, TypeCheckError, check_type
-
     for name, type_ in parameter_types(type(step)).items():
         value = getattr(step, name)
-        try:
-            check_type(value, type_, collection_check_strategy=CollectionCheckStrategy.ALL_ITEMS)
-        except TypeCheckError as error:
-            raise UsageError(f"step {step.name!r}: its parameter {name}={value!r}: {error}") from error
+        if (reason := _misfit(value, type_)) is not None:
+            raise UsageError(f"step {step.name!r}: its parameter {name}={value!r}: {reason}")
+
+
+def check_defaults(kind: type[Step]) -> None:
+    """Raise UsageError for the first parameter whose type cannot be read, or whose default is not of it."""
+    types = parameter_types(kind)
+    if not dataclasses.is_dataclass(kind):
+        return
+    for field in dataclasses.fields(kind):
+        given = field.default is not dataclasses.MISSING
+        if given and (reason := _misfit(field.default, types[field.name])) is not None:
+            raise UsageError(f"step {kind.name!r}: the default {field.name}={field.default!r}: {reason}")
+
+
+def _misfit(value: Any, type_: Any) -> str | None:
+    """Why a value is not of a type, or None."""
+    from typeguard import CollectionCheckStrategy, TypeCheckError, check_type
+
+    try:
+        check_type(value, type_, collection_check_strategy=CollectionCheckStrategy.ALL_ITEMS)
+    except TypeCheckError as error:
+        return str(error)
+    # To Python True is a number; where a number is asked for it is a mistake.
+    if _holds_bool(value) and not _admits_bool(type_):
+        return f"its type, {inspect.formatannotation(type_)}, names no bool"
+    return None
+
+
+def _holds_bool(value: Any) -> bool:
+    if isinstance(value, Mapping):
+        return _holds_bool([*value.keys(), *value.values()])
+    if isinstance(value, list | tuple | set | frozenset):
+        return any(map(_holds_bool, value))
+    return isinstance(value, bool)
+
+
+def _admits_bool(type_: Any) -> bool:
+    """Whether a type names bool or what holds anything, as list does, in one of its parts."""
+    parts = typing.get_args(type_)
+    if typing.get_origin(type_) is typing.Literal:
+        return any(isinstance(part, bool) for part in parts)
+    if parts:
+        return any(map(_admits_bool, parts))
+    if hasattr(type_, "__supertype__"):
+        return _admits_bool(type_.__supertype__)
+    return type_ in (bool, object, Any) or hasattr(typing.get_origin(type_) or type_, "__class_getitem__")

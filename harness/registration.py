@@ -11,7 +11,7 @@ from typing import Any
 from harness import hookspecs
 from harness.contracts import Architecture, Dataset, Metric, Runtime, Step, Study, Task
 from harness.errors import UsageError, nearest
-from harness.parameters import parameter_types
+from harness.parameters import check_defaults
 
 #: Names are parts of the names of cells, by which ``pytest -k`` selects.
 NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._+-]*")
@@ -104,7 +104,7 @@ def _wrong_step(kind: type[Step]) -> str | None:
     if not _tells_its_parameters(kind):
         return "which is not a frozen dataclass: its parameters could not enter the key"
     try:
-        parameter_types(kind)
+        check_defaults(kind)
     except UsageError as error:
         return f"which is refused: {error}"
     if kind.apply is Step.apply:

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
-from typing import Any, ClassVar, Literal
+from collections.abc import Mapping, Sequence
+from typing import Any, ClassVar, Literal, NewType
 
 import pytest
 from toy import Broken, Halve, Shift
 
 from harness import Step, UsageError, hookimpl, train
-from harness.parameters import check_parameters, parameter_types
+from harness.parameters import check_defaults, check_parameters, parameter_types
 from harness.plugins import Origin, Plugins
 
 
@@ -62,6 +62,49 @@ def test_other_values_are_refused(step: Step, words: str) -> None:
     with pytest.raises(UsageError) as caught:
         check_parameters(step)
     assert words in str(caught.value)
+    assert caught.value.__cause__ is None
+
+
+Bits = NewType("Bits", int)
+
+
+@pytest.mark.parametrize(
+    ("type_", "value"),
+    [
+        (int, True), (float, False), (int | None, True), (Literal[0, 1], True), (Bits, True),
+        (Sequence[int], [1, True]), (tuple[int, ...], (True,)), (Mapping[str, float], {"a": True}),
+    ],
+)  # fmt: skip
+def test_a_bool_is_no_number(type_: Any, value: Any) -> None:
+    with pytest.raises(UsageError, match=r"its parameter it=.*"):
+        check_parameters(holding(type_)(value))
+
+
+@pytest.mark.parametrize(
+    ("type_", "value"),
+    [
+        (bool, True), (bool | int, True), (Any, True), (object, True), (Literal["x", True], True),
+        (list[bool], [True]), (list, [True]), (Sequence[Any], (True, 1)), (dict[str, int | bool], {"a": True}),
+        (float, 1), (Bits, 1),
+    ],
+)  # fmt: skip
+def test_a_bool_is_one_where_its_type_says_so(type_: Any, value: Any) -> None:
+    check_parameters(holding(type_)(value))
+
+
+def holding(type_: Any, *default: Any) -> Any:
+    """A step class with one parameter, of this type."""
+    field = ("it", type_, dataclasses.field(default=default[0])) if default else ("it", type_)
+    namespace = {"name": "holding", "__module__": __name__}
+    return dataclasses.make_dataclass("Holding", [field], bases=(Step,), namespace=namespace, frozen=True)
+
+
+def test_defaults_are_checked_as_values_are() -> None:
+    check_defaults(holding(int, 6))
+    check_defaults(holding(int))
+    for wrong in ("6", True):
+        with pytest.raises(UsageError, match=f"step 'holding': the default it={wrong!r}: "):
+            check_defaults(holding(int, wrong))
 
 
 def test_a_step_with_a_type_that_cannot_be_read_is_left_out() -> None:
