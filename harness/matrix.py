@@ -6,6 +6,7 @@ import dataclasses
 import itertools
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import Any
 
 from harness.contracts import Profile, Step
 from harness.errors import UsageError, nearest
@@ -275,14 +276,24 @@ def _options(axis: str, options: Mapping[str, Sequence[Step]]) -> dict[str, tupl
     for name, steps in options.items():
         if not isinstance(name, str) or not OPTION_NAME.fullmatch(name):
             raise UsageError(f"axis {axis!r}: {name!r} cannot name an option; use letters, digits, '.', '_' and '+'")
-        steps = (steps,) if isinstance(steps, Step) else tuple(steps)
-        for entry in steps:
+        entries: tuple[Any, ...] = (steps,)
+        if isinstance(steps, Iterable) and not isinstance(steps, Step | str):
+            entries = tuple(steps)
+        for entry in entries:
             if not isinstance(entry, Step):
-                hint = "; write step('name', ...) to name one" if isinstance(entry, str) else ""
-                raise UsageError(f"axis {axis!r}, option {name!r}: {entry!r} is not a step{hint}")
+                raise UsageError(f"axis {axis!r}, option {name!r}: {entry!r} is not a step{_as_step(entry)}")
             try:
                 check_parameters(entry)
             except UsageError as error:
-                raise UsageError(f"axis {axis!r}, option {name!r}: {error}") from error
-        checked[name] = steps
+                raise UsageError(f"axis {axis!r}, option {name!r}: {error}") from None
+        checked[name] = entries
     return checked
+
+
+def _as_step(entry: object) -> str:
+    """How what is not a step becomes one, as the end of a message."""
+    if isinstance(entry, str):
+        return "; write step('name', ...) to name one"
+    if isinstance(entry, type) and issubclass(entry, Step):
+        return f"; write {getattr(entry, 'name', entry.__name__)}()"
+    return ""
