@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import dataclasses
 import inspect
-from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Any, Concatenate, ParamSpec, Protocol, cast
+import types
+from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, Concatenate, Literal, ParamSpec, Protocol, Union, cast, get_args, get_origin
 
 from harness.contracts import Step, StepContext
 from harness.errors import UsageError
@@ -15,6 +16,11 @@ if TYPE_CHECKING:
     import torch
 
 P = ParamSpec("P")
+
+#: What parameters are, and models and contexts are not.
+VALUES = (bool, int, float, str, list, tuple, dict, Sequence, Mapping, Literal, types.NoneType)
+#: What a step that cannot be checked for want of a default needs; a function cannot define examples().
+MEND_EXAMPLES = "give it a default, or write a class with examples()"
 
 
 class Compressor(Protocol[P]):
@@ -41,13 +47,14 @@ def compressor(function: Callable[Concatenate[torch.nn.Module, StepContext, P], 
     ``halve(factor=0.25)``. A method that tells its ``fits``, has a ``preview``, teaches or has a form of its own on
     disk is a subclass of Step.
 
-    Raises UsageError for a function that has no docstring, or whose parameters do not say of what type they are.
+    Raises UsageError for a function that takes no model and context, that has no docstring, or whose parameters do not
+    say of what type they are.
     """
     name = function.__name__
     if not inspect.getdoc(function):
         raise UsageError(f"compressor {name!r} has no docstring: say what it does; `harness list` shows the first line")
     parameters = _parameters(function)
-    types = resolved(
+    hints = resolved(
         {parameter.name: parameter.annotation for parameter in parameters},
         function.__globals__,
         f"compressor {name!r}",
@@ -59,9 +66,15 @@ def compressor(function: Callable[Concatenate[torch.nn.Module, StepContext, P], 
     try:
         kind = dataclasses.make_dataclass(
             "".join(part.capitalize() for part in name.split("_")),
-            [(parameter.name, types[parameter.name], _field(parameter)) for parameter in parameters],
+            [(parameter.name, hints[parameter.name], _field(parameter)) for parameter in parameters],
             bases=(Step,),
-            namespace={"name": name, "apply": apply, "__doc__": function.__doc__, "__module__": function.__module__},
+            namespace={
+                "name": name,
+                "apply": apply,
+                "_mend_examples": MEND_EXAMPLES,
+                "__doc__": function.__doc__,
+                "__module__": function.__module__,
+            },
             frozen=True,
         )
     except (TypeError, ValueError) as error:
@@ -77,6 +90,8 @@ def _parameters(function: Callable[..., Any]) -> list[inspect.Parameter]:
     for parameter in inspect.signature(function).parameters.values():
         positional = parameter.kind in (parameter.POSITIONAL_ONLY, parameter.POSITIONAL_OR_KEYWORD)
         if len(given) < 2 and positional:
+            if _is_parameter(parameter, function):
+                break
             given.append(parameter)
         elif parameter.kind in (parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD):
             raise UsageError(
@@ -84,11 +99,49 @@ def _parameters(function: Callable[..., Any]) -> list[inspect.Parameter]:
             )
         elif parameter.annotation is parameter.empty:
             raise UsageError(f"compressor {name!r}: say of what type {parameter.name!r} is ({parameter.name}: float)")
+        elif type(parameter.default).__hash__ is None:
+            raise UsageError(
+                f"compressor {name!r}: mutable default {parameter.name}={parameter.default!r}: use a tuple, and say so "
+                f"in its type ({parameter.name}: tuple[...])"
+            )
         else:
             parameters.append(parameter)
     if len(given) < 2:
-        raise UsageError(f"compressor {name!r} takes a model and a context, and then its parameters")
+        raise UsageError(
+            f"compressor {name!r} takes a model and a context, and then its parameters: write {_with_context(function)}"
+        )
     return parameters
+
+
+def _is_parameter(parameter: inspect.Parameter, function: Callable[..., Any]) -> bool:
+    """Whether what stands where the model or the context should has a default, or a type, as only parameters have."""
+    if parameter.default is not parameter.empty:
+        return True
+    try:
+        return _is_value(resolved({"it": parameter.annotation}, function.__globals__, "")["it"])
+    except UsageError:  # the context's type is often there for type checkers alone
+        return False
+
+
+def _is_value(type_: Any) -> bool:
+    if get_origin(type_) in (Union, types.UnionType):
+        return all(map(_is_value, get_args(type_)))
+    return (get_origin(type_) or type_) in VALUES
+
+
+def _with_context(function: Callable[..., Any]) -> str:
+    """How the function is to begin: with a model, the context, and all its parameters after them."""
+    first, others = "model", list(inspect.signature(function).parameters.values())
+    if others and others[0].kind is not inspect.Parameter.KEYWORD_ONLY and not _is_parameter(others[0], function):
+        first = others.pop(0).name
+    shown = [_shown(parameter) for parameter in others if parameter.name not in ("model", "context")]
+    return f"{function.__name__}({', '.join([first, 'context', *shown])})"
+
+
+def _shown(parameter: inspect.Parameter) -> str:
+    note = parameter.annotation
+    type_ = "" if note is parameter.empty else f": {note if isinstance(note, str) else inspect.formatannotation(note)}"
+    return parameter.name + type_ + ("" if parameter.default is parameter.empty else f" = {parameter.default!r}")
 
 
 def _field(parameter: inspect.Parameter) -> Any:

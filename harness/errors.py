@@ -58,7 +58,8 @@ def nearest(name: str, known: Iterable[str]) -> str:
 def describe_error(error: BaseException, thing: type | None = None) -> str:
     """What foreign code raised, and where: its kind, its text, and the last line of code that was run.
 
-    Of the code that ``thing`` belongs to where it is given: a library that it calls says less.
+    Of the code that ``thing`` belongs to where it is given: a library that it calls says less. Else of code outside
+    this package, where there is any: what refuses a plugin's code says less than the line that is refused.
     """
     try:
         text = str(error)
@@ -66,8 +67,15 @@ def describe_error(error: BaseException, thing: type | None = None) -> str:
         text = "(it cannot say what)"
     frames = traceback.extract_tb(error.__traceback__)
     own = [frame for frame in frames if thing is not None and _is_in(frame.filename, thing)]
-    where = f" ({(own or frames)[-1].filename}, line {(own or frames)[-1].lineno})" if frames else ""
+    outside = [frame for frame in frames if not _is_ours(frame.filename)]
+    told = own or outside or frames
+    where = f" ({told[-1].filename}, line {told[-1].lineno})" if told else ""
     return f"{type(error).__name__}: {text}{where}"
+
+
+def _is_ours(filename: str) -> bool:
+    """Whether a file is of this package, or of the machinery that imports its modules."""
+    return filename.startswith("<frozen ") or Path(filename).is_relative_to(Path(__file__).parent)
 
 
 def _is_in(filename: str, thing: type) -> bool:

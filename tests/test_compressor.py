@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from importlib.metadata import EntryPoint
+from pathlib import Path
 from typing import Any, Literal
 
 import pytest
@@ -10,6 +13,7 @@ from harness import Matrix, Step, UsageError, compressor, hookimpl
 from harness.keys import plain
 from harness.plan import describe
 from harness.plugins import Origin, Plugins
+from harness.registration import KINDS, refusal
 from harness.source import code_digest
 
 
@@ -74,7 +78,7 @@ def test_its_values_are_checked() -> None:
 
 def test_the_kit_s_examples_are_the_defaults() -> None:
     assert scale.examples() == [scale()]
-    with pytest.raises(UsageError, match=r"'shift' does not say .*missing.*'by'.*: define examples"):
+    with pytest.raises(UsageError, match=r"missing.*'by'.*: give it a default, or write a class with examples\(\)$"):
         shift.examples()
 
 
@@ -105,15 +109,94 @@ def test_a_function_of_less_than_a_model_and_a_context_is_refused() -> None:
     def poor(model: Any) -> Any:
         """Take nothing else."""
 
-    with pytest.raises(UsageError, match="'poor' takes a model and a context"):
+    with pytest.raises(UsageError, match=r"'poor' takes a model and a context, .*: write poor\(model, context\)$"):
         compressor(poor)  # type: ignore[arg-type]
+
+
+def no_default(model, bits: int):  # type: ignore[no-untyped-def]
+    """Take one parameter."""
+
+
+def no_type(model, bits=6):  # type: ignore[no-untyped-def]
+    """Take one parameter."""
+
+
+def optional(network, bits: int | None, *, how: Literal["a", "b"] = "a"):  # type: ignore[no-untyped-def]
+    """Take two parameters."""
+
+
+def several(model, layers: Sequence[str], context):  # type: ignore[no-untyped-def]
+    """Take one parameter, and the context after it."""
+
+
+def keywords(model, *, bits: int = 6):  # type: ignore[no-untyped-def]
+    """Take one parameter by name."""
+
+
+def neither(bits: int = 6):  # type: ignore[no-untyped-def]
+    """Take one parameter."""
+
+
+@pytest.mark.parametrize(
+    ("function", "right"),
+    [
+        (no_default, "no_default(model, context, bits: int)"),
+        (no_type, "no_type(model, context, bits = 6)"),
+        (optional, "optional(network, context, bits: int | None, how: Literal['a', 'b'] = 'a')"),
+        (several, "several(model, context, layers: Sequence[str])"),
+        (keywords, "keywords(model, context, bits: int = 6)"),
+        (neither, "neither(model, context, bits: int = 6)"),
+    ],
+)
+def test_a_function_that_forgot_the_context_is_told_how_to_begin(function: Any, right: str) -> None:
+    with pytest.raises(UsageError) as caught:
+        compressor(function)
+    assert str(caught.value).endswith(f"takes a model and a context, and then its parameters: write {right}")
+
+
+def test_models_and_contexts_may_have_any_type_or_none() -> None:
+    def free(model, context):  # type: ignore[no-untyped-def]
+        """Take no types."""
+
+    def hidden(model: Module, context: StepContext) -> Any:  # type: ignore[name-defined]  # noqa: F821
+        """Take types that only type checkers can see."""
+
+    compressor(free)
+    compressor(hidden)
+
+
+def test_a_wrong_parameter_is_answered_with_the_nearest() -> None:
+    with pytest.raises(UsageError, match=r"step 'scale' has no parameter 'facter'; did you mean 'factor'\? \(known: "):
+        scale(facter=1)  # type: ignore[call-arg]
+    with pytest.raises(UsageError, match=r"step 'scale' takes 1 by place and is given 2"):
+        scale(1, "some")  # type: ignore[call-arg, arg-type]
+    with pytest.raises(UsageError, match=r"step 'shift': missing 'by' \(known: by\)"):
+        shift()  # type: ignore[call-arg]
+
+
+def test_a_mistake_is_told_with_its_author_s_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "mistaken.py").write_text("from harness import compressor\n\n\n@compressor\ndef bare(model): ...\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    plugins = Plugins()
+    plugins.load(EntryPoint("mistaken", "mistaken", "harness"))
+    (problem,) = plugins.problems
+    assert str(problem).endswith(f"({tmp_path / 'mistaken.py'}, line 4)")
+    assert "has no docstring" in str(problem)
+
+
+def test_a_default_of_another_type_is_refused_when_it_is_registered() -> None:
+    @compressor
+    def six(model: Any, context: Any, bits: int = "6") -> Any:  # type: ignore[assignment]
+        """Take bits."""
+
+    assert "the default bits='6': str is not" in (refusal(KINDS["harness_steps"], six) or "")
 
 
 def test_a_default_that_could_be_changed_is_refused() -> None:
     def open_(model: Any, context: Any, layers: list[str] = []) -> Any:  # noqa: B006
         """Keep some layers."""
 
-    with pytest.raises(UsageError, match="'open_': mutable default"):
+    with pytest.raises(UsageError, match=r"'open_': mutable default layers=\[\]: use a tuple"):
         compressor(open_)
 
 
