@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from harness.contracts import Profile
+from harness.counting import counted
 from harness.errors import HarnessError
 from harness.keys import plain
 from harness.matrix import Cell
@@ -84,7 +85,7 @@ class Taken:
 class Timekeeper:
     """Times the cells of a run one after the other, and judges them at its end.
 
-    ``versus`` is what the cells are compared with, for messages.
+    ``versus`` is what a cell is compared with, for messages.
     """
 
     def __init__(
@@ -93,7 +94,7 @@ class Timekeeper:
         preset: Preset,
         margin: float,
         say: Callable[[str], None],
-        versus: str = "their reference",
+        versus: str = "reference",
     ) -> None:
         self._versus = versus
         self._pool = pool
@@ -163,7 +164,9 @@ class Timekeeper:
                     entry[1]["verdict"] = self._verdict(found.kind, found.reason, found.p, found.processes_needed)
         self._timed.clear()
         if suspects and confirm:
-            self._say(f"harness: {len(suspects)} cells are slower than {self._versus}; timing them in fresh processes")
+            is_slower, it = ("is slower than its", "it") if len(suspects) == 1 else ("are slower than their", "them")
+            said = f"{counted(len(suspects), 'cell')} {is_slower} {self._versus}; timing {it} in fresh processes"
+            self._say(f"harness: {said}")
             self._pool.renew()
             for (pair, timing, samples), verdict in suspects:
                 timing["verdict"] = self._confirmed(pair, verdict, samples)

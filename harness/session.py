@@ -16,6 +16,7 @@ import numpy as np
 from harness import plan as planning
 from harness.baseline import Baseline
 from harness.contracts import Profile
+from harness.counting import counted
 from harness.datasets import Library
 from harness.deployment import Deployment
 from harness.errors import CellError, HarnessError, MeasureError, UsageError, describe_error
@@ -38,7 +39,7 @@ if TYPE_CHECKING:
     from harness.measure.pool import Workers
 
 #: What cells are timed beside.
-REFERENCE, EARLIER = "their reference", "their models of the earlier run"
+REFERENCE, EARLIER = "reference", "model of the earlier run"
 PACKAGES = ("harness", "torch", "numpy", "scipy", "pytest-benchmark")
 
 
@@ -98,7 +99,7 @@ class Session:
         self.selected = [cell for cell in selected if cell.skip is None and cell.problem is None]
         for problem in dict.fromkeys(cell.problem for cell in selected if cell.skip is None and cell.problem):
             count = sum(cell.problem == problem for cell in selected)
-            self.display.say(f"harness: {count} cells cannot run: {problem}")
+            self.display.say(f"harness: {counted(count, 'cell')} cannot run: {problem}")
         self._references = {cell.name: known[cell.reference_name] for cell in self.selected}
         self._unmeasurable = self._check_profiles() if options.timed else {}
         self.baseline = None
@@ -112,7 +113,7 @@ class Session:
         )
         words = collections.Counter(str(error) for error in self.plan.problems.values())
         for problem, count in words.items():
-            self.display.say(f"harness: {count} cells cannot run: {problem}")
+            self.display.say(f"harness: {counted(count, 'cell')} cannot run: {problem}")
         self._executor: Executor | None = None
         self._workers: Workers | None = None
         #: By what the cells are compared with, and the margin.
@@ -158,7 +159,7 @@ class Session:
             except MeasureError as error:
                 problems[profile] = error
                 count = sum(cell.profile == profile for cell in self.selected)
-                self.display.say(f"harness: {count} cells cannot be timed: {error}")
+                self.display.say(f"harness: {counted(count, 'cell')} cannot be timed: {error}")
         return problems
 
     def _check_rules(self) -> None:
@@ -185,8 +186,10 @@ class Session:
             from harness.preview import Estimate
 
             estimate = Estimate(self.plan, self.plugins, self.store, self.display.say)
-            minutes = sum(map(estimate.build, missing)) / 60
-            self.display.say(f"harness: {len(missing)} steps to build, in about {max(1, round(minutes))} min")
+            minutes = max(1, round(sum(map(estimate.build, missing)) / 60))
+            self.display.say(
+                f"harness: {counted(len(missing), 'step')} to build, in about {minutes} min"
+            )
         executor.build_all()
         earlier = {} if self.baseline is None else self.baseline.records
         models = {earlier[cell.name]["artefact"]["key"] for cell in self.selected if cell.name in earlier}

@@ -143,7 +143,7 @@ def test_unchanged_code_passes(pull: Any) -> None:
 def test_a_compressor_that_became_slower_fails(pull: Any) -> None:
     code, text = pull(source("layers=1"), "--harness-summary=out/gate.md", "--harness-junit=out/gate.xml")
     assert code == 10
-    assert "harness: 1 cells are slower than their models of the earlier run" in text
+    assert "harness: 1 cell is slower than its model of the earlier run" in text
     for part in (
         f"REGRESSED suite.py::{SMALL}",
         "allowed 1 %: timed in pairs with the earlier model, 2 processes, confirmed by fresh ones",
@@ -311,7 +311,7 @@ def test_a_new_cell_passes(pull: Any) -> None:
 def test_cells_that_are_not_selected_are_not_lost(pull: Any) -> None:
     code, text = pull(source(), "-k", "full")
     assert code == 0
-    assert "1 cells compared, 1 fine, 1 not selected" in text
+    assert "1 cell compared, 1 fine, 1 not selected" in text
 
 
 @pytest.mark.parametrize(("rules", "code"), [("", 0), ("fail_on=contaminated", 12)])

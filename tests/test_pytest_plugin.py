@@ -167,7 +167,7 @@ def test_an_allocator_that_is_not_there_fails_its_cells_and_is_told_first(
     )
     result.assert_outcomes(passed=1, failed=1)
     first, *_ = [line for line in result.outlines if "apt install it" in line]
-    assert first == "harness: 1 cells cannot be timed: apt install it"
+    assert first == "harness: 1 cell cannot be timed: apt install it"
     assert len(list(Path(".harness").glob("artefacts/*/*"))) == 1, "only the fresh network of the other cell is built"
 
 
@@ -325,7 +325,7 @@ def test_what_is_slower_is_confirmed_before_the_file_is_written(suite: Suite, mo
     assert found["confirmation"]["ratio"]["value"] == pytest.approx(1.5, rel=0.001)
     samples = benchmarks()["toys[toy-synthetic-conv-half-seed0]"]["extra_info"]["harness_samples"]
     assert len(samples["confirmation_candidate"]) == preset("smoke").processes
-    assert "harness: 1 cells are slower than their reference" in "\n".join(result.outlines)
+    assert "harness: 1 cell is slower than its reference" in "\n".join(result.outlines)
 
 
 def test_an_interrupted_run_keeps_the_verdicts_that_need_no_confirmation(
@@ -491,4 +491,4 @@ def test_who_selects_the_others_hears_nothing_of_it(rare: None, suite: Suite) ->
 def test_a_plan_tells_of_a_data_set_that_is_not_there(rare: None, suite: Suite) -> None:
     toy.write(Path("mine/toy"))
     result = suite(BOTH, "--harness-data=mine", "--harness-plan")
-    assert "harness: 1 cells cannot run: data set 'rare' is not in mine" in "\n".join(result.outlines)
+    assert "harness: 1 cell cannot run: data set 'rare' is not in mine" in "\n".join(result.outlines)

@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from harness.changes import Documents, around_it, changes
+from harness.counting import counted
 from harness.errors import explain_disk_errors
 from harness.findings import Finding, Kind
 from harness.gate import Comparison, Judgement
@@ -71,7 +72,7 @@ def write_findings(judgement: Judgement, background: Background, markdown: Path 
 def summary(judgement: Judgement) -> str:
     """How many cells are fine, and how many are not, in one line."""
     compared = [entry for entry in judgement.comparisons if entry.old is not None and entry.new is not None]
-    parts = [f"{len(compared)} cells compared", f"{sum(not entry.outcomes for entry in compared)} fine"]
+    parts = [f"{counted(len(compared), 'cell')} compared", f"{sum(not entry.outcomes for entry in compared)} fine"]
     parts += [f"{len(found)} {outcome}" for outcome in OUTCOMES if (found := judgement.having(outcome))]
     new = sum(entry.old is None for entry in judgement.comparisons)
     parts += [f"{new} new, not judged"] if new else []

@@ -5,6 +5,7 @@ from __future__ import annotations
 import statistics
 from collections.abc import Iterator, Sequence
 
+from harness.counting import counted
 from harness.margin import format_margin, percent
 from harness.record import Record, Timing, VerdictRecord
 
@@ -37,7 +38,7 @@ def protocol(timings: Sequence[Timing]) -> str:
         )
     else:
         how = f"{first['processes']} processes x {shown} pairs"
-    return f"{how}, {environment['threads']} thread(s), {environment['allocator']}"
+    return f"{how}, {counted(environment['threads'], 'thread')}, {environment['allocator']}"
 
 
 def notes(records: Sequence[Record]) -> list[str]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Sequence
 
+from harness.counting import counted
 from harness.description import Entry
 from harness.garbage import Garbage
 
@@ -37,7 +38,7 @@ def garbage_text(garbage: Garbage, removed: Sequence[Entry], verb: str) -> str:
 
 
 def _amount(entries: Sequence[Entry]) -> str:
-    return f"{len(entries)} artefact{'' if len(entries) == 1 else 's'}, {_bytes(sum(entry.size for entry in entries))}"
+    return f"{counted(len(entries), 'artefact')}, {_bytes(sum(entry.size for entry in entries))}"
 
 
 def _bytes(size: float) -> str:

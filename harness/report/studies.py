@@ -8,6 +8,7 @@ from itertools import groupby
 
 from tabulate import tabulate
 
+from harness.counting import counted
 from harness.margin import format_margin
 from harness.report.plain import printable
 from harness.studies import Comparison, Contrast, Estimate, Ordering, StudyComparison
@@ -82,7 +83,7 @@ def _of(row: Comparison) -> str:
 
 
 def _seeds(found: Estimate) -> str:
-    return f"{found.count} seed{'s' if found.count > 1 else ''}"
+    return counted(found.count, "seed")
 
 
 def published(row: Comparison) -> str:

@@ -108,7 +108,7 @@ def test_an_open_gate_tells_what_it_let_pass() -> None:
     assert conclusion(Judgement((cell(finding("fine")),))) == "The gate is open."
     found = conclusion(Judgement((cell(finding("inconclusive")), cell(finding("contaminated")))))
     assert found == "The gate is open: the policy's fail_on does not hold what is contaminated or inconclusive."
-    assert summary(Judgement((cell(finding("fine")),))) == "1 cells compared, 1 fine"
+    assert summary(Judgement((cell(finding("fine")),))) == "1 cell compared, 1 fine"
 
 
 def test_markdown_has_a_table_of_what_became_worse_and_folds_the_rest() -> None:

@@ -116,7 +116,9 @@ def test_the_heading_names_the_single_protocol() -> None:
         "protocol single: 100 untimed calls, the mean of 1000 in 1 process, ratio of the means, no interval and no"
         in text
     )
-    assert "1 thread(s), jemalloc" in text
+    assert "1 thread, jemalloc" in text
+    single["timing"]["environment"][0]["threads"] = 2
+    assert "2 threads, jemalloc" in tables([single])
     assert line(text, "latency", "/")[-1] == "0.900"
 
 
