@@ -187,9 +187,7 @@ class Session:
 
             estimate = Estimate(self.plan, self.plugins, self.store, self.display.say)
             minutes = max(1, round(sum(map(estimate.build, missing)) / 60))
-            self.display.say(
-                f"harness: {counted(len(missing), 'step')} to build, in about {minutes} min"
-            )
+            self.display.say(f"harness: {counted(len(missing), 'step')} to build, in about {minutes} min")
         executor.build_all()
         earlier = {} if self.baseline is None else self.baseline.records
         models = {earlier[cell.name]["artefact"]["key"] for cell in self.selected if cell.name in earlier}

@@ -123,6 +123,12 @@ def test_a_reference_is_timed_against_itself_once_for_all_its_cells(
     assert [candidate for _, candidate, _ in bench.asked[3:]] == ["reference", "candidate"], "in each profile"
 
 
+def test_one_slower_cell_is_told_of_in_the_singular(keeper: Timekeeper, said: list[str], tmp_path: Path) -> None:
+    keeper.time(pair(tmp_path, 1.1))
+    keeper.settle()
+    assert said == ["harness: 1 cell is slower than its reference; timing it in fresh processes"]
+
+
 def test_what_is_slower_is_timed_again_by_fresh_processes(
     keeper: Timekeeper, bench: Bench, said: list[str], tmp_path: Path
 ) -> None:

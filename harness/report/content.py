@@ -158,7 +158,7 @@ def networks_of(cells: Iterable[Cell]) -> tuple[Network, ...]:
     groups: dict[tuple[str, ...], list[Cell]] = {}
     for cell in cells:
         groups.setdefault(network(cell.record), []).append(cell)
-    return tuple(_told_apart([_network(groups[key]) for key in sorted(groups)]))
+    return tuple(_told_apart(list(map(_network, groups.values()))))
 
 
 def _told_apart(networks: Sequence[Network]) -> Iterable[Network]:

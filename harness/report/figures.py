@@ -29,6 +29,7 @@ POINTS = (
     "intervals."
 )
 LINES = "{} along the levels of {}, a line for each other option, with 95 % intervals."
+LEFT = " In brackets the share of parameters that is left."
 #: The name of the data in a specification; the page's script fills it and filters it.
 DATA = "rows"
 
@@ -62,10 +63,11 @@ def network_charts(network: Network) -> list[Chart]:
         ]  # fmt: skip
     order = level_order(network)
     if 1 < len(order) <= MOST_LEVELS:
+        along = LINES + (LEFT if _some(values, "parameter_share") else "")
         lines = [("latency", "ratio", "latency / reference"), ("size", "size", str(size)),
                  ("quality", "quality", "" if quality is None else quality.name)]  # fmt: skip
         charts += [
-            _chart(f"{what}-levels", f"{what.capitalize()} along {axis}", LINES.format(title, axis),
+            _chart(f"{what}-levels", f"{what.capitalize()} along {axis}", along.format(title, axis),
                    _levels(axis, order, field, title, names), values)
             for what, field, title in lines if _some(values, field)
         ]  # fmt: skip

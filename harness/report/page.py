@@ -10,9 +10,10 @@ from importlib.resources import files
 from typing import Any
 
 from harness.report.choice import lead
-from harness.report.content import Report
+from harness.report.content import Network, Report
 from harness.report.estimate import OVER_SEEDS
 from harness.report.figures import Chart, drawn, network_charts, training_chart
+from harness.report.left import file_figure, file_title
 from harness.report.noise import notes
 from harness.report.rows import DIGITS, FIELDS, rows
 from harness.report.sections import (
@@ -87,6 +88,7 @@ def island(report: Report) -> dict[str, Any]:
             "columns": network.columns,
             "quality": _digits(network.quality),
             "size": _digits(network.size),
+            "file": _file(network),
             "rows": [[row[field] for field in FIELDS] for row in rows(network)],
             "options": [list(variant.options.values()) for variant in network.variants],
             "traces": [traces(variant, report, shared) for variant in network.variants],
@@ -106,6 +108,11 @@ def island(report: Report) -> dict[str, Any]:
 
 def _digits(shown: Any) -> dict[str, Any] | None:
     return None if shown is None else {"name": shown.name, "title": str(shown), "digits": shown.digits}
+
+
+def _file(network: Network) -> dict[str, Any] | None:
+    figure = file_figure(network.records)
+    return None if figure is None else {"title": file_title(figure), "digits": figure["digits"]}
 
 
 def _chart(chart: Chart) -> dict[str, Any]:

@@ -9,6 +9,7 @@ from typing import Any
 from harness.report.choice import front
 from harness.report.content import Network, Variant
 from harness.report.estimate import Estimate
+from harness.report.left import FILE, NONZERO, bases, nonzero_share, telling
 
 ESTIMATES = ("quality", "difference", "ratio")
 BOUNDS = ("", "_low", "_high")
@@ -21,6 +22,8 @@ FIELDS = (
     "size",
     "size_share",
     "parameter_share",
+    "nonzero_share",
+    "file_size",
     "verdict",
     "disturbed",
     "seeds",
@@ -42,10 +45,17 @@ def rows(network: Network) -> list[Row]:
         "front_size": _front(network.variants, lambda variant: _exact(variant.size)),
     }
     levels = _levels(network)
-    return [
+    found = [
         _row(network, variant, levels) | {name: states.get(variant.label) for name, states in fronts.items()}
         for variant in network.variants
     ]
+    told, known = telling(network.records), bases(network.records)
+    for row, variant in zip(found, network.variants, strict=True):
+        if NONZERO in told:
+            row["nonzero_share"] = finite(nonzero_share([cell.record for cell in variant.cells], known))
+        if FILE in told:
+            row["file_size"] = finite(variant.mean(FILE))
+    return found
 
 
 def _row(network: Network, variant: Variant, levels: Mapping[str, str]) -> Row:

@@ -10,6 +10,7 @@ from typing import Any
 from harness.record import Timing
 from harness.report.choice import Choice, choices
 from harness.report.content import Network, Report, Variant
+from harness.report.left import FILE, NONZERO, NONZERO_LEFT, bases, file_figure, file_title, nonzero_share, telling
 from harness.report.noise import protocol
 
 MISSING = "-"
@@ -73,18 +74,38 @@ def _few(variants: Sequence[Variant], most: int = 3) -> str:
 def results_table(network: Network) -> Table:
     """A row a variant: what it was made by, and what came out."""
     quality, size = network.quality, network.size
+    more = _more(network)
     headers = (
         *network.axes,
         *(() if quality is None else (str(quality), f"{quality.name} - reference")),
         *(() if size is None else (str(size), "size / reference")),
+        *more,
         "latency, us",
         "latency / reference",
         "verdict",
     )
-    return Table(f"{network.title}: all variants", headers, tuple(_result(network, v) for v in network.variants))
+    found = tuple(
+        _result(network, variant, [column[place] for column in more.values()])
+        for place, variant in enumerate(network.variants)
+    )
+    return Table(f"{network.title}: all variants", headers, found)
 
 
-def _result(network: Network, variant: Variant) -> tuple[str, ...]:
+def _more(network: Network) -> dict[str, list[str]]:
+    """Columns, a text a variant, of what tells more than parameters and the state file; none where nothing does."""
+    records = network.records
+    columns = {}
+    if NONZERO in telling(records):
+        known = bases(records)
+        shares = [nonzero_share([cell.record for cell in variant.cells], known) for variant in network.variants]
+        columns[NONZERO_LEFT] = [MISSING if share is None else f"{100 * share:.1f} %" for share in shares]
+    file = file_figure(records)
+    if file is not None and (network.size is None or network.size.name != FILE):
+        columns[file_title(file)] = [_number(variant.mean(FILE), file["digits"]) for variant in network.variants]
+    return columns
+
+
+def _result(network: Network, variant: Variant, more: Sequence[str]) -> tuple[str, ...]:
     cells = list(variant.options.values())
     if network.quality is not None:
         digits = network.quality.digits
@@ -93,7 +114,7 @@ def _result(network: Network, variant: Variant) -> tuple[str, ...]:
     if network.size is not None:
         cells.append(_number(variant.size, network.size.digits))
         cells.append(MISSING if variant.size_share is None else f"{100 * variant.size_share:.1f} %")
-    cells.append(_number(variant.latency, 1))
+    cells += [*more, _number(variant.latency, 1)]
     cells.append(MISSING if variant.ratio is None else variant.ratio.text(3))
     return (*cells, variant.verdict_text or MISSING)
 

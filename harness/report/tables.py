@@ -6,13 +6,13 @@ import collections
 import functools
 import statistics
 from collections.abc import Callable, Iterable, Sequence
-from itertools import groupby
 from typing import TypeVar
 
 from tabulate import tabulate
 
 from harness.margin import format_margin
 from harness.record import Interval, Record
+from harness.report.left import FILE, NONZERO, NONZERO_LEFT, Bases, bases, nonzero_share, telling
 from harness.report.noise import VERDICTS, notes, protocol, verdict
 
 MISSING = "-"
@@ -26,17 +26,19 @@ Show = Callable[[Sequence[Record]], str]
 
 
 def tables(records: Sequence[Record], width: int = 120) -> str:
-    """One table for every network and environment. Cells that differ only in their seed are averaged.
+    """One table for every network and environment, in the order in which records have them. Seeds are averaged.
 
     In a table that is wider than ``width`` the intervals go below their estimates.
     """
-    ordered = sorted(records, key=network)
+    groups: dict[tuple[str, ...], list[Record]] = {}
+    for record in records:
+        groups.setdefault(network(record), []).append(record)
     legends = [QUALITY]
     if any(timing["ratio"]["low"] is not None for record in records if (timing := record["timing"]) is not None):
         legends.append(RATIO)
     if any(map(verdict, records)):
         legends.append(VERDICTS)
-    return "\n\n".join([*(_table(list(group), width) for _, group in groupby(ordered, key=network)), *legends])
+    return "\n\n".join([*(_table(group, width) for group in groups.values()), *legends])
 
 
 def network(record: Record) -> tuple[str, ...]:
@@ -70,7 +72,9 @@ def _table(records: Sequence[Record], width: int) -> str:
                 line.append(show(cells) if cells else MISSING)
             body.append(line)
         body.append([])
-    headers = ["", *row_axes, *(f"{column}\n{_left(records, column_axis, column)}" for column in columns)]
+    left = {column: _left(records, column_axis, column) for column in columns}
+    label = "\nparameters left" if any(left.values()) else ""
+    headers = [label, *row_axes, *(f"{column}\n{left[column]}" for column in columns)]
     text = _laid_out(headers, body[:-1])
     if max(map(len, text.splitlines())) > width:
         text = _laid_out(headers, [[entry.replace(" [", "\n[") for entry in line] for line in body[:-1]])
@@ -93,6 +97,8 @@ def heading(records: Sequence[Record]) -> str:
         f"seed{'s' if len(seeds) > 1 else ''} {', '.join(seeds)}",
         f"{first['test_examples']} test examples",
     ]
+    if axes["runtime"] != "torch":
+        parts.append(f"runtime {axes['runtime']}")
     if axes["profile"]:
         parts.append(f"profile {axes['profile']}")
     timings = [timing for record in records if (timing := record["timing"]) is not None]
@@ -103,10 +109,16 @@ def heading(records: Sequence[Record]) -> str:
 
 
 def _blocks(records: Sequence[Record]) -> list[tuple[str, Show]]:
-    """The figures to show, each with how a group of cells shows it: the metrics' headlines, then the ratio."""
+    """The figures to show, each with how a group of cells shows it: the metrics' headlines, then the ratio.
+
+    Non-zero weights and the deployed file are shown too where they tell more than the headlines.
+    """
+    told = telling(records)
     blocks: list[tuple[str, Show]] = []
     for name, figure in records[0]["figures"].items():
-        if figure["headline"]:
+        if name == NONZERO and name in told and not figure["headline"]:
+            blocks.append((NONZERO_LEFT, functools.partial(_nonzero, bases(records))))
+        elif figure["headline"] or (name == FILE and name in told):
             unit = f", {figure['unit']}" if figure["unit"] else ""
             blocks.append((f"{name}{unit}", functools.partial(_figure, name)))
             if name in records[0]["differences"]:
@@ -125,6 +137,11 @@ def _difference(name: str, cells: Sequence[Record]) -> str:
 
 def _ratio(cells: Sequence[Record]) -> str:
     return _interval([timing["ratio"] for cell in cells if (timing := cell["timing"]) is not None], 3)
+
+
+def _nonzero(known: Bases, cells: Sequence[Record]) -> str:
+    share = nonzero_share(cells, known)
+    return MISSING if share is None else f"{100 * share:.2f} %"
 
 
 def _verdict(cells: Sequence[Record]) -> str:

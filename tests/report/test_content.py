@@ -12,6 +12,7 @@ import run_files
 from harness.record import Interval
 from harness.report.content import Report, report
 from harness.report.estimate import pooled, pooled_ratio
+from harness.report.rows import rows
 from harness.report.sections import classes_table, coverage_table, environment_table, left_table, results_table
 from harness.report.training import courses
 from harness.runs import read
@@ -145,6 +146,26 @@ def test_the_results_and_the_environment_are_the_records(tmp_path: Path) -> None
     assert row["auroc - reference"] == "-0.0100 [-0.0200, +0.0000]"
     assert ("cpu", "Some CPU") in environment_table(found).rows
     assert ("version of torch", "2.13.0") in environment_table(found).rows
+
+
+def test_the_results_tell_of_zeroed_weights_and_of_the_deployed_file_where_they_tell_more(tmp_path: Path) -> None:
+    def found(nonzero: float, file: float) -> dict[str, str]:
+        made = [run_files.cell(1.0), run_files.cell(1.0, pruning="half")]
+        for entry, values in zip(made, ((1000.0, 410.0), (nonzero, file)), strict=True):
+            size = entry["figures"]["file_size"]
+            entry["figures"]["nonzero"] = {**size, "value": values[0], "unit": ""}
+            entry["figures"]["file_size"] = {**size, "value": values[1], "digits": 1}
+            entry["figures"]["state_size"] = {**size, "value": 400.0, "headline": True}
+        network = of(made, tmp_path).networks[0]
+        (_, row), table = rows(network), results_table(network)
+        cells = dict(zip(table.headers, table.rows[1], strict=True))
+        assert (row["nonzero_share"] is not None) == ("nonzero left" in cells)
+        assert (row["file_size"] is not None) == ("file_size, kB" in cells)
+        return cells
+
+    assert not {"nonzero left", "file_size, kB"} & found(990, 400).keys()
+    told = found(250, 100)
+    assert (told["nonzero left"], told["file_size, kB"]) == ("25.0 %", "100.0")
 
 
 def test_trainings_are_told_apart_by_their_recipe_and_averaged_over_seeds(tmp_path: Path) -> None:

@@ -7,6 +7,7 @@ from typing import Any
 
 from records import line, record
 
+from harness.record import Record
 from harness.report.tables import tables
 
 GRID = [
@@ -23,8 +24,9 @@ GRID = [
 def test_rows_are_recipes_and_columns_are_what_is_left() -> None:
     text = tables(GRID)
     assert line(text, "training") == ["training", "precision", "full", "half"]
-    assert "100.00 %" in text
-    assert "27.12 %" in text or "27.13 %" in text
+    assert line(text, "parameters", "left") in (
+        ["parameters", "left", "100.00", "%", share, "%"] for share in ("27.12", "27.13")
+    )
     assert line(text, "auroc", "plain") == ["auroc", "plain", "float32", "0.9300", "0.9100"]
     assert ["plain", "int8", "0.9200", "0.9000"] in [entry.split() for entry in text.splitlines()]
 
@@ -58,7 +60,9 @@ def test_seeds_are_averaged_with_their_deviation() -> None:
     text = tables(seeds)
     assert "seeds 0, 1, 2" in text
     assert line(text, "auroc", "plain") == ["auroc", "plain", "float32", "0.9200", "±0.0200"]
-    assert line(text, "parameters") == ["parameters", "plain", "float32", "1,000.0000"], "what all seeds share is exact"
+    assert line(text, "parameters", "plain") == ["parameters", "plain", "float32", "1,000.0000"], (
+        "what all seeds share is exact"
+    )
 
 
 def test_one_seed_shows_its_interval_and_a_difference_its_sign() -> None:
@@ -96,6 +100,58 @@ def test_a_table_for_every_network_runtime_and_profile() -> None:
     assert "lstm on toy" in text
     assert "conv on other" in text
     assert "profile slow" in text
+
+
+def test_the_heading_names_the_runtime_where_it_is_not_pytorch() -> None:
+    assert "runtime" not in tables([record()])
+    assert "runtime onnx" in tables([record(runtime="onnx")]).splitlines()[0]
+
+
+def test_tables_stand_in_the_order_of_the_records() -> None:
+    text = tables([record(architecture=name, runtime=runtime) for name in "zy" for runtime in ("torch", "onnx")])
+    headings = [entry.split(" on toy")[0] for entry in text.splitlines() if " on toy" in entry]
+    assert headings == ["z", "z", "y", "y"]
+    assert text.index("runtime onnx") > text.index("z on toy")
+
+
+def sized(pruning: str, parameters: float, nonzero: float, state: float, file: float, **changes: Any) -> Record:
+    figures = {"state_size": state, "file_size": file, "parameters": parameters, "nonzero": nonzero}
+    made = record(pruning=pruning, figures=figures, **changes)
+    for name in ("file_size", "parameters", "nonzero"):
+        made["figures"][name] |= {"headline": False, "unit": "kB" if name == "file_size" else "", "digits": 1}  # type: ignore[typeddict-item]
+    return made
+
+
+WHOLE = sized("full", 1000.0, 1000.0, 400.0, 410.0)
+
+
+def test_zeroed_weights_have_a_row_of_the_share_that_is_left() -> None:
+    text = tables([WHOLE, sized("half", 1000.0, 250.0, 400.0, 410.0)])
+    assert line(text, "parameters", "left")[2:] == ["100.00", "%", "100.00", "%"]
+    assert line(text, "nonzero", "left") == ["nonzero", "left", "plain", "float32", "100.00", "%", "25.00", "%"]
+    assert "file_size" not in text
+
+
+def test_nonzero_is_averaged_over_seeds_and_unknown_without_a_reference() -> None:
+    cells = [sized("half", 1000.0, kept, 400.0, 410.0, seed=seed) for seed, kept in enumerate((200.0, 300.0))]
+    wholes = [sized("full", 1000.0, 1000.0, 400.0, 410.0, seed=seed) for seed in (0, 1)]
+    lost = sized("quarter", 1000.0, 100.0, 400.0, 410.0, precision="int8")
+    lost["reference"] = "not measured"
+    text = tables([*wholes, *cells, lost])
+    assert line(text, "nonzero", "left")[-5:] == ["100.00", "%", "25.00", "%", "-"]
+
+
+def test_a_few_zeros_by_rounding_are_no_row_nor_are_those_that_the_reference_has() -> None:
+    assert "nonzero" not in tables([WHOLE, sized("half", 500.0, 480.0, 200.0, 210.0)])
+    sparse = sized("full", 1000.0, 100.0, 400.0, 410.0)
+    assert "nonzero" not in tables([sparse, sized("half", 500.0, 50.0, 200.0, 210.0)])
+
+
+def test_a_deployed_form_of_one_s_own_has_a_row_of_its_size() -> None:
+    text = tables([WHOLE, sized("half", 1000.0, 1000.0, 400.0, 102.5)])
+    assert line(text, "file_size,", "kB") == ["file_size,", "kB", "plain", "float32", "410.0", "102.5"]
+    assert "nonzero" not in text
+    assert "file_size" not in tables([WHOLE, sized("half", 500.0, 500.0, 200.0, 240.0)]), "0.5 and 0.585"
 
 
 def test_units_and_digits_are_the_figures_own() -> None:

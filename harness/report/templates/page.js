@@ -110,7 +110,8 @@
     const network = networks[all ? 0 : state.network];
     const quality = (row) => row.network.quality?.digits ?? 4;
     const reference = state.reference === null ? "reference" : "chosen reference";
-    return [
+    const told = (key) => (all ? networks : [network]).some((entry) => entry.rows.some((row) => row[key] !== null));
+    const found = [
       ["label", "variant", false, null],
       ["quality", all ? "quality" : network.quality?.title ?? "quality", true, (row) => estimate(row, "quality", quality(row))],
       ["difference", `quality - ${reference}`, true, (row) => estimate(row, "difference", quality(row), true)],
@@ -119,9 +120,12 @@
       ["size", all ? "size" : network.size?.title ?? "size", true, (row) => number(row.size, row.network.size?.digits ?? 1)],
       ["size_share", "size / reference", true, (row) => percent(row.size_share)],
       ["parameter_share", "parameters left", true, (row) => percent(row.parameter_share)],
+      ["nonzero_share", "nonzero left", true, (row) => percent(row.nonzero_share)],
+      ["file_size", all ? "file_size" : network.file?.title, true, (row) => number(row.file_size, row.network.file?.digits ?? 1)],
       ["latency", "latency, us", true, (row) => number(row.latency, 1)],
       ["seeds", "seeds", true, (row) => String(row.seeds)],
     ];
+    return found.filter(([key]) => !["nonzero_share", "file_size"].includes(key) || told(key));
   }
 
   function trace(row) {
