@@ -160,6 +160,18 @@ def test_a_row_opens_to_its_records_by_keyboard(open_page: Open) -> None:
     assert "run.json" in trace.inner_text()
 
 
+def test_zeroed_weights_have_a_column_where_there_are_any(open_page: Open) -> None:
+    heads = "#table thead th"
+    assert "nonzero left" not in open_page(matrix()).locator(heads).all_inner_texts()
+    made = matrix()
+    for record in made:
+        kept = 250.0 if record["axes"]["pruning"] == "half" else record["figures"]["parameters"]["value"]
+        record["figures"]["nonzero"] = {**record["figures"]["parameters"], "value": kept}
+    shown = open_page(made)
+    place = shown.locator(heads).all_inner_texts().index("nonzero left")
+    assert shown.locator("#table tbody tr").nth(1).locator("th, td").nth(place).inner_text() == "25.0 %"
+
+
 def test_columns_sort_both_ways(open_page: Open) -> None:
     opened = open_page(matrix())
     opened.get_by_role("button", name="latency / reference").click()
