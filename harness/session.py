@@ -16,7 +16,7 @@ import numpy as np
 from harness import plan as planning
 from harness.baseline import Baseline
 from harness.contracts import Profile
-from harness.counting import counted
+from harness.counting import about, counted
 from harness.datasets import Library
 from harness.deployment import Deployment
 from harness.errors import CellError, HarnessError, MeasureError, UsageError, describe_error
@@ -186,8 +186,8 @@ class Session:
             from harness.preview import Estimate
 
             estimate = Estimate(self.plan, self.plugins, self.store, self.display.say)
-            minutes = max(1, round(sum(map(estimate.build, missing)) / 60))
-            self.display.say(f"harness: {counted(len(missing), 'step')} to build, in about {minutes} min")
+            duration = about(sum(map(estimate.build, missing)))
+            self.display.say(f"harness: {counted(len(missing), 'step')} to build, in about {duration}")
         executor.build_all()
         earlier = {} if self.baseline is None else self.baseline.records
         models = {earlier[cell.name]["artefact"]["key"] for cell in self.selected if cell.name in earlier}

@@ -6,6 +6,7 @@ from typing import Any
 
 from tabulate import tabulate
 
+from harness.counting import about
 from harness.plan import Node, describe
 from harness.preview import Estimate, Previews, Shape
 from harness.session import Session
@@ -65,7 +66,7 @@ def plan_text(run: Session) -> str:
     ]
     cells = tabulate(rows, headers=["cell", "parameters", "MACs", "model"], colalign=("left", "right", "right", "left"))
     missing = [step for step in document["steps"] if not step["built"]]
-    steps = [f"  {step['step']}  (about {_duration(step['seconds'])})" for step in missing]
+    steps = [f"  {step['step']}  (about {about(step['seconds'])})" for step in missing]
     minutes = document["minutes"]
     have = len(document["steps"]) - len(missing)
     return "\n".join(
@@ -75,8 +76,8 @@ def plan_text(run: Session) -> str:
             f"steps to build: {len(missing)}; in the store {run.store.places}: {have}",
             *steps,
             "",
-            f"preset {document['preset']}: about {_duration(60 * minutes['building'])} to build, "
-            f"about {_duration(60 * minutes['timing'])} to time and evaluate {len(rows)} cells "
+            f"preset {document['preset']}: about {about(60 * minutes['building'])} to build, "
+            f"about {about(60 * minutes['timing'])} to time and evaluate {len(rows)} cells "
             "(guesses, within a factor of two or so)",
             "",
         ]
@@ -89,7 +90,3 @@ def _state(cell: dict[str, Any]) -> str:
 
 def _number(value: int | None) -> str:
     return "?" if value is None else f"{value:,}"
-
-
-def _duration(seconds: float) -> str:
-    return f"{seconds:.0f} s" if seconds < 90 else f"{seconds / 60:.0f} min"
