@@ -118,6 +118,7 @@ def test_the_key_depends_on_the_plugins_version_code_and_parameters(run: Run) ->
     assert list(document["training"]) == ["finetune"]
 
 
+@pytest.mark.slow
 def test_its_own_tests_pass_where_it_is_installed(lowrank_there: Environment, project: Path) -> None:
     printed = lowrank_there.run("pytest", "-q", "-p", "no:cacheprovider", "tests/test_lowrank.py", cwd=project).stdout
     assert re.search(r"^\d\d+ passed", printed, re.MULTILINE), printed

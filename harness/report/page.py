@@ -37,6 +37,8 @@ NETWORKS, ROWS = 12, 200
 DRAWN_VARIANTS, DRAWN_NETWORKS = 60, 3
 #: A name is longer only in the tables of the records behind a row.
 LONGEST = 300
+#: And whole sentences, which have several names in them.
+LONGEST_TEXT = 3000
 
 
 def page(report: Report, studies: Sequence[StudySection], sections: Sequence[tuple[str, str]]) -> str:
@@ -74,6 +76,7 @@ def page(report: Report, studies: Sequence[StudySection], sections: Sequence[tup
         policy=_policy(scripts),
         island=plain_json(island(report)),
         cut=_cut,
+        cut_text=functools.partial(_cut, longest=LONGEST_TEXT),
     )
 
 
@@ -140,8 +143,8 @@ def _bounded(table: Table) -> Table:
     return Table(caption, table.headers, table.rows[:ROWS])
 
 
-def _cut(text: str) -> str:
-    return text if len(text) <= LONGEST else f"{text[:LONGEST]}... ({len(text)} characters)"
+def _cut(text: str, longest: int = LONGEST) -> str:
+    return text if len(text) <= longest else f"{text[:longest]}... ({len(text)} characters)"
 
 
 def _asset(name: str) -> str:

@@ -332,6 +332,7 @@ def test_where_the_file_cannot_be_nothing_is_timed(tmp_path: Path, monkeypatch: 
     assert Workers.asked == []
 
 
+@pytest.mark.slow
 def test_real_workers_find_what_was_planted_and_nothing_else() -> None:
     plan = Plan(comparisons=3, planted=(0.2,), planted_comparisons=3, processes=4, pairs=40, margin=0.05, busy=(False,))
     (condition,) = calibrate(plan, ignore)["conditions"]

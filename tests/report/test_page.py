@@ -19,6 +19,7 @@ import run_files
 from hostile import NAMES, hostile_records
 
 from harness.report import page as page_module
+from harness.report.choice import lead
 from harness.report.content import Report, report
 from harness.report.document import markdown
 from harness.report.page import page
@@ -75,6 +76,18 @@ def test_the_summary_and_every_variant_stand_in_the_page(tmp_path: Path) -> None
     assert "2 < 3 kg" in words
     assert "preset quick" in words
     assert "Skipped and failed" in words
+
+
+def test_sentences_are_not_cut_where_names_are(tmp_path: Path) -> None:
+    option = "half" * 60
+    made = [
+        run_files.cell(1.0, pruning="full", figures={"auroc": 0.9, "parameters": 1000}),
+        run_files.cell(0.5, pruning=option, cell="other", figures={"auroc": 0.9, "parameters": 500}),
+    ]
+    found = of(made, tmp_path)
+    text = lead(found.networks[0])
+    assert len(text) > page_module.LONGEST
+    assert text in html.unescape(page(found, [], []))
 
 
 def test_made_up_data_is_said_before_anything_else(tmp_path: Path) -> None:
