@@ -72,7 +72,7 @@ def add_margin(command: argparse.ArgumentParser) -> None:
 
 def _report(options: argparse.Namespace) -> None:
     from harness.record import identity, read
-    from harness.report.terminal import report_text, summary_text
+    from harness.report.terminal import report_text
 
     if options.output is not None or options.figures is not None:
         if options.study is not None:
@@ -85,7 +85,6 @@ def _report(options: argparse.Namespace) -> None:
         records, width = list(newest.values()), shutil.get_terminal_size((120, 40)).columns
         if options.study is None:
             print(report_text(records, plugins, width))
-            print(f"\n{summary_text(records, width)}")
         else:
             print(_study_text(options.study, records, width))
         for problem in plugins.problems:

@@ -16,12 +16,11 @@ from harness.report.tables import tables
 def report_text(records: Sequence[Record], plugins: Plugins, width: int = 120) -> str:
     """The whole report as text; a table that is wider than ``width`` is folded."""
     sections = plugins.notify("harness_report_section", "a title and a text", records=records)
-    return "\n\n".join(
-        [tables(records, width), *(f"{title}\n{'=' * len(title)}\n\n{text}" for title, text in sections)]
-    )
+    added = (f"{title}\n{'=' * len(title)}\n\n{text}" for title, text in sections)
+    return "\n\n".join([tables(records, width), *added, _summary(records, width)])
 
 
-def summary_text(records: Sequence[Record], width: int = 120) -> str:
+def _summary(records: Sequence[Record], width: int) -> str:
     """Which compression to choose of each network, in words."""
     networks = networks_of(Cell(record, 0) for record in records)
     lines = [*warnings_of(networks), *(f"{network.title}: {lead(network)}" for network in networks)]
