@@ -424,6 +424,7 @@ def test_a_project_without_a_matrix_is_left_alone(suite: Suite) -> None:
 # ------------------------------------------------------------------------------------------------- the real thing
 
 
+@pytest.mark.slow  # tests/test_thirdparty.py does so with a plugin that pip installed
 def test_a_third_partys_suite_with_real_workers(nowhere: None, toy_distribution: Path, tmp_path: Path) -> None:
     (tmp_path / "suite.py").write_text(HEAD + TOYS)
     command = [
