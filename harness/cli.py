@@ -10,7 +10,7 @@ import json
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import Any, NoReturn
 
 from harness.cli_plugins import add_plugin_command
 from harness.cli_runs import add_margin, add_run_commands
@@ -24,9 +24,6 @@ from harness.plugins import Registry, installed
 from harness.presets import PRESETS, preset
 from harness.progress import Display
 from harness.shared import SharedStore, shared_url
-
-if TYPE_CHECKING:
-    pass
 
 NOT_FIT, USAGE_ERROR, INTERRUPTED = 1, 4, 130
 

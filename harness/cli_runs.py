@@ -133,8 +133,8 @@ def _history(options: argparse.Namespace) -> None:
         check_suffix(options.figure)
     runs, remarks = collect(options.runs)
     from harness.history import history
+    from harness.plain_text import printable
     from harness.report.history import history_document, history_text
-    from harness.report.plain import printable
 
     found = history(runs, options.margin)
     for remark in remarks:

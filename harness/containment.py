@@ -22,7 +22,7 @@ from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 from harness.errors import CellError, HarnessError, describe_error
-from harness.report.plain import printable
+from harness.plain_text import printable
 
 #: What foreign code may raise and still only fail itself.
 FOREIGN = (Exception, SystemExit)

@@ -12,9 +12,9 @@ from harness.counting import counted
 from harness.errors import explain_disk_errors
 from harness.findings import Finding, Kind
 from harness.gate import Comparison, Judgement
+from harness.plain_text import one_line, printable
 from harness.policy import OUTCOMES, Outcome
 from harness.record import Record
-from harness.report.plain import one_line, printable
 
 
 @dataclasses.dataclass(frozen=True)

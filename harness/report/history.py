@@ -15,7 +15,7 @@ from harness.changepoints import LEAST_RUNS
 from harness.counting import counted
 from harness.history import Change, Group, History, Series, Setting
 from harness.margin import format_margin
-from harness.report.plain import one_line, printable
+from harness.plain_text import one_line, printable
 from harness.runs import labels
 
 MISSING = "-"

@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, Any
 
 from harness.errors import UsageError, explain_disk_errors
 from harness.history import RATIO, Change, Group, History, Point, Series
+from harness.plain_text import one_line
 from harness.report.history import SYNTHETIC, about, relative
-from harness.report.plain import one_line
 from harness.runs import labels
 
 if TYPE_CHECKING:

@@ -6,8 +6,8 @@ import re
 
 from harness.findings import Finding
 from harness.gate import Comparison, Judgement
+from harness.plain_text import one_line
 from harness.report.gate import Background, cell_lines, change_text, conclusion, summary, unsettled, value_text
-from harness.report.plain import one_line
 
 #: GitHub refuses comments of more than 65,536 characters.
 MOST = 60_000

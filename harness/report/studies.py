@@ -10,7 +10,7 @@ from tabulate import tabulate
 
 from harness.counting import counted
 from harness.margin import format_margin
-from harness.report.plain import printable
+from harness.plain_text import printable
 from harness.studies import Comparison, Contrast, Estimate, Ordering, StudyComparison
 
 MISSING = "-"

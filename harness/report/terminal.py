@@ -5,11 +5,11 @@ from __future__ import annotations
 import textwrap
 from collections.abc import Sequence
 
+from harness.plain_text import one_line
 from harness.plugins import Plugins
 from harness.record import Record
 from harness.report.choice import lead
 from harness.report.content import Cell, networks_of, warnings_of
-from harness.report.plain import one_line
 from harness.report.tables import tables
 
 
