@@ -195,7 +195,7 @@ def warnings_of(networks: Sequence[Network]) -> Iterable[str]:
         yield f"SYNTHETIC DATA ({', '.join(made_up)}): these figures say nothing about the real world."
     for name, what in SHORT.items():
         if any(record["preset"] == name for record in records):
-            yield f"The preset {name} {what}: its quality means nothing, and is for trying the harness out."
+            yield f"The preset {name} {what}: its quality means nothing."
 
 
 def _network(cells: Sequence[Cell]) -> Network:
