@@ -117,8 +117,9 @@ def _write_report(options: argparse.Namespace) -> None:
         print(f"the report is {options.output}")
     if options.figures is not None:
         from harness.report.figures import write_figures
+        from harness.report.study_tables import study_sections
 
-        written = write_figures(found, options.figures)
+        written = write_figures(found, study_sections(found.records, plugins), options.figures)
         print(f"{len(written)} figures are in {options.figures}")
     for problem in plugins.problems:
         print(f"harness: {problem}", file=sys.stderr)

@@ -8,6 +8,7 @@ from typing import Any
 from records import record
 
 from harness import Study
+from harness.plugins import Origin, Plugins
 
 TEXT = """
 title = "A study"
@@ -115,6 +116,13 @@ def study(folder: Path, text: str = TEXT) -> Study:
     file = folder / "study.toml"
     file.write_text(text)
     return Study("made", file)
+
+
+def plugins(made: Study) -> Plugins:
+    """Plugins of which one brings this study."""
+    found = Plugins()
+    found.studies.add(made.name, made, Origin("x", "x", "0"))
+    return found
 
 
 def prune(norm: str = "l1", rounds: int = 1) -> str:

@@ -6,13 +6,16 @@ import dataclasses
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from harness.errors import explain_disk_errors
 from harness.report.choice import OFF, ON
 from harness.report.content import Network, Report
 from harness.report.rows import level_order, rows
 from harness.report.training import Course, courses
+
+if TYPE_CHECKING:
+    from harness.report.study_tables import StudySection
 
 #: Okabe and Ito's colours, which the colour-blind tell apart; shapes and dashes say the same once more. Of two lists of
 #: different length no two series of the first thirty have the same pair.
@@ -57,7 +60,7 @@ def network_charts(network: Network) -> list[Chart]:
         up = f"{quality.name} less the reference's"
         fronts = [("latency", "ratio", "latency / reference"), ("size", "size", str(size))]
         charts += [
-            _chart(f"quality-{what}", f"Quality against {what}", POINTS.format(across),
+            framed(f"quality-{what}", f"Quality against {what}", POINTS.format(across),
                    _scatter(field, across, up, f"front_{what}", names), values)
             for what, field, across in fronts if _some(values, field) and _some(values, "difference")
         ]  # fmt: skip
@@ -67,7 +70,7 @@ def network_charts(network: Network) -> list[Chart]:
         lines = [("latency", "ratio", "latency / reference"), ("size", "size", str(size)),
                  ("quality", "quality", "" if quality is None else quality.name)]  # fmt: skip
         charts += [
-            _chart(f"{what}-levels", f"{what.capitalize()} along {axis}", along.format(title, axis),
+            framed(f"{what}-levels", f"{what.capitalize()} along {axis}", along.format(title, axis),
                    _levels(axis, order, field, title, names), values)
             for what, field, title in lines if _some(values, field)
         ]  # fmt: skip
@@ -86,8 +89,8 @@ def training_chart(title: str, figure: str, found: Sequence[Course]) -> Chart:
     x = {"field": "epoch", "type": "quantitative", "title": "epoch", "axis": {"tickMinStep": 1}}
     y = {"field": "value", "type": "quantitative", "title": f"{figure}, validation part", "scale": {"zero": False}}
     band = {"y": y | {"field": "low"}, "y2": {"field": "high"}, "color": series["color"]}
-    tips = _tips(model="model", epoch="epoch", seeds="seeds", **{figure: "value", "from": "low", "to": "high"})
-    dots = {"x": x, "y": y, "color": series["color"], "shape": series["shape"], "tooltip": tips}
+    hover = tips(model="model", epoch="epoch", seeds="seeds", **{figure: "value", "from": "low", "to": "high"})
+    dots = {"x": x, "y": y, "color": series["color"], "shape": series["shape"], "tooltip": hover}
     lines = {"x": x, "y": y, "color": series["color"], "strokeDash": series["strokeDash"]}
     spec: Spec = {
         "layer": [
@@ -101,18 +104,21 @@ def training_chart(title: str, figure: str, found: Sequence[Course]) -> Chart:
     )
     if len(found) > len(shown):
         text += f" The first {len(shown)} of {len(found)} trainings are drawn."
-    return _chart("epochs", title, text, spec, values)
+    return framed("epochs", title, text, spec, values)
 
 
-def all_charts(report: Report) -> Iterator[tuple[str, Chart]]:
+def all_charts(report: Report, studies: Sequence[StudySection] = ()) -> Iterator[tuple[str, Chart]]:
     """Every chart of a report, with the name of what it is about."""
     for network in report.networks:
         yield from ((network.title, chart) for chart in network_charts(network))
     for title, figure, found in courses(report):
         yield "training", training_chart(title, figure, found)
+    for study in studies:
+        yield from ((chart.title, chart) for chart in study.charts)
 
 
-def _chart(kind: str, title: str, caption: str, spec: Spec, values: Sequence[Mapping[str, Any]]) -> Chart:
+def framed(kind: str, title: str, caption: str, spec: Spec, values: Sequence[Mapping[str, Any]]) -> Chart:
+    """The chart in the frame that all of them have; what ``spec`` says of its own counts."""
     frame = {
         "$schema": "https://vega.github.io/schema/vega-lite/v6.json",
         "description": f"{title}. {caption}",
@@ -135,12 +141,12 @@ def _scatter(across: str, title: str, up: str, state: str, names: Sequence[str])
     bars = [
         {
             "mark": "rule",
-            "transform": _has(f"{name}_low", f"{name}_high"),
+            "transform": valid(f"{name}_low", f"{name}_high"),
             "encoding": end | {"color": series["color"], "opacity": faint},
         }
         for name, end in ends
     ]
-    tips = _tips(
+    hover = tips(
         variant="label",
         **{"front of this chart": state, "latency / reference": "ratio", "from": "ratio_low", "to": "ratio_high"},
         **{up: "difference", "from ": "difference_low", "to ": "difference_high"},
@@ -151,14 +157,14 @@ def _scatter(across: str, title: str, up: str, state: str, names: Sequence[str])
         {
             "mark": {"type": "point", "size": 70, "strokeWidth": 1.6, "filled": filled},
             "transform": [{"filter": f"datum.{state} {'===' if filled else '!=='} '{ON}'"}],
-            "encoding": {"x": x, "y": y, "opacity": faint, "tooltip": tips}
+            "encoding": {"x": x, "y": y, "opacity": faint, "tooltip": hover}
             | {channel: series[channel] for channel in ("color", "shape")},
         }
         for filled in (True, False)
     ]
     line: Spec = {"type": "line", "interpolate": "step-after", "strokeWidth": 1.2}
     return {
-        "transform": _has(across, "difference"),
+        "transform": valid(across, "difference"),
         "layer": [
             {
                 "mark": {"type": "rule", "strokeDash": [3, 3], "opacity": 0.6},
@@ -183,19 +189,19 @@ def _levels(axis: str, order: Sequence[str], up: str, title: str, names: Sequenc
     y = {"field": up, "type": "quantitative", "title": title, "scale": {"zero": up != "quality"}}
     series = _series("series", names)
     bounds = {} if up == "size" else {"from": f"{up}_low", "to": f"{up}_high"}
-    tips = _tips(variant="label", **{title: up}, **bounds, verdict="verdict")
+    hover = tips(variant="label", **{title: up}, **bounds, verdict="verdict")
     layers: list[Spec] = [
         {"mark": "line", "encoding": {"x": x, "y": y, "color": series["color"], "strokeDash": series["strokeDash"]}},
         {
             "mark": {"type": "point", "filled": True, "size": 50, "opacity": 1},
-            "encoding": {"x": x, "y": y, "color": series["color"], "shape": series["shape"], "tooltip": tips},
+            "encoding": {"x": x, "y": y, "color": series["color"], "shape": series["shape"], "tooltip": hover},
         },
     ]
     if bounds:
         ends = {"y": y | {"field": f"{up}_low"}, "y2": {"field": f"{up}_high"}}
-        rule = {"mark": {"type": "rule", "opacity": 0.6}, "transform": _has(*bounds.values())}
+        rule = {"mark": {"type": "rule", "opacity": 0.6}, "transform": valid(*bounds.values())}
         layers.insert(1, rule | {"encoding": {"x": x, **ends, "color": series["color"]}})
-    return {"transform": _has(up), "layer": layers}
+    return {"transform": valid(up), "layer": layers}
 
 
 def _series(field: str, names: Sequence[str]) -> Spec:
@@ -208,11 +214,13 @@ def _series(field: str, names: Sequence[str]) -> Spec:
     }
 
 
-def _tips(**fields: str) -> list[Spec]:
+def tips(**fields: str) -> list[Spec]:
+    """What hovering over a point shows: titles of fields."""
     return [{"field": field, "title": title} for title, field in fields.items()]
 
 
-def _has(*fields: str) -> list[Spec]:
+def valid(*fields: str) -> list[Spec]:
+    """The transform that leaves out rows without these fields."""
     return [{"filter": " && ".join(f"isValid(datum.{field})" for field in fields)}]
 
 
@@ -242,14 +250,14 @@ PAPER: Spec = {
 }
 
 
-def write_figures(report: Report, folder: Path) -> list[Path]:
+def write_figures(report: Report, studies: Sequence[StudySection], folder: Path) -> list[Path]:
     """Every chart as SVG and PNG in a folder, named for its network. Raises StoreError when one cannot be written."""
     import vl_convert
 
     written = []
     with explain_disk_errors(f"cannot write the figures into {folder}", "or name another folder with --figures"):
         folder.mkdir(parents=True, exist_ok=True)
-        for number, (name, chart) in enumerate(all_charts(report), 1):
+        for number, (name, chart) in enumerate(all_charts(report, studies), 1):
             svg = drawn(chart)
             stem = f"{number:02}-{slug(name)}-{chart.kind}"
             for file, content in ((f"{stem}.svg", svg.encode()), (f"{stem}.png", vl_convert.svg_to_png(svg, scale=2))):

@@ -74,13 +74,13 @@ def page(report: Report, studies: Sequence[StudySection], sections: Sequence[tup
         style=_asset("page.css"),
         scripts=scripts,
         policy=_policy(scripts),
-        island=plain_json(island(report)),
+        island=plain_json(island(report, studies)),
         cut=_cut,
         cut_text=functools.partial(_cut, longest=LONGEST_TEXT),
     )
 
 
-def island(report: Report) -> dict[str, Any]:
+def island(report: Report, studies: Sequence[StudySection] = ()) -> dict[str, Any]:
     """All that the page's script reads: a row a variant, the facts of its records, and the charts without data."""
     shared = Shared()
     networks = [
@@ -104,7 +104,8 @@ def island(report: Report) -> dict[str, Any]:
         "fields": FIELDS,
         "digits": DIGITS,
         "networks": networks,
-        "trainings": [_chart(chart) | {"values": chart.values} for chart in trainings],
+        "trainings": [_whole(chart) for chart in trainings],
+        "studies": [[_whole(chart) for chart in study.charts] for study in studies],
         "shared": shared.values,
     }
 
@@ -120,6 +121,11 @@ def _file(network: Network) -> dict[str, Any] | None:
 
 def _chart(chart: Chart) -> dict[str, Any]:
     return {"title": chart.title, "caption": chart.caption, "spec": chart.spec}
+
+
+def _whole(chart: Chart) -> dict[str, Any]:
+    """A chart with its data, which no filter acts on."""
+    return _chart(chart) | {"values": chart.values}
 
 
 def _pictures(report: Report) -> Iterator[tuple[str, str, str]]:

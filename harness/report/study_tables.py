@@ -10,14 +10,16 @@ from itertools import groupby
 from harness.errors import UsageError
 from harness.plugins import Plugins
 from harness.record import Record
+from harness.report.figures import Chart
 from harness.report.sections import MISSING, Table
 from harness.report.studies import claim, estimate, published
+from harness.report.study_figures import study_charts
 from harness.studies import Comparison, Contrast, Ordering, StudyComparison, compare
 
 
 @dataclasses.dataclass(frozen=True)
 class StudySection:
-    """What the report says of one study: what it is, how much came out how, its tables, and how to read these."""
+    """What the report says of one study: what it is, how much came out how, its tables and charts, how to read them."""
 
     title: str
     about: str
@@ -25,6 +27,7 @@ class StudySection:
     remarks: tuple[str, ...]
     tables: tuple[Table, ...]
     rules: tuple[str, ...]
+    charts: tuple[Chart, ...] = ()
 
 
 def study_sections(records: Sequence[Record], plugins: Plugins) -> list[StudySection]:
@@ -60,6 +63,7 @@ def _section(study: StudyComparison) -> StudySection:
         remarks=study.remarks,
         tables=tuple(tables),
         rules=(*study.rules, *study.notes),
+        charts=tuple(study_charts(study)),
     )
 
 

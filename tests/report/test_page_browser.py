@@ -12,9 +12,11 @@ from typing import Any
 import pytest
 import run_files
 from hostile import hostile_records
+from made_study import cell, plugins, study
 
 from harness.report.content import report
 from harness.report.page import page
+from harness.report.study_tables import StudySection, study_sections
 from harness.runs import read
 
 playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
@@ -39,9 +41,9 @@ def open_page(browser: Any, tmp_path: Path) -> Iterator[Open]:
     trouble: list[str] = []
     contexts = []
 
-    def show(made: Sequence[Any], **settings: Any) -> Any:
+    def show(made: Sequence[Any], studies: Sequence[StudySection] = (), **settings: Any) -> Any:
         file = tmp_path / "report.html"
-        text = page(report([read(run_files.write(tmp_path / "run.json", made))]), [], [("Carbon", "none")])
+        text = page(report([read(run_files.write(tmp_path / "run.json", made))]), studies, [("Carbon", "none")])
         file.write_text(text, encoding="utf-8", errors="backslashreplace")
         contexts.append(browser.new_context(**settings))
         opened = contexts[-1].new_page()
@@ -98,6 +100,14 @@ def cells(opened: Any, variant: str) -> list[str]:
 def points(opened: Any) -> int:
     count: int = opened.locator("#live figure").first.locator(".mark-symbol.role-mark path").count()
     return count
+
+
+def test_a_study_s_chart_stands_in_its_section(open_page: Open, tmp_path: Path) -> None:
+    sections = study_sections([cell(figures={"auroc": 0.93})], plugins(study(tmp_path)))
+    opened = open_page(matrix(), sections)
+    opened.wait_for_selector("#study1-charts svg.marks")
+    assert "band the margin" in opened.locator("#study1-charts figcaption").inner_text()
+    assert opened.locator("#study1-charts .mark-symbol.role-mark path").count() == 1
 
 
 def test_a_filter_acts_on_the_table_and_the_charts(open_page: Open) -> None:

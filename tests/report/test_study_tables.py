@@ -4,21 +4,12 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from made_study import INT8, cell, study
+from made_study import INT8, cell, plugins, study
 
 from harness import Study
-from harness.plugins import Origin, Plugins
 from harness.report.content import Report
 from harness.report.document import markdown
 from harness.report.study_tables import study_sections
-
-ORIGIN = Origin("x", "x", "0")
-
-
-def plugins(made: Study) -> Plugins:
-    found = Plugins()
-    found.studies.add(made.name, made, ORIGIN)
-    return found
 
 
 def test_published_stands_beside_measured_and_what_was_not_run_is_counted(tmp_path: Path) -> None:

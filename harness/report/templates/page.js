@@ -188,11 +188,11 @@
     view: { stroke: null },
   };
 
-  async function embed(chart, values, parent) {
+  async function embed(chart, values, parent, source = "") {
     const figure = make("figure", null, parent);
     make("h3", cut(chart.title), figure);
     const place = make("div", null, figure, { class: "chart" });
-    make("figcaption", `${chart.caption} The table of results has the figures.`, figure);
+    make("figcaption", `${chart.caption} ${source}`, figure);
     const narrow = figure.clientWidth < 480;
     const turned = (name, value) => (name === "labelAngle" && figure.clientWidth < 560 ? -35 : value);
     const spec = { ...JSON.parse(JSON.stringify(chart.spec), turned), width: "container", data: { name: "rows", values } };
@@ -228,7 +228,7 @@
       byId("charts-network").textContent = network ? cut(network.heading, 400) : "Choose one network to see its charts.";
       for (const chart of network?.charts ?? []) {
         if (turn !== wanted) return;
-        views.push((await embed(chart, points(chosen()), place)).view);
+        views.push((await embed(chart, points(chosen()), place, "The table of results has the figures.")).view);
       }
       if (network && turn === wanted) updateCharts(chosen()); // what was filtered meanwhile
     });
@@ -359,4 +359,7 @@
   setTheme("");
   chooseNetwork(networks.length ? "0" : "");
   for (const chart of data.trainings) embed(chart, chart.values, byId("trainings"));
+  data.studies.forEach((charts, place) => {
+    for (const chart of charts) embed(chart, chart.values, byId(`study${place + 1}-charts`), "The tables below have the figures.");
+  });
 })();

@@ -1,0 +1,54 @@
+"""The charts of a study: what is judged by an interval, with that interval, and nothing else."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from made_study import cell, plugins, study
+
+from harness.report.content import Report
+from harness.report.figures import drawn, filled
+from harness.report.page import island
+from harness.report.study_figures import study_charts
+from harness.report.study_tables import study_sections
+from harness.studies import compare
+
+
+def test_a_chart_shows_the_differences_as_they_are_judged(tmp_path: Path) -> None:
+    records = [
+        cell(seed=seed, figures={"auroc": value, "parameters": 1000.0, "latency": 9.0})
+        for seed, value in enumerate((0.929, 0.931))
+    ]
+    found = compare(study(tmp_path), records)
+    (chart,) = study_charts(found)  # parameters are exact, and latency is of another machine
+    assert chart.title == "Study made, AUROC"
+    assert "the band the margin of 0.01" in chart.caption
+    (value,) = chart.values
+    judged = found.comparisons[0].difference
+    assert judged is not None
+    assert value == {
+        "place": "M_F",
+        "outcome": "reproduced",
+        "published": 0.93,
+        "measured": 0.93,
+        "seeds": 2,
+        "difference": judged.value,
+        "low": judged.low,
+        "high": judged.high,
+    }
+    assert ">M_F<" in drawn(chart)
+
+
+def test_of_other_data_there_is_no_interval_and_no_margin(tmp_path: Path) -> None:
+    (chart,) = study_charts(compare(study(tmp_path), [cell(dataset="other", figures={"auroc": 0.9})]))
+    assert [(value["outcome"], value["low"]) for value in chart.values] == [("other data", None)]
+    assert "margin" not in chart.caption
+    assert all(layer["mark"] != "rect" for layer in filled(chart)["layer"])
+
+
+def test_the_page_has_the_studies_charts(tmp_path: Path) -> None:
+    records = [cell(figures={"auroc": 0.93})]
+    sections = study_sections(records, plugins(study(tmp_path)))
+    found = island(Report((), (), (), ()), sections)
+    ((chart,),) = found["studies"]
+    assert [value["place"] for value in chart["values"]] == ["M_F"]
