@@ -79,6 +79,14 @@ class Plan:
         node = self.nodes[key]
         return ([] if node.parent is None else self.lineage(node.parent)) + [node]
 
+    def untrained(self) -> list[str]:
+        """The cells whose recipe has no step that trains; one whose steps do not tell is none of them."""
+        return [
+            cell
+            for cell, key in self.artefacts.items()
+            if all(node.step is None or node.fits == () for node in self.lineage(key))
+        ]
+
     def needed(self, has: Callable[[str], bool]) -> list[Node]:
         """The nodes to build, in order: those that lead to an artefact which the store lacks, and are lacking too."""
         wanted: set[str] = set()

@@ -114,6 +114,9 @@ class Session:
         words = collections.Counter(str(error) for error in self.plan.problems.values())
         for problem, count in words.items():
             self.display.say(f"harness: {counted(count, 'cell')} cannot run: {problem}")
+        if untrained := [cell for cell in self.plan.untrained() if cell in {own.name for own in self.selected}]:
+            named = f"{untrained[0]} and {len(untrained) - 1} more" if len(untrained) > 1 else untrained[0]
+            self.display.say(f"harness: no step of its recipe trains the network of {named}")
         self._executor: Executor | None = None
         self._workers: Workers | None = None
         #: By what the cells are compared with, and the margin.

@@ -196,3 +196,8 @@ def test_the_form_of_the_data_enters_the_key_of_what_reads_another(
     monkeypatch.setitem(toy.Toy.views, "other", toy.Toy.views["mean"])  # type: ignore[index]
     monkeypatch.setattr(toy.Flat, "view", "other")
     assert next(iter(planned(recipe(train(), architecture="flat")).nodes)) != flat.key
+
+
+def test_cells_that_nothing_trains_are_known(planned: Callable[..., Plan]) -> None:
+    plan = planned(cells(training={"plain": [train()], "none": []}, pruning={"full": [], "half": [Halve()]}))
+    assert [name.partition("[")[2] for name in plan.untrained()] == ["conv-none-full-seed0]"]  # Halve does not tell

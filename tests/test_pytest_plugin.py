@@ -493,3 +493,14 @@ def test_a_plan_tells_of_a_data_set_that_is_not_there(rare: None, suite: Suite) 
     toy.write(Path("mine/toy"))
     result = suite(BOTH, "--harness-data=mine", "--harness-plan")
     assert "harness: 1 cell cannot run: data set 'rare' is not in mine" in "\n".join(result.outlines)
+
+
+def test_cells_that_no_step_trains_are_told(suite: Suite) -> None:
+    text = """
+from harness import Matrix, train
+options = {"plain": [train()], "none": [], "nothing": []}
+toys = Matrix(dataset="toy-synthetic", architecture="conv", runtime="eager", training=options)
+"""
+    said = "\n".join(suite(text, "--harness-plan").outlines)
+    assert "no step of its recipe trains the network of suite.py::toys[conv-none-seed0] and 1 more" in said
+    assert "no step of its recipe" not in "\n".join(suite(text, "--harness-plan", "-k", "plain").outlines)
