@@ -6,6 +6,7 @@ from typing import Any
 
 from tabulate import tabulate
 
+from harness.contracts import Step
 from harness.counting import about
 from harness.plan import Node, describe
 from harness.preview import Estimate, Previews, Shape
@@ -15,17 +16,21 @@ from harness.session import Session
 def plan_document(run: Session) -> dict[str, Any]:
     """The plan as JSON: each cell's ``id``, axes, ``parameters`` and ``macs``, and each step's key, state and estimate.
 
-    Parameters and multiply-accumulates come from the shapes alone; they are None where a step cannot tell.
+    Parameters and multiply-accumulates come from the shapes alone; they are None where a step cannot tell. A cell or a
+    step that is refused has a ``problem``, and no time is reckoned for building it.
     """
     previews = Previews(run.plugins, run.display.say)
-    datasets = run.plugins.datasets
+
+    def shape_of(dataset: str, architecture: str, steps: tuple[Step, ...]) -> Shape:
+        task = run.plugins.datasets.get(dataset).task_in(run.plugins.architectures.get(architecture).view)
+        return previews.shape(architecture, task, steps)
+
     estimate = Estimate(run.plan, run.plugins, run.store, run.display.say)
     missing = {node.key for node in run.plan.needed(run.store.has)}
     cells, timing = [], 0.0
     for cell in run.selected:
-        task = datasets.get(cell.dataset).task_in(run.plugins.architectures.get(cell.architecture).view)
         problem = run.plan.problems.get(cell.name)
-        shape = Shape(None, None, str(problem)) if problem else previews.shape(cell.architecture, task, cell.steps)
+        shape = Shape(None, None, str(problem)) if problem else shape_of(cell.dataset, cell.architecture, cell.steps)
         timing += estimate.time(shape.macs, run.options.preset)
         row: dict[str, Any] = {
             "id": cell.id,
@@ -41,7 +46,10 @@ def plan_document(run: Session) -> dict[str, Any]:
         }
         cells.append(row | ({"problem": shape.problem} if shape.problem else {}))
     timing += estimate.start(run.options.preset) * len({cell.profile for cell in run.selected})
-    steps = [_step(node, node.key in missing, estimate.build(node)) for node in run.plan.nodes.values()]
+    steps = []
+    for node in run.plan.nodes.values():
+        refused = shape_of(node.root.dataset, node.root.architecture, node.steps).problem
+        steps.append(_step(node, node.key in missing, 0.0 if refused else estimate.build(node), refused))
     return {
         "preset": run.options.preset.name,
         "cells": cells,
@@ -53,8 +61,9 @@ def plan_document(run: Session) -> dict[str, Any]:
     }
 
 
-def _step(node: Node, missing: bool, seconds: float) -> dict[str, Any]:
-    return {"key": node.key, "step": node.label, "parent": node.parent, "built": not missing, "seconds": seconds}
+def _step(node: Node, missing: bool, seconds: float, problem: str | None) -> dict[str, Any]:
+    row = {"key": node.key, "step": node.label, "parent": node.parent, "built": not missing, "seconds": seconds}
+    return row | ({"problem": problem} if problem else {})
 
 
 def plan_text(run: Session) -> str:
@@ -65,10 +74,10 @@ def plan_text(run: Session) -> str:
         for cell in document["cells"]
     ]
     cells = tabulate(rows, headers=["cell", "parameters", "MACs", "model"], colalign=("left", "right", "right", "left"))
-    missing = [step for step in document["steps"] if not step["built"]]
+    missing = [step for step in document["steps"] if not step["built"] and "problem" not in step]
     steps = [f"  {step['step']}  (about {about(step['seconds'])})" for step in missing]
     minutes = document["minutes"]
-    have = len(document["steps"]) - len(missing)
+    have = sum(step["built"] for step in document["steps"])
     return "\n".join(
         [
             cells,

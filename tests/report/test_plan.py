@@ -54,6 +54,16 @@ def test_cells_have_ids_axes_parameters_and_macs(run: Session) -> None:
     assert cell(document, "conv-picky-seed0")["problem"] == "picky cannot prune a Sequential"
 
 
+def test_a_step_that_is_refused_is_not_among_those_to_build(run: Session) -> None:
+    steps = plan_document(run)["steps"]
+    refused = [step for step in steps if "problem" in step]
+    assert len(refused) == 2  # of either network
+    assert all("picky" in step["step"] and step["seconds"] == 0 for step in refused)
+    text = plan_text(run)
+    assert f"steps to build: {len(steps) - 2}; in the store" in text
+    assert "picky(" not in text.partition("steps to build")[2]
+
+
 def test_planning_builds_nothing_and_reads_no_data(run: Session) -> None:
     from toy import Toy
 
@@ -82,6 +92,6 @@ def test_the_text_says_the_same(run: Session) -> None:
     assert ["conv-full-seed0", "90", "392", "in", "the", "store"] in lines
     assert ["conv-half-seed0", "90", "392", "to", "build"] in lines
     assert ["conv-picky-seed0", "?", "?", "picky", "cannot", "prune", "a", "Sequential"] in lines
-    assert "steps to build: 5" in text
+    assert "steps to build: 3" in text
     assert "toy-synthetic conv seed 0: train() > halve(factor=0.5)  (about" in text
     assert "preset quick" in text
