@@ -81,13 +81,20 @@ def _row(network: Network, variant: Variant, levels: Mapping[str, str]) -> Row:
 
 
 def _levels(network: Network) -> dict[str, str]:
-    """Each level with the share of parameters that is left of it, where that is known."""
+    """Each level with the share of parameters that is left of it, where that is known.
+
+    From the most to the fewest, so that no line runs up and down between two ways of pruning; in the order of the suite
+    where the share of one is not known, and of equals.
+    """
     shares: dict[str, float] = {}
     for variant in sorted(network.variants, key=lambda entry: not entry.is_reference):
         level = network.level(variant)
         if variant.parameter_share is not None and level not in shares:
             shares[level] = variant.parameter_share
-    named = {level: f"{level} ({100 * shares[level]:.3g} %)" if level in shares else level for level in network.levels}
+    order = list(network.levels)
+    if shares.keys() >= set(order):
+        order.sort(key=lambda level: -shares[level])
+    named = {level: f"{level} ({100 * shares[level]:.3g} %)" if level in shares else level for level in order}
     return {level: _key(name) for level, name in named.items()}
 
 
@@ -97,7 +104,7 @@ def _key(name: str) -> str:
 
 
 def level_order(network: Network) -> list[str]:
-    """The levels' names, in the order of the suite."""
+    """The levels' names, in the order of a chart's axis."""
     return list(_levels(network).values())
 
 

@@ -12,7 +12,7 @@ import run_files
 from harness.record import Interval
 from harness.report.content import Report, report
 from harness.report.estimate import pooled, pooled_ratio
-from harness.report.rows import rows
+from harness.report.rows import level_order, rows
 from harness.report.sections import classes_table, coverage_table, environment_table, left_table, results_table
 from harness.report.training import courses
 from harness.runs import read
@@ -67,6 +67,20 @@ def test_cells_that_differ_in_their_seed_are_one_variant(tmp_path: Path) -> None
     assert len(half.cells) == 2
     assert half.parameter_share == half.size_share == 0.25
     assert found.title == "conv on toy"
+
+
+def test_levels_go_from_the_most_parameters_to_the_fewest_where_they_are_known(tmp_path: Path) -> None:
+    sizes = {"full": 1000, "l1 half": 500, "l1 tenth": 100, "l2 half": 500, "l2 tenth": 100}
+    made = [
+        run_files.cell(1.0, pruning=pruning, figures={"auroc": 0.9, "parameters": size})
+        for pruning, size in sizes.items()
+    ]
+    (found,) = of(made, tmp_path).networks
+    shown = ["full (100 %)", "l1 half (50 %)", "l2 half (50 %)", "l1 tenth (10 %)", "l2 tenth (10 %)"]
+    assert level_order(found) == shown
+    made[2]["figures"].pop("parameters")
+    (found,) = of(made, tmp_path).networks
+    assert [level.split(" (")[0] for level in level_order(found)] == list(sizes)
 
 
 def test_networks_of_one_name_are_told_apart(tmp_path: Path) -> None:
