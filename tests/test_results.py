@@ -11,16 +11,24 @@ from harness.calibration.summary import summarise
 from harness.plugins import installed
 from harness.record import read
 from harness.report.calibration import table as calibration
+from harness.report.content import report
+from harness.report.figures import all_charts, slug
+from harness.report.page import island
 from harness.report.studies import study_text
+from harness.report.study_tables import study_sections
 from harness.report.terminal import report_text
+from harness.report.trace import plain_json
+from harness.runs import read as read_run
 from harness.studies import compare
 
 RESULTS = Path(__file__).parent.parent / "results"
 #: Those that are published with a table; a user's own run may lie beside them.
 STUDIES = {
     RESULTS / "studies" / "a.txt": ("A", ["icu/physionet2012"]),
-    RESULTS / "studies" / "b.txt": ("B", ["ptbxl/quick", "ptbxl/study-cnn-seed0"]),
+    RESULTS / "studies" / "b.txt": ("B", ["ptbxl/cnn", "ptbxl/rnn"]),
 }
+#: Those that the page and the figures are of, as the command in the README names them.
+REPORTED = ["ptbxl/cnn", "ptbxl/rnn", "icu/physionet2012"]
 TABLES = sorted(table.with_suffix(".json") for table in RESULTS.rglob("*.txt") if table not in STUDIES)
 CALIBRATION = RESULTS / "calibration" / "calibration.json"
 FILES = [file for file in TABLES if file != CALIBRATION]
@@ -51,6 +59,21 @@ def test_the_calibration_s_table_is_what_its_document_gives() -> None:
     again = [condition | {"summary": summarise(condition["comparisons"])} for condition in document["conditions"]]
     assert calibration(document | {"conditions": again}) == calibration(document)
     assert "`calibration/calibration`" in (RESULTS / "README.md").read_text()
+
+
+def test_the_page_and_the_figures_are_of_these_records(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(RESULTS)
+    files = [f"{run}.json" for run in REPORTED]
+    assert f"`harness report {' '.join(files)} -o report.html --figures figures`" in Path("README.md").read_text()
+    found = report([read_run(Path(file)) for file in files])
+    studies = study_sections(found.records, installed())
+    text = Path("report.html").read_text(encoding="utf-8")
+    data = text.partition('<script type="application/json" id="data">')[2].partition("</script>")[0]
+    assert json.loads(data) == json.loads(plain_json(island(found, studies)))
+    names = {file.stem for file in Path("figures").iterdir()}
+    assert names == {
+        f"{number:02}-{slug(name)}-{chart.kind}" for number, (name, chart) in enumerate(all_charts(found, studies), 1)
+    }
 
 
 @pytest.mark.parametrize("file", FILES, ids=lambda file: file.stem)

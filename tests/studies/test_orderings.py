@@ -110,13 +110,31 @@ def test_seeds_are_the_unit_where_there_are_several(tmp_path: Path) -> None:
 
 
 def test_what_was_disturbed_is_left_out_and_alone_shows_nothing(tmp_path: Path) -> None:
-    disturbed = timed(INT8, ratio=5.0, verdict="contaminated")
+    disturbed = timed(INT8, ratio=1.9, verdict="contaminated")
     alone = found(tmp_path, 0, timed(), disturbed).contrasts[0]
     assert (alone.outcome, alone.reason) == ("not shown", "the machine was disturbed in every timing")
     beside = found(tmp_path, 0, timed(), disturbed, timed(seed=1), timed(INT8, seed=1, ratio=1.1)).contrasts[0]
-    assert (beside.outcome, beside.reason) == ("holds", "1 disturbed timings left out")
+    assert (beside.outcome, beside.reason) == ("holds", "1 disturbed timing left out")
     assert beside.measured is not None
     assert beside.measured.value == pytest.approx(1.1)
+
+
+def test_a_disturbed_timing_counts_where_its_interval_is_a_factor_of_two_away(tmp_path: Path) -> None:
+    def outcome(ratio: float) -> str:
+        return found(tmp_path, 0, timed(), timed(INT8, ratio=ratio, verdict="contaminated")).contrasts[0].outcome
+
+    # The interval goes from 0.99 to 1.01 of the ratio.
+    assert [outcome(ratio) for ratio in (2.05, 2.01, 0.499, 0.49)] == [
+        "holds",
+        "not shown",
+        "not shown",
+        "contradicted",
+    ]
+
+
+def test_a_disturbed_timing_of_the_reference_with_itself_concerns_no_other_cell(tmp_path: Path) -> None:
+    contrast = found(tmp_path, 0, timed(verdict="contaminated"), timed(INT8, ratio=1.1)).contrasts[0]
+    assert (contrast.outcome, contrast.reason) == ("holds", "")
 
 
 def test_cells_of_other_conditions_are_not_set_against_each_other(tmp_path: Path) -> None:
