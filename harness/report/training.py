@@ -61,8 +61,11 @@ def _courses(networks: Sequence[Network], figure: str) -> list[Course]:
 
 
 def _fits(record: Record, figure: str) -> Iterator[tuple[tuple[str, ...], list[float]]]:
-    """Each fit of a record: the network and the steps up to it with the fit's number, and the figure by epoch."""
-    recipe: tuple[str, ...] = (str(record["axes"]["architecture"]), str(record["axes"]["profile"]))
+    """Each fit of a record: the network and the steps up to it with the fit's number, and the figure by epoch.
+
+    The profile is none of it: it says how a network is timed.
+    """
+    recipe: tuple[str, ...] = (str(record["axes"]["architecture"]),)
     for step in record["steps"]:
         recipe = (*recipe, step["step"])
         for number, history in enumerate(_histories(step["facts"], figure), 1):

@@ -190,6 +190,8 @@ def test_trainings_are_told_apart_by_their_recipe_and_averaged_over_seeds(tmp_pa
     made = [run_files.cell(seed=0), run_files.cell(seed=1), run_files.cell(pruning="half")]
     made[0]["steps"], made[1]["steps"] = steps(0.5, 0.7), steps(0.7, 0.9)  # type: ignore[typeddict-item]
     made[2]["steps"] = [*made[0]["steps"], {"step": "prune()", "facts": {"fits": "damaged"}, "seconds": 1.0}]
+    made.append(run_files.cell(profile="native"))  # timed otherwise, it is the same training
+    made[3]["steps"] = made[0]["steps"]
     ((title, figure, (course,)),) = courses(of(made, tmp_path))
     assert "toy" in title
     assert figure == "auroc"
