@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 
 import pytest
 
 from harness.calibration.summary import summarise
 from harness.plugins import installed
-from harness.record import read
+from harness.record import Record, read
 from harness.report.calibration import table as calibration
 from harness.report.content import report
 from harness.report.figures import all_charts, slug
@@ -23,13 +24,16 @@ from harness.studies import compare
 
 RESULTS = Path(__file__).parent.parent / "results"
 #: Those that are published with a table; a user's own run may lie beside them.
+STUDY_B = ["ptbxl/cnn.r5", "ptbxl/cnn", "ptbxl/rnn", "ptbxl/resnet"]
 STUDIES = {
     RESULTS / "studies" / "a.txt": ("A", ["icu/physionet2012"]),
-    RESULTS / "studies" / "b.txt": ("B", ["ptbxl/cnn", "ptbxl/rnn"]),
+    RESULTS / "studies" / "b.txt": ("B", STUDY_B),
 }
 #: Those that the page and the figures are of, as the command in the README names them.
-REPORTED = ["ptbxl/cnn", "ptbxl/rnn", "icu/physionet2012"]
-TABLES = sorted(table.with_suffix(".json") for table in RESULTS.rglob("*.txt") if table not in STUDIES)
+REPORTED = [*STUDY_B, "ptbxl/epochs", "icu/physionet2012"]
+#: What a script there printed of the runs' artefacts: without records of its own.
+OBSERVERS = [RESULTS / "int8" / "observers.txt", RESULTS / "int8" / "observers-2.2.2.txt"]
+TABLES = sorted(table.with_suffix(".json") for table in RESULTS.rglob("*.txt") if table not in {*STUDIES, *OBSERVERS})
 CALIBRATION = RESULTS / "calibration" / "calibration.json"
 FILES = [file for file in TABLES if file != CALIBRATION]
 
@@ -74,6 +78,24 @@ def test_the_page_and_the_figures_are_of_these_records(monkeypatch: pytest.Monke
     assert names == {
         f"{number:02}-{slug(name)}-{chart.kind}" for number, (name, chart) in enumerate(all_charts(found, studies), 1)
     }
+
+
+@pytest.mark.parametrize("table", OBSERVERS, ids=lambda table: table.stem)
+def test_other_observers_were_tried_on_the_networks_of_the_records(table: Path) -> None:
+    lines = table.read_text().splitlines()
+    rows = [re.split(r" {2,}", line.strip()) for line in lines[4:]]
+    found: dict[str, Record] = {}
+    for run in ("cnn", "rnn"):
+        for record in read(RESULTS / "ptbxl" / f"{run}.json"):
+            axes = record["axes"]
+            if axes["training"] == "plain" and not axes["profile"].startswith("native"):
+                found[f"{axes['architecture']} {axes['pruning']} {axes['precision']}"] = record
+    assert len({row[0] for row in rows}) == (8 if table == OBSERVERS[0] else 4)
+    for name, auroc, scheme, _, _, _, size, smaller in rows:
+        whole, int8 = found[f"{name} float32"]["figures"], found[f"{name} int8"]["figures"]
+        assert float(auroc) == pytest.approx(whole["auroc"]["value"], abs=1e-4)
+        if scheme == "ptq-int8" and table == OBSERVERS[0]:
+            assert (float(size), float(smaller)) == (whole["state_size"]["value"], int8["state_size"]["value"])
 
 
 @pytest.mark.parametrize("file", FILES, ids=lambda file: file.stem)
