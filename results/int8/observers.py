@@ -1,6 +1,6 @@
 """What int8 costs the float networks of a run by other observers, in other draws and by another PyTorch.
 
-    python results/int8/observers.py --store .harness results/ptbxl/cnn.json results/ptbxl/rnn.json
+    python int8/observers.py --store ../.harness ptbxl/cnn.json ptbxl/rnn.json
 
 A row is a network and a scheme: the AUROC of the float network less that of its int8 networks, a calibration draw each;
 and the kilobytes that ``torch.save`` writes of the two state_dicts. The first scheme is ``quantize("ptq-int8")``.
