@@ -83,6 +83,10 @@ class Auroc(Metric):
         return {"auroc": macro_auroc}
 
 
+def idle_layers(file: Path) -> int:
+    return json.dumps(header(file)).count("Identity")
+
+
 class Machine(Workers):
     """Workers that take a tenth longer for each layer that does nothing, give or take a thousandth."""
 
@@ -90,7 +94,7 @@ class Machine(Workers):
 
     def time_pair(self, reference: Path, candidate: Path, processes: int, amount: Any, **rest: Any) -> PairedSamples:
         samples = super().time_pair(reference, candidate, processes, amount, **rest)
-        random = np.random.default_rng(len(str(candidate)))
+        random = np.random.default_rng(idle_layers(candidate))
         ratio = self.takes(candidate) / self.takes(reference)
         factors = ratio * np.exp(0.001 * random.standard_normal((processes, 1)))
         if self.disturbed and self.takes(candidate) != self.takes(reference):
@@ -99,7 +103,7 @@ class Machine(Workers):
         return dataclasses.replace(samples, candidate=np.rint(samples.reference * factors).astype(int))
 
     def takes(self, file: Path) -> float:
-        return 1 + 0.1 * json.dumps(header(file)).count("Identity")
+        return 1 + 0.1 * idle_layers(file)
 
 
 @pytest.fixture
