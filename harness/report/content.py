@@ -162,7 +162,7 @@ def networks_of(cells: Iterable[Cell]) -> tuple[Network, ...]:
 
 
 def _told_apart(networks: Sequence[Network]) -> Iterable[Network]:
-    """The networks; of those with one title each is called by what else it differs in, or by its number."""
+    """The networks; of those with one title each is called by what tells it from them, or by its number."""
     titles = collections.defaultdict(list)
     for entry in networks:
         titles[entry.title].append(entry)
@@ -170,10 +170,22 @@ def _told_apart(networks: Sequence[Network]) -> Iterable[Network]:
         alike = titles[entry.title]
         settings = [_settings(other) for other in alike]
         own = _settings(entry)
-        parts = [own[name] for name in own if len({setting[name] for setting in settings}) > 1]
+        parts = [own[name] for name in _telling(settings)]
         if settings.count(own) > 1:
             parts.append(f"number {1 + alike.index(entry)}")
         yield dataclasses.replace(entry, title=", ".join([entry.title, *parts]))
+
+
+def _telling(settings: Sequence[Mapping[str, str]]) -> list[str]:
+    """The names of what tells these settings apart, without those that tell no more than the ones before them."""
+    names: list[str] = []
+    told = 1
+    for name in settings[0]:
+        found = len({tuple(setting[other] for other in (*names, name)) for setting in settings})
+        if found > told:
+            names.append(name)
+            told = found
+    return names
 
 
 def _settings(entry: Network) -> dict[str, str]:

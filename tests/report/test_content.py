@@ -84,13 +84,16 @@ def test_levels_go_from_the_most_parameters_to_the_fewest_where_they_are_known(t
 
 
 def test_networks_of_one_name_are_told_apart(tmp_path: Path) -> None:
-    settings = (("study", "m", "toy"), ("quick", "m", "toy"), ("quick", "n", "toy"), ("quick", "o", "b"))
+    settings = [("study", "m", "toy"), ("quick", "m", "toy"), ("quick", "n", "toy"), ("quick", "o", "b")]
+    settings += [("study", "p", "c"), ("quick", "q", "c")]  # the preset alone tells them apart
     made = [run_files.cell(1.0, preset=preset, dataset=dataset) for preset, _, dataset in settings]
     for entry, (_, matrix, _) in zip(made, settings, strict=True):
         entry["matrix"] = matrix
     titles = sorted(entry.title for entry in of(made, tmp_path).networks)
     assert titles == [
         "conv on b",
+        "conv on c, preset quick",
+        "conv on c, preset study",
         "conv on toy, preset quick, matrix m",
         "conv on toy, preset quick, matrix n",
         "conv on toy, preset study, matrix m",
