@@ -103,8 +103,8 @@ def test_the_sentences_are_the_calibration_s() -> None:
         ),
         ("when 45 cells were timed a second time", "45 cells were timed a second time"),
         (
-            "networks of one shape differed by up to 52 % within one run, their paired ratios by at most 10 %",
-            "networks of one shape differ by up to 52 % within one run, their paired ratios by at most 10 %",
+            "networks of one shape differed by up to 52 % within one run, their paired ratios by at most 14 %",
+            "networks of one shape differ by up to 52 % within one run, their paired ratios by at most 14 %",
         ),
         ("an int8 network a tenth of its time", "up to a tenth beside int8 networks"),
     ],
@@ -162,7 +162,7 @@ def test_references_are_cited_and_citations_are_referenced() -> None:
 
 def test_networks_of_one_shape_differ_in_their_records_as_is_said() -> None:
     latencies: dict[tuple[str, ...], list[tuple[float, float]]] = {}
-    for file in ("cnn", "rnn"):
+    for file in ("cnn", "rnn", "resnet"):
         for record in read(ROOT / "results" / "ptbxl" / f"{file}.json"):
             timing, axes = record["timing"], record["axes"]
             assert timing is not None
@@ -173,4 +173,4 @@ def test_networks_of_one_shape_differ_in_their_records_as_is_said() -> None:
         max(max(values) / min(values) for values in ([pair[side] for pair in pairs] for pairs in latencies.values()))
         for side in (0, 1)
     )
-    assert (round(100 * (medians - 1)), round(100 * (ratios - 1))) == (52, 10)
+    assert (round(100 * (medians - 1)), round(100 * (ratios - 1))) == (52, 14)

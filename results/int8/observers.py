@@ -12,6 +12,7 @@ import argparse
 import copy
 import io
 import statistics
+import sys
 import warnings
 from collections.abc import Iterator
 from pathlib import Path
@@ -100,7 +101,7 @@ def main() -> None:
     torch.set_num_threads(1)
     if not hasattr(torch.fx.config, "do_not_emit_stack_traces"):  # PyTorch 2.2 does not know it
         torch.fx.config.do_not_emit_stack_traces = False
-    store = Store(options.store, say=warnings.warn, create=False)
+    store = Store(options.store, say=lambda problem: print(problem, file=sys.stderr), create=False)
     data = Library(installed(), store, None, Display(None)).load("ptbxl")
     validation = torch.from_numpy(data.validation.inputs)
     rows, choices = [], schemes()
