@@ -18,6 +18,8 @@ from harness.runs import Run
 
 #: Presets whose trainings are too short for their quality to mean anything.
 SHORT = {"smoke": "is for trying whether everything runs", "quick": "trains for minutes"}
+#: How many networks a warning names.
+NAMED = 3
 
 
 @dataclasses.dataclass(frozen=True)
@@ -206,8 +208,11 @@ def warnings_of(networks: Sequence[Network]) -> Iterable[str]:
     if made_up:
         yield f"SYNTHETIC DATA ({', '.join(made_up)}): these figures say nothing about the real world."
     for name, what in SHORT.items():
-        if any(record["preset"] == name for record in records):
-            yield f"The preset {name} {what}: its quality means nothing."
+        short = [entry.title for entry in networks if entry.records[0]["preset"] == name]
+        if short:
+            more = f" and {len(short) - NAMED} more" if len(short) > NAMED else ""
+            whose = "" if len(short) == len(networks) else f" ({'; '.join(short[:NAMED])}{more})"
+            yield f"The preset {name} {what}: its quality means nothing{whose}."
 
 
 def _network(cells: Sequence[Cell]) -> Network:

@@ -116,6 +116,14 @@ def test_synthetic_data_and_short_presets_are_said_loudly(tmp_path: Path) -> Non
     assert of([run_files.cell(1.0, preset="study")], tmp_path).warnings == ()
 
 
+def test_of_networks_in_several_presets_the_short_ones_are_named(tmp_path: Path) -> None:
+    made = [run_files.cell(1.0, preset="quick", dataset=name, cell=name) for name in "abcde"]
+    (every,) = of(made, tmp_path).warnings
+    assert every.endswith("its quality means nothing.")
+    (some,) = of([*made, run_files.cell(1.0, preset="study")], tmp_path).warnings
+    assert some.endswith("its quality means nothing (conv on a; conv on b; conv on c and 2 more).")
+
+
 def test_of_a_cell_in_two_runs_the_last_counts(tmp_path: Path) -> None:
     runs = [read(file) for file in run_files.write_all(tmp_path, [[run_files.cell(2.0)], [run_files.cell(3.0)]])]
     ((variant,),) = [network.variants for network in report(runs).networks]
