@@ -115,9 +115,8 @@ def main() -> None:
                 int8, _ = _fx_int8.quantize(copy.deepcopy(network), [validation[torch.from_numpy(np.sort(drawn))]])
                 losses.append(whole - auroc(int8, data))
             spread = [f"{value:.4f}" for value in (statistics.mean(losses), min(losses), max(losses))]
-            stored = _fx_int8.restore(
-                copy.deepcopy(network), *_fx_int8.dump_state(int8)
-            )  # what a cell is evaluated with
+            # What a cell is evaluated with.
+            stored = _fx_int8.restore(copy.deepcopy(network), *_fx_int8.dump_state(int8))
             sizes = [f"{kilobytes(model):.3f}" for model in (network, stored)]
             rows.append([name, f"{whole:.4f}", scheme, *spread, *sizes])
     print(f"PyTorch {torch.__version__}, {options.draws} draws of {CALIBRATION} validation examples\n")
