@@ -83,10 +83,6 @@ class Auroc(Metric):
         return {"auroc": macro_auroc}
 
 
-def idle_layers(file: Path) -> int:
-    return json.dumps(header(file)).count("Identity")
-
-
 class Machine(Workers):
     """Workers that take a tenth longer for each layer that does nothing, give or take a thousandth."""
 
@@ -94,8 +90,8 @@ class Machine(Workers):
 
     def time_pair(self, reference: Path, candidate: Path, processes: int, amount: Any, **rest: Any) -> PairedSamples:
         samples = super().time_pair(reference, candidate, processes, amount, **rest)
-        random = np.random.default_rng(idle_layers(candidate))
         ratio = self.takes(candidate) / self.takes(reference)
+        random = np.random.default_rng(round(1000 * ratio))
         factors = ratio * np.exp(0.001 * random.standard_normal((processes, 1)))
         if self.disturbed and self.takes(candidate) != self.takes(reference):
             disturbance = Disturbance(10**6, 1.0, 0)
@@ -103,7 +99,7 @@ class Machine(Workers):
         return dataclasses.replace(samples, candidate=np.rint(samples.reference * factors).astype(int))
 
     def takes(self, file: Path) -> float:
-        return 1 + 0.1 * idle_layers(file)
+        return 1 + 0.1 * json.dumps(header(file)).count("Identity")
 
 
 @pytest.fixture
