@@ -23,7 +23,7 @@ from harness.runs import read as read_run
 from harness.studies import compare
 
 RESULTS = Path(__file__).parent.parent / "results"
-STUDY_B = ["ptbxl/cnn.r5", "ptbxl/cnn", "ptbxl/rnn", "ptbxl/resnet", "ptbxl/channels"]
+STUDY_B = ["ptbxl/cnn.r5", "ptbxl/cnn", "ptbxl/rnn.r5", "ptbxl/rnn", "ptbxl/resnet", "ptbxl/channels"]
 #: Those that are published with a table; a user's own run may lie beside them.
 STUDIES = {
     RESULTS / "studies" / "a.txt": ("A", ["icu/physionet2012"]),
