@@ -50,7 +50,6 @@ def use(environment: Environment, folder: Path, kind: str, *options: str) -> str
     return environment.run("harness", "list").stdout
 
 
-@pytest.mark.slow  # the tutorial, whose test is not slow, begins with such a package
 def test_a_new_compressor_works(fresh_environment: Environment, tmp_path: Path) -> None:
     # On one of the kit's networks; on all of them when it passes the check, below.
     shown = use(fresh_environment, tmp_path / "package", "compressor", "-k", "not lstm and not mlp")

@@ -103,7 +103,7 @@ def shapes(model: nn.Module) -> dict[str, torch.Size]:
     return {name: tensor.shape for name, tensor in model.state_dict().items()}
 
 
-@pytest.mark.parametrize("rounds", [1, 5, pytest.param(10, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("rounds", [1, 5, 10])
 @pytest.mark.parametrize("name", NETWORKS)
 def test_published_counts_are_exact(name: str, rounds: int) -> None:
     build, example, counts = NETWORKS[name]
