@@ -4,8 +4,7 @@ What a suite imports: ``Matrix``, ``Profile``, ``Skip``, ``train``, ``step``.
 What a plugin imports: ``hookimpl``, ``compressor`` and the contracts.
 """
 
-from harness.compressor import compressor
-from harness.contracts import (
+from harness.api import (
     Architecture,
     Data,
     Dataset,
@@ -25,6 +24,10 @@ from harness.contracts import (
     Training,
     WeightedMetric,
 )
+from harness.api.compressor import compressor
+from harness.api.hookspecs import hookimpl
+from harness.api.train import Train as train
+from harness.api.train import step
 from harness.errors import (
     CellError,
     DataError,
@@ -34,10 +37,7 @@ from harness.errors import (
     Unsupported,
     UsageError,
 )
-from harness.hookspecs import hookimpl
-from harness.matrix import Matrix, Skip
-from harness.steps import Train as train
-from harness.steps import step
+from harness.suite.matrix import Matrix, Skip
 
 __all__ = [
     "Architecture",

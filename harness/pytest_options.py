@@ -10,15 +10,15 @@ from typing import TYPE_CHECKING
 import pytest
 
 from harness.errors import UsageError
-from harness.margin import DEFAULT_MARGIN, format_margin, parse_margin
-from harness.matrix import PROTOCOLS
-from harness.policy import parse_rules, policy, project_rules
-from harness.presets import MOST_PROCESSES, PRESETS, Preset, preset
+from harness.policy.rules import parse_rules, policy, project_rules
 from harness.report.output import check_form
-from harness.shared import shared_url
+from harness.store.shared import shared_url
+from harness.suite.matrix import PROTOCOLS
+from harness.suite.presets import MOST_PROCESSES, PRESETS, Preset, preset
+from harness.text import DEFAULT_MARGIN, format_margin, parse_margin
 
 if TYPE_CHECKING:
-    from harness.session import Options
+    from harness.run.session import Options
 
 CHECKS: Mapping[str, Callable[[str], object]] = {
     "--harness-preset": preset,
@@ -132,8 +132,8 @@ def chosen_preset(config: pytest.Config) -> Preset:
 
 def run_options(config: pytest.Config) -> Options:
     """What the command line says about the run. Raises UsageError for an earlier run that cannot be read."""
-    from harness.baseline import Baseline
-    from harness.session import Options
+    from harness.policy.baseline import Baseline
+    from harness.run.session import Options
 
     against, rules = config.getoption("--harness-against"), config.getoption("--harness-gate")
     size = chosen_preset(config)

@@ -10,16 +10,16 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from harness.errors import HarnessError, Unsupported, UsageError, check_writable, explain_disk_errors
-from harness.matrix import Cell, Matrix
-from harness.plugins import installed
+from harness.plugin.manager import installed
 from harness.pytest_options import add_options, check_options, chosen_preset, repeated_options, run_options
-from harness.record import FIELD, SAMPLES, Left, Record, left_of
-from harness.shared import shared_url, without_password
-from harness.suite import cells_of
+from harness.records.record import FIELD, SAMPLES, Left, Record, left_of
+from harness.store.shared import shared_url, without_password
+from harness.suite.collect import cells_of
+from harness.suite.matrix import Cell, Matrix
 
 if TYPE_CHECKING:
-    from harness.baseline import Baseline
-    from harness.session import Measured, Session
+    from harness.policy.baseline import Baseline
+    from harness.run.session import Measured, Session
 
 #: The run selected cells and measured none of them; such a run must not pass.
 NOTHING_MEASURED = 13
@@ -195,7 +195,7 @@ def pytest_runtestloop(session: pytest.Session) -> Iterator[None]:
         raise pytest.UsageError("--harness-against: no cell is selected, so nothing would be compared; select some")
     if idle or broken or config.option.collectonly:
         return (yield)
-    from harness.session import Session as Run
+    from harness.run.session import Session as Run
 
     state = config.stash[STATE]
     reporter = config.pluginmanager.get_plugin("terminalreporter")
@@ -209,7 +209,7 @@ def pytest_runtestloop(session: pytest.Session) -> Iterator[None]:
         with state.session as run:
             state.selected = len(cells)
             if config.getoption("--harness-plan"):
-                from harness.report.plan import plan_text
+                from harness.run.plan_text import plan_text
 
                 if reporter is not None:
                     reporter.ensure_newline()
@@ -236,8 +236,8 @@ def pytest_runtestloop(session: pytest.Session) -> Iterator[None]:
 
 def _judge(run: Session, state: State, baseline: Baseline, config: pytest.Config) -> None:
     """Say what has become of the earlier run's cells: measured, lost, or left out on purpose."""
-    from harness.gate import judge, name_of
-    from harness.report.gate import Background, gate_text, typed, write_findings
+    from harness.gate.judge import judge, name_of
+    from harness.gate.text import Background, gate_text, typed, write_findings
 
     new = {name_of(record): record for record in state.records}
     unmeasured = {

@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from harness import Step, StepContext, compressor, hookimpl
-from harness.contracts import Phase
+from harness.api import Phase
 
 if TYPE_CHECKING:
     import torch

@@ -20,18 +20,18 @@ import environments
 import toy
 from fakes import HEAD, Suite, Workers
 
-from harness import plugins as plugins_module
-from harness.datasets import Library
-from harness.matrix import Cell
+from harness.build.plan import make
+from harness.data.library import Library
 from harness.measure import pool
-from harness.plan import make
-from harness.plugins import Origin, Plugins
-from harness.presets import preset
-from harness.progress import Display
-from harness.store import Store
+from harness.plugin import manager as plugins_module
+from harness.plugin.manager import Origin, Plugins
+from harness.run.progress import Display
+from harness.store.local import Store
+from harness.suite.matrix import Cell
+from harness.suite.presets import preset
 
 if TYPE_CHECKING:
-    from harness.execute import Executor
+    from harness.build.executor import Executor
 
 pytest_plugins = ["pytester"]
 #: Distributions of their own, with tests that run where they are installed (test_thirdparty.py).
@@ -104,7 +104,7 @@ def s3(s3_server: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
 @pytest.fixture
 def executor(plugins: Plugins, store: Store) -> Callable[..., Executor]:
     """An executor of some cells at a preset's size, with the synthetic toy data."""
-    from harness.execute import Executor
+    from harness.build.executor import Executor
 
     def build(cells: Sequence[Cell], size: str = "quick") -> Executor:
         library = Library(plugins, store, None, Display(None))
@@ -146,11 +146,11 @@ def fresh_environment(tmp_path_factory: pytest.TempPathFactory) -> environments.
 def everything_imported() -> None:
     """pytester forgets what is first imported within it, and torch cannot be imported twice: so it is done before."""
 
-    import harness.evaluate
-    import harness.measure.statistics
-    import harness.report.plan
     import harness.report.tables
-    from harness.training import fit
+    import harness.run.evaluation
+    import harness.run.plan_text
+    import harness.stats.ratios
+    from harness.build.training import fit
 
     part, conv = toy.part(8, 0), toy.Conv()
     fit(conv.build(toy.Toy.task), part, part, conv.training("train"), seed=0)

@@ -12,11 +12,11 @@ import numpy as np
 import pytest
 
 from harness import Profile
-from harness.description import sha256_of
 from harness.measure.machine import Disturbance
 from harness.measure.pool import PairedSamples, SingleSamples
 from harness.measure.timing import Amount
-from harness.plugins import installed
+from harness.plugin.manager import installed
+from harness.store.entry import sha256_of
 
 #: Runs pytest on a suite's source, with options.
 Suite = Callable[..., pytest.RunResult]

@@ -8,7 +8,7 @@ from typing import Any
 from records import record
 
 from harness import Study
-from harness.plugins import Origin, Plugins
+from harness.plugin.manager import Origin, Plugins
 
 TEXT = """
 title = "A study"

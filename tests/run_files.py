@@ -11,7 +11,7 @@ from typing import Any
 
 import records
 
-from harness.record import Record
+from harness.records.record import Record
 
 MACHINE: dict[str, Any] = {
     "cpu": "Some CPU",

@@ -11,17 +11,18 @@ from typing import get_args
 
 import pytest
 
-from harness import Matrix, hookspecs
-from harness.cli import INTERRUPTED, USAGE_ERROR
-from harness.gate import EXIT_CODES
-from harness.gate_latency import BETWEEN_RUNS
-from harness.margin import format_margin
+from harness import Matrix
+from harness.api import hookspecs
+from harness.cli.main import INTERRUPTED, USAGE_ERROR
+from harness.gate.judge import EXIT_CODES
+from harness.gate.latency import BETWEEN_RUNS
 from harness.measure.noise import SIGNALS
-from harness.measure.verdict import Kind
-from harness.plugins import Origin, Plugins
-from harness.policy import DEFAULTS, policy
-from harness.presets import PRESETS
+from harness.plugin.manager import Origin, Plugins
+from harness.policy.rules import DEFAULTS, policy
 from harness.pytest_plugin import NOTHING_MEASURED
+from harness.stats.verdict import Kind
+from harness.suite.presets import PRESETS
+from harness.text import format_margin
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text()
@@ -72,7 +73,9 @@ def test_the_margin_between_runs_is_documented() -> None:
 def test_every_command_is_known() -> None:
     names = "list|plan|fetch|status|gc|new|check|report|compare|history|explain|doctor|calibrate"
     used = set(re.findall(rf"harness ((?:(?:data|store|plugin) )?(?:{names}))\b", README))
-    shown = subprocess.run([sys.executable, "-m", "harness.cli", "--help"], capture_output=True, text=True, check=True)
+    shown = subprocess.run(
+        [sys.executable, "-m", "harness.cli.main", "--help"], capture_output=True, text=True, check=True
+    )
     commands = set(re.findall(r"^    (\w+)\s", shown.stdout, re.MULTILINE))
     assert commands == {command.split()[0] for command in used}
 

@@ -19,7 +19,10 @@ import pytest
 from guide import Block, Terminal
 
 import harness
-from harness import cli, compressor, contracts, hookimpl, hookspecs
+from harness import api as contracts
+from harness import compressor, hookimpl
+from harness.api import hookspecs
+from harness.cli.main import main as cli
 
 ROOT = Path(__file__).parent.parent
 DOCS = ROOT / "docs"
@@ -176,7 +179,7 @@ class Names(dict[str, Any]):
 def test_the_examples_of_the_reference_run(block: Block, capsys: pytest.CaptureFixture[str]) -> None:
     if block.language == "toml":
         (group,) = tomllib.loads(block.text)["project"]["entry-points"]
-        assert group == harness.plugins.GROUP
+        assert group == harness.plugin.manager.GROUP
         return
     if "harness.testing" in block.text:
         compile(block.text, block.section, "exec")  # tests of the kit run it

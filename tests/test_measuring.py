@@ -10,13 +10,13 @@ from typing import Any
 
 import pytest
 
-from harness.deployment import TIMED_INPUTS
-from harness.gate_latency import BETWEEN_RUNS
-from harness.margin import DEFAULT_MARGIN, format_margin
+from harness.gate.latency import BETWEEN_RUNS
 from harness.measure.noise import SIGNALS
 from harness.measure.warmup import TOLERANCE, WINDOW
-from harness.presets import PRESETS
-from harness.record import read
+from harness.records.record import read
+from harness.run.deployment import TIMED_INPUTS
+from harness.suite.presets import PRESETS
+from harness.text import DEFAULT_MARGIN, format_margin
 
 ROOT = Path(__file__).parent.parent
 PAGE = " ".join((ROOT / "docs" / "measuring.md").read_text().split())

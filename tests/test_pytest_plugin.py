@@ -14,11 +14,12 @@ import pytest
 import toy
 from fakes import HEAD, TOYS, Suite, Workers, benchmarks
 
-from harness import Figure, MeasureError, Profile, hookimpl, session
-from harness.cli import main
+from harness import Figure, MeasureError, Profile, hookimpl
+from harness.cli.main import main
 from harness.measure.machine import facts
-from harness.plugins import Origin, Problem, installed
-from harness.presets import preset
+from harness.plugin.manager import Origin, Problem, installed
+from harness.run import session
+from harness.suite.presets import preset
 
 FAILING = """
 toys = Matrix(

@@ -9,17 +9,17 @@ from pathlib import Path
 import pytest
 
 from harness.calibration.summary import summarise
-from harness.plugins import installed
-from harness.record import Record, read
-from harness.report.calibration import table as calibration
-from harness.report.content import report
-from harness.report.figures import all_charts, slug
+from harness.calibration.text import table as calibration
+from harness.plugin.manager import installed
+from harness.records.record import Record, read
+from harness.records.runs import read as read_run
+from harness.report.charts import all_charts, slug
+from harness.report.model import report
 from harness.report.page import island
 from harness.report.studies import study_text
 from harness.report.study_tables import study_sections
 from harness.report.terminal import report_text
 from harness.report.trace import plain_json
-from harness.runs import read as read_run
 from harness.studies import compare
 
 RESULTS = Path(__file__).parent.parent / "results"

@@ -14,8 +14,8 @@ import pytest
 from environments import Environment
 from fakes import benchmarks
 
-from harness.description import Artefact
-from harness.store import Store
+from harness.store.entry import Artefact
+from harness.store.local import Store
 
 LOWRANK = Path(__file__).parent / "thirdparty" / "lowrank"
 #: Added to the suite of the plugin's README: a network in which there is nothing to gain.

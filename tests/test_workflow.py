@@ -12,8 +12,8 @@ from typing import Any
 import pytest
 import yaml
 
-from harness.cli import _parser
-from harness.gate import EXIT_CODES
+from harness.cli.main import _parser
+from harness.gate.judge import EXIT_CODES
 
 ROOT = Path(__file__).parent.parent
 FILE = ROOT / ".github" / "workflows" / "compression.yml"
@@ -44,9 +44,9 @@ def test_its_harness_commands_are_ours() -> None:
 
 
 def test_its_suite_and_cells_are_there() -> None:
-    from harness.plugins import installed
-    from harness.presets import preset
-    from harness.suite import cells_of, load
+    from harness.plugin.manager import installed
+    from harness.suite.collect import cells_of, load
+    from harness.suite.presets import preset
 
     suite = ROOT / WORKFLOW["env"]["SUITE"]
     words = [word for word in WORKFLOW["env"]["CELLS"].split() if word != "and"]

@@ -35,12 +35,12 @@ from harness import (
     WeightedMetric,
     hookimpl,
 )
-from harness.contracts import Phase, silent
+from harness.api import Phase, silent
 
 if TYPE_CHECKING:
     import torch
 
-    from harness.contracts import FloatArray
+    from harness.api import FloatArray
 
 MARKER = "toy.json"
 SIZES = {"train": 60, "validation": 20, "test": 20}
@@ -309,7 +309,7 @@ class Eager(Runtime):
     def load(self, file: Path) -> Predictor:
         import torch
 
-        from harness import artefact
+        from harness.build import artefact
 
         model = artefact.load(file)
 

@@ -8,7 +8,7 @@ import subprocess
 import sys
 from collections.abc import Iterator, Sequence
 
-from harness.contracts import Profile
+from harness.api import Profile
 from harness.errors import MeasureError, UsageError
 from harness.measure.profile import resolve_affinity
 

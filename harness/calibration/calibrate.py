@@ -26,20 +26,21 @@ import numpy as np
 from numpy.typing import NDArray
 from tqdm import tqdm
 
-from harness.calibration import probe, rivals
+from harness.api import Profile
+from harness.calibration import rivals
 from harness.calibration.burn import burning, other_cpus
 from harness.calibration.summary import summarise
-from harness.contracts import Profile
+from harness.doctor import probe
 from harness.errors import UsageError, check_writable, explain_disk_errors
+from harness.files import Scratch
 from harness.keys import plain
-from harness.margin import DEFAULT_MARGIN
 from harness.measure.machine import facts, load
 from harness.measure.noise import SIGNALS, findings
 from harness.measure.pool import PairedSamples, Workers
-from harness.measure.statistics import hierarchical_bootstrap, paired_ratio
 from harness.measure.timing import Amount
-from harness.measure.verdict import confirms_slower, judge
-from harness.scratch import Scratch
+from harness.stats.ratios import hierarchical_bootstrap, paired_ratio
+from harness.stats.verdict import confirms_slower, judge
+from harness.text import DEFAULT_MARGIN
 
 #: So many comparisons are timed by the same processes; then the effect of the process is drawn anew.
 RENEWED_AFTER = 10

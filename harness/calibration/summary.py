@@ -11,7 +11,7 @@ import numpy as np
 from scipy import stats
 
 from harness.calibration.rivals import RULES
-from harness.measure.statistics import smallest_change
+from harness.stats.ratios import smallest_change
 
 Comparison = Mapping[str, Any]
 #: The ways to come to a verdict, with the table's words for them.

@@ -8,9 +8,9 @@ from collections.abc import Iterable
 import numpy as np
 from numpy.typing import NDArray
 
-from harness.margin import percent
 from harness.measure.pool import PairedSamples
-from harness.measure.statistics import Ratio
+from harness.stats.ratios import Ratio
+from harness.text import percent
 
 
 @dataclasses.dataclass(frozen=True)

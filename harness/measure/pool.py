@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from harness.contracts import Profile
+from harness.api import Profile
 from harness.measure.machine import Disturbance, Load, load
 from harness.measure.process import WorkerProcess
 from harness.measure.profile import WorkerEnvironment, worker_environment

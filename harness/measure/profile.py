@@ -11,7 +11,7 @@ import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence, Set
 from pathlib import Path
 
-from harness.contracts import Profile
+from harness.api import Profile
 from harness.errors import MeasureError
 from harness.measure.machine import cpu_list
 

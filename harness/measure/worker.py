@@ -31,7 +31,7 @@ from harness.measure.timing import Amount, time_pairs, time_single
 if TYPE_CHECKING:
     import torch
 
-    from harness.contracts import Predictor, Runtime
+    from harness.api import Predictor, Runtime
 
 BATCH = 128
 
@@ -61,7 +61,7 @@ class Worker:
         """Set up what can only be set from inside, verify everything, and say what was found."""
         import torch
 
-        from harness.plugins import installed
+        from harness.plugin.manager import installed
 
         torch.set_num_threads(threads)
         torch.set_num_interop_threads(1)
@@ -194,7 +194,7 @@ class Worker:
 
 
 def _brought(name: str) -> Runtime:
-    from harness.plugins import installed
+    from harness.plugin.manager import installed
 
     return installed().runtimes.get(name)
 

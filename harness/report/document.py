@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
+from harness.gate.markdown import plain
 from harness.report.choice import lead
-from harness.report.content import Network, Report
 from harness.report.estimate import OVER_SEEDS
-from harness.report.markdown import plain
+from harness.report.model import Network, Report
 from harness.report.noise import notes
 from harness.report.sections import (
     Table,

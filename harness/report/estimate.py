@@ -7,7 +7,7 @@ import math
 import statistics
 from collections.abc import Iterable, Sequence
 
-from harness.record import Interval
+from harness.records.record import Interval
 
 OVER_SEEDS = (
     "Of several seeds: the mean, with Student's 95 % interval over seeds; for quality and its differences the mean "

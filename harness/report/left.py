@@ -9,7 +9,7 @@ from __future__ import annotations
 import statistics
 from collections.abc import Mapping, Sequence
 
-from harness.record import FigureValue, Record
+from harness.records.record import FigureValue, Record
 
 NONZERO, FILE = "nonzero", "file_size"
 NONZERO_LEFT = "nonzero left"

@@ -5,9 +5,8 @@ from __future__ import annotations
 import statistics
 from collections.abc import Iterator, Sequence
 
-from harness.counting import counted
-from harness.margin import format_margin, percent
-from harness.record import Record, Timing, VerdictRecord
+from harness.records.record import Record, Timing, VerdictRecord
+from harness.text import counted, format_margin, percent
 
 VERDICTS = (
     "verdict: slower or faster by more than the margin, or the same within it. Of the differences found in one matrix "
@@ -59,7 +58,7 @@ def _resolution(timings: Sequence[Timing]) -> Iterator[str]:
     if len(values) == 1 and low is not None and high is not None:
         shown += f" [{low:.4f}, {high:.4f}]"
     yield f"The reference timed against itself: {shown}."
-    from harness.measure.statistics import smallest_change
+    from harness.stats.ratios import smallest_change
 
     processes = min(timing["processes"] for timing in timings)
     if processes < LEAST_PROCESSES:

@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING
 from harness.errors import HarnessError, UsageError, describe_error, explain_disk_errors, nearest
 
 if TYPE_CHECKING:
-    from harness.changes import Documents
-    from harness.plugins import Plugins
-    from harness.record import Left, Record
-    from harness.report.content import Report
+    from harness.plugin.manager import Plugins
+    from harness.records.changes import Documents
+    from harness.records.record import Left, Record
+    from harness.report.model import Report
     from harness.report.study_tables import StudySection
 
     Studies = Sequence[StudySection]
@@ -75,8 +75,8 @@ def report_run(
 
     from pytest_benchmark import utils
 
-    from harness.report.content import report
-    from harness.runs import Run, commit_of
+    from harness.records.runs import Run, commit_of
+    from harness.report.model import report
 
     path, commit = Path(name or "this run, which has no file"), commit_of(utils.get_commit_info(""))  # type: ignore[no-untyped-call]
     run = Run(path, datetime.now(UTC), commit, tuple(records), documents, tuple(left))

@@ -9,11 +9,11 @@ from collections.abc import Iterator, Sequence
 from importlib.resources import files
 from typing import Any
 
+from harness.report.charts import Chart, drawn, network_charts, training_chart
 from harness.report.choice import lead
-from harness.report.content import Network, Report
 from harness.report.estimate import OVER_SEEDS
-from harness.report.figures import Chart, drawn, network_charts, training_chart
 from harness.report.left import file_figure, file_title
+from harness.report.model import Network, Report
 from harness.report.noise import notes
 from harness.report.rows import DIGITS, FIELDS, rows
 from harness.report.sections import (

@@ -7,9 +7,9 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from harness.report.choice import front
-from harness.report.content import Network, Variant
 from harness.report.estimate import Estimate
 from harness.report.left import FILE, NONZERO, bases, nonzero_share, telling
+from harness.report.model import Network, Variant
 
 ESTIMATES = ("quality", "difference", "ratio")
 BOUNDS = ("", "_low", "_high")

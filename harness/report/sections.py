@@ -7,10 +7,10 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from harness.record import Timing
+from harness.records.record import Timing
 from harness.report.choice import Choice, choices
-from harness.report.content import Network, Report, Variant
 from harness.report.left import FILE, NONZERO, NONZERO_LEFT, bases, file_figure, file_title, nonzero_share, telling
+from harness.report.model import Network, Report, Variant
 from harness.report.noise import protocol
 
 MISSING = "-"

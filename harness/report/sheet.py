@@ -6,8 +6,8 @@ import csv
 import io
 from typing import Any
 
-from harness.record import Interval
-from harness.report.content import Cell, Report
+from harness.records.record import Interval
+from harness.report.model import Cell, Report
 from harness.report.noise import verdict
 
 ENTRIES = ("suite", "matrix", "cell", "reference", "preset", "synthetic")

@@ -8,10 +8,8 @@ from itertools import groupby
 
 from tabulate import tabulate
 
-from harness.counting import counted
-from harness.margin import format_margin
-from harness.plain_text import printable
 from harness.studies import Comparison, Contrast, Estimate, Ordering, StudyComparison
+from harness.text import counted, format_margin, printable
 
 MISSING = "-"
 RELATIONS = {"above": ">", "below": "<", "same": "=", "not below": ">=", "not above": "<="}

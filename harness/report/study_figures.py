@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from harness.report.figures import COLOURS, SHAPES, Chart, Spec, framed, tips, valid
+from harness.report.charts import COLOURS, SHAPES, Chart, Spec, framed, tips, valid
 from harness.studies import Comparison, StudyComparison
 
 CAPTION = (

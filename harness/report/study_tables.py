@@ -8,9 +8,9 @@ from collections.abc import Sequence
 from itertools import groupby
 
 from harness.errors import UsageError
-from harness.plugins import Plugins
-from harness.record import Record
-from harness.report.figures import Chart
+from harness.plugin.manager import Plugins
+from harness.records.record import Record
+from harness.report.charts import Chart
 from harness.report.sections import MISSING, Table
 from harness.report.studies import claim, estimate, published
 from harness.report.study_figures import study_charts

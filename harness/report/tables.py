@@ -10,10 +10,10 @@ from typing import TypeVar
 
 from tabulate import tabulate
 
-from harness.margin import format_margin
-from harness.record import Interval, Record
+from harness.records.record import Interval, Record
 from harness.report.left import FILE, NONZERO, NONZERO_LEFT, Bases, bases, nonzero_share, telling
 from harness.report.noise import VERDICTS, notes, protocol, verdict
+from harness.text import format_margin
 
 MISSING = "-"
 QUALITY = "[low, high]: 95 % interval; of a difference in quality by bootstrap over patients. ±: deviation over seeds."

@@ -5,12 +5,12 @@ from __future__ import annotations
 import textwrap
 from collections.abc import Sequence
 
-from harness.plain_text import one_line
-from harness.plugins import Plugins
-from harness.record import Record
+from harness.plugin.manager import Plugins
+from harness.records.record import Record
 from harness.report.choice import lead
-from harness.report.content import Cell, networks_of, warnings_of
+from harness.report.model import Cell, networks_of, warnings_of
 from harness.report.tables import tables
+from harness.text import one_line
 
 
 def report_text(records: Sequence[Record], plugins: Plugins, width: int = 120) -> str:

@@ -6,8 +6,8 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
-from harness.record import Interval, Record
-from harness.report.content import Cell, Report, Variant
+from harness.records.record import Interval, Record
+from harness.report.model import Cell, Report, Variant
 from harness.report.rows import finite
 
 

@@ -8,8 +8,8 @@ import statistics
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from harness.record import Record
-from harness.report.content import Network, Report
+from harness.records.record import Record
+from harness.report.model import Network, Report
 
 
 @dataclasses.dataclass(frozen=True)

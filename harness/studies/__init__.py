@@ -1,6 +1,6 @@
 """Published studies beside what was measured: ``compare`` gives plain data, which reports render.
 
-A study is data, a TOML file that a plugin registers (`harness.contracts.Study`); its form is told in
+A study is data, a TOML file that a plugin registers (`harness.api.Study`); its form is told in
 `harness.studies.document`. ``compare(study, records)`` returns a `StudyComparison`, whose fields are texts, numbers,
 None, tuples and dataclasses of these, so that ``dataclasses.asdict`` makes plain JSON of it:
 

@@ -8,9 +8,9 @@ import math
 import statistics
 from collections.abc import Iterable, Mapping, Sequence
 
-from harness.contracts import Study
-from harness.plugins import Plugins, installed
-from harness.record import Record
+from harness.api import Study
+from harness.plugin.manager import Plugins, installed
+from harness.records.record import Record
 from harness.studies.document import Document, FigureSpec, Place, Published, read
 from harness.studies.estimates import Estimate, Mean, from_published, less, mean_of, of_interval, one_more_run
 from harness.studies.match import Match, Matcher, value_of

@@ -54,7 +54,7 @@ import tomllib
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Literal, get_args
 
-from harness.contracts import Study
+from harness.api import Study
 from harness.errors import UsageError, nearest
 
 Relation = Literal["above", "below", "same", "not below", "not above"]

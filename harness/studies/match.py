@@ -8,9 +8,9 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from harness.contracts import Step
-from harness.plugins import Registry
-from harness.record import Record
+from harness.api import Step
+from harness.plugin.manager import Registry
+from harness.records.record import Record
 from harness.studies.document import CellSpec, FigureSpec, Wanted
 
 

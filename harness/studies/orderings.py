@@ -7,11 +7,11 @@ import math
 from collections.abc import Sequence
 from typing import Any
 
-from harness.counting import counted
-from harness.record import Interval, Record, Timing
+from harness.records.record import Interval, Record, Timing
 from harness.studies.document import CellSpec, Claim, Place, Relation
 from harness.studies.estimates import SAME_LEVEL, Estimate, Mean, average, less, mean_of, of_interval
 from harness.studies.match import Match, Matcher, value_of
+from harness.text import counted
 
 #: In the order of how much they tell.
 VERDICTS = ("holds", "contradicted", "not shown", "not run")

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from harness.contracts import Architecture, Part, Phase, Task
+from harness.api import Architecture, Part, Phase, Task
 from harness.errors import HarnessError, UsageError
 from harness.testing.blame import blame, some
 from harness.testing.imports import imports_cleanly
@@ -30,7 +30,7 @@ MOST_TASKS = 2
 @pytest.fixture
 def network_tasks(architecture: Architecture) -> list[Task]:
     """The tasks to try it on."""
-    from harness.plugins import installed
+    from harness.plugin.manager import installed
 
     datasets, found = installed().datasets, list[Task]()
     for name in datasets:
@@ -45,7 +45,7 @@ def network_tasks(architecture: Architecture) -> list[Task]:
 
 def test_architecture_describes_itself(architecture: Architecture) -> None:
     """It is registered under its name, and says in a line what it is."""
-    from harness.plugins import installed
+    from harness.plugin.manager import installed
 
     thing, networks = f"architecture {architecture.name!r}", installed().architectures
     if architecture.name not in networks or type(networks.get(architecture.name)) is not type(architecture):
@@ -136,9 +136,9 @@ def test_architecture_examples_do_not_mix(architecture: Architecture, network_ta
 @pytest.mark.parametrize("phase", ["train", "finetune"])
 def test_architecture_trains(architecture: Architecture, phase: Phase, network_tasks: list[Task]) -> None:
     """Its training names an optimizer and a scheduler that take their arguments, and an epoch changes the weights."""
-    from harness.presets import preset
+    from harness.build.training import fit
+    from harness.suite.presets import preset
     from harness.testing.watch import differences, snapshot
-    from harness.training import fit
 
     for task in network_tasks:
         network, part = _built(architecture, task), _part(task, 12)
@@ -169,7 +169,7 @@ def test_architecture_survives_saving(architecture: Architecture, network_tasks:
     """Dumped, and restored into a network with other weights, it answers as before."""
     import torch
 
-    from harness.structure import dump, restore
+    from harness.nn.structure import dump, restore
 
     for task in network_tasks:
         network, inputs = _built(architecture, task).eval(), _inputs(task, 5)

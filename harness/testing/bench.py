@@ -7,10 +7,10 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from harness.contracts import Step
+from harness.api import Step
+from harness.build.plan import describe
 from harness.errors import UsageError
 from harness.keys import canonical
-from harness.plan import describe
 from harness.testing.world import LABELS, NETWORKS, World
 
 if TYPE_CHECKING:

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from harness.errors import UsageError, nearest
-from harness.plugins import GROUP
+from harness.plugin.manager import GROUP
 
 CHILD = "import sys; from harness.testing.kit import main; sys.exit(main())"
 #: The outcomes, the one that counts most first.

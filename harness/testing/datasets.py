@@ -12,13 +12,13 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from harness.contracts import Data, Dataset
+from harness.api import Data, Dataset
 from harness.errors import DataError, HarnessError, UsageError
 from harness.testing.blame import blame, some
 from harness.testing.imports import imports_cleanly
 
 if TYPE_CHECKING:
-    from harness.contracts import FloatArray
+    from harness.api import FloatArray
 
 #: Files that are removed, one after the other, at most.
 MOST_REMOVED = 5
@@ -33,7 +33,7 @@ class Shelf:
 
     def folder(self, dataset: Dataset) -> Path:
         """Its folder; skips the check where there is none."""
-        from harness.datasets import VARIABLE, locate, roots
+        from harness.data.library import VARIABLE, locate, roots
 
         if dataset.synthetic:
             folder = self.root / dataset.name
@@ -70,7 +70,7 @@ def shelf(tmp_path_factory: pytest.TempPathFactory) -> Shelf:
 
 def test_dataset_describes_itself(dataset: Dataset) -> None:
     """It is registered, a synthetic one is named so, and what stands in for it is synthetic."""
-    from harness.plugins import installed
+    from harness.plugin.manager import installed
 
     thing, datasets = f"data set {dataset.name!r}", installed().datasets
     if dataset.name not in datasets or type(datasets.get(dataset.name)) is not type(dataset):

@@ -11,10 +11,10 @@ from typing import Any
 
 import pytest
 
-from harness.contracts import Architecture, Dataset, Metric, Runtime, Step
+from harness.api import Architecture, Dataset, Metric, Runtime, Step
+from harness.build.plan import describe
 from harness.errors import HarnessError, describe_error
-from harness.plan import describe
-from harness.plugins import Origin, Plugins, installed
+from harness.plugin.manager import Origin, Plugins, installed
 from harness.testing.architectures import *  # noqa: F403
 from harness.testing.blame import blame
 from harness.testing.datasets import *  # noqa: F403

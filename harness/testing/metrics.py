@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from harness.contracts import Metric, Part
+from harness.api import Metric, Part
 from harness.testing.blame import blame, some
 from harness.testing.imports import imports_cleanly
 from harness.testing.world import MLP, World, examples, lent
@@ -33,9 +33,9 @@ def case(tmp_path_factory: pytest.TempPathFactory) -> Case:
     def build(part: Part | None = None, scores: Any = None, timed: bool = True) -> Any:
         import torch
 
-        from harness.contracts import Data, Task
-        from harness.evaluate import CellEvidence
-        from harness.steps import Train
+        from harness.api import Data, Task
+        from harness.api.train import Train
+        from harness.run.evaluation import CellEvidence
         from harness.testing.world import LABELS, SHAPE
 
         if not made:

@@ -16,13 +16,13 @@ import pytest
 import torch
 from safetensors import safe_open
 
-from harness.artefact import header
-from harness.contracts import Step
-from harness.description import Artefact
+from harness.api import Step
+from harness.api.train import Train
+from harness.build.artefact import header
+from harness.build.plan import describe
 from harness.errors import HarnessError, Unsupported
 from harness.keys import canonical, differences
-from harness.plan import describe
-from harness.steps import Train
+from harness.store.entry import Artefact
 from harness.testing.watch import Sighting, Training, answers, watched
 from harness.testing.world import World
 

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from harness.contracts import Predictor, Runtime
+from harness.api import Predictor, Runtime
 from harness.errors import Unsupported
 from harness.testing.blame import blame, some
 from harness.testing.imports import imports_cleanly
@@ -41,7 +41,7 @@ def deployed(tmp_path_factory: pytest.TempPathFactory) -> Deployed:
     made: dict[tuple[str, str], tuple[Path, Predictor, Any]] = {}
 
     def deploy(runtime: Runtime, network: str) -> tuple[Path, Predictor, Any]:
-        from harness.steps import Train
+        from harness.api.train import Train
 
         if (runtime.name, network) not in made:
             built = world.build(network, [Train()])

@@ -6,9 +6,9 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from harness.contracts import Step
+from harness.api import Step
+from harness.build.plan import describe
 from harness.errors import describe_error
-from harness.plan import describe
 from harness.testing.bench import REASON, Bench
 from harness.testing.blame import blame, some
 from harness.testing.world import NETWORKS, ODD

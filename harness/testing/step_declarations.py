@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from harness.contracts import Step, Task
+from harness.api import Step, Task
+from harness.build.plan import describe
 from harness.errors import HarnessError, UsageError
 from harness.keys import canonical, plain
-from harness.plan import describe
 from harness.testing.bench import Bench
 from harness.testing.blame import blame, some
 from harness.testing.imports import imports_cleanly
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 def test_step_describes_itself(step: Step) -> None:
     """It has a docstring, its name is registered to it, and its parameters are typed fields of a frozen dataclass."""
-    from harness.plugins import installed
+    from harness.plugin.manager import installed
 
     kind, thing = type(step), f"step {step.name!r}"
     if not kind.__doc__ or _written_by_dataclass(kind):
@@ -129,8 +129,8 @@ def test_step_previews_its_result(step: Step, network: str, bench: Bench) -> Non
 
     import torch
 
-    from harness.operations import count
-    from harness.steps import Train
+    from harness.api.train import Train
+    from harness.nn.operations import count
     from harness.testing.watch import differences, shapes, snapshot
     from harness.testing.world import probe
 
@@ -173,7 +173,7 @@ def test_step_previews_its_result(step: Step, network: str, bench: Bench) -> Non
 
 
 def _again(step: Step, parameters: dict[str, Any]) -> Step | str:
-    from harness.steps import step as step_by_name
+    from harness.api.train import step as step_by_name
 
     try:
         with lent(step):

@@ -6,9 +6,9 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from harness.contracts import Step
+from harness.api import Step
+from harness.build.plan import describe
 from harness.errors import HarnessError, Unsupported, UsageError
-from harness.plan import describe
 from harness.testing.bench import REASON, Bench, unsound
 from harness.testing.blame import blame
 from harness.testing.world import LABELS
@@ -53,7 +53,7 @@ def test_step_survives_saving(step: Step, network: str, bench: Bench) -> None:
             wanted="a result that can be saved and loaded",
             got=str(found.problem),
             mend="make it of stock torch.nn layers (whose sizes may differ), let a module of your own say what it is "
-            "made of (harness.structure.Described), or define dump() and restore()",
+            "made of (harness.nn.structure.Described), or define dump() and restore()",
         )
     relative, absolute = TOLERANCE
     for size, answer in seen.answers.items():
@@ -86,7 +86,7 @@ def test_step_composes_before(step: Step, network: str, other: str, bench: Bench
 
 
 def _composes(step: Step, network: str, bench: Bench, steps: list[Step]) -> None:
-    from harness.steps import Train
+    from harness.api.train import Train
     from harness.testing.watch import answers
 
     found = bench.see(step, network)
@@ -114,7 +114,7 @@ def _composes(step: Step, network: str, bench: Bench, steps: list[Step]) -> None
 
 
 def _built_in(name: str) -> Step:
-    from harness.steps import step as step_by_name
+    from harness.api.train import step as step_by_name
 
     try:
         return step_by_name(name)

@@ -23,7 +23,7 @@ from unittest import mock
 import numpy as np
 import torch
 
-from harness.contracts import Phase, Step, StepContext
+from harness.api import Phase, Step, StepContext
 from harness.testing.world import probe
 
 #: Seconds that a thread which is about to end may still take.
@@ -81,7 +81,7 @@ def watched(kind: type[Step], test_file: Path) -> Iterator[list[Sighting]]:
 
 
 def _look_at(model: torch.nn.Module, sighting: Sighting) -> None:
-    from harness.operations import count
+    from harness.nn.operations import count
 
     with contextlib.suppress(Exception):  # what cannot be copied is looked at as it is
         model = copy.deepcopy(model)

@@ -9,7 +9,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from harness.contracts import (
+from harness.api import (
     Architecture,
     Data,
     Dataset,
@@ -22,16 +22,16 @@ from harness.contracts import (
     Training,
     silent,
 )
+from harness.data.synthetic import make_once
 from harness.errors import DataError
-from harness.made_data import make_once
-from harness.matrix import Cell
-from harness.plugins import Origin, Plugins, Registry, installed
+from harness.plugin.manager import Origin, Plugins, Registry, installed
+from harness.suite.matrix import Cell
 
 if TYPE_CHECKING:
     import torch
 
-    from harness.contracts import FloatArray
-    from harness.description import Artefact
+    from harness.api import FloatArray
+    from harness.store.entry import Artefact
 
 SHAPE, LABELS = (3, 32), ("high", "shaky")
 SIZES = {"train": 64, "validation": 48, "test": 40}
@@ -202,7 +202,7 @@ class World:
     """
 
     def __init__(self, folder: Path, test_seed: int = 2) -> None:
-        from harness.store import Store
+        from harness.store.local import Store
 
         self.said: list[str] = []
         self.store = Store(folder, self.said.append)
@@ -217,11 +217,11 @@ class World:
         self, network: str | Architecture, steps: Sequence[Step], seed: int = 0, dataset: str = Conformance.name
     ) -> Artefact:
         """The artefact of a recipe. Raises what kept it from being built, as in a run."""
-        from harness.datasets import Library
-        from harness.execute import Executor
-        from harness.plan import make
-        from harness.presets import preset
-        from harness.progress import Display
+        from harness.build.executor import Executor
+        from harness.build.plan import make
+        from harness.data.library import Library
+        from harness.run.progress import Display
+        from harness.suite.presets import preset
 
         borrowed = [] if isinstance(network, str) else [network]
         with lent(*borrowed, *steps) as plugins:
@@ -243,7 +243,7 @@ class World:
 
     def load(self, artefact: Artefact, *things: Any) -> torch.nn.Module:
         """The model of an artefact, read from its file."""
-        from harness import artefact as artefacts
+        from harness.build import artefact as artefacts
 
         with lent(*things) as plugins:
             return artefacts.load(artefact.file, plugins)

@@ -6,7 +6,7 @@ import dataclasses
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
-from harness.contracts import Loss, Phase, Step, StepContext
+from harness.api import Loss, Phase, Step, StepContext
 from harness.errors import CellError, Unsupported, UsageError, nearest
 
 if TYPE_CHECKING:

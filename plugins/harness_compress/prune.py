@@ -13,7 +13,7 @@ from collections.abc import Callable, Mapping, Sequence
 from fractions import Fraction
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
-from harness.contracts import Phase, Step, StepContext
+from harness.api import Phase, Step, StepContext
 from harness.errors import Unsupported, UsageError
 
 if TYPE_CHECKING:

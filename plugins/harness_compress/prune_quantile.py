@@ -10,7 +10,7 @@ import dataclasses
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
-from harness.contracts import Phase, Step, StepContext
+from harness.api import Phase, Step, StepContext
 from harness.errors import UsageError
 from harness_compress.prune import prunable, prune_and_fit
 

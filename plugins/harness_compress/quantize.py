@@ -7,7 +7,7 @@ import dataclasses
 from collections.abc import Collection, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 
-from harness.contracts import Phase, Step, StepContext
+from harness.api import Phase, Step, StepContext
 from harness.errors import CellError, Unsupported, UsageError, nearest
 
 if TYPE_CHECKING:
@@ -101,7 +101,7 @@ class Quantize(Step):
         """Replay the quantization of the float structure without calibration, then load the state: bit for bit."""
         import torch
 
-        from harness import structure
+        from harness.nn import structure
 
         blueprint, scheme = notes["blueprint"], _module_of(self.scheme)
         state = blueprint["state"].items()
@@ -111,7 +111,7 @@ class Quantize(Step):
 
     def _audit(self, int8: torch.nn.Module, context: StepContext, **facts: Any) -> None:
         """Report what became int8; CellError when it is less than the recipe declares."""
-        from harness.operations import count
+        from harness.nn.operations import count
 
         operations = count(int8, context.example)
         weights, macs = operations.share("int8")
@@ -178,7 +178,7 @@ def _module_of(scheme: str) -> _Scheme:
 
 def _blueprint(model: torch.nn.Module) -> dict[str, Any]:
     """All that is needed to build a float network of this structure, its numbers aside."""
-    from harness import structure
+    from harness.nn import structure
 
     tensors, notes = structure.dump(model)
     state = {name: [str(value.dtype).removeprefix("torch."), list(value.shape)] for name, value in tensors.items()}

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from harness.errors import CellError, Unsupported
-from harness.structure import Described, Incoming, like
+from harness.nn.structure import Described, Incoming, like
 from harness_compress.criteria import Choice, Norm, Weights, largest
 from harness_compress.labels import RECURRENT
 from harness_compress.tracing import evaluating, trace

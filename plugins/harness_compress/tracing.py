@@ -21,7 +21,7 @@ from torch import Tensor, fx, nn
 from torch.nn import functional
 
 from harness.errors import Unsupported
-from harness.structure import Described
+from harness.nn.structure import Described
 from harness_compress.labels import (
     ALONG,
     BATCHNORM,

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from harness.contracts import Architecture, Phase, Task, Training
+from harness.api import Architecture, Phase, Task, Training
 
 if TYPE_CHECKING:
     import torch

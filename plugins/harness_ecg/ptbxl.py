@@ -13,7 +13,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from harness.contracts import Data, Dataset, Part, Progress, Task, silent
+from harness.api import Data, Dataset, Part, Progress, Task, silent
 from harness.errors import DataError
 from harness_ecg.table import DATABASE, STATEMENTS, Record, read_records
 
@@ -66,7 +66,7 @@ class PTBXL(Dataset):
         return self._survey(folder)[1]
 
     def load(self, folder: Path, cache: Path, progress: Progress = silent) -> Data:
-        from harness.array_cache import cached
+        from harness.data.cache import cached
 
         parts, fingerprint = self._survey(folder)
         return self._data(cached(cache, fingerprint, lambda: self._arrays(folder, parts, progress)))
@@ -76,7 +76,7 @@ class PTBXL(Dataset):
 
         So a folder whose download was interrupted is not yet recognised as PTB-XL; fetching again goes on.
         """
-        from harness.download import fetch_all, read_checksums
+        from harness.data.download import fetch_all, read_checksums
 
         if is_synthetic(folder):
             raise DataError(f"{folder}: holds the synthetic PTB-XL; choose another folder for the real one")

@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from harness.contracts import Progress
+from harness.api import Progress
 from harness.errors import DataError
 from harness_ecg import wfdb_format
 from harness_ecg.preprocessing import clean

@@ -7,7 +7,7 @@ import io
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar
 
-from harness.contracts import Progress, silent
+from harness.api import Progress, silent
 from harness.errors import DataError
 from harness_ecg.ptbxl import LEADS, PTBXL, SIGNALS, SYNTHETIC, is_synthetic
 from harness_ecg.table import DATABASE, STATEMENTS
@@ -79,7 +79,7 @@ class SyntheticPTBXL(PTBXL):
         The marker comes first and the database last: what was interrupted is neither taken for the real PTB-XL nor
         for complete. Raises DataError when the folder holds the real one or cannot be written.
         """
-        from harness.made_data import make_once
+        from harness.data.synthetic import make_once
 
         if (folder / DATABASE).exists() and not is_synthetic(folder):
             raise DataError(f"{folder}: holds a real PTB-XL; choose another folder for the synthetic one")

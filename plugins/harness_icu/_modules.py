@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from harness.errors import Unsupported
-from harness.structure import Incoming, like, without
+from harness.nn.structure import Incoming, like, without
 
 #: Of states (batch, steps, width): where each example's last one is.
 Index = tuple[slice | Tensor, int | Tensor]

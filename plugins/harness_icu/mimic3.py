@@ -13,7 +13,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from harness.contracts import Data, Dataset, Part, Progress, Task, silent
+from harness.api import Data, Dataset, Part, Progress, Task, silent
 from harness.errors import DataError, UsageError, nearest
 
 if TYPE_CHECKING:
@@ -87,7 +87,7 @@ class Mimic3(Dataset):
         return digest.hexdigest()
 
     def load(self, folder: Path, cache: Path, progress: Progress = silent) -> Data:
-        from harness.array_cache import cached
+        from harness.data.cache import cached
 
         return self._data(cached(cache, self.fingerprint(folder), lambda: self._arrays(folder, progress)))
 

@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from harness.contracts import Progress
+from harness.api import Progress
 from harness.errors import DataError
 from harness_icu.mimic3_channels import CHANNELS, ITEMS, clean
 from harness_icu.mimic3_tables import REMEDY, find, pieces, times, whole

@@ -8,7 +8,7 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar, NamedTuple
 
-from harness.contracts import Progress, silent
+from harness.api import Progress, silent
 from harness.errors import DataError
 from harness_icu.mimic3 import SYNTHETIC, Mimic3
 
@@ -93,7 +93,7 @@ class SyntheticMimic3(Mimic3):
         The marker comes first and ICUSTAYS last: what was interrupted is neither taken for the real MIMIC-III nor
         for complete. Raises DataError when the folder holds the real one or cannot be written.
         """
-        from harness.made_data import make_once
+        from harness.data.synthetic import make_once
 
         if Mimic3().recognises(folder):
             raise DataError(f"{folder}: holds a real MIMIC-III; choose another folder for the synthetic one")

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, ClassVar
 
-from harness.contracts import Architecture, Phase, Task, Training
+from harness.api import Architecture, Phase, Task, Training
 
 if TYPE_CHECKING:
     import torch

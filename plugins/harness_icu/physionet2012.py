@@ -13,7 +13,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from harness.contracts import Data, Dataset, Part, Progress, Task, silent
+from harness.api import Data, Dataset, Part, Progress, Task, silent
 from harness.errors import DataError, UsageError, nearest
 from harness_icu.physionet2012_files import (
     RECORD,
@@ -90,7 +90,7 @@ class PhysioNet2012(Dataset):
         return self._survey(folder, silent)[1]
 
     def load(self, folder: Path, cache: Path, progress: Progress = silent) -> Data:
-        from harness.array_cache import cached
+        from harness.data.cache import cached
 
         records, fingerprint = self._survey(folder, progress)
         return self._data(cached(cache, fingerprint, lambda: self._arrays(folder, records)))
@@ -109,7 +109,7 @@ class PhysioNet2012(Dataset):
 
         So a folder whose download was interrupted is not yet recognised; fetching again goes on.
         """
-        from harness.download import fetch_all, read_checksums
+        from harness.data.download import fetch_all, read_checksums
 
         if is_synthetic(folder):
             raise DataError(f"{folder}: holds the synthetic {self.name}; choose another folder for the real one")

@@ -10,7 +10,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import NamedTuple
 
-from harness.contracts import Progress
+from harness.api import Progress
 from harness.errors import DataError
 
 SETS = ("a", "b", "c")

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar, NamedTuple
 
-from harness.contracts import Progress, silent
+from harness.api import Progress, silent
 from harness.errors import DataError
 from harness_icu.physionet2012 import SYNTHETIC, SYNTHETIC_NUMBERS, PhysioNet2012, is_synthetic
 from harness_icu.physionet2012_files import HEADER, OUTCOME, RECORD, find_sets, outcomes_file, record_file
@@ -89,7 +89,7 @@ class SyntheticPhysioNet2012(PhysioNet2012):
         The marker comes first and the outcomes last: what was interrupted is neither taken for the real data nor for
         complete. Raises DataError when the folder holds the real ones or cannot be written.
         """
-        from harness.made_data import make_once
+        from harness.data.synthetic import make_once
 
         if find_sets(folder) and not is_synthetic(folder):
             raise DataError(f"{folder}: holds the real {PhysioNet2012.name}; choose another folder")

@@ -25,7 +25,7 @@ class Latency(Metric):
     def compute(self, evidence: Evidence) -> Mapping[str, float | None]:
         import numpy as np
 
-        from harness.measure.statistics import percentile
+        from harness.stats.ratios import percentile
 
         if evidence.samples is None:
             return dict.fromkeys(figure.name for figure in self.figures(evidence.task))

@@ -9,7 +9,7 @@ from harness import Evidence, Figure, Metric, Task
 
 
 class Operations(Metric):
-    """Multiply-accumulates of one example, recurrent layers included (``harness.operations`` has the rules).
+    """Multiply-accumulates of one example, recurrent layers included (``harness.nn.operations`` has the rules).
 
     ``int8_weights`` and ``int8_macs`` are the shares of the weights and of the multiply-accumulates that are int8.
     """
@@ -22,7 +22,7 @@ class Operations(Metric):
         return (Figure("macs", better="lower", digits=0), *shares)
 
     def compute(self, evidence: Evidence) -> Mapping[str, float | None]:
-        from harness.operations import count
+        from harness.nn.operations import count
 
         found = count(evidence.model, evidence.example)
         weights, macs = found.share("int8")

@@ -30,7 +30,7 @@ class Quality(Metric):
         )
 
     def weighted(self, task: Task) -> Mapping[str, WeightedMetric]:
-        from harness import quality
+        from harness.stats import quality
 
         return {
             "auroc": quality.macro_auroc,
@@ -42,7 +42,7 @@ class Quality(Metric):
     def compute(self, evidence: Evidence) -> Mapping[str, float | None]:
         import numpy as np
 
-        from harness.quality import auroc
+        from harness.stats.quality import auroc
 
         scores, targets, once = evidence.scores, evidence.targets, np.ones((len(evidence.scores), 1))
         areas = auroc(scores, targets)

@@ -31,7 +31,7 @@ class Size(Metric):
     def compute(self, evidence: Evidence) -> Mapping[str, float | None]:
         import torch
 
-        from harness.operations import nonzero, parameters
+        from harness.nn.operations import nonzero, parameters
 
         saved = io.BytesIO()
         torch.save(evidence.model.state_dict(), saved)

@@ -28,7 +28,7 @@ class TorchEager(Runtime):
         """The network in evaluation mode, ended by a sigmoid unless it has its own (``gives_probabilities``)."""
         import torch
 
-        from harness.artefact import load
+        from harness.build.artefact import load
 
         model = load(file)
         if not getattr(model, "gives_probabilities", False):

@@ -23,11 +23,13 @@ import tabulate
 import torch
 from sklearn.metrics import roc_auc_score
 
-from harness import Data, artefact, record
-from harness.datasets import Library
-from harness.plugins import installed
-from harness.progress import Display
-from harness.store import Store
+from harness import Data
+from harness.build import artefact
+from harness.data.library import Library
+from harness.plugin.manager import installed
+from harness.records import record
+from harness.run.progress import Display
+from harness.store.local import Store
 from harness_compress import _fx_int8
 
 CALIBRATION = 128

@@ -11,9 +11,9 @@ from pathlib import Path
 
 import pytest
 
+from harness.api import Profile
 from harness.calibration import burn
 from harness.calibration.burn import burning, other_cpus
-from harness.contracts import Profile
 from harness.errors import MeasureError, UsageError
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="only Linux pins processes to CPUs")

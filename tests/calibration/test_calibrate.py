@@ -12,16 +12,16 @@ from typing import Any, ClassVar
 import numpy as np
 import pytest
 
+from harness.api import Profile
 from harness.calibration import calibrate as calibration
 from harness.calibration import rivals
 from harness.calibration.calibrate import Plan, calibrate
 from harness.calibration.rivals import RULES
-from harness.contracts import Profile
+from harness.calibration.text import table
 from harness.errors import CellError, UsageError
 from harness.measure.machine import Disturbance, Load
 from harness.measure.pool import PairedSamples
 from harness.measure.timing import Amount
-from harness.report.calibration import table
 
 RIVALS = set(RULES)
 

@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from torch import nn
 
 from harness.errors import Unsupported, UsageError
-from harness.structure import dump, restore
+from harness.nn.structure import dump, restore
 from harness_compress.prune import Prune, kept_count
 
 

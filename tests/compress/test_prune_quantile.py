@@ -14,10 +14,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
-from harness.contracts import Task
+from harness.api import Task
 from harness.errors import CellError, Unsupported, UsageError
-from harness.operations import count, parameters
-from harness.structure import Incoming, dump, like, restore
+from harness.nn.operations import count, parameters
+from harness.nn.structure import Incoming, dump, like, restore
 from harness_compress.criteria import Weights, above
 from harness_compress.prune import Prune
 from harness_compress.prune_quantile import PruneQuantile

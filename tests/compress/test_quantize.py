@@ -16,7 +16,7 @@ from safetensors.torch import load, save
 from torch import nn
 
 from harness.errors import CellError, Unsupported, UsageError
-from harness.operations import count, nonzero, parameters
+from harness.nn.operations import count, nonzero, parameters
 from harness_compress import _fx_int8
 from harness_compress.quantize import SCHEMES, Quantize
 
@@ -328,7 +328,7 @@ def test_the_preview_is_the_float_network() -> None:
 
 
 def test_importing_the_steps_loads_no_torch() -> None:
-    code = "import harness_compress, harness_metrics, harness.quality, sys; sys.exit('torch' in sys.modules)"
+    code = "import harness_compress, harness_metrics, harness.stats.quality, sys; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
 
 

@@ -15,8 +15,8 @@ from safetensors.torch import load, save
 from torch import nn
 
 from harness.errors import CellError, Unsupported
-from harness.operations import count, parameters
-from harness.structure import without
+from harness.nn.operations import count, parameters
+from harness.nn.structure import without
 from harness_compress import _linears
 from harness_compress.quantize import Quantize
 

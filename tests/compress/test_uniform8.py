@@ -19,7 +19,7 @@ from safetensors.torch import load, save
 from torch import nn
 
 from harness.errors import CellError, Unsupported
-from harness.operations import count, nonzero, parameters
+from harness.nn.operations import count, nonzero, parameters
 from harness_compress import _uniform8
 from harness_compress._uniform8 import Linear8, affine, integers, quantized
 from harness_compress.quantize import Quantize

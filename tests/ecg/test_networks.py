@@ -9,9 +9,9 @@ import pytest
 import torch
 
 import harness_ecg
-from harness.contracts import Task
-from harness.hookspecs import PROJECT
-from harness.plugins import Origin, Plugins
+from harness.api import Task
+from harness.api.hookspecs import PROJECT
+from harness.plugin.manager import Origin, Plugins
 from harness_ecg import CNN, PTBXL, RNN, ResNet
 
 NETWORKS = [(RNN(), 22_661), (CNN(), 37_157), (ResNet(), 500_869)]

@@ -12,7 +12,7 @@ import pytest
 import wfdb
 from tiny_ptbxl import write_record, write_tables
 
-from harness import array_cache
+from harness.data import cache as array_cache
 from harness.errors import DataError, StoreError
 from harness_ecg import PTBXL
 from harness_ecg.preprocessing import clean

@@ -15,10 +15,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
-from harness import artefact
-from harness.contracts import Architecture, Task
-from harness.operations import count, parameters
-from harness.plugins import Origin, Plugins
+from harness.api import Architecture, Task
+from harness.build import artefact
+from harness.nn.operations import count, parameters
+from harness.plugin.manager import Origin, Plugins
 from harness_icu._modules import HiddenLayerLSTM, RecurrentNetwork, lstm
 from harness_icu.networks import DNN, HLSTM, LSTM
 

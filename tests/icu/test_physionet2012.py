@@ -18,7 +18,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from harness.contracts import Data
+from harness.api import Data
 from harness.errors import DataError, UsageError
 from harness_icu.physionet2012 import FEATURES, PARTS, PhysioNet2012, split
 from harness_icu.physionet2012_files import Record, read_records

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from harness.measure.machine import Disturbance
 from harness.measure.noise import SIGNALS, differs_from_itself, findings
 from harness.measure.pool import PairedSamples
-from harness.measure.statistics import paired_ratio
+from harness.stats.ratios import paired_ratio
 
 QUIET = Disturbance(involuntary_switches=1, steal=0.0, throttled_periods=0)
 PROCESSES, GROUPS, CALLS = 6, 5, 5

@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from harness.contracts import Profile
+from harness.api import Profile
 from harness.errors import CellError, StoreError
 from harness.measure import pool
 from harness.measure.pool import PairedSamples, Workers

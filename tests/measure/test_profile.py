@@ -14,7 +14,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from harness.contracts import Profile
+from harness.api import Profile
 from harness.errors import MeasureError, UsageError
 from harness.measure import profile as module
 from harness.measure.profile import choose_cpus, resolve_affinity, resolve_allocator, worker_environment

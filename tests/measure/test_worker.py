@@ -10,12 +10,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from harness.contracts import Profile
+from harness.api import Profile
 from harness.errors import CellError, HarnessError, UsageError
 from harness.measure.pool import Workers
 from harness.measure.profile import resolve_allocator
-from harness.measure.statistics import paired_ratio
 from harness.measure.timing import Amount
+from harness.stats.ratios import paired_ratio
 
 PLUGIN = """
 import harness

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from records import line, record
 
-from harness.record import Record
+from harness.records.record import Record
 from harness.report.noise import notes
 from harness.report.tables import tables
 

@@ -14,11 +14,11 @@ import pytest
 import run_files
 from fakes import Suite
 
-from harness.cli import main
+from harness.cli.main import main
+from harness.records.runs import read
 from harness.report import page
-from harness.report.content import report
-from harness.report.figures import all_charts, drawn, slug
-from harness.runs import read
+from harness.report.charts import all_charts, drawn, slug
+from harness.report.model import report
 
 MADE = [run_files.cell(1.0), run_files.cell(0.5, pruning="half", difference=(-0.001, -0.002, 0.0), error=0.01)]
 

@@ -18,13 +18,13 @@ import pytest
 import run_files
 from hostile import NAMES, hostile_records
 
+from harness.records.runs import read
 from harness.report import page as page_module
 from harness.report.choice import lead
-from harness.report.content import Report, report
 from harness.report.document import markdown
+from harness.report.model import Report, report
 from harness.report.page import page
 from harness.report.sheet import sheet
-from harness.runs import read
 
 
 @pytest.fixture(autouse=True)

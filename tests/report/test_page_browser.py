@@ -14,10 +14,10 @@ import run_files
 from hostile import hostile_records
 from made_study import cell, plugins, study
 
-from harness.report.content import report
+from harness.records.runs import read
+from harness.report.model import report
 from harness.report.page import page
 from harness.report.study_tables import StudySection, study_sections
-from harness.runs import read
 
 playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)

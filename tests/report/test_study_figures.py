@@ -6,8 +6,8 @@ from pathlib import Path
 
 from made_study import cell, plugins, study
 
-from harness.report.content import Report
-from harness.report.figures import drawn, filled
+from harness.report.charts import drawn, filled
+from harness.report.model import Report
 from harness.report.page import island
 from harness.report.study_figures import study_charts
 from harness.report.study_tables import study_sections

@@ -7,8 +7,8 @@ from pathlib import Path
 from made_study import INT8, cell, plugins, study
 
 from harness import Study
-from harness.report.content import Report
 from harness.report.document import markdown
+from harness.report.model import Report
 from harness.report.study_tables import study_sections
 
 

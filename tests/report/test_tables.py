@@ -7,7 +7,7 @@ from typing import Any
 
 from records import line, record
 
-from harness.record import Record
+from harness.records.record import Record
 from harness.report.tables import tables
 
 GRID = [

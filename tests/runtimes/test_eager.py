@@ -8,15 +8,15 @@ import pytest
 import torch
 from torch import nn
 
-import harness.artefact
-from harness.plugins import installed
+import harness.build.artefact
+from harness.plugin.manager import installed
 from harness_runtimes import TorchEager
 
 
 @pytest.fixture
 def network(monkeypatch: pytest.MonkeyPatch) -> nn.Module:
     network = nn.Sequential(nn.Linear(4, 3), nn.Dropout(0.5)).eval()
-    monkeypatch.setattr(harness.artefact, "load", lambda file: network)
+    monkeypatch.setattr(harness.build.artefact, "load", lambda file: network)
     return network
 
 

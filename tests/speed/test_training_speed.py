@@ -11,9 +11,9 @@ import pytest
 import torch
 from torch.utils.data import DataLoader, TensorDataset
 
-from harness.contracts import Part, Task
-from harness.plugins import installed
-from harness.training import fit, task_loss
+from harness.api import Part, Task
+from harness.build.training import fit, task_loss
+from harness.plugin.manager import installed
 
 pytestmark = pytest.mark.slow
 EXAMPLES, ROUNDS = 1024, 9

@@ -10,13 +10,13 @@ from typing import Any
 
 import pytest
 
-from harness.plan import describe
-from harness.plugins import installed
-from harness.presets import preset
+from harness.build.plan import describe
+from harness.plugin.manager import installed
 from harness.studies import Document, Place, read
 from harness.studies.document import CellSpec
 from harness.studies.match import Matcher
-from harness.suite import cells_of, load
+from harness.suite.collect import cells_of, load
+from harness.suite.presets import preset
 from harness_compress.prune import kept_count
 
 SUITES = Path(__file__).parents[2] / "suites"

@@ -8,9 +8,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from harness.plan import describe
-from harness.plugins import installed
-from harness.steps import step
+from harness.api.train import step
+from harness.build.plan import describe
+from harness.plugin.manager import installed
 from harness.studies.document import Wanted
 from harness.studies.match import Matcher, parse, same, value_of
 

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import numpy as np
 
 from harness import Data, Evidence, Figure, Metric, Part, Predictor, Progress, Runtime, Task, Training, WeightedMetric
-from harness.contracts import Phase, silent
+from harness.api import Phase, silent
 from harness.testing.world import MLP, Conformance
 
 if TYPE_CHECKING:
@@ -282,7 +282,7 @@ class Eager(Runtime):
     def load(self, file: Path) -> Predictor:
         import torch
 
-        from harness.artefact import load
+        from harness.build.artefact import load
 
         model = load(file)
 

@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from harness import Loss, Step, StepContext, Unsupported
-from harness.contracts import Phase
+from harness.api import Phase
 
 if TYPE_CHECKING:
     import torch
@@ -137,7 +137,7 @@ class Lucky(Good):
     name = "lucky"
 
     def spoil(self, model: torch.nn.Module, context: StepContext) -> torch.nn.Module:
-        from harness.execute import derive
+        from harness.build.executor import derive
 
         if context.seed("luck") != derive(0, self.name, "luck"):
             raise ZeroDivisionError("bad luck")

@@ -6,10 +6,10 @@ from typing import Any
 
 import pytest
 
+from harness.api.train import Train
+from harness.build.plan import describe
 from harness.errors import Unsupported
-from harness.plan import describe
-from harness.plugins import installed
-from harness.steps import Train
+from harness.plugin.manager import installed
 from harness.testing.architectures import *  # noqa: F403
 from harness.testing.bench import Bench
 from harness.testing.datasets import *  # noqa: F403

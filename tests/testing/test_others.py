@@ -12,7 +12,7 @@ import pytest
 from failures import Failures
 
 from harness import Architecture, Dataset, Metric, Runtime, Task
-from harness.plugins import installed
+from harness.plugin.manager import installed
 from harness.testing import architectures, datasets, metrics, runtimes
 from harness.testing.datasets import Shelf
 from harness.testing.metrics import Case, case  # noqa: F401 (a fixture)

@@ -11,7 +11,8 @@ import bad_steps as bad
 import pytest
 from failures import Failures
 
-from harness import Step, containment
+from harness import Step
+from harness.plugin import containment
 from harness.testing import steps, watch
 from harness.testing.bench import Bench, bench  # noqa: F401 (a fixture)
 from harness.testing.world import MLP, lent

@@ -147,7 +147,7 @@ def _pair(layer: nn.Module, outer: Tensor, inner: Tensor) -> nn.Module:
     """``layer`` with the product of ``outer`` (rows, rank) and ``inner`` (rank, width) as its input weights."""
     from torch import nn
 
-    from harness.structure import like
+    from harness.nn.structure import like
 
     names, weights = zip(*_input_weights(layer), strict=True)
     rank, width = inner.shape
@@ -173,7 +173,7 @@ def _layers(model: nn.Module, example: Tensor) -> dict[str, tuple[nn.Module, str
     import torch
     from torch import nn
 
-    from harness.structure import Described
+    from harness.nn.structure import Described
 
     weights = collections.Counter(id(weight) for _, weight in model.named_parameters(remove_duplicate=False))
     containers = (nn.Sequential, nn.ModuleList, nn.ModuleDict)

@@ -12,9 +12,9 @@ from harness_lowrank import factored, lowrank, svd
 from torch import nn
 
 from harness import Task, Unsupported, UsageError
-from harness.operations import count
-from harness.plugins import installed
-from harness.structure import dump, restore, without
+from harness.nn.operations import count
+from harness.nn.structure import dump, restore, without
+from harness.plugin.manager import installed
 from harness_compress import prune, quantize
 
 #: A quarter of PTB-XL's ten seconds, which its networks take too.

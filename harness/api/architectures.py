@@ -1,0 +1,69 @@
+"""What a network is: how it is built for a task, and how its authors train it."""
+
+from __future__ import annotations
+
+import abc
+import dataclasses
+import numbers
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
+
+from harness.api.data import Task
+from harness.errors import UsageError
+
+if TYPE_CHECKING:
+    import torch
+
+Phase = Literal["train", "finetune"]
+
+
+@dataclasses.dataclass(frozen=True)
+class Training:
+    """How a network is trained. ``optimizer`` and ``scheduler`` name classes of torch.optim and its lr_scheduler.
+
+    The scheduler steps once an epoch; ReduceLROnPlateau is given the validation AUROC (set ``mode="max"``).
+    ``clip`` bounds the gradient's norm. ``examples`` bounds the training examples (a seeded choice, for quick runs).
+    """
+
+    epochs: int
+    batch: int
+    optimizer: str
+    optimizer_args: Mapping[str, Any]
+    scheduler: str | None = None
+    scheduler_args: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    clip: float | None = None
+    precision: Literal["float32", "bfloat16"] = "float32"
+    examples: int | None = None
+
+    def __post_init__(self) -> None:
+        for field in ("epochs", "batch", "examples"):
+            value = getattr(self, field)
+            whole = isinstance(value, numbers.Integral) and not isinstance(value, bool)
+            if not (whole and value >= 1) and not (field == "examples" and value is None):
+                raise UsageError(
+                    f"training needs at least one epoch, one example and a batch of one, in whole numbers: "
+                    f"{field}={value!r}"
+                )
+        if self.precision not in ("float32", "bfloat16"):
+            raise UsageError(f"precision {self.precision!r} is not one of float32, bfloat16")
+
+
+class Architecture(abc.ABC):
+    """A network: how it is built for a task, and how its authors train it."""
+
+    name: ClassVar[str]
+    version: ClassVar[str] = "1"
+    about: ClassVar[str] = ""
+    #: The form of the data that it reads, one of the data set's ``views``; "" is the data set's own.
+    view: ClassVar[str] = ""
+    #: At most so many epochs, on at most so many examples, in the preset *quick*: a minute or less on two cores.
+    quick_epochs: ClassVar[int] = 3
+    quick_examples: ClassVar[int] = 2048
+
+    @abc.abstractmethod
+    def build(self, task: Task) -> torch.nn.Module:
+        """A fresh network that maps (batch, *input_shape) to logits (batch, labels); the harness seeds torch."""
+
+    @abc.abstractmethod
+    def training(self, phase: Phase) -> Training:
+        """How to train it from scratch, or to fine-tune it after a compression."""

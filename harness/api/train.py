@@ -1,0 +1,54 @@
+"""The step that every recipe starts with, and steps given by name."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
+
+from harness.api import Phase, Step, StepContext
+from harness.errors import UsageError
+
+if TYPE_CHECKING:
+    import torch
+
+
+@dataclasses.dataclass(frozen=True)
+class Train(Step):
+    """Train the network from scratch as its architecture says; what is given here replaces that.
+
+    ``precision`` is the arithmetic of the forward and backward pass: bfloat16 is autocast, with float32 weights.
+    """
+
+    name: ClassVar[str] = "train"
+    epochs: int | None = None
+    precision: Literal["float32", "bfloat16"] | None = None
+
+    def __post_init__(self) -> None:
+        if self.epochs is not None and (not isinstance(self.epochs, int) or self.epochs < 1):
+            raise UsageError(f"train(epochs={self.epochs!r}): a whole number of epochs, at least one")
+        if self.precision not in (None, "float32", "bfloat16"):
+            raise UsageError(f"train(precision={self.precision!r}): one of 'float32', 'bfloat16'")
+
+    def apply(self, model: torch.nn.Module, context: StepContext) -> torch.nn.Module:
+        ((phase, changes),) = self.fits()
+        return context.fit(model, phase, **changes)
+
+    def fits(self) -> Sequence[tuple[Phase, Mapping[str, Any]]]:
+        return [("train", {name: value for name, value in self.parameters().items() if value is not None})]
+
+    def preview(self, model: torch.nn.Module, example: torch.Tensor) -> torch.nn.Module:
+        return model
+
+
+def step(name: str, **parameters: Any) -> Step:
+    """The step called ``name`` with these parameters, from whichever plugin brings it.
+
+    Raises UsageError for a name or a parameter that does not exist, with the nearest right ones.
+    """
+    from harness.plugin.manager import installed
+
+    try:
+        return installed().steps.get(name)(**parameters)
+    except TypeError as error:  # of a value, at which the step fails as it is made
+        raise UsageError(f"step {name!r}: {error}") from error

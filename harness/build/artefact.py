@@ -1,0 +1,122 @@
+"""A model as one safe file: tensors in safetensors, and in its header the JSON that rebuilds the network."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import safetensors.torch
+import torch
+from safetensors import SafetensorError, safe_open
+
+from harness.api import Step, Task
+from harness.errors import CellError, StoreError
+from harness.keys import canonical, plain
+from harness.plugin.manager import Plugins, installed
+
+HEADER = "harness"
+
+
+def save(file: Path, model: torch.nn.Module, steps: Sequence[Step], architecture: str, task: Task) -> None:
+    """Write ``model``, which ``steps`` made of a fresh ``architecture``, so that ``load`` gives it back.
+
+    It is dumped by the last step that brings a form of its own, or else in the form of stock torch modules. What lies
+    before a step that teaches does not count, for that one begins with a fresh network.
+    """
+    begin = next((index for index in reversed(range(len(steps))) if steps[index].teaches), 0)
+    dumper = next((step for step in reversed(steps[begin:]) if type(step).dump is not Step.dump), Step())
+    dumped: object = dumper.dump(model)
+    if not isinstance(dumped, tuple) or len(dumped) != 2 or not all(isinstance(part, Mapping) for part in dumped):
+        raise CellError(f"dump() of step {dumper.name!r} gives {type(dumped).__name__}, not a pair (tensors, notes)")
+    tensors, notes = dumped
+    header = {
+        "architecture": architecture,
+        "task": task,
+        "restore": {"step": dumper.name, "parameters": dumper.parameters()} if type(dumper) is not Step else None,
+        "notes": notes,
+    }
+    # Not save_file(): a full disk would be an error of its own there, instead of the operating system's.
+    file.write_bytes(safetensors.torch.save(dict(tensors), {HEADER: canonical(header)}))
+
+
+def header(file: Path) -> dict[str, Any]:
+    """The JSON in the file's header. Raises StoreError for a file that is not an artefact."""
+    try:
+        with safe_open(file, framework="pt") as stream:
+            metadata: Mapping[str, str] = stream.metadata() or {}
+        found = json.loads(metadata[HEADER])
+    except FileNotFoundError:
+        raise StoreError(f"there is no artefact at {file}") from None
+    except (SafetensorError, KeyError, ValueError, OSError) as error:
+        raise StoreError(
+            f"{file} is not an artefact of this harness ({error}); nothing else is ever loaded, pickles least of all"
+        ) from error
+    return dict(found)
+
+
+def load(file: Path, plugins: Plugins | None = None) -> torch.nn.Module:
+    """The model in evaluation mode. Raises StoreError for a file that is not an artefact."""
+    plugins = plugins or installed()
+    found = header(file)
+    task = Task(tuple(found["task"]["input_shape"]), tuple(found["task"]["labels"]))
+    with torch.random.fork_rng(devices=[]):
+        fresh = build(found["architecture"], task, plugins)
+    with safe_open(file, framework="pt") as stream:
+        tensors = {name: stream.get_tensor(name) for name in stream.keys()}  # noqa: SIM118 (not a mapping)
+    if found["restore"] is None:
+        return Step().restore(fresh, tensors, found["notes"]).eval()
+    name = found["restore"]["step"]
+    kind, origin = plugins.steps.get(name), plugins.steps.origin(name)
+    what = f"restore() of step {name!r}"
+    with plugins.contain(origin, what, thing=kind):
+        model: object = kind(**found["restore"]["parameters"]).restore(fresh, tensors, found["notes"])
+    if not isinstance(model, torch.nn.Module):
+        raise CellError(f"plugin {origin}: {what} gives {type(model).__name__}, not a network")
+    return model.eval()
+
+
+def build(architecture: str, task: Task, plugins: Plugins) -> torch.nn.Module:
+    """A fresh network of the architecture of that name. Raises CellError when its plugin gives none."""
+    network, origin = plugins.architectures.get(architecture), plugins.architectures.origin(architecture)
+    what = f"build() of architecture {architecture!r}"
+    with plugins.contain(origin, what, thing=type(network)):
+        model: object = network.build(task)
+    if not isinstance(model, torch.nn.Module):
+        raise CellError(f"plugin {origin}: {what} gives {type(model).__name__}, not a network")
+    return model
+
+
+def flatten(tree: Any, tensors: dict[str, torch.Tensor], path: str = "") -> Any:
+    """``tree`` as JSON, its tensors moved into ``tensors`` under their paths; ``unflatten`` is the inverse.
+
+    A mapping becomes a list of pairs, since an optimizer's state is numbered by integers.
+    """
+    if isinstance(tree, torch.Tensor):
+        tensors[path] = tree.detach().cpu().contiguous().clone()
+        return {"tensor": path}
+    if isinstance(tree, Mapping):
+        return {"pairs": [[name, flatten(entry, tensors, f"{path}/{name}")] for name, entry in tree.items()]}
+    if isinstance(tree, (list, tuple)):
+        return {"list": [flatten(entry, tensors, f"{path}/{index}") for index, entry in enumerate(tree)]}
+    if isinstance(tree, float) and not math.isfinite(tree):
+        return {"float": repr(tree)}
+    return {"value": tree if isinstance(tree, float) else plain(tree)}
+
+
+def unflatten(tree: Mapping[str, Any], tensors: Mapping[str, torch.Tensor]) -> Any:
+    """The inverse of ``flatten`` (tuples come back as lists)."""
+    ((kind, content),) = tree.items()
+    match kind:
+        case "tensor":
+            return tensors[content]
+        case "pairs":
+            return {name: unflatten(entry, tensors) for name, entry in content}
+        case "list":
+            return [unflatten(entry, tensors) for entry in content]
+        case "float":
+            return float(content)
+        case _:
+            return content

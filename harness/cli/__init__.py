@@ -1,0 +1,1 @@
+"""The ``harness`` command, one group of subcommands a file."""

@@ -1,0 +1,1 @@
+"""Follow figures over many runs, and find where they changed."""

@@ -1,0 +1,215 @@
+"""The history of the latency ratios as a figure: a small panel a series, with intervals, levels and changes."""
+
+from __future__ import annotations
+
+import math
+import statistics
+import textwrap
+import warnings
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from harness.errors import UsageError, explain_disk_errors
+from harness.history.series import RATIO, Change, Group, History, Point, Series
+from harness.history.text import SYNTHETIC, about, relative
+from harness.records.runs import labels
+from harness.text import one_line
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+    from matplotlib.lines import Line2D
+
+SUFFIXES = (".svg", ".png", ".pdf")
+#: A page holds so many panels; what does not fit is told in the figure.
+PANELS, COLUMNS = 24, 3
+#: Of more changes in one panel the last so many are labelled; all have their line.
+LABELS = 5
+#: The width of a letter of a label, as a share of a panel's.
+LETTER = 0.015
+#: Of a run's name: its date, time and commit.
+LONGEST = 35
+#: Okabe and Ito's colours, which the colour-blind tell apart; no information is in a colour alone.
+RUNS, LEVEL, CHANGE, OTHER = "#0072B2", "#000000", "#D55E00", "#666666"
+
+
+def check_suffix(file: Path) -> None:
+    """Raise UsageError for a file whose kind of figure is not known."""
+    if file.suffix.lower() not in SUFFIXES:
+        raise UsageError(f"a figure is a file {', '.join('*' + suffix for suffix in SUFFIXES)}, and {file} is none")
+
+
+def draw(history: History, file: Path) -> None:
+    """Write the figure in the form that the file's suffix names, the same bytes for the same history.
+
+    Raises UsageError when there is no ratio to draw, StoreError when the file cannot be written.
+    """
+    check_suffix(file)
+    import matplotlib
+
+    # Text stays text; ids and dates do not change from one writing to the next.
+    settings: dict[Any, Any] = {"svg.fonttype": "none", "svg.hashsalt": "harness", "font.size": 7}
+    unvarying = {".svg": {"Date": None}, ".pdf": {"CreationDate": None}, ".png": {}}[file.suffix.lower()]
+    with matplotlib.rc_context(settings), warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Glyph")  # of names in scripts that the font lacks; SVG has them anyway
+        figure = _figure(history)
+        with explain_disk_errors(f"cannot write {file}", "or name another with --figure"):
+            figure.savefig(file, dpi=150, metadata=unvarying)
+
+
+def _figure(history: History) -> Figure:
+    from matplotlib.figure import Figure
+
+    found = [
+        (group, series)
+        for group in history.groups
+        for series in group.series
+        if series.figure == RATIO and any(point.value is not None for point in series.points)
+    ]
+    if not found:
+        raise UsageError("there is no ratio of latencies to draw: no run of a known machine has one")
+    found.sort(key=lambda entry: not entry[1].changes)
+    shown = found[:PANELS]
+    groups = _unique(group for group, _ in shown)
+    names = labels(history.runs)
+    columns = min(COLUMNS, len(shown))
+    rows = math.ceil(len(shown) / columns)
+    width = max(3.6 * columns, 6.5)
+    drawn = "" if len(found) <= PANELS else f"; {PANELS} of {len(found)} series are drawn, those with a change first"
+    head = [f"{RATIO} of separate runs in the order of time{drawn}", *_head(groups, names, round(18 * width))]
+    figure = Figure(figsize=(width, 1.75 * rows + 0.14 * len(head) + 0.6), layout="constrained")
+    grid = figure.subplots(rows, columns, squeeze=False)
+    for axes in list(grid.flat)[len(shown) :]:
+        axes.set_axis_off()
+    for axes, (group, series) in zip(grid.flat, shown, strict=False):
+        _panel(axes, group, series, history, names)
+        number = f"[{groups.index(group) + 1}] " if len(groups) > 1 else ""
+        axes.set_title(number + one_line(series.cell), fontsize=7, loc="left", parse_math=False)
+    figure.suptitle("\n".join(head), x=0.01, ha="left", fontsize=7, parse_math=False)
+    figure.legend(handles=_legend(), loc="outside lower left", ncols=5 if columns == COLUMNS else 3, frameon=False)
+    return figure
+
+
+def _head(groups: Sequence[Group], names: Sequence[str], width: int) -> list[str]:
+    """A line or two a group: its machine, and what its runs have in common."""
+    lines = []
+    for number, group in enumerate(groups, 1):
+        text = f"[{number}] " if len(groups) > 1 else ""
+        text += f"{one_line(str(group.setting.machine))}; {about(group.setting)}; {names[group.runs[0]]}"
+        text += f" to {names[group.runs[-1]]}" if len(group.runs) > 1 else ""
+        lines += textwrap.wrap(text, width, break_on_hyphens=False)
+        lines += [SYNTHETIC] if group.setting.synthetic else []
+    return lines
+
+
+def _panel(axes: Axes, group: Group, series: Series, history: History, names: Sequence[str]) -> None:
+    places = {run: place for place, run in enumerate(group.runs)}
+    size = 3.0 if len(places) <= 40 else 1.6
+    low, high = _limits(series)
+    top = high + 0.2 * len(series.changes[-LABELS:]) * (high - low)
+    axes.set_ylim(low, top)
+    axes.set_xlim(-0.6, len(places) - 0.4)
+    if low < 1 < top:
+        axes.axhline(1, color=OTHER, linewidth=0.6, linestyle=":")
+    counted = series.counted
+    bounds = [(places[point.run], point.low, point.high) for point in counted if None not in (point.low, point.high)]
+    if bounds:
+        axes.vlines(*zip(*bounds, strict=True), color=RUNS, linewidth=0.8, alpha=0.5)
+    axes.plot([places[point.run] for point in counted], _values(counted), "o", color=RUNS, markersize=size)
+    others = [point for point in series.points if point.left_out and point.value is not None]
+    edge = [min(max(value, low), top) for value in _values(others)]
+    if others:  # none would have no place, and with it the whole layout
+        axes.plot([places[point.run] for point in others], edge, "x", color=OTHER, markersize=size + 1, clip_on=False)
+    _levels(axes, series, places)
+    _labels(axes, series, places, names)
+    _ticks(axes, group, history)
+
+
+def _labels(axes: Axes, series: Series, places: Mapping[int, int], names: Sequence[str]) -> None:
+    """A line at each change, and on it one below the other the labels of the last, moved as far as they fit in."""
+    share = 1 / (len(places) + 0.2)  # of the axis, a run's
+    for change in series.changes:
+        axes.axvline(_between(change, places), color=CHANGE, linewidth=1, linestyle="--")
+    shown = series.changes[-LABELS:]
+    line = 0.2 / (1 + 0.2 * len(shown))
+    for number, change in enumerate(shown):
+        text = f"{names[change.first][:LONGEST]}: {relative(change)}"
+        half = min(0.5, len(text) * LETTER / 2)
+        axes.text(
+            min(max((_between(change, places) + 0.6) * share, half), 1 - half),
+            1 - (number + 0.15) * line,
+            text,
+            transform=axes.transAxes,
+            ha="center",
+            va="top",
+            fontsize=6,
+            color=CHANGE,
+            parse_math=False,
+            bbox={"facecolor": "white", "edgecolor": "none", "pad": 0.6},
+        ).set_in_layout(False)
+
+
+def _between(change: Change, places: Mapping[int, int]) -> float:
+    return (places[change.last] + places[change.first]) / 2
+
+
+def _levels(axes: Axes, series: Series, places: Mapping[int, int]) -> None:
+    """A line at the median of the runs between two changes."""
+    if not series.changes:
+        return
+    counted = [point.run for point in series.counted]
+    begins = [counted[0], *(change.first for change in series.changes)]
+    ends = [*(change.last for change in series.changes), counted[-1]]
+    levels = [series.changes[0].before, *(change.after for change in series.changes)]
+    for begin, end, level in zip(begins, ends, levels, strict=True):
+        axes.plot([places[begin] - 0.3, places[end] + 0.3], [level, level], color=LEVEL, linewidth=1)
+
+
+def _limits(series: Series) -> tuple[float, float]:
+    """What the vertical axis spans: the values that count, and their intervals unless these are unusually wide."""
+    points = series.counted or series.points
+    values = _values(points)
+    half = [(point.high - point.low) / 2 for point in points if point.low is not None and point.high is not None]
+    reach = 1.5 * statistics.median(half) if half else 0.0
+    low, high = min(values) - reach, max(values) + reach
+    room = max(0.05 * (high - low), 0.005 * abs(high))
+    return low - room, high + room
+
+
+def _values(points: Iterable[Point]) -> list[float]:
+    return [point.value for point in points if point.value is not None]
+
+
+def _ticks(axes: Axes, group: Group, history: History) -> None:
+    from matplotlib.ticker import MaxNLocator, ScalarFormatter
+
+    last = len(group.runs) - 1
+    places = [0] if last == 0 else [0, last]
+    axes.set_xticks(places, [f"{history.runs[group.runs[place]].date:%Y-%m-%d}" for place in places])
+    axes.set_xticks(range(last + 1) if last < 100 else [], minor=True)
+    if last:
+        axes.get_xticklabels()[0].set_horizontalalignment("left")
+        axes.get_xticklabels()[-1].set_horizontalalignment("right")
+    axes.yaxis.set_major_locator(MaxNLocator(4))
+    axes.yaxis.set_major_formatter(ScalarFormatter(useOffset=False))
+
+
+def _legend() -> list[Line2D]:
+    from matplotlib.lines import Line2D
+
+    return [
+        Line2D([], [], color=RUNS, marker="o", markersize=3, linewidth=0.8, label="a run, with its interval"),
+        Line2D([], [], color=OTHER, marker="x", markersize=4, linestyle="", label="left out, e.g. contaminated"),
+        Line2D([], [], color=LEVEL, linewidth=1, label="level about a change"),
+        Line2D([], [], color=CHANGE, linewidth=1, linestyle="--", label="change"),
+        Line2D([], [], color=OTHER, linewidth=0.6, linestyle=":", label="as fast as the reference"),
+    ]
+
+
+def _unique(groups: Iterable[Group]) -> list[Group]:
+    found: list[Group] = []
+    for group in groups:
+        if not any(group is other for other in found):
+            found.append(group)
+    return found

@@ -1,0 +1,1 @@
+"""Networks as plain tensors, and counts of their operations."""

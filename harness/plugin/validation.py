@@ -1,0 +1,174 @@
+"""What a thing must be to be registered, so that it can be named, run and keyed: the reason when it is not."""
+
+from __future__ import annotations
+
+import dataclasses
+import inspect
+import re
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from harness.api import Architecture, Dataset, Metric, Runtime, Step, Study, Task, hookspecs
+from harness.api.parameters import check_defaults
+from harness.errors import UsageError, nearest
+
+#: Names are parts of the names of cells, by which ``pytest -k`` selects.
+NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._+-]*")
+WORDS_OF_PYTEST = ("and", "or", "not")
+
+
+@dataclasses.dataclass(frozen=True)
+class Kind:
+    """A kind of thing: what it is called, its contract, and whether a class or a value of it is registered."""
+
+    name: str
+    contract: type
+    by_class: bool = False
+
+
+#: By the hook that brings them.
+KINDS: Mapping[str, Kind] = {
+    "harness_datasets": Kind("dataset", Dataset),
+    "harness_architectures": Kind("architecture", Architecture),
+    "harness_steps": Kind("step", Step, by_class=True),
+    "harness_metrics": Kind("metric", Metric),
+    "harness_runtimes": Kind("runtime", Runtime),
+    "harness_studies": Kind("study", Study),
+}
+
+
+def refusal(kind: Kind, item: Any) -> str | None:
+    """Why ``item`` cannot be registered as one of this kind, or None."""
+    contract = f"harness.{kind.contract.__name__}"
+    is_class = inspect.isclass(item) and issubclass(item, kind.contract)
+    is_value = isinstance(item, kind.contract)
+    if kind.by_class and not is_class:
+        hint = f": register the class, register({type(item).__name__})" if is_value else ""
+        return f"registered {item!r} as {kind.name}, which is not a subclass of {contract}{hint}"
+    if not kind.by_class and not is_value:
+        hint = f": register a value, register({item.__name__}())" if is_class else ""
+        return f"registered {item!r} as {kind.name}, which is not an instance of {contract}{hint}"
+    name = getattr(item, "name", None)
+    if not isinstance(name, str) or not name:
+        return f"registered {item!r}, whose `name` is {name!r}, not a text"
+    if not NAME.fullmatch(name) or name in WORDS_OF_PYTEST:
+        return (
+            f"registered {kind.name} {name!r}: a name is made of letters, digits and . _ + -, begins with a letter, a "
+            "digit or _, and is none of 'and', 'or', 'not'"
+        )
+    reason = _wrong_version(item) or _wrong_methods(item if kind.by_class else type(item), kind.contract)
+    if reason is None and kind.by_class:
+        reason = _wrong_step(item)
+    if reason is None and isinstance(item, Dataset):
+        reason = _wrong_tasks(item)
+    return None if reason is None else f"registered {kind.name} {name!r}, {reason}"
+
+
+def _wrong_version(item: Any) -> str | None:
+    # A study has none: its figures do not change.
+    if isinstance(getattr(item, "version", ""), str):
+        return None
+    return f"whose `version` is {item.version!r}, not a text such as '2'"
+
+
+def _wrong_methods(kind: type, contract: type) -> str | None:
+    """Whether a method cannot be called as the contract says."""
+    for name, promised in vars(contract).items():
+        own = inspect.getattr_static(kind, name)
+        if name.startswith("_") or not inspect.isfunction(promised) or own is promised:
+            continue
+        method = own.__func__ if isinstance(own, staticmethod | classmethod) else own
+        parameters = list(inspect.signature(promised).parameters)
+        wanted = f"{name}({', '.join(parameters)})"
+        if not callable(method):
+            return f"whose {name} is {method!r}: define {wanted}"
+        if not inspect.isfunction(method):
+            continue
+        given = parameters[1:] if isinstance(own, staticmethod) else parameters
+        signature = inspect.signature(method)
+        try:
+            signature.bind(*given)
+        except TypeError as error:
+            return f"whose {name}{_bare(signature)} cannot be called as {wanted} ({error}): define {wanted}"
+    return None
+
+
+def _bare(signature: inspect.Signature) -> str:
+    """The names of the parameters alone."""
+    parameters = [parameter.replace(annotation=inspect.Parameter.empty) for parameter in signature.parameters.values()]
+    return str(signature.replace(parameters=parameters, return_annotation=inspect.Signature.empty))
+
+
+def _wrong_step(kind: type[Step]) -> str | None:
+    if not _tells_its_parameters(kind):
+        return "which is not a frozen dataclass: its parameters could not enter the key"
+    try:
+        check_defaults(kind)
+    except UsageError as error:
+        return f"which is refused: {error}"
+    if kind.apply is Step.apply:
+        return "which does not define apply(self, model, context)"
+    if kind.teaches and kind.loss is Step.loss:
+        return "which has teaches = True and does not define loss(self, task_loss)"
+    return None
+
+
+def _tells_its_parameters(kind: type) -> bool:
+    """Whether all that an instance is made of is in the fields of a frozen dataclass, from which keys are made."""
+    if kind in (Step, object):
+        return True
+    own = vars(kind)
+    if "__dataclass_params__" in own:
+        return bool(own["__dataclass_params__"].frozen)
+    adds = "__init__" in own or any("ClassVar" not in str(type_) for type_ in own.get("__annotations__", {}).values())
+    return not adds and all(map(_tells_its_parameters, kind.__bases__))
+
+
+def _wrong_tasks(dataset: Dataset) -> str | None:
+    task, views = getattr(dataset, "task", None), dataset.views
+    if not isinstance(task, Task):
+        return f"whose `task` is {task!r}, not a harness.Task"
+    if not isinstance(views, Mapping) or not all(isinstance(view, Task) for view in views.values()):
+        return f"whose `views` are {views!r}, not a mapping from names to harness.Task"
+    return None
+
+
+# ----------------------------------------------------------------------------------------------------------- hooks
+
+
+def wrong_hooks(module: object) -> str | None:
+    """Why a module's implementations of hooks cannot be called, or None."""
+    hooks = hooks_of(hookspecs)
+    marked = hooks_of(module, marked_only=True)
+    for name in marked:
+        if name not in hooks:
+            return f"no hook is called {name!r}{nearest(name, hooks)}; it is left out"
+    for name, function in marked.items():
+        known, taken = (list(inspect.signature(f).parameters) for f in (hooks[name], function))
+        for parameter in taken:
+            if parameter not in known:
+                return f"is left out: hook {name}() has no argument {parameter!r}{nearest(parameter, known)}"
+        if name in KINDS and not taken:
+            return f"is left out: {name}() takes no argument; write {name}(register), and call register(...) in it"
+    return None
+
+
+def unmarked_hooks(module: object) -> list[str]:
+    """In words, the functions that are named like hooks and are none, for nothing marks them."""
+    marked = hooks_of(module, marked_only=True)
+    return [
+        f"has a function {name}() that is not marked with @harness.hookimpl, so it is never called"
+        for name in hooks_of(module)
+        if name not in marked and name in hooks_of(hookspecs)
+    ]
+
+
+def hooks_of(module: object, marked_only: bool = False) -> dict[str, Callable[..., Any]]:
+    """The functions of a module by name that are called like hooks, or that are marked as their implementations."""
+    mark = f"{hookspecs.PROJECT}_impl"
+    functions = {name: getattr(module, name) for name, value in vars(module).items() if inspect.isroutine(value)}
+    return {
+        name: function
+        for name, function in functions.items()
+        if (hasattr(function, mark) if marked_only else name.startswith("harness_"))
+    }

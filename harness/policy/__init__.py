@@ -1,0 +1,1 @@
+"""The gate's rules, and the baselines that runs are judged against."""

@@ -1,0 +1,116 @@
+"""What differs between two records of one cell apart from its figures, in a person's words."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from itertools import zip_longest
+from typing import Any
+
+from harness.keys import differences
+from harness.records.machine_id import ENTRIES, fingerprint
+from harness.records.record import Record
+
+#: What the keys of artefacts are made of, by the keys: those that a run's file holds.
+Documents = Mapping[str, Mapping[str, Any]]
+#: Of what a worker verifies, what must be equal for two runs' ratios to be compared.
+ENVIRONMENT = ("allocator", "threads", "interop_threads", "onednn", "cpu_capability")
+#: Entries of a worker's environment that differ from process to process, or that ``versions`` has too.
+PASSING = ("pid", "affinity", "torch", "python", "library")
+#: So many digits tell keys and hashes apart; ``harness explain`` takes them.
+DIGITS = 12
+
+
+def changes(old: Record, new: Record, old_documents: Documents, new_documents: Documents) -> list[str]:
+    """A line for each thing that differs: in what the cell is, and around it."""
+    return [*of_the_cell(old, new, old_documents, new_documents), *around_it(old, new)]
+
+
+def of_the_cell(old: Record, new: Record, old_documents: Documents, new_documents: Documents) -> list[str]:
+    """A line for each difference in steps and their parameters, code, plugins, data, the reference, the test examples.
+
+    Without the documents of the two runs' files the steps are compared as the suites wrote them. A model that differs
+    though nothing that its key knows does, is said to.
+    """
+    return list(dict.fromkeys(_of_the_cell(old, new, old_documents, new_documents)))
+
+
+def around_it(old: Record, new: Record) -> list[str]:
+    """A line for each difference in the machine, its software, and how the cell was timed."""
+    before, now = _surroundings(old), _surroundings(new)
+    machines = [fingerprint(record) for record in (old, new)]
+    lines = [f"machine {machines[0]} -> {machines[1]}"] if machines[0] != machines[1] else []
+    return lines + [
+        f"{name} {before.get(name, '-')} -> {now.get(name, '-')}"
+        for name in {**before, **now}
+        if before.get(name) != now.get(name)
+    ]
+
+
+def environment(record: Record) -> dict[str, Any]:
+    """How the cell was timed, as its workers verified it, as far as it matters to its times; empty when it was not."""
+    timing = record["timing"]
+    found = timing["environment"][0] if timing is not None and timing["environment"] else {}
+    return {name: found[name] for name in ENVIRONMENT if name in found}
+
+
+def _of_the_cell(old: Record, new: Record, old_documents: Documents, new_documents: Documents) -> Iterator[str]:
+    before, now = old["artefact"], new["artefact"]
+    if before["key"] != now["key"]:
+        known = list(_artefact(before["key"], now["key"], old_documents, new_documents))
+        recipes = [" > ".join(entry["step"] for entry in record["steps"]) for record in (old, new)]
+        if not known and recipes[0] != recipes[1]:
+            known = [f"steps {recipes[0]} -> {recipes[1]}"]
+        yield from known or [f"artefact {before['key'][:DIGITS]} -> {now['key'][:DIGITS]}"]
+    elif before["sha256"] != now["sha256"]:
+        yield "the deployed file: other bytes, though nothing that the key knows differs"
+    if old["cell"] != old["reference"]:
+        keys = [record["reference_artefact"]["key"] for record in (old, new)]
+        if keys[0] != keys[1]:
+            yield f"reference's artefact {keys[0][:DIGITS]} -> {keys[1][:DIGITS]}"
+    if old["test_examples"] != new["test_examples"]:
+        yield f"test examples {old['test_examples']} -> {new['test_examples']}"
+
+
+def _artefact(old: str, new: str, old_documents: Documents, new_documents: Documents) -> Iterator[str]:
+    """What differs between two keys' documents, step by step; nothing where one is not known."""
+    before, now = _lineage(old, old_documents), _lineage(new, new_documents)
+    for first, second in zip_longest(before, now) if before and now else ():
+        if first is None or second is None:
+            verb, only = ("added", second) if first is None else ("removed", first)
+            yield f"step {only['step']} {verb}"
+            continue
+        # That the parents differ is told by their own lines.
+        before_own, now_own = ({name: entry[name] for name in entry if name != "parent"} for entry in (first, second))
+        yield from (f"{second.get('step', 'network')}: {line}" for line in differences(before_own, now_own))
+
+
+def _lineage(key: str, documents: Documents) -> list[Mapping[str, Any]]:
+    """The documents from the fresh network to ``key``; empty where one is missing."""
+    lineage: list[Mapping[str, Any]] = []
+    wanted: str | None = key
+    while wanted is not None:
+        document = documents.get(wanted)
+        if document is None:
+            return []
+        lineage.insert(0, document)
+        wanted = document.get("parent")
+    return lineage
+
+
+def _surroundings(record: Record) -> dict[str, str]:
+    """What surrounds the cell, but for what makes the machine another one."""
+    facts: dict[str, str] = {name: str(value) for name, value in record["versions"].items()}
+    facts |= {name: _shown(value) for name, value in record.get("machine", {}).items() if name not in ENTRIES}
+    timing = record["timing"]
+    if timing is not None:
+        facts["processes"] = str(timing["processes"])
+        workers = timing["environment"]
+        for name in dict.fromkeys(name for worker in workers for name in worker if name not in PASSING):
+            facts[name] = ", ".join(dict.fromkeys(_shown(worker.get(name)) for worker in workers))
+    return facts
+
+
+def _shown(value: Any) -> str:
+    if isinstance(value, bool):
+        return "on" if value else "off"
+    return "unknown" if value is None else str(value)

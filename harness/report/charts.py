@@ -1,0 +1,271 @@
+"""The report's charts as Vega-Lite: live in the page, and drawn as SVG and PNG for papers by the same specification."""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from harness.errors import explain_disk_errors
+from harness.report.choice import OFF, ON
+from harness.report.model import Network, Report
+from harness.report.rows import level_order, rows
+from harness.report.training import Course, courses
+
+if TYPE_CHECKING:
+    from harness.report.study_tables import StudySection
+
+#: Okabe and Ito's colours, which the colour-blind tell apart; shapes and dashes say the same once more. Of two lists of
+#: different length no two series of the first thirty have the same pair.
+COLOURS = ["#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9"]
+SHAPES = ["circle", "square", "triangle-up", "diamond", "cross"]
+DASHES: list[list[int]] = [[1, 0], [6, 3], [2, 2], [8, 3, 2, 3], [12, 4]]
+#: Of more trainings the lines are told apart by nobody.
+MOST_COURSES = 12
+#: More levels than these have no room on an axis.
+MOST_LEVELS = 60
+POINTS = (
+    "Each variant is a point, {} against the difference in quality, with 95 % intervals. Filled: on the Pareto front, "
+    "which the line follows; hollow: perhaps on it; faint: surely off it, for another is better in both with its whole "
+    "intervals."
+)
+LINES = "{} along the levels of {}, a line for each other option, with 95 % intervals."
+LEFT = " In brackets the share of parameters that is left."
+#: The name of the data in a specification; the page's script fills it and filters it.
+DATA = "rows"
+
+Spec = dict[str, Any]
+
+
+@dataclasses.dataclass(frozen=True)
+class Chart:
+    """A chart: its name in files, what it shows in words, its specification without data, and its data."""
+
+    kind: str
+    title: str
+    caption: str
+    spec: Spec
+    values: Sequence[Mapping[str, Any]]
+
+
+def network_charts(network: Network) -> list[Chart]:
+    """The charts of one network that have anything to show."""
+    values = rows(network)
+    quality, size, axis = network.quality, network.size, network.columns
+    names = list(dict.fromkeys(row["series"] for row in values))
+    charts = []
+    if quality is not None:
+        up = f"{quality.name} less the reference's"
+        fronts = [("latency", "ratio", "latency / reference"), ("size", "size", str(size))]
+        charts += [
+            framed(f"quality-{what}", f"Quality against {what}", POINTS.format(across),
+                   _scatter(field, across, up, f"front_{what}", names), values)
+            for what, field, across in fronts if _some(values, field) and _some(values, "difference")
+        ]  # fmt: skip
+    order = level_order(network)
+    if 1 < len(order) <= MOST_LEVELS:
+        along = LINES + (LEFT if _some(values, "parameter_share") else "")
+        lines = [("latency", "ratio", "latency / reference"), ("size", "size", str(size)),
+                 ("quality", "quality", "" if quality is None else quality.name)]  # fmt: skip
+        charts += [
+            framed(f"{what}-levels", f"{what.capitalize()} along {axis}", along.format(title, axis),
+                   _levels(axis, order, field, title, names), values)
+            for what, field, title in lines if _some(values, field)
+        ]  # fmt: skip
+    return charts
+
+
+def training_chart(title: str, figure: str, found: Sequence[Course]) -> Chart:
+    """The quality on the validation part by epoch, a line a model."""
+    shown = found[:MOST_COURSES]
+    values = [
+        {"model": course.model, "epoch": epoch, "value": value, "low": low, "high": high, "seeds": course.seeds}
+        for course in shown
+        for epoch, (value, low, high) in enumerate(course.points, 1)
+    ]
+    series = _series("model", [course.model for course in shown])
+    x = {"field": "epoch", "type": "quantitative", "title": "epoch", "axis": {"tickMinStep": 1}}
+    y = {"field": "value", "type": "quantitative", "title": f"{figure}, validation part", "scale": {"zero": False}}
+    band = {"y": y | {"field": "low"}, "y2": {"field": "high"}, "color": series["color"]}
+    hover = tips(model="model", epoch="epoch", seeds="seeds", **{figure: "value", "from": "low", "to": "high"})
+    dots = {"x": x, "y": y, "color": series["color"], "shape": series["shape"], "tooltip": hover}
+    lines = {"x": x, "y": y, "color": series["color"], "strokeDash": series["strokeDash"]}
+    spec: Spec = {
+        "layer": [
+            {"mark": {"type": "area", "opacity": 0.08}, "encoding": {"x": x, **band}},
+            {"mark": {"type": "line", "strokeWidth": 1.5}, "encoding": lines},
+            {"mark": {"type": "point", "size": 22, "filled": True, "opacity": 1}, "encoding": dots},
+        ],
+    }
+    text = (
+        f"{figure} on the validation part after each epoch: the mean, and a band from the lowest to the highest seed."
+    )
+    if len(found) > len(shown):
+        text += f" The first {len(shown)} of {len(found)} trainings are drawn."
+    return framed("epochs", title, text, spec, values)
+
+
+def all_charts(report: Report, studies: Sequence[StudySection] = ()) -> Iterator[tuple[str, Chart]]:
+    """Every chart of a report, with the name of what it is about."""
+    for network in report.networks:
+        yield from ((network.title, chart) for chart in network_charts(network))
+    for title, figure, found in courses(report):
+        yield "training", training_chart(title, figure, found)
+    for study in studies:
+        yield from ((chart.title, chart) for chart in study.charts)
+
+
+def framed(kind: str, title: str, caption: str, spec: Spec, values: Sequence[Mapping[str, Any]]) -> Chart:
+    """The chart in the frame that all of them have; what ``spec`` says of its own counts."""
+    frame = {
+        "$schema": "https://vega.github.io/schema/vega-lite/v6.json",
+        "description": f"{title}. {caption}",
+        "width": 420,
+        "height": 280,
+        "data": {"name": DATA},
+    }
+    return Chart(kind, title, caption, frame | spec, values)
+
+
+def _scatter(across: str, title: str, up: str, state: str, names: Sequence[str]) -> Spec:
+    """Points with intervals in both directions, and a staircase through the front."""
+    x = {"field": across, "type": "quantitative", "title": title, "scale": {"zero": False, "nice": True}}
+    y = {"field": "difference", "type": "quantitative", "title": up, "scale": {"zero": False}}
+    series = _series("series", names)
+    faint = {"condition": {"test": f"datum.{state} === '{OFF}'", "value": 0.3}, "value": 0.75}
+    ends = [("difference", {"x": x, "y": y | {"field": "difference_low"}, "y2": {"field": "difference_high"}})]
+    if across == "ratio":
+        ends.append(("ratio", {"x": x | {"field": "ratio_low"}, "x2": {"field": "ratio_high"}, "y": y}))
+    bars = [
+        {
+            "mark": "rule",
+            "transform": valid(f"{name}_low", f"{name}_high"),
+            "encoding": end | {"color": series["color"], "opacity": faint},
+        }
+        for name, end in ends
+    ]
+    hover = tips(
+        variant="label",
+        **{"front of this chart": state, "latency / reference": "ratio", "from": "ratio_low", "to": "ratio_high"},
+        **{up: "difference", "from ": "difference_low", "to ": "difference_high"},
+        size="size",
+        verdict="verdict",
+    )
+    points = [
+        {
+            "mark": {"type": "point", "size": 70, "strokeWidth": 1.6, "filled": filled},
+            "transform": [{"filter": f"datum.{state} {'===' if filled else '!=='} '{ON}'"}],
+            "encoding": {"x": x, "y": y, "opacity": faint, "tooltip": hover}
+            | {channel: series[channel] for channel in ("color", "shape")},
+        }
+        for filled in (True, False)
+    ]
+    line: Spec = {"type": "line", "interpolate": "step-after", "strokeWidth": 1.2}
+    return {
+        "transform": valid(across, "difference"),
+        "layer": [
+            {
+                "mark": {"type": "rule", "strokeDash": [3, 3], "opacity": 0.6},
+                "encoding": {"y": {"datum": 0, "type": "quantitative"}},
+            },
+            {
+                "mark": line,
+                "transform": [{"filter": f"datum.{state} === '{ON}'"}],
+                "encoding": {"x": x, "y": y, "order": {"field": across}, "color": {"value": "#888"}},
+            },
+            *bars,
+            *points,
+        ],
+    }
+
+
+def _levels(axis: str, order: Sequence[str], up: str, title: str, names: Sequence[str]) -> Spec:
+    """Lines along the levels of compression, with intervals where there are any."""
+    labels: Spec = {"labelLimit": 160, "labelAngle": -30 if len(order) > 3 else 0}
+    about = {"title": f"{axis} (parameters left)", "axis": labels}
+    x: Spec = {"field": "level", "type": "ordinal", "sort": list(order)} | about
+    y = {"field": up, "type": "quantitative", "title": title, "scale": {"zero": up != "quality"}}
+    series = _series("series", names)
+    bounds = {} if up == "size" else {"from": f"{up}_low", "to": f"{up}_high"}
+    hover = tips(variant="label", **{title: up}, **bounds, verdict="verdict")
+    layers: list[Spec] = [
+        {"mark": "line", "encoding": {"x": x, "y": y, "color": series["color"], "strokeDash": series["strokeDash"]}},
+        {
+            "mark": {"type": "point", "filled": True, "size": 50, "opacity": 1},
+            "encoding": {"x": x, "y": y, "color": series["color"], "shape": series["shape"], "tooltip": hover},
+        },
+    ]
+    if bounds:
+        ends = {"y": y | {"field": f"{up}_low"}, "y2": {"field": f"{up}_high"}}
+        rule = {"mark": {"type": "rule", "opacity": 0.6}, "transform": valid(*bounds.values())}
+        layers.insert(1, rule | {"encoding": {"x": x, **ends, "color": series["color"]}})
+    return {"transform": valid(up), "layer": layers}
+
+
+def _series(field: str, names: Sequence[str]) -> Spec:
+    """The channels that tell series apart, with one legend for all."""
+    legend = {"orient": "bottom", "title": None, "labelLimit": 190, "symbolLimit": 24, "symbolOpacity": 1}
+    plain = {"field": field, "type": "nominal", "sort": None, "legend": legend}
+    return {
+        channel: plain | {"scale": {"domain": list(names), "range": values}}
+        for channel, values in (("color", COLOURS), ("shape", SHAPES), ("strokeDash", DASHES))
+    }
+
+
+def tips(**fields: str) -> list[Spec]:
+    """What hovering over a point shows: titles of fields."""
+    return [{"field": field, "title": title} for title, field in fields.items()]
+
+
+def valid(*fields: str) -> list[Spec]:
+    """The transform that leaves out rows without these fields."""
+    return [{"filter": " && ".join(f"isValid(datum.{field})" for field in fields)}]
+
+
+def _some(values: Sequence[Mapping[str, Any]], field: str) -> bool:
+    return any(row[field] is not None for row in values)
+
+
+def drawn(chart: Chart) -> str:
+    """The chart as SVG, of the same bytes for the same records."""
+    import vl_convert
+
+    svg: str = vl_convert.vegalite_to_svg(filled(chart), config=PAPER)
+    return svg
+
+
+def filled(chart: Chart) -> Spec:
+    """The specification with its data."""
+    return {**chart.spec, "data": {"name": DATA, "values": list(chart.values)}}
+
+
+#: On paper, black on white; text that is no larger than a caption.
+PAPER: Spec = {
+    "background": "white",
+    "axis": {"grid": True, "gridColor": "#eee"},
+    "view": {"stroke": None},
+    "legend": {"columns": 2},
+}
+
+
+def write_figures(report: Report, studies: Sequence[StudySection], folder: Path) -> list[Path]:
+    """Every chart as SVG and PNG in a folder, named for its network. Raises StoreError when one cannot be written."""
+    import vl_convert
+
+    written = []
+    with explain_disk_errors(f"cannot write the figures into {folder}", "or name another folder with --figures"):
+        folder.mkdir(parents=True, exist_ok=True)
+        for number, (name, chart) in enumerate(all_charts(report, studies), 1):
+            svg = drawn(chart)
+            stem = f"{number:02}-{slug(name)}-{chart.kind}"
+            for file, content in ((f"{stem}.svg", svg.encode()), (f"{stem}.png", vl_convert.svg_to_png(svg, scale=2))):
+                (folder / file).write_bytes(content)
+                written.append(folder / file)
+    return written
+
+
+def slug(name: str) -> str:
+    """A name that any file system takes."""
+    return re.sub(r"[^a-z0-9]+", "-", name.lower()).strip("-")[:60] or "network"

@@ -1,0 +1,316 @@
+"""What the report says, from records alone and without any markup: networks, their variants, and estimates of each.
+
+A *variant* is what cells have in common that differ in their seed only; a *network* is what variants are compared in:
+one architecture on one data set in one run's setting, as one table of the terminal has it.
+"""
+
+from __future__ import annotations
+
+import collections
+import dataclasses
+from collections.abc import Iterable, Mapping, Sequence
+
+from harness.records.record import Interval, Left, Record, identity
+from harness.records.runs import Run
+from harness.report.estimate import Estimate, mean, pooled, pooled_ratio, reversed_sign
+from harness.report.noise import verdict
+from harness.report.tables import heading, network, step_axes
+
+#: Presets whose trainings are too short for their quality to mean anything.
+SHORT = {"smoke": "is for trying whether everything runs", "quick": "trains for minutes"}
+#: How many networks a warning names.
+NAMED = 3
+
+
+@dataclasses.dataclass(frozen=True)
+class Shown:
+    """A figure that stands for quality or size: its name, how it is printed, and which way is better."""
+
+    name: str
+    unit: str
+    digits: int
+    better: str | None
+
+    def __str__(self) -> str:
+        return f"{self.name}, {self.unit}" if self.unit else self.name
+
+
+@dataclasses.dataclass(frozen=True)
+class Cell:
+    """A record, and the place in the report of the run that it is from."""
+
+    record: Record
+    run: int
+
+
+@dataclasses.dataclass(frozen=True)
+class Variant:
+    """One recipe of a network. What was not measured is None.
+
+    ``difference`` and ``ratio`` are to the reference, ``size_share`` and ``parameter_share`` to its mean. ``better`` of
+    quality is accounted for in ``loss``: what is positive is worse than the reference.
+    """
+
+    label: str
+    options: Mapping[str, str]
+    cells: tuple[Cell, ...]
+    reference: str
+    quality: Estimate | None
+    difference: Estimate | None
+    loss: Estimate | None
+    ratio: Estimate | None
+    latency: float | None
+    size: float | None
+    size_share: float | None
+    parameter_share: float | None
+
+    @property
+    def is_reference(self) -> bool:
+        return self.label == self.reference
+
+    @property
+    def verdicts(self) -> Mapping[str, int]:
+        """How many cells have which verdict."""
+        return collections.Counter(found["kind"] for cell in self.cells if (found := verdict(cell.record)) is not None)
+
+    @property
+    def verdict_text(self) -> str:
+        if len(self.verdicts) == 1 and sum(self.verdicts.values()) == len(self.cells):
+            return next(iter(self.verdicts))
+        return ", ".join(f"{count} {kind}" for kind, count in self.verdicts.items())
+
+    @property
+    def disturbed(self) -> int:
+        """How many of its cells were timed on a disturbed machine."""
+        return self.verdicts.get("contaminated", 0)
+
+    @property
+    def disturbance(self) -> str:
+        """In words, how many of its timings were disturbed; empty where none was."""
+        return f" ({self.disturbed} of {len(self.cells)} timings disturbed)" if self.disturbed else ""
+
+    def mean(self, name: str) -> float | None:
+        """The mean over seeds of a figure by its name; None where it is undefined."""
+        figures = [cell.record["figures"] for cell in self.cells]
+        return mean(entry[name]["value"] for entry in figures if name in entry)
+
+
+@dataclasses.dataclass(frozen=True)
+class Network:
+    """Variants that are compared with each other; ``columns`` is the axis along which the network is compressed."""
+
+    title: str
+    heading: str
+    axes: tuple[str, ...]
+    columns: str
+    quality: Shown | None
+    size: Shown | None
+    variants: tuple[Variant, ...]
+
+    @property
+    def records(self) -> list[Record]:
+        return [cell.record for variant in self.variants for cell in variant.cells]
+
+    @property
+    def levels(self) -> list[str]:
+        """The options of the axis of compression, in order, each with the share of parameters that is left."""
+        return list(dict.fromkeys(self.level(variant) for variant in self.variants))
+
+    def level(self, variant: Variant) -> str:
+        """The variant's place on the axis of compression."""
+        return variant.options.get(self.columns, "")
+
+    def series(self, variant: Variant) -> str:
+        """What it is besides its place on the axis of compression."""
+        rest = [option for axis, option in variant.options.items() if axis != self.columns]
+        return " ".join(rest) or "all"
+
+
+@dataclasses.dataclass(frozen=True)
+class Report:
+    """Everything that a report says but for the published figures and the sections of plugins."""
+
+    runs: tuple[Run, ...]
+    networks: tuple[Network, ...]
+    warnings: tuple[str, ...]
+    #: What was selected and not measured, with the place of its run.
+    left: tuple[tuple[Left, int], ...]
+
+    @property
+    def records(self) -> list[Record]:
+        return [record for entry in self.networks for record in entry.records]
+
+
+def report(runs: Sequence[Run]) -> Report:
+    """The report of runs; of a cell that is in several, the last counts."""
+    newest = {identity(record): Cell(record, place) for place, run in enumerate(runs) for record in run.records}
+    networks = networks_of(newest.values())
+    measured = {(record["suite"], record["matrix"], record["cell"]) for run in runs for record in run.records}
+    left = tuple(
+        (entry, place)
+        for place, run in enumerate(runs)
+        for entry in run.left
+        if (entry["suite"], entry["matrix"], entry["cell"]) not in measured
+    )
+    return Report(tuple(runs), networks, tuple(warnings_of(networks)), left)
+
+
+def networks_of(cells: Iterable[Cell]) -> tuple[Network, ...]:
+    """The cells by network, in the order of the terminal's tables."""
+    groups: dict[tuple[str, ...], list[Cell]] = {}
+    for cell in cells:
+        groups.setdefault(network(cell.record), []).append(cell)
+    return tuple(_told_apart(list(map(_network, groups.values()))))
+
+
+def _told_apart(networks: Sequence[Network]) -> Iterable[Network]:
+    """The networks; of those with one title each is called by what tells it from them, or by its number."""
+    titles = collections.defaultdict(list)
+    for entry in networks:
+        titles[entry.title].append(entry)
+    for entry in networks:
+        alike = titles[entry.title]
+        settings = [_settings(other) for other in alike]
+        own = _settings(entry)
+        parts = [own[name] for name in _telling(settings)]
+        if settings.count(own) > 1:
+            parts.append(f"number {1 + alike.index(entry)}")
+        yield dataclasses.replace(entry, title=", ".join([entry.title, *parts]))
+
+
+def _telling(settings: Sequence[Mapping[str, str]]) -> list[str]:
+    """The names of what tells these settings apart, without those that tell no more than the ones before them."""
+    names: list[str] = []
+    told = 1
+    for name in settings[0]:
+        found = len({tuple(setting[other] for other in (*names, name)) for setting in settings})
+        if found > told:
+            names.append(name)
+            told = found
+    return names
+
+
+def _settings(entry: Network) -> dict[str, str]:
+    """What else than their title may be different between two networks, in words."""
+    record = entry.records[0]
+    return {
+        "preset": f"preset {record['preset']}",
+        "matrix": f"matrix {record['matrix']}",
+        "suite": record["suite"],
+        "device": f"trained on {record['device']}",
+    }
+
+
+def warnings_of(networks: Sequence[Network]) -> Iterable[str]:
+    """What a reader has to know before anything else: made-up data, and trainings that are too short."""
+    records = [record for entry in networks for record in entry.records]
+    made_up = sorted({str(record["axes"]["dataset"]) for record in records if record["synthetic"]})
+    if made_up:
+        yield f"SYNTHETIC DATA ({', '.join(made_up)}): these figures say nothing about the real world."
+    for name, what in SHORT.items():
+        short = [entry.title for entry in networks if entry.records[0]["preset"] == name]
+        if short:
+            more = f" and {len(short) - NAMED} more" if len(short) > NAMED else ""
+            whose = "" if len(short) == len(networks) else f" ({'; '.join(short[:NAMED])}{more})"
+            yield f"The preset {name} {what}: its quality means nothing{whose}."
+
+
+def _network(cells: Sequence[Cell]) -> Network:
+    records = [cell.record for cell in cells]
+    first = records[0]
+    axes = tuple(step_axes(first))
+    groups: dict[str, list[Cell]] = {}
+    for cell in cells:
+        groups.setdefault(_label(cell.record, axes), []).append(cell)
+    quality, size = _quality(records), _size(records)
+    labels = {cell.record["cell"]: label for label, group in groups.items() for cell in group}
+    variants = [_variant(label, group, labels, axes, quality, size) for label, group in groups.items()]
+    by_label = {variant.label: variant for variant in variants}
+    shared = [_shares(variant, by_label.get(variant.reference)) for variant in variants]
+    named = [str(first["axes"][name]) for name in ("runtime", "profile")]
+    title = f"{first['axes']['architecture']} on {first['axes']['dataset']}"
+    title += "".join(f", {name}" for name in named[1:] if name) + (f", {named[0]}" if named[0] != "torch" else "")
+    return Network(title, heading(records), axes, first["columns"], quality, size, tuple(shared))
+
+
+def _label(record: Record, axes: Sequence[str]) -> str:
+    return "-".join(str(record["axes"][name]) for name in axes) or record["cell"]
+
+
+def _variant(
+    label: str,
+    cells: Sequence[Cell],
+    labels: Mapping[str, str],
+    axes: Sequence[str],
+    quality: Shown | None,
+    size: Shown | None,
+) -> Variant:
+    records = [cell.record for cell in cells]
+    first = records[0]
+    difference = _differences(records, quality)
+    lower = quality is not None and quality.better == "lower"
+    made = Variant(
+        label=label,
+        options={name: str(first["axes"][name]) for name in axes},
+        cells=tuple(cells),
+        reference=labels.get(first["reference"], first["reference"]),
+        quality=_qualities(records, quality),
+        difference=difference,
+        loss=difference if difference is None or lower else reversed_sign(difference),
+        ratio=pooled_ratio([timing["ratio"] for record in records if (timing := record["timing"]) is not None]),
+        latency=None,
+        size=None,
+        size_share=None,
+        parameter_share=None,
+    )
+    return dataclasses.replace(made, latency=made.mean("latency"), size=made.mean(size.name) if size else None)
+
+
+def _shares(variant: Variant, reference: Variant | None) -> Variant:
+    """The variant with what it keeps of its reference's size."""
+    if reference is None:
+        return variant
+    return dataclasses.replace(
+        variant,
+        size_share=_share(variant.size, reference.size),
+        parameter_share=_share(variant.mean("parameters"), reference.mean("parameters")),
+    )
+
+
+def _share(part: float | None, whole: float | None) -> float | None:
+    return part / whole if part is not None and whole else None
+
+
+def _quality(records: Sequence[Record]) -> Shown | None:
+    """The first headline that a cell's difference to its reference is known of."""
+    return next((_shown(record, name) for record in records for name in record["differences"]
+                 if name in record["figures"] and record["figures"][name]["headline"]), None)  # fmt: skip
+
+
+def _size(records: Sequence[Record]) -> Shown | None:
+    """The first headline of the metric of size, or else the number of parameters."""
+    found = [(record, name) for record in records for name, figure in record["figures"].items()
+             if (figure["metric"] == "size" and figure["headline"]) or name == "parameters"]  # fmt: skip
+    return _shown(*found[0]) if found else None
+
+
+def _shown(record: Record, name: str) -> Shown:
+    figure = record["figures"][name]
+    return Shown(name, figure["unit"], figure["digits"], figure["better"])
+
+
+def _qualities(records: Sequence[Record], quality: Shown | None) -> Estimate | None:
+    if quality is None:
+        return None
+    figures = [record["figures"][quality.name] for record in records if quality.name in record["figures"]]
+    known = [
+        figure.get("interval") or Interval(value=figure["value"], low=None, high=None, level=0.95, method="")
+        for figure in figures
+        if figure["value"] is not None
+    ]
+    return pooled(known)
+
+
+def _differences(records: Sequence[Record], quality: Shown | None) -> Estimate | None:
+    found = [record["differences"].get(quality.name) for record in records] if quality else []
+    return pooled([entry for entry in found if entry is not None])

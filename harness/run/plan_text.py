@@ -1,0 +1,101 @@
+"""A plan for people and for programs: cells, steps to build, what the store has, and how long it may take."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from tabulate import tabulate
+
+from harness.api import Step
+from harness.build.estimate import Estimate, Previews, Shape
+from harness.build.plan import Node, describe
+from harness.run.session import Session
+from harness.text import about
+
+
+def plan_document(run: Session) -> dict[str, Any]:
+    """The plan as JSON: each cell's ``id``, axes, ``parameters`` and ``macs``, and each step's key, state and estimate.
+
+    Parameters and multiply-accumulates come from the shapes alone; they are None where a step cannot tell. A cell or a
+    step that is refused has a ``problem``, and no time is reckoned for building it.
+    """
+    previews = Previews(run.plugins, run.display.say)
+
+    def shape_of(dataset: str, architecture: str, steps: tuple[Step, ...]) -> Shape:
+        task = run.plugins.datasets.get(dataset).task_in(run.plugins.architectures.get(architecture).view)
+        return previews.shape(architecture, task, steps)
+
+    estimate = Estimate(run.plan, run.plugins, run.store, run.display.say)
+    missing = {node.key for node in run.plan.needed(run.store.has)}
+    cells, timing = [], 0.0
+    for cell in run.selected:
+        problem = run.plan.problems.get(cell.name)
+        shape = Shape(None, None, str(problem)) if problem else shape_of(cell.dataset, cell.architecture, cell.steps)
+        timing += estimate.time(shape.macs, run.options.preset)
+        row: dict[str, Any] = {
+            "id": cell.id,
+            "suite": cell.suite,
+            "matrix": cell.matrix,
+            "axes": dict(cell.axes),
+            "recipe": [describe(step) for step in cell.steps],
+            "reference": cell.reference,
+            "key": run.plan.artefacts.get(cell.name),
+            "built": cell.name in run.plan.artefacts and run.plan.artefacts[cell.name] not in missing,
+            "parameters": shape.parameters,
+            "macs": shape.macs,
+        }
+        cells.append(row | ({"problem": shape.problem} if shape.problem else {}))
+    timing += estimate.start(run.options.preset) * len({cell.profile for cell in run.selected})
+    steps = []
+    for node in run.plan.nodes.values():
+        refused = shape_of(node.root.dataset, node.root.architecture, node.steps).problem
+        steps.append(_step(node, node.key in missing, 0.0 if refused else estimate.build(node), refused))
+    return {
+        "preset": run.options.preset.name,
+        "cells": cells,
+        "steps": steps,
+        "minutes": {
+            "building": sum(step["seconds"] for step in steps if not step["built"]) / 60,
+            "timing": timing / 60,
+        },
+    }
+
+
+def _step(node: Node, missing: bool, seconds: float, problem: str | None) -> dict[str, Any]:
+    row = {"key": node.key, "step": node.label, "parent": node.parent, "built": not missing, "seconds": seconds}
+    return row | ({"problem": problem} if problem else {})
+
+
+def plan_text(run: Session) -> str:
+    """The plan as the terminal shows it."""
+    document = plan_document(run)
+    rows = [
+        [cell["id"], _number(cell["parameters"]), _number(cell["macs"]), cell.get("problem") or _state(cell)]
+        for cell in document["cells"]
+    ]
+    cells = tabulate(rows, headers=["cell", "parameters", "MACs", "model"], colalign=("left", "right", "right", "left"))
+    missing = [step for step in document["steps"] if not step["built"] and "problem" not in step]
+    steps = [f"  {step['step']}  (about {about(step['seconds'])})" for step in missing]
+    minutes = document["minutes"]
+    have = sum(step["built"] for step in document["steps"])
+    return "\n".join(
+        [
+            cells,
+            "",
+            f"steps to build: {len(missing)}; in the store {run.store.places}: {have}",
+            *steps,
+            "",
+            f"preset {document['preset']}: about {about(60 * minutes['building'])} to build, "
+            f"about {about(60 * minutes['timing'])} to time and evaluate {len(rows)} cells "
+            "(guesses, within a factor of two or so)",
+            "",
+        ]
+    )
+
+
+def _state(cell: dict[str, Any]) -> str:
+    return "in the store" if cell["built"] else "to build"
+
+
+def _number(value: int | None) -> str:
+    return "?" if value is None else f"{value:,}"

@@ -1,0 +1,1 @@
+"""Statistics on arrays: ratios, verdicts, bootstrap, change points."""

@@ -1,0 +1,234 @@
+"""How good probabilities are, under many weightings at once, and bootstrap intervals over patients. NumPy alone."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+from typing import Any, overload
+
+import numpy as np
+from numpy.typing import NDArray
+
+from harness.api import WeightedMetric
+from harness.errors import CellError
+
+#: Bootstrap samples evaluated at a time: their weights stay within a core's cache for a few thousand examples.
+CHUNK = 32
+#: Bins of the calibration error, of equal width.
+BINS = 10
+
+
+@dataclasses.dataclass(frozen=True)
+class Interval:
+    """A figure, or its difference, candidate minus reference, with its percentile bootstrap interval.
+
+    ``redrawn`` counts the samples that were drawn again because a label had only one class in them.
+    """
+
+    estimate: float
+    low: float
+    high: float
+    level: float
+    repetitions: int
+    patients: int
+    redrawn: int
+
+
+def auroc(
+    scores: NDArray[Any], targets: NDArray[Any], weights: NDArray[np.float64] | None = None
+) -> NDArray[np.float64]:
+    """The area under the ROC curve of each label, (labels,), or (labels, samples) for ``weights`` (n, samples).
+
+    It is the probability that a positive example scores above a negative one, ties counting one half (Hanley and
+    McNeil 1982, doi 10.1148/radiology.143.1.7063747). NaN for a label without positives or without negatives, and for
+    scores that are not finite. ``scores`` and ``targets`` are (n, labels), targets 0 or 1.
+    """
+    every = np.ones((len(scores), 1)) if weights is None else weights
+    rows = [_auroc(score, target > 0.5, every) for score, target in zip(scores.T, np.asarray(targets).T, strict=True)]
+    areas: NDArray[np.float64] = np.stack(rows)
+    return areas[:, 0] if weights is None else areas
+
+
+def _auroc(scores: NDArray[Any], positive: NDArray[np.bool_], weights: NDArray[np.float64]) -> NDArray[np.float64]:
+    """For each positive, the weight of the negatives below it, plus half of those that tie."""
+    if not np.isfinite(scores).all():
+        return np.full(weights.shape[1], np.nan)
+    order = np.argsort(scores[~positive], kind="stable")
+    negatives = scores[~positive][order]
+    below = np.zeros((len(negatives) + 1, weights.shape[1]))
+    np.cumsum(weights[~positive][order], axis=0, out=below[1:])
+    strictly = below[np.searchsorted(negatives, scores[positive], side="left")]
+    or_equal = below[np.searchsorted(negatives, scores[positive], side="right")]
+    gained = weights[positive]
+    won = np.einsum("ns,ns->s", gained, strictly) + np.einsum("ns,ns->s", gained, or_equal)
+    pairs = gained.sum(axis=0) * below[-1]
+    areas = np.full(weights.shape[1], np.nan)
+    np.divide(won, 2 * pairs, out=areas, where=pairs > 0)
+    return areas
+
+
+@overload
+def macro_auroc(scores: NDArray[Any], targets: NDArray[Any]) -> float: ...
+@overload
+def macro_auroc(scores: NDArray[Any], targets: NDArray[Any], weights: NDArray[np.float64]) -> NDArray[np.float64]: ...
+def macro_auroc(
+    scores: NDArray[Any], targets: NDArray[Any], weights: NDArray[np.float64] | None = None
+) -> float | NDArray[np.float64]:
+    """The mean of the labels' areas; NaN when any is undefined, since a mean over the others is another figure."""
+    if weights is None:
+        return float(auroc(scores, targets).mean())
+    means: NDArray[np.float64] = auroc(scores, targets, weights).mean(axis=0)
+    return means
+
+
+def macro_auprc(scores: NDArray[Any], targets: NDArray[Any], weights: NDArray[np.float64]) -> NDArray[np.float64]:
+    """The mean over labels of the average precision, (samples,): precision at each threshold, by the recall it gains.
+
+    As scikit-learn's average_precision_score: no interpolation, and equal scores are one threshold. NaN where a label
+    has no positive or no negative, as for AUROC, so that all figures are of the same samples.
+    """
+    return _macro(_average_precision, scores, targets, weights)
+
+
+def macro_brier(scores: NDArray[Any], targets: NDArray[Any], weights: NDArray[np.float64]) -> NDArray[np.float64]:
+    """The mean over labels of the Brier score, (samples,): the mean squared difference of probability and outcome."""
+    return _macro(_brier, scores, targets, weights)
+
+
+def macro_calibration_error(
+    scores: NDArray[Any], targets: NDArray[Any], weights: NDArray[np.float64]
+) -> NDArray[np.float64]:
+    """The mean over labels of the expected calibration error, (samples,): |mean probability - share of positives|.
+
+    In ten bins of equal width, weighted by their examples (Naeini, Cooper and Hauskrecht, AAAI 2015; Guo et al., ICML
+    2017, arXiv:1706.04599, for a binary outcome). It depends on the bins and grows with noise in small ones; the Brier
+    score does not.
+    """
+    return _macro(_calibration_error, scores, targets, weights)
+
+
+def _macro(
+    figure: Callable[[NDArray[Any], NDArray[np.bool_], NDArray[np.float64]], NDArray[np.float64]],
+    scores: NDArray[Any],
+    targets: NDArray[Any],
+    weights: NDArray[np.float64],
+) -> NDArray[np.float64]:
+    """The mean of a figure over the labels; NaN in samples where a label has one class alone."""
+    rows = []
+    for score, target in zip(scores.T, np.asarray(targets).T, strict=True):
+        positive = target > 0.5
+        both = (weights[positive].sum(axis=0) > 0) & (weights[~positive].sum(axis=0) > 0) & np.isfinite(score).all()
+        rows.append(np.where(both, figure(score, positive, weights), np.nan))
+    means: NDArray[np.float64] = np.stack(rows).mean(axis=0)
+    return means
+
+
+def _average_precision(
+    score: NDArray[Any], positive: NDArray[np.bool_], weights: NDArray[np.float64]
+) -> NDArray[np.float64]:
+    order = np.argsort(-score, kind="stable")
+    ranked = score[order]
+    thresholds = np.flatnonzero(np.append(ranked[1:] != ranked[:-1], True))
+    every = np.cumsum(weights[order], axis=0)[thresholds]
+    true = np.cumsum(weights[order] * positive[order, None], axis=0)[thresholds]
+    gained = np.diff(true, axis=0, prepend=0)
+    precision = np.divide(true, every, out=np.zeros_like(true), where=every > 0)
+    return _over((gained * precision).sum(axis=0), true[-1])
+
+
+def _brier(score: NDArray[Any], positive: NDArray[np.bool_], weights: NDArray[np.float64]) -> NDArray[np.float64]:
+    return _over(np.square(score.astype(np.float64) - positive) @ weights, weights.sum(axis=0))
+
+
+def _calibration_error(
+    score: NDArray[Any], positive: NDArray[np.bool_], weights: NDArray[np.float64]
+) -> NDArray[np.float64]:
+    bins = np.clip(np.nan_to_num(score) * BINS, 0, BINS - 1).astype(int)
+    member = np.zeros((BINS, len(score)))
+    member[bins, np.arange(len(score))] = 1
+    gaps = np.abs((member * (score.astype(np.float64) - positive)) @ weights)
+    return _over(gaps.sum(axis=0), weights.sum(axis=0))
+
+
+def _over(sums: NDArray[np.float64], totals: NDArray[np.float64]) -> NDArray[np.float64]:
+    shares: NDArray[np.float64] = np.divide(sums, totals, out=np.full(len(totals), np.nan), where=totals > 0)
+    return shares
+
+
+def bootstrap(
+    metric: WeightedMetric,
+    scores: NDArray[Any],
+    targets: NDArray[Any],
+    patients: NDArray[Any],
+    repetitions: int = 1000,
+    seed: int = 0,
+    level: float = 0.95,
+) -> Interval:
+    """A model's quality with a percentile interval; as ``paired_bootstrap``, of one model."""
+    return _resampled(lambda weights: metric(scores, targets, weights), targets, patients, repetitions, seed, level)
+
+
+def paired_bootstrap(
+    metric: WeightedMetric,
+    reference_scores: NDArray[Any],
+    candidate_scores: NDArray[Any],
+    targets: NDArray[Any],
+    patients: NDArray[Any],
+    repetitions: int = 1000,
+    seed: int = 0,
+    level: float = 0.95,
+) -> Interval:
+    """The candidate's quality minus the reference's, with a percentile interval.
+
+    Patients are drawn with replacement, each with all of their examples, the same for both models (cluster bootstrap;
+    Davison and Hinkley 1997, section 3.8). Scores and targets are (n, labels), ``patients`` (n,). A sample in which the
+    metric is undefined is drawn again. Raises CellError when it is undefined on the examples themselves, or in most
+    samples.
+    """
+
+    def difference(weights: NDArray[np.float64]) -> NDArray[np.float64]:
+        return metric(candidate_scores, targets, weights) - metric(reference_scores, targets, weights)
+
+    return _resampled(difference, targets, patients, repetitions, seed, level)
+
+
+def _resampled(
+    figure: Callable[[NDArray[np.float64]], NDArray[np.float64]],
+    targets: NDArray[Any],
+    patients: NDArray[Any],
+    repetitions: int,
+    seed: int,
+    level: float,
+) -> Interval:
+    """``figure`` of the weights (n, samples) of the examples, with its interval over patients."""
+    identities, member = np.unique(patients, return_inverse=True)
+    estimate = float(figure(np.ones((len(targets), 1)))[0])
+    if not np.isfinite(estimate):
+        raise CellError(
+            "the quality of reference or candidate is undefined: a label has only one class in the test part, or a "
+            "score is not finite; use more test records, or look at the model's training"
+        )
+    random = np.random.default_rng(seed)
+    found: list[NDArray[np.float64]] = []
+    have = drawn = 0
+    while have < repetitions:
+        if drawn >= 10 * repetitions:
+            raise CellError(
+                f"a label is so rare that {drawn - have} of {drawn} bootstrap samples have only one class of it; use "
+                "more test records"
+            )
+        size = min(CHUNK, repetitions - have)
+        weights = _draw(random, len(identities), size)[member]
+        values = figure(weights)
+        found.append(values[np.isfinite(values)])
+        have += len(found[-1])
+        drawn += size
+    low, high = np.quantile(np.concatenate(found), [(1 - level) / 2, (1 + level) / 2])
+    return Interval(estimate, float(low), float(high), level, repetitions, len(identities), drawn - have)
+
+
+def _draw(random: np.random.Generator, patients: int, samples: int) -> NDArray[np.float64]:
+    """How often each patient is in each bootstrap sample, (patients, samples)."""
+    chosen = random.integers(patients, size=(patients, samples))
+    cells = chosen * samples + np.arange(samples)
+    return np.bincount(cells.ravel(), minlength=patients * samples).reshape(patients, samples).astype(np.float64)

@@ -1,0 +1,1 @@
+"""Artefacts by key, in a local folder and in a shared store."""

@@ -1,0 +1,53 @@
+"""What a store holds, and what was removed from it, as texts."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+
+from harness.store.entry import Entry
+from harness.store.gc import Garbage
+from harness.text import counted
+
+
+def status_text(name: str, entries: Sequence[Entry]) -> str:
+    """One line on a store."""
+    text = f"{name}: {_amount(entries)}"
+    times = [entry.used for entry in entries if entry.used is not None]
+    return f"{text}; last used: {_when(min(times))} the oldest, {_when(max(times))} the newest" if times else text
+
+
+def entry_text(entry: Entry) -> str:
+    """An artefact or a leftover: its name, its size, and when it was used."""
+    what = "" if entry.whole else "  incomplete"
+    return f"{entry.name[:12]}  {_bytes(entry.size):>8}  last used {_when(entry.used)}{what}"
+
+
+def garbage_text(garbage: Garbage, removed: Sequence[Entry], verb: str) -> str:
+    """What was removed, or would be, and what stays."""
+    others = set(garbage.leftovers)
+    artefacts = [entry for entry in removed if entry not in others]
+    leftovers = [entry for entry in removed if entry in others]
+    text = f"{verb} {_amount(artefacts)}"
+    if leftovers:
+        text += f", and {_bytes(sum(entry.size for entry in leftovers))} that interruptions left"
+    text += f"; kept {_amount(garbage.kept)}"
+    if garbage.absent:
+        text += f"\n{len(garbage.absent)} of those that the kept runs name are not here"
+    return text
+
+
+def _amount(entries: Sequence[Entry]) -> str:
+    return f"{counted(len(entries), 'artefact')}, {_bytes(sum(entry.size for entry in entries))}"
+
+
+def _bytes(size: float) -> str:
+    for unit in ("B", "kB", "MB"):
+        if size < 1000:
+            return f"{size:.3g} {unit}"
+        size /= 1000
+    return f"{size:.3g} GB"
+
+
+def _when(seconds: float | None) -> str:
+    return "?" if seconds is None else time.strftime("%Y-%m-%d %H:%M", time.localtime(seconds))

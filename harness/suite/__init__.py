@@ -1,0 +1,1 @@
+"""Suite files: matrices, their cells, and presets."""

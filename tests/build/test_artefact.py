@@ -1,0 +1,187 @@
+"""Artefact files: a model in, the same model out, and nothing else is ever loaded."""
+
+from __future__ import annotations
+
+import json
+import pickle
+from pathlib import Path
+from typing import Any, ClassVar
+
+import pytest
+import torch
+import toy
+from hypothesis import given
+from hypothesis import strategies as st
+from safetensors import safe_open
+from safetensors.torch import save_file
+from toy import file_size_limit
+
+from harness import StoreError, train
+from harness.build import artefact
+from harness.plugin.manager import Origin, Plugins
+
+TASK = toy.Toy.task
+EXAMPLE = torch.linspace(-1, 1, 96).reshape(3, 2, 16)
+
+
+def network(architecture: str = "conv", seed: int = 1) -> torch.nn.Module:
+    torch.manual_seed(seed)
+    kind = {"conv": toy.Conv, "lstm": toy.Recurrent}[architecture]
+    model = kind().build(TASK)
+    for buffer in model.buffers():
+        if buffer.is_floating_point():
+            buffer.uniform_(0.5, 1.5)
+    return model.eval()
+
+
+@pytest.mark.parametrize("architecture", ["conv", "lstm"])
+def test_a_model_comes_back_bit_for_bit(plugins: Plugins, tmp_path: Path, architecture: str) -> None:
+    model = network(architecture)
+    artefact.save(tmp_path / "m", model, [train(), toy.Halve()], architecture, TASK)
+    back = artefact.load(tmp_path / "m", plugins)
+    assert not back.training
+    with torch.inference_mode():
+        assert torch.equal(back(EXAMPLE), model(EXAMPLE))
+    assert {name: tensor.dtype for name, tensor in back.state_dict().items()} == {
+        name: tensor.dtype for name, tensor in model.state_dict().items()
+    }
+
+
+def test_loading_leaves_the_global_random_state_alone(plugins: Plugins, tmp_path: Path) -> None:
+    artefact.save(tmp_path / "m", network(), [], "conv", TASK)
+    before = torch.random.get_rng_state()
+    artefact.load(tmp_path / "m", plugins)
+    assert torch.equal(torch.random.get_rng_state(), before)
+
+
+def test_a_shrunken_model_comes_back_in_its_shape(plugins: Plugins, tmp_path: Path) -> None:
+    model = network()
+    assert isinstance(model, torch.nn.Sequential)
+    model[-1] = torch.nn.Linear(28, 1)
+    artefact.save(tmp_path / "m", model, [train()], "conv", TASK)
+    assert artefact.load(tmp_path / "m", plugins)(EXAMPLE).shape == (3, 1)
+
+
+class Signed(toy.Halve):
+    """A step with a form of its own: it keeps the signs of the weights alone, and a scale."""
+
+    name: ClassVar[str] = "signed"
+
+    def dump(self, model: torch.nn.Module) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
+        return {name: tensor.sign().to(torch.int8) for name, tensor in model.state_dict().items()}, {"scale": 0.125}
+
+    def restore(self, fresh: torch.nn.Module, tensors: Any, notes: Any) -> torch.nn.Module:
+        fresh.load_state_dict({name: tensor.float() * notes["scale"] * self.factor for name, tensor in tensors.items()})
+        return fresh
+
+
+def test_the_last_step_with_a_form_of_its_own_dumps_and_restores(plugins: Plugins, tmp_path: Path) -> None:
+    class Bring:
+        harness_steps = staticmethod(toy.hookimpl(lambda register: register(Signed)))
+
+    plugins.add(Bring, Origin("signed", "signed-dist", "1"))
+    model = network("lstm")
+    artefact.save(tmp_path / "m", model, [Signed(4.0), toy.Halve()], "lstm", TASK)
+    back = artefact.load(tmp_path / "m", plugins)
+    for name, tensor in model.state_dict().items():
+        assert torch.equal(back.state_dict()[name], tensor.sign() * 0.5)
+
+
+def test_a_form_from_before_a_step_that_teaches_does_not_count(plugins: Plugins, tmp_path: Path) -> None:
+    model = network("lstm")
+    artefact.save(tmp_path / "m", model, [Signed(4.0), toy.Mimic(), toy.Halve()], "lstm", TASK)
+    back = artefact.load(tmp_path / "m", plugins)
+    for name, tensor in model.state_dict().items():
+        assert torch.equal(back.state_dict()[name], tensor)
+
+
+def test_the_file_is_safetensors_with_readable_json(tmp_path: Path) -> None:
+    artefact.save(tmp_path / "m", network(), [], "conv", TASK)
+    with safe_open(tmp_path / "m", framework="pt") as stream:
+        assert json.loads(stream.metadata()["harness"])["architecture"] == "conv"
+        assert set(stream.keys()) == set(network().state_dict())
+    assert artefact.header(tmp_path / "m")["task"] == {"input_shape": [2, 16], "labels": ["high", "shaky"]}
+
+
+class Bomb:
+    def __reduce__(self) -> Any:
+        return Path.touch, (Path("exploded"),)
+
+
+def _pickle(file: Path) -> None:
+    file.write_bytes(pickle.dumps(Bomb()))
+
+
+def _torch_save(file: Path) -> None:
+    torch.save({"weight": torch.zeros(2)}, file)
+
+
+def _foreign(file: Path) -> None:
+    save_file({"weight": torch.zeros(2)}, file)
+
+
+def _truncated(file: Path) -> None:
+    artefact.save(file, network(), [], "conv", TASK)
+    file.write_bytes(file.read_bytes()[:-10])
+
+
+def _empty(file: Path) -> None:
+    file.touch()
+
+
+@pytest.mark.parametrize("write", [_pickle, _torch_save, _foreign, _truncated, _empty])
+def test_any_other_file_is_refused(nowhere: None, plugins: Plugins, tmp_path: Path, write: Any) -> None:
+    write(tmp_path / "m")
+    with pytest.raises(StoreError, match="is not an artefact of this harness"):
+        artefact.load(tmp_path / "m", plugins)
+    assert not Path("exploded").exists()
+
+
+def test_a_file_that_is_not_there(plugins: Plugins, tmp_path: Path) -> None:
+    with pytest.raises(StoreError, match="there is no artefact at"):
+        artefact.load(tmp_path / "m", plugins)
+
+
+def test_a_disk_that_takes_no_more_is_the_operating_systems_error(tmp_path: Path) -> None:
+    """The store turns an OSError into a clear one; safetensors' own error would slip through."""
+    with file_size_limit(256), pytest.raises(OSError, match="File too large"):
+        artefact.save(tmp_path / "m", network(), [], "conv", TASK)
+
+
+# -------------------------------------------------------------------------------------------------------- flatten
+
+TREES = st.recursive(
+    st.none()
+    | st.booleans()
+    | st.integers()
+    | st.floats()
+    | st.text(max_size=4)
+    | st.builds(torch.tensor, st.integers(0, 9)),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.integers() | st.text(max_size=2), inner, max_size=3),
+    max_leaves=6,
+)
+
+
+def same(one: Any, two: Any) -> bool:
+    if isinstance(one, torch.Tensor):
+        return torch.equal(one, two)
+    if isinstance(one, dict):
+        return list(one) == list(two) and all(same(one[name], two[name]) for name in one)
+    if isinstance(one, list):
+        return len(one) == len(two) and all(map(same, one, two))
+    return type(one) is type(two) and (one == two or one != one)
+
+
+@given(TREES)
+def test_a_tree_survives_json_and_tensors(tree: Any) -> None:
+    tensors: dict[str, torch.Tensor] = {}
+    through_json = json.loads(json.dumps(artefact.flatten(tree, tensors), allow_nan=False))
+    assert same(artefact.unflatten(through_json, tensors), tree)
+
+
+def test_what_is_flattened_is_a_copy() -> None:
+    tensors: dict[str, torch.Tensor] = {}
+    weight = torch.zeros(2)
+    artefact.flatten({"weight": weight}, tensors)
+    weight += 1
+    assert tensors["/weight"].tolist() == [0, 0]

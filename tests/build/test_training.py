@@ -1,0 +1,310 @@
+"""The training loop: the same weights whatever interrupts it, and the best epoch by validation AUROC alone."""
+
+from __future__ import annotations
+
+import dataclasses
+import signal
+import subprocess
+import sys
+import textwrap
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+import toy
+from sklearn.metrics import roc_auc_score
+from torch.nn.functional import binary_cross_entropy_with_logits
+
+from harness import CellError, Part, StoreError, Training, UsageError
+from harness.build import training as loop
+from harness.build.training import digest, fit, predict, score, task_loss
+
+TRAIN, VALIDATION = toy.part(60, 0), toy.part(20, 1)
+CONV = toy.Conv().training("train")
+LSTM = toy.Recurrent().training("train")
+
+
+def network(architecture: str = "conv", seed: int = 0) -> torch.nn.Module:
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        kind = {"conv": toy.Conv, "lstm": toy.Recurrent}[architecture]
+        return kind().build(toy.Toy.task)
+
+
+def trained(training: Training = CONV, architecture: str = "conv", seed: int = 5, **options: Any) -> torch.nn.Module:
+    model = network(architecture)
+    fit(model, TRAIN, VALIDATION, training, seed=seed, **options)
+    return model
+
+
+# ------------------------------------------------------------------------------------------------- determinism
+
+
+@pytest.mark.parametrize(("architecture", "training"), [("conv", CONV), ("lstm", LSTM)])
+def test_one_seed_one_result(architecture: str, training: Training) -> None:
+    torch.rand(3)  # the global state plays no part
+    one, two = trained(training, architecture), trained(training, architecture)
+    assert digest(one) == digest(two) != digest(trained(training, architecture, seed=6))
+    assert not one.training
+
+
+def test_training_leaves_the_global_random_state_alone() -> None:
+    before = torch.random.get_rng_state()
+    trained()
+    assert torch.equal(torch.random.get_rng_state(), before)
+
+
+def test_it_learns() -> None:
+    model = network()
+    history = fit(model, TRAIN, VALIDATION, dataclasses.replace(CONV, epochs=12), seed=0)
+    assert history[-1]["loss"] < history[0]["loss"] / 2
+    assert max(row["auroc"] for row in history) > 0.9
+
+
+def test_bfloat16_is_autocast_with_float32_weights() -> None:
+    plan = dataclasses.replace(CONV, precision="bfloat16")
+    one = trained(plan)
+    assert {tensor.dtype for tensor in one.parameters()} == {torch.float32}
+    assert digest(one) == digest(trained(plan)) != digest(trained())
+
+
+# ------------------------------------------------------------------------------------------------------ resuming
+
+
+class Killed(Exception):
+    """Stands for a kill: nothing in the loop handles it."""
+
+
+@pytest.mark.parametrize(("architecture", "training"), [("conv", CONV), ("lstm", LSTM)])
+@pytest.mark.parametrize("at", [0, 2, 4, 7])
+def test_a_killed_run_goes_on_to_the_same_weights(
+    tmp_path: Path, architecture: str, training: Training, at: int
+) -> None:
+    training = dataclasses.replace(training, epochs=3)
+    calls: list[tuple[int, int]] = []
+
+    def kill(done: int, total: int, note: str = "") -> None:
+        calls.append((done, total))
+        if len(calls) == at + 1:
+            raise Killed
+
+    file = tmp_path / "checkpoint"
+    with pytest.raises(Killed):
+        trained(training, architecture, checkpoint=file, progress=kill)
+    assert calls[-1] == (16 * (at % 4) + 16 + 60 * (at // 4) - (4 if at % 4 == 3 else 0), 180)
+    resumed: list[int] = []
+    model = trained(training, architecture, checkpoint=file, progress=lambda done, total, note="": resumed.append(done))
+    assert len(resumed) == 4 * (3 - at // 4), "whole epochs are not repeated"
+    assert digest(model) == digest(trained(training, architecture))
+
+
+def test_a_process_killed_with_sigkill_goes_on_to_the_same_weights(tmp_path: Path) -> None:
+    code = """
+        import dataclasses, sys, time
+        from pathlib import Path
+        sys.path.insert(0, sys.argv[1])
+        import test_training as t
+        def progress(done, total, note=""):
+            if note == "epoch 3/4":
+                print("now", flush=True); time.sleep(60)
+        t.trained(checkpoint=Path(sys.argv[2]), progress=progress)
+    """
+    file = tmp_path / "checkpoint"
+    command = [sys.executable, "-c", textwrap.dedent(code), str(Path(__file__).parents[1]), str(file)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == b"now\n"
+        process.send_signal(signal.SIGKILL)
+    notes: set[str] = set()
+    model = trained(checkpoint=file, progress=lambda done, total, note="": notes.add(note))
+    assert notes == {"epoch 3/4", "epoch 4/4"}
+    assert digest(model) == digest(trained())
+
+
+def test_a_finished_checkpoint_trains_no_more(tmp_path: Path) -> None:
+    first = trained(checkpoint=tmp_path / "c")
+    again = trained(checkpoint=tmp_path / "c", progress=lambda *_: pytest.fail("trains again"))
+    assert digest(again) == digest(first)
+
+
+@pytest.mark.parametrize("harm", ["truncate", "garbage", "empty", "flip"])
+def test_a_damaged_checkpoint_starts_over_and_says_so(tmp_path: Path, harm: str) -> None:
+    file, said = tmp_path / "c", list[str]()
+    trained(dataclasses.replace(CONV, epochs=2), checkpoint=file)
+    data = file.read_bytes()
+    file.write_bytes({"truncate": data[:-20], "garbage": b"not ours", "empty": b"", "flip": b"\xff" + data[1:]}[harm])
+    assert digest(trained(checkpoint=file, say=said.append)) == digest(trained())
+    (line,) = said
+    assert line.startswith(f"checkpoint {file} cannot be read")
+    assert line.endswith("training starts over")
+
+
+def test_a_checkpoint_of_other_weights_starts_over_and_says_so(tmp_path: Path) -> None:
+    file, said = tmp_path / "c", list[str]()
+    fit(network(seed=9), TRAIN, VALIDATION, CONV, seed=5, checkpoint=file)
+    assert digest(trained(checkpoint=file, say=said.append)) == digest(trained())
+    assert "began from other weights: training starts over" in said[0]
+
+
+def test_a_checkpoint_on_a_full_disk_is_a_clear_error(tmp_path: Path) -> None:
+    with toy.file_size_limit(1000), pytest.raises(StoreError, match="cannot write a checkpoint to"):
+        trained(checkpoint=tmp_path / "c")
+    assert not (tmp_path / "c").exists()
+
+
+# ---------------------------------------------------------------------------------------------------- best epoch
+
+
+def test_the_best_epoch_is_kept_not_the_last() -> None:
+    """A training part whose labels are the opposite of the validation part's: each epoch makes it worse."""
+    opposite = Part(TRAIN.inputs, 1 - TRAIN.targets, TRAIN.patients)
+    plan = Training(4, 60, "SGD", {"lr": 0.1})
+    model, first = trained(), trained()
+    aurocs = [row["auroc"] for row in fit(model, opposite, VALIDATION, plan, seed=0)]
+    assert aurocs[0] > max(aurocs[1:])
+    fit(first, opposite, VALIDATION, dataclasses.replace(plan, epochs=1), seed=0)
+    assert digest(model) == digest(first)
+
+
+def test_the_best_epoch_survives_a_kill_after_it(tmp_path: Path) -> None:
+    opposite = Part(TRAIN.inputs, 1 - TRAIN.targets, TRAIN.patients)
+    plan = Training(4, 60, "SGD", {"lr": 0.1})
+    whole, killed, resumed = trained(), trained(), trained()
+    fit(whole, opposite, VALIDATION, plan, seed=0)
+
+    def kill(done: int, total: int, note: str = "") -> None:
+        if note == "epoch 3/4":
+            raise Killed
+
+    with pytest.raises(Killed):
+        fit(killed, opposite, VALIDATION, plan, seed=0, checkpoint=tmp_path / "c", progress=kill)
+    fit(resumed, opposite, VALIDATION, plan, seed=0, checkpoint=tmp_path / "c")
+    assert digest(resumed) == digest(whole)
+
+
+def test_the_history_is_the_macro_auroc_of_the_validation_part() -> None:
+    model = network()
+    history = fit(model, TRAIN, VALIDATION, dataclasses.replace(CONV, epochs=1), seed=0)
+    logits = score(model, VALIDATION.inputs, 7, "cpu")
+    assert history[0]["auroc"] == pytest.approx(roc_auc_score(VALIDATION.targets, logits, average="macro"))
+    with torch.inference_mode():
+        assert np.allclose(model(torch.from_numpy(VALIDATION.inputs)).numpy(), logits, atol=1e-6)
+
+
+# ---------------------------------------------------------------------------------------------- loss, optimizer
+
+
+def test_the_task_loss_is_summed_over_labels_and_averaged_over_examples() -> None:
+    logits, targets = torch.randn(5, 3), torch.randint(0, 2, (5, 3)).float()
+    by_hand = sum(binary_cross_entropy_with_logits(logits[:, i], targets[:, i]) for i in range(3))
+    assert torch.allclose(task_loss(logits, targets), torch.as_tensor(by_hand))
+
+
+def test_one_epoch_of_full_batch_sgd_is_a_gradient_step() -> None:
+    model, rate = network("lstm"), 0.5
+    expected = network("lstm")
+    loss = task_loss(expected(torch.from_numpy(TRAIN.inputs)), torch.from_numpy(TRAIN.targets))
+    loss.backward()
+    history = fit(model, TRAIN, VALIDATION, Training(1, 60, "SGD", {"lr": rate}), seed=0)
+    assert history[0]["loss"] == pytest.approx(loss.item(), rel=1e-5)
+    for weight, start in zip(model.parameters(), expected.parameters(), strict=True):
+        assert torch.allclose(weight, start - rate * start.grad, atol=1e-6)  # type: ignore[operator]
+
+
+def test_gradients_are_clipped() -> None:
+    model, start = network("lstm"), network("lstm")
+    fit(model, TRAIN, VALIDATION, Training(1, 60, "SGD", {"lr": 1.0}, clip=0.01), seed=0)
+    moved = torch.cat([(a - b).flatten() for a, b in zip(model.parameters(), start.parameters(), strict=True)])
+    assert moved.norm().item() == pytest.approx(0.01, rel=1e-3)
+
+
+def test_the_loss_is_given_the_teachers_logits_of_the_same_examples() -> None:
+    teacher, seen = network(seed=3).eval(), list[tuple[torch.Tensor, torch.Tensor]]()
+
+    def loss(logits: torch.Tensor, targets: torch.Tensor, taught: torch.Tensor | None) -> torch.Tensor:
+        assert taught is not None
+        seen.append((targets, taught))
+        return task_loss(logits, targets)
+
+    trained(loss=loss, teacher=teacher)
+    answers = predict(teacher, torch.from_numpy(TRAIN.inputs), 60)
+    for targets, taught in seen:
+        for row, target in zip(taught, targets, strict=True):
+            index = int((answers - row).abs().sum(1).argmin())
+            assert torch.allclose(answers[index], row, atol=1e-5)
+            assert target.tolist() == TRAIN.targets[index].tolist()
+    assert len(seen) == 4 * 4
+
+
+def test_fewer_examples_are_a_seeded_choice() -> None:
+    seen: list[int] = []
+    plan = dataclasses.replace(CONV, epochs=1, examples=20)
+    one = trained(plan, progress=lambda done, total, note="": seen.append(total))
+    assert set(seen) == {20}
+    assert digest(one) == digest(trained(plan)) != digest(trained(plan, seed=6))
+
+
+def test_a_last_batch_of_one_example_is_left_out() -> None:
+    """Batch normalization cannot train on it when nothing else is averaged over."""
+    norm = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.BatchNorm1d(32), torch.nn.Linear(32, 2))
+    history = fit(norm, TRAIN, VALIDATION, Training(1, 59, "SGD", {"lr": 0.1}), seed=0)
+    assert np.isfinite(history[0]["loss"])
+
+
+# ---------------------------------------------------------------------------------------------------- schedulers
+
+
+def test_the_scheduler_steps_once_an_epoch() -> None:
+    history = fit(network(), TRAIN, VALIDATION, CONV, seed=0)
+    cosine = [0.05 * (1 + np.cos(np.pi * epoch / 4)) / 2 for epoch in range(4)]
+    assert [row["lr"] for row in history] == pytest.approx(cosine)
+
+
+def test_reduce_on_plateau_is_given_the_auroc(monkeypatch: pytest.MonkeyPatch) -> None:
+    given: list[float] = []
+    monkeypatch.setattr(torch.optim.lr_scheduler.ReduceLROnPlateau, "step", lambda self, metric: given.append(metric))
+    history = fit(network("lstm"), TRAIN, VALIDATION, LSTM, seed=0)
+    assert given == [row["auroc"] for row in history]
+
+
+# -------------------------------------------------------------------------------------------------------- errors
+
+
+def test_a_loss_that_is_no_number_is_an_error_that_says_what_to_do() -> None:
+    with pytest.raises(CellError, match=r"loss became (nan|inf) in epoch \d/4: lower the learning rate, or clip"):
+        trained(dataclasses.replace(CONV, optimizer_args={"lr": 1e30}))
+
+
+def test_weights_that_blow_up_in_validation_alone_are_never_the_best() -> None:
+    """The loss of the one full batch is finite; the weights after it are not."""
+    with pytest.raises(CellError, match="answers on the validation part became NaN or infinite in epoch 1/1"):
+        trained(Training(1, 60, "SGD", {"lr": 1e38}))
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"optimizer": "Adamm"}, "torch.optim has no class 'Adamm'; did you mean 'Adam"),
+        (
+            {"scheduler": "CosineAnealingLR"},
+            "lr_scheduler has no class 'CosineAnealingLR'; did you mean 'CosineAnnealingLR'",
+        ),
+        ({"optimizer_args": {"learning_rate": 1}}, r"torch.optim.SGD refuses the arguments .*learning_rate"),
+        ({"optimizer_args": {"lr": -1}}, "refuses the arguments .*Invalid learning rate"),
+    ],
+)
+def test_a_wrong_training_is_named(changes: dict[str, Any], message: str) -> None:
+    with pytest.raises(UsageError, match=message):
+        trained(dataclasses.replace(CONV, **changes))
+
+
+def test_the_digest_sees_names_shapes_and_values() -> None:
+    linear = torch.nn.Linear(2, 2)
+    before = digest(linear)
+    assert digest(torch.nn.Sequential(linear)) != before
+    with torch.no_grad():
+        linear.bias[0] += 1e-6
+    assert digest(linear) != before
+    assert loop.digest is digest

@@ -1,0 +1,360 @@
+"""The command ``harness``."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import subprocess
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import fakes
+import pytest
+import run_files
+import toy
+from records import line, record
+
+from harness.api import Profile
+from harness.calibration import calibrate as calibration
+from harness.cli.main import main
+from harness.keys import key_of
+from harness.plugin.manager import Origin, Problem, installed
+from harness.store.local import Store
+
+Run = Callable[..., tuple[int, str, str]]
+
+SUITE = """
+from harness import Matrix, step, train
+toys = Matrix(dataset="toy", architecture="conv", runtime="eager", seed=range(2),
+              pruning={"full": [train()], "half": [train(), step("halve")]})
+"""
+
+
+@pytest.fixture
+def run(toy_installed: ModuleType, capsys: pytest.CaptureFixture[str]) -> Run:
+    """Runs the command; gives its exit code, its output and its errors."""
+
+    def command(*arguments: str) -> tuple[int, str, str]:
+        code = main(arguments)
+        captured = capsys.readouterr()
+        return code, captured.out, captured.err
+
+    return command
+
+
+def test_list_shows_what_each_plugin_brings_and_what_was_left_out(run: Run) -> None:
+    installed().problems.append(Problem(Origin("x", "x-dist", "0"), "failed to import"))
+    code, out, _ = run("list")
+    assert code == 0
+    lines = out.splitlines()
+    assert lines[0] == "datasets"
+    for part in ("conv", "a toy network", "toy-synthetic", "halve", "eager", "mean"):
+        assert part in out
+    assert [line.split()[0] for line in lines if not line.startswith(" ")] == [
+        "datasets", "architectures", "steps", "metrics", "runtimes", "studies", "problem:",
+    ]  # fmt: skip
+    assert lines[-1] == "problem: plugin x (x-dist 0): failed to import"
+
+
+def test_plan_says_what_would_be_done(run: Run) -> None:
+    Path("suite.py").write_text(SUITE)
+    code, out, _ = run("plan", "suite.py", "--json", "--store", "s")
+    document = json.loads(out)
+    assert code == 0
+    assert [cell["id"] for cell in document["cells"]] == [
+        "toy-synthetic-conv-full-seed0",
+        "toy-synthetic-conv-half-seed0",
+    ]
+    assert [(cell["parameters"], cell["macs"]) for cell in document["cells"]] == [(90, 392)] * 2
+    code, out, _ = run("plan", "suite.py", "--preset", "study", "--store", "s")
+    assert code == 0
+    assert "steps to build: 6" in out
+
+
+def test_plan_uses_the_data_it_is_pointed_at(run: Run) -> None:
+    Path("suite.py").write_text(SUITE)
+    toy.write(Path("mine/toy"))
+    _, out, _ = run("plan", "suite.py", "--json", "--data", "mine")
+    assert json.loads(out)["cells"][0]["id"] == "conv-full-seed0"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["plan", "absent.py"], "harness: there is no suite file absent.py"),
+        (["plan", "suite.py", "--preset", "quik"], "no preset is called 'quik'; did you mean 'quick'"),
+        (["plan", "suite.py", "--data", "absent"], "the option for data names absent, which is not a folder"),
+        (["data", "fetch", "toi"], "no dataset is called 'toi'; did you mean 'toy'"),
+        (["data", "fetch", "toy"], "toy cannot be downloaded by the harness: a toy"),
+        (["report", "absent.json"], "there is no file absent.json"),
+        (["history", "absent.json"], "there is no file absent.json"),
+        (["history", "."], "there is no run in .; make one"),
+        (["history", "suite.py", "--figure", "x.gif"], "a figure is a file *.svg, *.png, *.pdf, and x.gif is none"),
+        (["history", "suite.py", "--margin", "much"], "the margin 'much' is not a share"),
+        (["explain", "abc"], "there is no store at .harness; name one with --store"),
+        (["explain", "abc", "--store", "."], "no artefact has a key that begins with 'abc'"),
+        (["explain", "a", "b", "c", "--store", "."], "explain takes one key or two"),
+        (["doctor", "--margin", "1 percent"], "the margin '1 percent' is not a share of the latency"),
+        (["doctor", "--margin", "0"], "no machine resolves a margin of 0"),
+        (["doctor", "--allocator", "jemaloc"], "there is no such allocator; did you mean 'jemalloc'"),
+        (["calibrate", "--pairs", "many"], "--pairs is a whole number, and 'many' is not"),
+        (["calibrate", "--processes", "1"], "a calibration with processes=1: it takes at least 2"),
+        (
+            ["calibrate", "--planted", "1%,x"],
+            "--planted is a list of shares such as 2%,10% or 0.02",
+        ),
+        (["calibrate", "--margin", "1"], "did you mean 1%?"),
+        (["calibrate", "--allocator", "jemaloc"], "there is no such allocator; did you mean 'jemalloc'"),
+    ],
+)
+def test_an_error_of_use_is_one_line_and_exit_code_4(run: Run, arguments: Sequence[str], message: str) -> None:
+    Path("suite.py").write_text(SUITE)
+    code, out, err = run(*arguments)
+    assert (code, out) == (4, "")
+    assert err.splitlines()[-1].startswith("harness: ")
+    assert message in err
+
+
+@pytest.mark.parametrize(
+    "arguments", [["plann"], [], ["doctor", "--nonsense"], ["report"], ["history"], ["doctor", "--allocator"]]
+)
+def test_what_cannot_be_parsed_is_an_error_of_use(run: Run, arguments: Sequence[str]) -> None:
+    code, out, err = run(*arguments)
+    assert (code, out) == (4, "")
+    assert err.startswith("harness: ")
+    assert "--help says more" in err
+
+
+def write_run(name: str, *records: Any) -> None:
+    Path(name).write_text(json.dumps({"benchmarks": [{"extra_info": {"harness": record}} for record in records]}))
+
+
+def toy_record(**changes: Any) -> Any:
+    made: Any = record(figures={"parameters": 91.0}, **changes)
+    return made | {"steps": [{"step": "train(epochs=1)", "facts": {}, "seconds": 1.0}]}
+
+
+def test_report_sets_a_study_beside_what_was_measured(run: Run) -> None:
+    write_run("run.json", toy_record())
+    code, out, err = run("report", "run.json", "--study", "TOYS")
+    assert (code, err) == (0, "")
+    assert out.startswith("Study toys: published beside measured")
+    assert line(out, "conv", "whole")[2:] == ["90", "91", "1", "seed", "+1", "differs:", "+1.1%"]
+
+
+def test_a_study_is_never_of_synthetic_data(run: Run) -> None:
+    write_run("run.json", toy_record(synthetic=True))
+    code, out, _ = run("report", "run.json", "--study", "toys")
+    assert code == 0
+    assert "it is synthetic, and says nothing of a study" in out
+    assert line(out, "conv", "whole")[2:] == ["90", "not", "run"]
+
+
+def test_an_unknown_study_is_answered_with_the_nearest(run: Run) -> None:
+    write_run("run.json", toy_record())
+    code, out, err = run("report", "run.json", "--study", "toyz")
+    assert (code, out) == (4, "")
+    assert err.startswith("harness: no study is called 'toyz'; did you mean 'toys'?")
+
+
+def test_a_record_that_lacks_what_it_must_have_is_told(run: Run) -> None:
+    Path("run.json").write_text('{"benchmarks": [{"extra_info": {"harness": {"schema": 1}}}]}')
+    code, _, err = run("report", "run.json")
+    assert code == 4
+    assert "a record of run.json is damaged" in err
+
+
+def test_data_status_and_fetch(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    _, out, _ = run("data", "status")
+    assert "toy: not found in data; get it: harness data fetch toy" in out
+    monkeypatch.setattr(toy.Toy, "fetch", lambda self, folder, progress: toy.write(folder))
+    code, out, _ = run("data", "fetch", "toy")
+    assert (code, out) == (0, "toy is in data/toy\n")
+    _, out, _ = run("data", "status")
+    assert "toy: found in data/toy" in out
+
+
+def test_a_fetch_that_is_not_complete_says_so(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(toy.Toy, "fetch", lambda self, folder, progress: None)
+    code, _, err = run("data", "fetch", "toy")
+    assert code == 4
+    assert "data/toy is still not a complete toy; fetch again" in err
+
+
+def put(*documents: dict[str, Any]) -> list[str]:
+    store = Store(Path("s"), print)
+    for document in documents:
+        store.put(document, lambda file: file.write_bytes(b"x") and None, {}, 0)
+    return [key_of(document) for document in documents]
+
+
+def test_explain_shows_a_lineage_or_why_two_differ(run: Run) -> None:
+    root = {"root": {"seed": 0}}
+    one, two = ({"parent": key_of(root), "parameters": {"keep": keep}} for keep in (0.5, 0.25))
+    keys = put(root, one, two)
+    _, out, _ = run("explain", keys[1], "--store", "s")
+    assert json.loads(out) == [root, one]
+    _, out, _ = run("explain", keys[1], keys[2], "--store", "s")
+    assert out == "1.parameters.keep: 0.5 -> 0.25\n"
+    _, out, _ = run("explain", keys[1], keys[1], "--store", "s")
+    assert out == "the two keys are the same\n"
+
+
+def test_explaining_makes_no_store(run: Run) -> None:
+    code, _, _ = run("explain", "abc", "--store", "nosuch")
+    assert code == 4
+    assert not Path("nosuch").exists()
+
+
+class Machine(fakes.Workers):
+    """Timing workers that find a network as fast as itself, and a slower one ``speed`` times as slow."""
+
+    def __init__(self, *_: object) -> None:
+        super().__init__()
+
+    def __enter__(self) -> Machine:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        pass
+
+
+@pytest.mark.parametrize(("speed", "code", "verdict"), [(1.02, 0, "Good enough"), (1.0, 1, "Not good enough")])
+def test_doctor_says_by_its_exit_code_whether_the_machine_is_fit(
+    run: Run, monkeypatch: pytest.MonkeyPatch, speed: float, code: int, verdict: str
+) -> None:
+    monkeypatch.setattr("harness.doctor.doctor.Workers", Machine)
+    monkeypatch.setattr(Machine, "speed", speed)
+    found, out, err = run("doctor")
+    assert found == code
+    assert f"\n  {verdict} for a margin of 1 %" in out
+    assert "a network beside itself: 8 of 8" in err
+    found, out, _ = run("doctor", "--json", "--margin", "0.9 %", "--allocator", "system", "jemalloc")
+    document = json.loads(out)
+    assert found == code
+    assert (document["fit"], document["margin"]) == (code == 0, 0.009)
+    assert document["itself"][0]["ratio"]["ratio"] == 1.0
+
+
+def test_an_allocator_that_is_not_here_is_one_line(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("harness.measure.profile._libraries", lambda: iter(()))
+    code, out, err = run("doctor", "--allocator", "jemalloc")
+    assert (code, out, len(err.splitlines())) == (4, "", 1)
+    assert err.startswith("harness: allocator jemalloc is not on this machine")
+
+
+def test_workers_that_do_not_start_are_one_line(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("harness.doctor.probe.COMMAND", (sys.executable, "-c", "raise SystemExit(3)"))
+    code, out, err = run("doctor")
+    assert (code, out) == (4, "")
+    assert err.splitlines()[-1] == (
+        "harness: the timing worker exited with status 3 while starting; it left no message"
+    )
+
+
+@pytest.fixture
+def calibrated(monkeypatch: pytest.MonkeyPatch) -> list[tuple[calibration.Plan, Path | None]]:
+    """What ``calibrate`` was asked to do, in place of doing it."""
+    asked = []
+
+    def calibrate(plan: calibration.Plan, say: Callable[[str], None], output: Path | None = None) -> dict[str, Any]:
+        asked.append((plan, output))
+        say("timing")
+        return {"a": "document"}
+
+    monkeypatch.setattr(calibration, "calibrate", calibrate)
+    monkeypatch.setattr("harness.calibration.text.table", lambda document: f"the table of {document}")
+    return asked
+
+
+def test_calibrate_does_by_default_what_the_plan_does(
+    run: Run, calibrated: list[tuple[calibration.Plan, Path | None]]
+) -> None:
+    assert run("calibrate") == (0, "the table of {'a': 'document'}\n", "timing\n")
+    ((plan, output),) = calibrated
+    assert output is None
+    assert dataclasses.replace(plan, profile=Profile()) == calibration.Plan()
+    assert plan.profile == Profile(allocator=["system"])
+
+
+def test_calibrate_hands_on_every_option(run: Run, calibrated: list[tuple[calibration.Plan, Path | None]]) -> None:
+    run(
+        *("calibrate", "--comparisons", "7", "--planted", "3%,0.2", "--planted-comparisons", "5", "--processes", "4"),
+        *("--pairs", "20", "--margin", "2%", "--quiet-only", "--allocator", "jemalloc", "system", "--output", "o.json"),
+    )
+    expected = calibration.Plan(
+        comparisons=7,
+        planted=(0.03, 0.2),
+        planted_comparisons=5,
+        processes=4,
+        pairs=20,
+        margin=0.02,
+        busy=(False,),
+        profile=Profile(allocator=["jemalloc", "system"]),
+    )
+    assert calibrated == [(expected, Path("o.json"))]
+
+
+@pytest.mark.parametrize("command", ["doctor", "calibrate"])
+def test_an_option_says_its_default(capsys: pytest.CaptureFixture[str], command: str) -> None:
+    with pytest.raises(SystemExit):
+        main([command, "--help"])
+    text = " ".join(capsys.readouterr().out.split())
+    assert "as 1% or 0.01 (default: 1%)" in text
+    assert command != "doctor" or "0 when the machine is good enough for the margin, 1 when it is not, 4 for" in text
+
+
+STEP = (1.0, 1.001, 0.999, 1.0, 1.0, 1.1, 1.1, 1.101, 1.099)
+
+
+def test_history_prints_what_changed_and_draws_it(run: Run) -> None:
+    files = run_files.write_all(Path("runs"), [[run_files.cell(value)] for value in STEP])
+    Path("runs/notes.json").write_text("{}")
+    code, out, err = run("history", "runs", "--figure", "f.svg")
+    assert code == 0
+    assert "1.000 -> 1.100 (+10.0 %, worse)" in out
+    assert err == "harness: passed over: runs/notes.json holds no record of this harness\n"
+    assert Path("f.svg").read_text().startswith("<?xml")
+    _, out, err = run("history", *map(str, files), "--margin", "20%")
+    assert (err, "1 cell without a change (--all lists them)." in out) == ("", True)
+    assert "latency / reference" not in out
+    assert "latency / reference" in run("history", *map(str, files), "--margin", "20%", "--all")[1]
+
+
+def test_history_is_there_for_programs(run: Run) -> None:
+    run_files.write_all(Path("runs"), [[run_files.cell(value)] for value in STEP])
+    code, out, _ = run("history", "runs", "--json")
+    document = json.loads(out)
+    assert code == 0
+    (change,) = document["groups"][0]["series"][0]["changes"]
+    assert (change["last"], change["first"], change["worse"]) == (4, 5, True)
+    assert len(document["runs"]) == len(document["groups"][0]["series"][0]["points"]) == 9
+
+
+def test_a_figure_that_cannot_be_written_or_shows_nothing_is_one_line(run: Run) -> None:
+    run_files.write(Path("a.json"), [run_files.cell()])
+    code, _, err = run("history", "a.json", "--figure", "nowhere/f.svg")
+    assert (code, len(err.splitlines())) == (4, 1)
+    assert err.startswith("harness: cannot write nowhere/f.svg")
+    run_files.write(Path("b.json"), [run_files.cell(None)])
+    code, _, err = run("history", "b.json", "--figure", "f.svg")
+    assert code == 4
+    assert "there is no ratio of latencies to draw" in err
+
+
+def test_the_command_loads_no_library_before_it_needs_it() -> None:
+    code = "import sys, harness.cli.main; print(*sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert not {"torch", "scipy", "ruptures", "matplotlib"} & set(done.stdout.split())
+
+
+def test_an_interruption_is_one_line(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    def interrupt(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("harness.cli.main.status", interrupt)
+    assert main(["data", "status"]) == 130
+    assert capsys.readouterr().err == "harness: interrupted\n"

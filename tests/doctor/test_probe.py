@@ -1,0 +1,29 @@
+"""The probe: real workers time its network against a slower one, and see what was planted."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from harness.api import Profile
+from harness.doctor import probe
+from harness.measure.pool import Workers
+from harness.measure.timing import Amount
+from harness.stats.ratios import paired_ratio
+
+
+def test_a_planted_slowdown_is_as_large_as_it_says(tmp_path: Path) -> None:
+    inputs, plain, slow = tmp_path / "inputs.npy", tmp_path / "plain", tmp_path / "slow"
+    probe.write_inputs(inputs)
+    probe.write_model(plain)
+    probe.write_model(slow, slowdown=0.5)
+    with Workers(probe.COMMAND, timeout=120) as workers:
+        profile = Profile()
+        itself = workers.time_pair(profile, "probe", plain, plain, inputs, 2, Amount(60, 60), seed=0)
+        slowed = workers.time_pair(profile, "probe", plain, slow, inputs, 2, Amount(60, 60), seed=0)
+        answers = [workers.predict(profile, "probe", file, inputs, tmp_path / "out.npy") for file in (plain, slow)]
+    assert paired_ratio(itself.reference, itself.candidate).ratio == pytest.approx(1, abs=0.1)
+    assert paired_ratio(slowed.reference, slowed.candidate).ratio == pytest.approx(1.5, abs=0.2)
+    np.testing.assert_array_equal(*answers)

@@ -1,0 +1,475 @@
+"""The gate in whole runs, which play a pull request: each says what it should, and ends as it should."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import xml.etree.ElementTree as ElementTree
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar
+
+import numpy as np
+import pytest
+import toy
+from fakes import TOYS, Suite, Workers, benchmarks
+from records import record
+
+from harness import Figure, Metric, Step, hookimpl
+from harness.build.artefact import header
+from harness.cli.main import main
+from harness.errors import UsageError
+from harness.gate.judge import name_of
+from harness.measure import pool, profile
+from harness.measure.machine import Disturbance
+from harness.measure.pool import PairedSamples
+from harness.policy.baseline import Baseline
+from harness.stats.quality import macro_auroc
+
+if TYPE_CHECKING:
+    import torch
+
+    from harness import StepContext
+
+#: A compression whose parameters a pull request changes.
+SUITE = """
+toys = Matrix(
+    dataset="toy", architecture="conv", runtime="eager", {extra}
+    pruning={{"full": [train(epochs=1)], "small": [train(epochs=1), step("compress"{parameters})]{more}}},
+)
+"""
+
+
+def source(parameters: str = "", more: str = "", extra: str = "") -> str:
+    return SUITE.format(parameters=f", {parameters}" if parameters else "", more=more, extra=extra)
+
+
+@dataclasses.dataclass(frozen=True)
+class Compress(Step):
+    """Make a network slower by ``layers`` layers that do nothing, and worse by ``noise`` in its last one."""
+
+    name: ClassVar[str] = "compress"
+    layers: int = 0
+    noise: float = 0.0
+
+    def apply(self, model: torch.nn.Module, context: StepContext) -> torch.nn.Module:
+        import torch
+
+        with torch.no_grad():
+            last = model[-1].weight  # type: ignore[index]
+            last.add_(self.noise * torch.randn(last.shape, generator=torch.Generator().manual_seed(0)))
+        return torch.nn.Sequential(*model, *(torch.nn.Identity() for _ in range(self.layers)))  # type: ignore[arg-type]
+
+
+def header_size(file: Path) -> int:
+    """The bytes of a safetensors file before its tensors."""
+    return 8 + int.from_bytes(file.read_bytes()[:8], "little")
+
+
+class Auroc(Metric):
+    """AUROC and the size of the deployed file but for its header, which holds the names of layers."""
+
+    name = "auroc"
+
+    def figures(self, task: Any) -> tuple[Figure, ...]:
+        return Figure("auroc", better="higher"), Figure("file_size", unit="kB", better="lower", digits=3)
+
+    def compute(self, evidence: Any) -> dict[str, float]:
+        return {
+            "auroc": macro_auroc(evidence.scores, evidence.targets),
+            "file_size": (evidence.file.stat().st_size - header_size(evidence.file)) / 1000,
+        }
+
+    def weighted(self, task: Any) -> Any:
+        return {"auroc": macro_auroc}
+
+
+class Machine(Workers):
+    """Workers that take a tenth longer for each layer that does nothing, give or take a thousandth."""
+
+    disturbed: ClassVar[bool] = False
+
+    def time_pair(self, reference: Path, candidate: Path, processes: int, amount: Any, **rest: Any) -> PairedSamples:
+        samples = super().time_pair(reference, candidate, processes, amount, **rest)
+        ratio = self.takes(candidate) / self.takes(reference)
+        random = np.random.default_rng(round(1000 * ratio))
+        factors = ratio * np.exp(0.001 * random.standard_normal((processes, 1)))
+        if self.disturbed and self.takes(candidate) != self.takes(reference):
+            disturbance = Disturbance(10**6, 1.0, 0)
+            samples = dataclasses.replace(samples, disturbances=(disturbance,) * processes)
+        return dataclasses.replace(samples, candidate=np.rint(samples.reference * factors).astype(int))
+
+    def takes(self, file: Path) -> float:
+        return 1 + 0.1 * json.dumps(header(file)).count("Identity")
+
+
+@pytest.fixture
+def pull(suite: Suite, monkeypatch: pytest.MonkeyPatch) -> Any:
+    """Runs the suite with a change against the run before it; what the base run wrote is base.json."""
+    monkeypatch.setattr(pool, "Workers", Machine)
+    monkeypatch.setattr(Machine, "disturbed", False)
+    monkeypatch.setattr(toy, "SIZES", toy.SIZES | {"test": 400})
+
+    @hookimpl
+    def harness_steps(register: Any) -> None:
+        register(Compress)
+
+    @hookimpl
+    def harness_metrics(register: Any) -> None:
+        register(Auroc())
+
+    monkeypatch.setattr(toy, "harness_steps", harness_steps)
+    monkeypatch.setattr(toy, "harness_metrics", harness_metrics)
+
+    def run(changed: str, *options: str, base: str | None = None) -> tuple[int, str]:
+        assert suite(base or source(), "--benchmark-json=base.json").ret == 0
+        result = suite(changed, "--benchmark-json=new.json", "--harness-against=base.json", *options)
+        return int(result.ret), "\n".join([*result.outlines, *result.errlines])
+
+    return run
+
+
+SMALL = "toys[toy-synthetic-conv-small-seed0]"
+
+
+def test_unchanged_code_passes(pull: Any) -> None:
+    code, text = pull(source())
+    assert code == 0
+    assert "2 cells compared, 2 fine" in text
+    assert "The gate is open." in text
+    against = benchmarks("new.json")[SMALL]["extra_info"]["harness"]["against"]
+    assert (against["same"], against["timing"], against["reason"]) == (True, None, "the same file")
+
+
+def test_a_compressor_that_became_slower_fails(pull: Any) -> None:
+    code, text = pull(source("layers=1"), "--harness-summary=out/gate.md", "--harness-junit=out/gate.xml")
+    assert code == 10
+    assert "harness: 1 cell is slower than its model of the earlier run" in text
+    for part in (
+        f"REGRESSED suite.py::{SMALL}",
+        "allowed 1 %: timed in pairs with the earlier model, 2 processes, confirmed by fresh ones",
+        "changed: compress: parameters.layers: 0 -> 1",
+        f"again: pytest 'suite.py::{SMALL}' --harness-preset=smoke --harness-against=base.json\n",
+        "The gate is closed: regressed (exit code 10).",
+    ):
+        assert part in text
+    assert "x 1.10" in text
+    record = benchmarks("new.json")[SMALL]["extra_info"]["harness"]
+    assert record["against"]["timing"]["verdict"]["kind"] == "slower"
+    markdown = Path("out/gate.md").read_text()
+    assert markdown.startswith("### Compression gate: closed")
+    assert f"<code>suite.py::{SMALL}</code> | latency" in markdown
+    root = ElementTree.parse("out/gate.xml").getroot()
+    assert [(case.get("name"), [child.tag for child in case]) for case in root.iter("testcase")] == [
+        ("suite.py::toys[toy-synthetic-conv-full-seed0]", []),
+        (f"suite.py::{SMALL}", ["failure"]),
+    ]
+    assert root.find("testsuite").attrib["failures"] == "1"  # type: ignore[union-attr]
+
+
+def test_a_faster_one_passes_and_is_told(pull: Any) -> None:
+    code, text = pull(source("layers=0"), "--harness-summary=gate.md", base=source("layers=1"))
+    assert (code, "2 fine" in text) == (0, True)
+    assert "Better (1)" in Path("gate.md").read_text()
+
+
+def test_a_wider_margin_lets_it_pass(pull: Any) -> None:
+    assert pull(source("layers=1"), "--harness-gate=latency=20%")[0] == 0
+
+
+@pytest.mark.parametrize(
+    ("extra", "project", "option", "code"),
+    [
+        ('gate={"latency": "20%"},', "", "", 0),
+        ('gate={"latency": "20%"},', "", "latency=2%", 10),
+        ("", 'latency = "20%"', "", 0),
+        ('gate={"latency": "2%"},', 'latency = "20%"', "", 10),
+        ("", 'latency = "off"', "", 0),
+        ("", 'fail_on = ["lost"]', "", 0),
+        ("", 'fail_on = ["lost"]', "fail_on=regressed", 10),
+    ],
+)
+def test_the_nearer_rule_counts(
+    pull: Any, pytester: pytest.Pytester, extra: str, project: str, option: str, code: int
+) -> None:
+    (pytester.path / "pyproject.toml").write_text(f"[tool.harness.gate]\n{project}\n")
+    options = [f"--harness-gate={option}"] if option else []
+    assert pull(source("layers=1", extra=extra), *options, base=source(extra=extra))[0] == code
+
+
+def test_a_project_s_rule_for_a_figure_that_no_cell_has_is_told(pull: Any, pytester: pytest.Pytester) -> None:
+    (pytester.path / "pyproject.toml").write_text("[tool.harness.gate]\naurocc = 0.1\nlatency = '2%'\n")
+    code, text = pull(source())
+    assert code == 0
+    assert "[tool.harness.gate] has a rule for 'aurocc', which no cell of this run has" in text
+    assert "'latency', which" not in text
+
+
+def test_a_bigger_file_fails(pull: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    deploy = toy.Eager.deploy
+
+    def padded(self: Any, artefact: Path, folder: Path) -> Path:
+        file = deploy(self, artefact, folder)
+        if Path("base.json").exists():
+            tensors = file.stat().st_size - header_size(file)
+            file.write_bytes(file.read_bytes() + b"\0" * (tensors // 20))
+        return file
+
+    monkeypatch.setattr(toy.Eager, "deploy", padded)
+    monkeypatch.setattr(toy.Eager, "load", lambda self, file: lambda inputs: inputs[:, :, 0].sigmoid())
+    monkeypatch.setattr(Machine, "takes", lambda self, file: 1.0)
+    code, text = pull(source())
+    assert code == 10
+    assert "file_size" in text
+    assert "x 1.05" in text
+    assert "allowed 1 %: exact" in text
+    assert "changed: the deployed file: other bytes, though nothing that the key knows differs" in text
+
+
+def test_lost_quality_fails(pull: Any) -> None:
+    code, text = pull(source("noise=2.0"))
+    assert code == 10
+    (line,) = [line for line in text.splitlines() if line.startswith("  auroc")]
+    assert "on the same test examples, bootstrap over 200 patients" in line
+    assert "allowed 0.005" in line
+
+
+def test_a_lost_cell_fails_always(pull: Any) -> None:
+    more = ', "half": [train(epochs=1), step("compress", noise=0.1)]'
+    code, text = pull(source(), "--harness-junit=gate.xml", base=source(more=more))
+    assert code == 14
+    assert "LOST suite.py::toys[toy-synthetic-conv-half-seed0]" in text
+    assert "the suite declares it no more" in text
+    failures = ElementTree.parse("gate.xml").getroot().findall(".//failure")
+    assert [failure.get("message") for failure in failures] == ["lost"]
+
+
+def test_a_cell_that_is_skipped_now_is_lost(pull: Any) -> None:
+    code, text = pull(source(extra='skip=[Skip("too dear", pruning="small")],'))
+    assert code == 14
+    assert "skipped: too dear" in text
+
+
+@pytest.mark.parametrize("mark", ["skip", "xfail"])
+def test_a_cell_that_pytest_itself_left_out_is_lost(pull: Any, pytester: pytest.Pytester, mark: str) -> None:
+    """A marker or a plugin of the suite's project, of which the harness is told nothing."""
+    change = """
+        import pytest
+        from pathlib import Path
+
+        def pytest_collection_modifyitems(items):
+            for item in items:
+                if "small" in item.name and Path("base.json").exists():
+                    item.add_marker(pytest.mark.MARK)
+    """
+    pytester.makeconftest(change.replace("MARK", "skip" if mark == "skip" else "xfail(run=False)"))
+    code, text = pull(source())
+    assert code == 14
+    assert f"LOST suite.py::{SMALL}" in text
+    assert "selected, and not measured" in text
+
+
+@pytest.mark.parametrize("change", ["del toys", "renamed = toys; del toys"])
+def test_the_cells_of_a_suite_that_declares_none_any_more_are_lost(pull: Any, suite: Suite, change: str) -> None:
+    Path("other.py").write_text("from harness import *\n" + source())
+    more = "\ndef test_something(): pass\n"
+    assert suite(source() + more, "other.py", "--benchmark-json=base.json").ret == 0
+    result = suite(source() + change + more, "other.py", "--harness-against=base.json")
+    assert result.ret == 14
+    assert f"LOST suite.py::{SMALL}" in "\n".join(result.outlines)
+
+
+@pytest.mark.parametrize("options", [["-k", "something"], ["--benchmark-skip"]])
+def test_a_comparison_without_cells_is_an_error_of_use(pull: Any, suite: Suite, options: list[str]) -> None:
+    text = source() + "\ndef test_something(): pass\n"
+    assert suite(text, "--benchmark-json=base.json").ret == 0
+    result = suite(text, "--harness-against=base.json", *options)
+    assert result.ret == pytest.ExitCode.USAGE_ERROR
+    assert "no cell is selected, so nothing would be compared" in "\n".join(result.errlines)
+
+
+def test_a_verdict_is_printed_though_its_file_cannot_be_written(pull: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    write = Path.write_text
+
+    def full(self: Path, *args: Any, **kwargs: Any) -> int:
+        if self.name == "gate.md":
+            raise OSError(28, "No space left on device")
+        return write(self, *args, **kwargs)
+
+    monkeypatch.setattr(Path, "write_text", full)
+    code, text = pull(source("layers=1"), "--harness-summary=gate.md")
+    assert code == 1
+    assert "gate.md cannot be written" in text
+    assert f"REGRESSED suite.py::{SMALL}" in text
+
+
+def test_a_new_cell_passes(pull: Any) -> None:
+    code, text = pull(source(more=', "half": [train(epochs=1), step("compress", layers=9)]'))
+    assert code == 0
+    assert "1 new, not judged" in text
+
+
+def test_cells_that_are_not_selected_are_not_lost(pull: Any) -> None:
+    code, text = pull(source(), "-k", "full")
+    assert code == 0
+    assert "1 cell compared, 1 fine, 1 not selected" in text
+
+
+@pytest.mark.parametrize(("rules", "code"), [("", 0), ("fail_on=contaminated", 12)])
+def test_a_machine_that_was_busy_fails_nothing_unless_that_is_asked_for(
+    pull: Any, monkeypatch: pytest.MonkeyPatch, rules: str, code: int
+) -> None:
+    monkeypatch.setattr(Machine, "disturbed", True)
+    options = [f"--harness-gate={rules}"] if rules else []
+    found, text = pull(source("layers=1"), *options)
+    assert found == code
+    assert f"{SMALL}: contaminated: latency" in text
+    assert "the system took the CPU away" in text
+
+
+def test_an_earlier_model_that_is_gone_leaves_the_ratios_of_both_runs(pull: Any) -> None:
+    code, text = pull(source("layers=1"), "--harness-store=other")
+    assert code == 10
+    assert "at 3 % (its artefact" in text
+    assert "is not in the store" in text
+
+
+def test_another_file_under_the_earlier_key_is_not_the_earlier_model(pull: Any, suite: Suite) -> None:
+    """As when a key's model was lost and trained anew: it is no worse or better by the last digit for certain."""
+    assert suite(source(), "--benchmark-json=base.json").ret == 0
+    document = json.loads(Path("base.json").read_text())
+    for entry in document["benchmarks"]:
+        found = entry["extra_info"]["harness"]
+        found["artefact"]["sha256"] = found["reference_artefact"]["sha256"] = "0" * 64
+        found["figures"]["auroc"]["value"] += 0.008
+    Path("base.json").write_text(json.dumps(document))
+    result = suite(source(), "--benchmark-json=new.json", "--harness-against=base.json")
+    text = "\n".join(result.outlines)
+    assert result.ret == 0, text
+    assert "inconclusive: auroc" in text
+    against = benchmarks("new.json")[SMALL]["extra_info"]["harness"]["against"]
+    assert (against["same"], against["differences"]) == (False, {})
+    assert against["reason"] == "under its key there is another file than the earlier run had"
+
+
+def test_a_run_of_another_machine_is_never_compared_by_its_clock(pull: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    from harness.measure import machine
+
+    facts = machine.facts
+
+    def other() -> Any:
+        return facts() | {"cpu": "another CPU" if Path("base.json").exists() else "a CPU"}
+
+    monkeypatch.setattr(machine, "facts", other)
+    code, text = pull(source("layers=1"), "--harness-store=other", "--harness-gate=fail_on=regressed+lost+inconclusive")
+    assert code == 11
+    assert "the earlier run is of another machine, and the earlier model was not timed again" in text
+    assert "changed around the models: machine a CPU" in text
+
+
+def test_a_run_of_another_machine_whose_models_are_there_is_timed_again(
+    pull: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from harness.measure import machine
+
+    facts = machine.facts
+    other = lambda: facts() | {"cpu": "another CPU" if Path("base.json").exists() else "a CPU"}  # noqa: E731
+    monkeypatch.setattr(machine, "facts", other)
+    assert pull(source("layers=1"))[0] == 10
+
+
+def test_an_allocator_that_vanished_is_a_failed_cell(pull: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    def find(stems: Any) -> Path | None:
+        return None if Path("base.json").exists() else Path("libjemalloc.so.2")
+
+    monkeypatch.setattr(profile, "_find_library", find)
+    suite = source(extra='profile=Profile(allocator="jemalloc"),')
+    code, text = pull(suite, base=suite)
+    assert code == 1
+    assert "allocator jemalloc is not on this machine" in text
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--harness-against=absent.json"], "there is no file absent.json"),
+        (["--harness-against=suite.py"], "suite.py cannot be read as a benchmark JSON"),
+        (["--harness-gate=latency=1%"], "--harness-gate says something of a comparison: name a run"),
+        (["--harness-summary=x.md"], "--harness-summary says something of a comparison"),
+        (["--harness-against=a.json", "--harness-gate=latency=fast"], "gate: latency = 'fast' is no tolerance"),
+        (["--harness-against=a.json", "--harness-gate=latency"], "'latency' is no rule; write FIGURE=TOLERANCE"),
+        (["--harness-against=a.json", "--harness-gate=fail_on=slow"], "no outcome is called 'slow'"),
+    ],
+)
+def test_errors_of_use(suite: Suite, options: list[str], message: str) -> None:
+    result = suite(TOYS, *options)
+    assert result.ret == pytest.ExitCode.USAGE_ERROR
+    assert message in "\n".join([*result.outlines, *result.errlines])
+
+
+def test_a_rule_for_a_figure_that_no_metric_gives_is_an_error_of_use(pull: Any) -> None:
+    code, text = pull(source(), "--harness-gate=aurocc=0.01")
+    assert code == pytest.ExitCode.USAGE_ERROR
+    assert "gate: no cell has a figure 'aurocc'; did you mean 'auroc'" in text
+
+
+@pytest.mark.parametrize("where", ["elsewhere/suite.py", "suite.py"])
+def test_a_suite_is_known_again_from_another_root(pull: Any, suite: Suite, where: str) -> None:
+    assert suite(source(), "--benchmark-json=base.json").ret == 0
+    text = Path("base.json").read_text()
+    Path("base.json").write_text(text.replace('"suite": "suite.py"', f'"suite": "{where}"'))
+    result = suite(source("layers=1"), "--harness-against=base.json")
+    assert result.ret == 10
+    assert main(["compare", "base.json", "base.json"]) == 0
+
+
+def test_two_suites_with_one_name_are_not_taken_for_each_other() -> None:
+    def of(*suites: str) -> Baseline:
+        records = [{**record(), "suite": suite} for suite in suites]
+        return Baseline(Path("base.json"), {name_of(entry): entry for entry in records}, {})  # type: ignore[arg-type]
+
+    def aligned(baseline: Baseline, *suites: str) -> list[str]:
+        return sorted(entry["suite"] for entry in baseline.aligned(suites).records.values())
+
+    assert aligned(of("a.py", "x/a.py"), "a.py") == ["a.py", "x/a.py"]
+    assert aligned(of("x/a.py"), "a.py", "x/a.py") == ["x/a.py"]
+    assert aligned(of("x/a.py"), "a.py") == ["a.py"]
+    assert aligned(of("a.py", "b.py"), "root/a.py", "root/b.py") == ["root/a.py", "root/b.py"]
+    with pytest.raises(UsageError, match="of other suites"):
+        of("x/a.py", "y/a.py").aligned(["a.py"])
+
+
+def test_a_run_of_another_suite_is_an_error_of_use(pull: Any, suite: Suite) -> None:
+    assert suite(source(), "--benchmark-json=base.json").ret == 0
+    text = Path("base.json").read_text()
+    Path("base.json").write_text(text.replace('"suite": "suite.py"', '"suite": "mysuite.py"'))
+    result = suite(source(), "--harness-against=base.json")
+    assert result.ret == pytest.ExitCode.USAGE_ERROR
+    assert "base.json is of other suites (mysuite.py) than this run (suite.py)" in "\n".join(result.errlines)
+
+
+def test_a_run_of_another_preset_is_an_error_of_use(pull: Any, suite: Suite) -> None:
+    assert suite(source(), "--benchmark-json=base.json").ret == 0
+    result = suite(source(), "--harness-against=base.json", "--harness-preset=quick")
+    assert result.ret == pytest.ExitCode.USAGE_ERROR
+    assert "base.json was run at preset smoke, which cannot be compared with quick" in "\n".join(result.errlines)
+
+
+@pytest.mark.parametrize(("changed", "code"), [("layers=0", 0), ("layers=1", 10)])
+def test_the_records_alone_give_the_same_verdict(
+    pull: Any, capsys: pytest.CaptureFixture[str], changed: str, code: int
+) -> None:
+    assert pull(source(changed))[0] == code
+    capsys.readouterr()
+    assert main(["compare", "base.json", "new.json", "--summary=gate.md", "--junit=gate.xml"]) == code
+    text = capsys.readouterr().out
+    assert ("REGRESSED" in text) == bool(code)
+    assert Path("gate.md").read_text().startswith("### Compression gate")
+    assert ElementTree.parse("gate.xml").getroot().tag == "testsuites"
+
+
+def test_a_rule_that_judges_nothing_of_two_records_is_an_error_of_use(
+    pull: Any, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert pull(source())[0] == 0
+    assert main(["compare", "base.json", "new.json", "--gate=aurocc=0.01"]) == 4
+    assert "no cell has a figure 'aurocc'; did you mean 'auroc'" in capsys.readouterr().err

@@ -1,0 +1,380 @@
+"""The gate's judgement of two records: which figure, by what interval, within what tolerance."""
+
+from __future__ import annotations
+
+import copy
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from records import record
+
+from harness.gate.findings import Finding
+from harness.gate.judge import EXIT_CODES, compare, judge, name_of
+from harness.gate.latency import BETWEEN_RUNS
+from harness.policy.rules import policy
+
+MACHINE = {"cpu": "A CPU", "cpus": 2, "memory_bytes": 8 * 10**9}
+INT8 = {"precision": "int8"}
+
+
+def cell(old: bool = False, **changes: Any) -> Any:
+    """A record of an int8 cell on a known machine, with per-process ratios to its reference."""
+    made: Any = record(**(INT8 | changes))
+    made |= {
+        "artefact": {"key": "k1", "sha256": "s1"},
+        "reference_artefact": {"key": "k0", "sha256": "s0"},
+        "versions": {"torch": "2.13.0"},
+        "machine": dict(MACHINE),
+        "steps": [{"step": "train()"}],
+    }
+    better = {"auroc": "higher", "parameters": "lower", "file_size": "lower", "memory": "lower"}
+    for name, figure in made["figures"].items():
+        figure["better"] = better.get(name)
+    for difference in made["differences"].values():
+        difference |= {"level": 0.95, "method": "bootstrap"}
+    made["timing"] |= {"per_process": [0.50, 0.501, 0.499, 0.5]}
+    return made
+
+
+def again(new: Any, ratio: tuple[float, float, float], kind: str, **rest: Any) -> Any:
+    """The earlier model was timed beside the new one."""
+    new["artefact"] = {"key": "k2", "sha256": "s2"}
+    timing = copy.deepcopy(new["timing"])
+    timing["ratio"] = dict(zip(("value", "low", "high"), ratio, strict=True))
+    timing["verdict"] = {"kind": kind, "reason": f"because {kind}", "margin": 0.01}
+    new["against"] = {
+        "artefact": {"key": "k1", "sha256": "s1"},
+        "sha256": "s1",
+        "same": False,
+        "timing": timing,
+        "latency": 110.0,
+        "reason": "",
+        "figures": {"latency": {"value": 100.0}},
+        "differences": {},
+    } | rest
+    return new
+
+
+def finding(figure: str, old: Any, new: Any, **rules: str) -> Finding:
+    off = {name: "off" for name in ("latency", "file_size", "parameters", "memory", "auroc") if name not in rules}
+    (found,) = compare("cell", old, new, policy(off, rules)).findings
+    return found
+
+
+# ------------------------------------------------------------------------------------------------------ exact figures
+
+
+@pytest.mark.parametrize(
+    ("now", "tolerance", "kind"),
+    [
+        (1000, "0%", "fine"),
+        (1001, "0%", "regressed"),
+        (999, "0%", "improved"),
+        (1050, "5%", "fine"),
+        (1051, "5%", "regressed"),
+        (949, "5%", "improved"),
+        (1050, "50", "fine"),
+        (1051, "50", "regressed"),
+    ],
+)
+def test_a_size_is_exact(now: float, tolerance: str, kind: str) -> None:
+    old, new = cell(figures={"file_size": 1000.0}), cell(figures={"file_size": now})
+    found = finding("file_size", old, new, file_size=tolerance)
+    assert (found.kind, found.how, found.old, found.new) == (kind, "exact", 1000, now)
+
+
+def test_the_change_is_shown_as_the_tolerance_is_written() -> None:
+    old, new = cell(figures={"file_size": 1000.0}), cell(figures={"file_size": 1100.0})
+    share = finding("file_size", old, new, file_size="1%").change
+    amount = finding("file_size", old, new, file_size="1").change
+    assert share is not None
+    assert amount is not None
+    assert (share.value, share.low, amount.value) == (pytest.approx(1.1), None, pytest.approx(100))
+
+
+@pytest.mark.parametrize("value", [None, float("nan"), "absent"])
+def test_a_figure_that_only_the_new_run_has_is_not_judged_and_a_vanished_one_is_told(value: Any) -> None:
+    """Quality that became undefined must not pass as fine."""
+    full, without = cell(figures={"auroc": 0.93}), cell(figures={"auroc": 0.93})
+    if value == "absent":
+        del without["figures"]["auroc"]
+    else:
+        without["figures"]["auroc"]["value"] = value
+    rules = policy({"latency": "off"})
+    assert not compare("cell", without, full, rules).outcomes
+    judged = {entry.figure: entry for entry in compare("cell", full, without, rules).findings}
+    assert (judged["auroc"].kind, judged["auroc"].old, judged["auroc"].new) == ("inconclusive", 0.93, None)
+    assert judged["auroc"].reason == "this run has no auroc, and the earlier one had"
+    kept = policy({"latency": "off", "auroc": "99% of reference"})
+    assert compare("cell", full, without, kept).outcomes == {"inconclusive"}
+
+
+def test_a_run_that_timed_nothing_does_not_pass_as_fine() -> None:
+    new = cell()
+    new["timing"] = None
+    found = finding("latency", cell(), new, latency="1%")
+    assert (found.kind, found.reason) == ("inconclusive", "this run timed nothing, and the earlier one did")
+
+
+def test_memory_of_another_machine_is_compared_only_where_both_models_ran_here() -> None:
+    old, new = cell(figures={"memory": 100.0}), cell(figures={"memory": 150.0})
+    assert finding("memory", old, new, memory="10%").kind == "regressed"
+    old["machine"]["cpu"] = "another"
+    rules = policy(dict.fromkeys(("latency", "file_size", "parameters", "auroc"), "off"))
+    assert compare("cell", old, new, rules).findings == ()
+    again(new, (1, 1, 1), "same", figures={"memory": {"value": 149.0}})
+    assert finding("memory", old, new, memory="10%").kind == "fine"
+
+
+# ------------------------------------------------------------------------------------------------------------ quality
+
+
+@pytest.mark.parametrize(
+    ("interval", "kind"),
+    [
+        ((-0.02, -0.03, -0.01), "regressed"),
+        ((-0.004, -0.0049, -0.003), "fine"),
+        ((-0.004, -0.006, -0.002), "inconclusive"),
+        ((-0.006, -0.01, -0.002), "inconclusive"),
+        ((0.01, 0.006, 0.02), "improved"),
+        ((0.01, -0.004, 0.02), "fine"),
+    ],
+)
+def test_quality_is_judged_by_its_paired_interval(interval: tuple[float, float, float], kind: str) -> None:
+    old, new = cell(figures={"auroc": 0.93}), cell(figures={"auroc": 0.93 + interval[0]})
+    paired = dict(zip(("value", "low", "high"), interval, strict=True)) | {"method": "bootstrap over 9 patients"}
+    again(new, (1, 1, 1), "same", differences={"auroc": paired})
+    found = finding("auroc", old, new, auroc="0.005")
+    assert (found.kind, "bootstrap over 9 patients" in found.how) == (kind, True)
+
+
+def test_what_the_earlier_model_itself_lost_since_counts() -> None:
+    """A new version of what runs the models costs both of them 0.02: their difference is nil, the loss is not."""
+    old, new = cell(figures={"auroc": 0.93}), cell(figures={"auroc": 0.91})
+    paired = {"value": 0.0, "low": -0.001, "high": 0.001, "method": "bootstrap"}
+    again(new, (1, 1, 1), "same", differences={"auroc": paired})
+    found = finding("auroc", old, new, auroc="0.005")
+    assert found.kind == "regressed"
+    assert found.change is not None
+    assert found.change.low == pytest.approx(-0.021)
+    new["against"]["sha256"] = "another file of the same model"
+    assert finding("auroc", old, new, auroc="0.005").kind == "fine", "today's file has no figure of then"
+
+
+@pytest.mark.parametrize(("low", "high", "kind"), [(-0.001, 0.001, "regressed"), (-0.03, 0.03, "inconclusive")])
+def test_without_the_earlier_model_the_records_intervals_serve(low: float, high: float, kind: str) -> None:
+    old = cell(figures={"auroc": 0.93}, difference=(0.0, low, high))
+    new = cell(figures={"auroc": 0.91}, difference=(-0.02, -0.02 + low, -0.02 + high))
+    new["artefact"]["sha256"] = "other"
+    found = finding("auroc", old, new, auroc="0.005")
+    assert (found.kind, found.how) == (kind, "from the records: each run's difference to the same reference")
+    assert found.change is not None
+    assert found.change.high is not None
+    assert found.change.high - found.change.value == pytest.approx(np.hypot(high, high))
+
+
+def test_the_same_file_has_exact_quality() -> None:
+    old, new = cell(figures={"auroc": 0.93}), cell(figures={"auroc": 0.92})
+    found = finding("auroc", old, new, auroc="0.005")
+    assert (found.kind, found.how) == ("regressed", "the same model, evaluated in each run")
+
+
+@pytest.mark.parametrize(
+    ("difference", "kind"),
+    [((-0.02, -0.03, -0.015), "regressed"), ((-0.005, -0.008, -0.002), "fine"), ((-0.008, -0.02, 0), "inconclusive")],
+)
+def test_a_share_of_the_float_network_s_quality(difference: tuple[float, float, float], kind: str) -> None:
+    new = cell(figures={"auroc": 0.93 + difference[0]}, difference=difference)
+    found = finding("auroc", cell(figures={"auroc": 0.5}), new, auroc="99% of reference")
+    assert (found.kind, found.old, "reference's 0.9300" in found.how) == (kind, 0.5, True)
+
+
+def test_the_reference_itself_must_keep_the_share_of_what_it_was() -> None:
+    old, new = (cell(precision="float32", figures={"auroc": value}) for value in (0.93, 0.5))
+    new["artefact"]["sha256"] = new["reference_artefact"]["sha256"] = "other"
+    for entry in (old, new):
+        entry["figures"]["auroc"]["interval"] = {"low": 0.0, "high": 0.02}
+    found = finding("auroc", old, new, auroc="99% of reference")
+    assert (found.kind, str(found.tolerance)) == ("regressed", "1 %")
+
+
+def test_worse_quality_without_an_interval_may_be_chance() -> None:
+    """As in a retrained model beside a record that is older than intervals."""
+    old, new = cell(figures={"auroc": 0.93}), cell(figures={"auroc": 0.90})
+    new["artefact"]["sha256"] = new["reference_artefact"]["sha256"] = "other"
+    assert finding("auroc", old, new, auroc="0.005").kind == "inconclusive"
+    new["differences"]["auroc"] |= {"value": -0.03, "low": None, "high": None}
+    assert finding("auroc", old, new, auroc="99% of reference").kind == "inconclusive"
+    paired = {"value": -0.03, "low": None, "high": None, "method": "too few patients"}
+    again(new, (1, 1, 1), "same", differences={"auroc": paired})
+    assert finding("auroc", old, new, auroc="0.005").kind == "inconclusive"
+
+
+def test_other_test_examples_are_no_loss_of_quality() -> None:
+    old, new = cell(figures={"auroc": 0.93}), cell(figures={"auroc": 0.90})
+    new["test_examples"] = 30
+    assert finding("auroc", old, new, auroc="0.005").kind == "inconclusive"
+    again(new, (1, 1, 1), "same", differences={"auroc": {"value": 0.0, "low": 0.0, "high": 0.0, "method": ""}})
+    assert finding("auroc", old, new, auroc="0.005").kind == "fine"
+    again(new, (1, 1, 1), "same", differences={"auroc": {"value": -0.03, "low": -0.04, "high": -0.02, "method": ""}})
+    assert finding("auroc", old, new, auroc="0.005").kind == "regressed"
+
+
+# ------------------------------------------------------------------------------------------------------------ latency
+
+
+@pytest.mark.parametrize(
+    ("verdict", "kind"),
+    [
+        ("slower", "regressed"),
+        ("faster", "improved"),
+        ("same", "fine"),
+        ("inconclusive", "inconclusive"),
+        ("contaminated", "contaminated"),
+    ],
+)
+def test_the_verdict_of_the_pairs_counts(verdict: str, kind: str) -> None:
+    found = finding("latency", cell(), again(cell(), (1.1, 1.09, 1.11), verdict), latency="1%")
+    assert (found.kind, found.reason, found.old, found.new) == (kind, f"because {verdict}", 100, 110)
+    assert found.change is not None
+    assert (found.change.value, found.change.low, found.change.high) == (1.1, 1.09, 1.11)
+    assert "timed in pairs with the earlier model, 4 processes" in found.how
+
+
+@pytest.mark.parametrize(
+    ("factor", "kind"), [(1.0, "fine"), (1.02, "fine"), (1.1, "regressed"), (0.9, "improved"), (1.03, "inconclusive")]
+)
+def test_without_pairs_both_runs_ratios_to_the_reference_serve(factor: float, kind: str) -> None:
+    old, new = cell(), cell()
+    new["timing"]["per_process"] = [factor * ratio for ratio in old["timing"]["per_process"]]
+    same = finding("latency", old, new, latency="1%")
+    unchanged = {"inconclusive": "fine", "regressed": "inconclusive"}
+    assert same.kind == unchanged.get(kind, kind), "of the same file only what is shown counts"
+    if kind == "regressed":
+        updated = copy.deepcopy(new) | {"versions": {"torch": "2.14.0"}}
+        assert finding("latency", old, updated, latency="1%").kind == "regressed", "a library may have made it slower"
+    new["artefact"]["sha256"] = "s2"
+    found = finding("latency", old, new, latency="1%")
+    assert (found.kind, found.unit) == (kind, "of the reference")
+    assert found.how == f"each run's ratio to its reference, at {100 * BETWEEN_RUNS:g} %"
+    assert found.change is not None
+    assert found.change.value == pytest.approx(factor)
+
+
+def test_a_margin_wider_than_that_between_runs_counts() -> None:
+    old, new = cell(), cell()
+    new["timing"]["per_process"] = [1.1 * ratio for ratio in old["timing"]["per_process"]]
+    assert finding("latency", old, new, latency="20%").kind == "fine"
+
+
+@pytest.mark.parametrize("which", ["old", "new"])
+def test_a_contaminated_run_says_nothing(which: str) -> None:
+    records = {"old": cell(), "new": cell()}
+    records[which]["timing"]["verdict"] = {"kind": "contaminated", "reason": "busy"}
+    records["new"]["timing"]["per_process"] = [9.0] * 4
+    same = finding("latency", records["old"], records["new"], latency="1%")
+    assert (same.kind, same.change, same.how) == ("fine", None, "the same file")
+    records["new"]["artefact"]["sha256"] = "s2"
+    found = finding("latency", records["old"], records["new"], latency="1%")
+    assert (found.kind, found.change) == ("contaminated", None)
+
+
+@pytest.mark.parametrize(
+    ("change", "reason"),
+    [
+        (lambda old: old["machine"].update(cpu="another"), "the earlier run is of another machine"),
+        (lambda old: old.pop("machine"), "the earlier run is of another machine"),
+        (lambda old: old["reference_artefact"].update(sha256="other"), "its reference changed too"),
+        (lambda old: old["timing"].pop("per_process"), "the earlier run's ratio has no interval"),
+        (lambda old: old["timing"].update(per_process=[float("nan"), 1.0]), "the earlier run has ratios that no clock"),
+        (lambda old: old["timing"]["environment"][0].update(allocator="system"), "timed in another environment"),
+    ],
+)
+@pytest.mark.parametrize("same", [True, False])
+def test_ratios_that_cannot_be_compared_are_not(change: Any, reason: str, same: bool) -> None:
+    old, new = cell(), cell()
+    new["timing"]["per_process"] = [9.0] * 4
+    if not same:
+        new["artefact"]["sha256"] = "s2"
+    change(old)
+    found = finding("latency", old, new, latency="1%")
+    assert (found.kind, found.change, found.old) == ("fine" if same else "inconclusive", None, None)
+    assert reason in found.reason
+
+
+def test_a_reference_has_no_ratio() -> None:
+    old, new = cell(precision="float32"), cell(precision="float32")
+    new["artefact"]["sha256"] = "s2"
+    found = finding("latency", old, new, latency="1%")
+    assert (found.kind, "this cell is its own reference" in found.reason) == ("inconclusive", True)
+
+
+def test_what_was_measured_of_yet_another_run_is_not_used() -> None:
+    new = again(cell(), (2, 1.9, 2.1), "slower")
+    new["against"]["artefact"]["key"] = "of another run"
+    assert finding("latency", cell(), new, latency="1%").kind == "fine"
+
+
+# --------------------------------------------------------------------------------------------------------------- runs
+
+
+def runs(**kinds: str) -> Any:
+    """An old and a new run whose cells have these verdicts on their latency."""
+    old = {name: cell() for name in kinds}
+    new = {name: again(cell(), (1, 1, 1), kind) for name, kind in kinds.items() if kind != "lost"}
+    return old, new, {name: "gone" for name, kind in kinds.items() if kind == "lost"}
+
+
+@pytest.mark.parametrize(
+    ("kinds", "fail_on", "code"),
+    [
+        (["same"], "regressed+lost+contaminated+inconclusive", 0),
+        (["slower", "lost", "contaminated", "inconclusive"], "regressed+lost", 10),
+        (["same", "lost", "contaminated", "inconclusive"], "regressed+lost", 14),
+        (["same", "contaminated", "inconclusive"], "regressed+lost", 0),
+        (["same", "contaminated", "inconclusive"], "contaminated+inconclusive", 12),
+        (["same", "inconclusive"], "contaminated+inconclusive", 11),
+        (["slower"], "lost", 0),
+    ],
+)
+def test_the_gravest_outcome_that_may_fail_gives_the_exit_code(kinds: list[str], fail_on: str, code: int) -> None:
+    old, new, lost = runs(**{f"cell{index}": kind for index, kind in enumerate(kinds)})
+    found = judge(old, new, lost, lambda entry: policy({"fail_on": fail_on}))
+    assert found.exit_code == code
+
+
+def test_a_new_cell_is_not_judged() -> None:
+    _, new, _ = runs(a="slower")
+    found = judge({}, new, {}, lambda entry: policy())
+    assert (found.exit_code, [entry.old for entry in found.comparisons]) == (0, [None])
+
+
+def test_exit_codes_are_distinct() -> None:
+    assert len({0, 1, 2, 4, 5, 13, *EXIT_CODES.values()}) == 6 + len(EXIT_CODES)
+
+
+def test_a_record_s_name_is_its_item_s() -> None:
+    assert name_of(record()) == "suites/toy.py::m[conv-plain-full-float32-0]"
+
+
+ORDER = ["improved", "fine", "inconclusive", "regressed"]
+
+
+@given(st.floats(-0.2, 0.2), st.floats(0, 0.05), st.floats(0, 0.05), st.floats(0.0, 0.02), st.floats(0.001, 0.1))
+def test_the_worse_never_fares_better(value: float, below: float, above: float, allowed: float, more: float) -> None:
+    def kind(shift: float) -> str:
+        old, new = cell(figures={"auroc": 0.9}), cell(figures={"auroc": 0.9 + value - shift})
+        paired = {"value": value - shift, "low": value - shift - below, "high": value - shift + above, "method": ""}
+        again(new, (1, 1, 1), "same", differences={"auroc": paired})
+        return finding("auroc", old, new, auroc=repr(allowed)).kind
+
+    assert ORDER.index(kind(0)) <= ORDER.index(kind(more))
+
+
+@given(st.integers(1, 10**6))
+def test_a_run_against_itself_is_fine(size: int) -> None:
+    one = cell(figures={"file_size": float(size), "memory": 3.0})
+    assert not compare("cell", one, copy.deepcopy(one), policy()).outcomes

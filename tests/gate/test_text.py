@@ -1,0 +1,180 @@
+"""What is said of a judgement: in the terminal, as Markdown and as JUnit XML, with names that mean harm."""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+import xml.etree.ElementTree as ElementTree
+from pathlib import Path
+from typing import Any
+
+import pytest
+from records import record
+
+from harness.gate.findings import Change, Finding
+from harness.gate.judge import Comparison, Judgement, judge, name_of
+from harness.gate.junit import junit_xml
+from harness.gate.markdown import MOST, gate_markdown
+from harness.gate.text import Background, conclusion, gate_text, headline, summary, typed
+from harness.policy.rules import Tolerance, policy
+
+BASE = Path("base run.json")
+BACKGROUND = Background(BASE, {}, {}, typed({"--harness-gate": None, "--harness-against": BASE}))
+HOSTILE = "s.py::m[<script>alert(1)</script>|`a`\n\x00\x1b[31m&<!--@everyone ](http://x)-é漢]"
+
+
+class Hostile(Background):
+    """A background out of files that mean harm."""
+
+    def changed(self, before: Any, now: Any) -> list[str]:
+        return [HOSTILE]
+
+
+def finding(kind: Any = "regressed", **changes: Any) -> Finding:
+    given: Any = {
+        "figure": "latency",
+        "kind": kind,
+        "old": 100.0,
+        "new": 110.0,
+        "change": Change(1.1, 1.09, 1.11),
+        "tolerance": Tolerance("share", 0.01),
+        "unit": "us",
+        "digits": 1,
+        "how": "timed in pairs",
+        "reason": f"why it is {kind}",
+    }
+    return Finding(**(given | changes))
+
+
+def cell(*findings: Finding, name: str = "s.py::m[a]", **changes: Any) -> Comparison:
+    made: Any = record()
+    made |= {"artefact": {"key": "k", "sha256": "s"}, "versions": {}, "steps": []}
+    given: Any = {"name": name, "old": made, "new": made, "policy": policy(), "findings": findings}
+    return Comparison(**(given | changes))
+
+
+LOST = cell(name="s.py::m[gone]", new=None, reason="the suite declares it no more")
+NEW = cell(name="s.py::m[new]", old=None)
+ALL = Judgement((cell(finding(), finding("improved", figure="file_size")), cell(finding("contaminated")), LOST, NEW))
+
+
+def text(judgement: Judgement) -> str:
+    return gate_text(judgement, BACKGROUND)
+
+
+@pytest.mark.parametrize(
+    ("changes", "line"),
+    [
+        ({}, "latency 100.0 -> 110.0 us, x 1.1000 [1.0900, 1.1100], allowed 1 %"),
+        ({"change": Change(1.1)}, "latency 100.0 -> 110.0 us, x 1.1000, allowed 1 %"),
+        ({"old": None, "new": None, "change": None}, "latency, allowed 1 %"),
+        (
+            {
+                "figure": "auroc",
+                "old": 0.93,
+                "new": 0.91,
+                "unit": "",
+                "digits": 4,
+                "tolerance": Tolerance("absolute", 0.005),
+                "change": Change(-0.02, -0.03, -0.01),
+            },
+            "auroc 0.9300 -> 0.9100, -0.0200 [-0.0300, -0.0100], allowed 0.005",
+        ),
+        (
+            {"tolerance": Tolerance("kept", 0.99), "change": None},
+            "latency 100.0 -> 110.0 us, at least 99 % of reference",
+        ),
+    ],
+)
+def test_a_finding_in_one_line(changes: Any, line: str) -> None:
+    assert headline(finding(**changes)).startswith(line)
+
+
+def test_the_terminal_says_all() -> None:
+    found = text(ALL)
+    assert found.splitlines()[0] == (
+        "against base run.json: 2 cells compared, 0 fine, 1 regressed, 1 lost, 1 contaminated, 1 new, not judged"
+    )
+    assert "REGRESSED s.py::m[a]\n  latency 100.0 -> 110.0 us" in found
+    assert "  better, which does not pay for it: file_size 100.0" in found
+    assert "  changed: nothing that is recorded" in found
+    assert "  again: pytest 's.py::m[a]' '--harness-against=base run.json'" in found
+    assert "LOST s.py::m[gone]\n  the suite declares it no more" in found
+    assert "contaminated: latency 100.0 -> 110.0 us, x 1.1000 [1.0900, 1.1100], allowed 1 %: why it is contam" in found
+    assert found.endswith("The gate is closed: regressed and lost (exit code 10).")
+
+
+def test_an_open_gate_tells_what_it_let_pass() -> None:
+    assert conclusion(Judgement((cell(finding("fine")),))) == "The gate is open."
+    found = conclusion(Judgement((cell(finding("inconclusive")), cell(finding("contaminated")))))
+    assert found == "The gate is open: the policy's fail_on does not hold what is contaminated or inconclusive."
+    assert summary(Judgement((cell(finding("fine")),))) == "1 cell compared, 1 fine"
+
+
+def test_markdown_has_a_table_of_what_became_worse_and_folds_the_rest() -> None:
+    found = gate_markdown(ALL, BACKGROUND)
+    assert found.startswith("### Compression gate: closed\n")
+    (row,) = [line for line in found.splitlines() if line.startswith("| <code>")]
+    assert row.split(" | ") == [
+        "| <code>s.py::m[a]</code>",
+        "latency",
+        "100.0 us",
+        "110.0 us",
+        "x 1.1000 \\[1.0900, 1.1100\\]",
+        "1 %",
+        "timed in pairs |",
+    ]
+    assert "- lost: <code>s.py::m[gone]</code>: the suite declares it no more" in found
+    for folded in ("What changed, and how to measure it again", "Not settled (1)", "Better (1)"):
+        assert f"<summary>{folded}</summary>" in found
+    assert gate_markdown(Judgement((NEW,)), BACKGROUND).startswith("### Compression gate: open\n")
+
+
+def test_names_that_mean_harm_are_harmless() -> None:
+    harmful = Judgement((cell(finding(figure=HOSTILE, reason=HOSTILE, how=HOSTILE), name=HOSTILE), cell(name="x")))
+    markdown = gate_markdown(harmful, Hostile(BASE, {}, {}, ""))
+    assert "<script" not in markdown
+    assert "<!--" not in markdown
+    (row,) = [line for line in markdown.splitlines() if line.startswith("| <code>")]
+    assert len(re.findall(r"(?<!\\)\|", row)) == 8, "no name may break the table"
+    root = ElementTree.fromstring(junit_xml(harmful, Hostile(BASE, {}, {}, "")))
+    names = [case.get("name") for case in root.iter("testcase")]
+    assert names[0] == HOSTILE.replace("\x00", "?").replace("\x1b", "?")
+    assert names[1] == "x"
+
+
+def test_a_run_of_ten_thousand_regressions_fits_into_a_comment() -> None:
+    many = Judgement(tuple(cell(finding(), name=f"s.py::m[{index}]") for index in range(10_000)))
+    found = gate_markdown(many, BACKGROUND)
+    assert len(found) < MOST
+    assert "lines more" in found
+    assert "10000 regressed" in found
+
+
+def test_junit_has_a_case_a_cell() -> None:
+    root = ElementTree.fromstring(junit_xml(ALL, BACKGROUND))
+    (suite,) = root
+    assert {name: suite.get(name) for name in ("tests", "failures", "skipped", "errors")} == {
+        "tests": "4",
+        "failures": "2",
+        "skipped": "1",
+        "errors": "0",
+    }
+    children = [[child.tag for child in case] for case in suite]
+    assert children == [["failure"], ["skipped"], ["failure"], []]
+    failure = root.find(".//failure")
+    assert failure is not None
+    assert failure.get("message") == "regressed"
+    assert "again: pytest" in (failure.text or "")
+
+
+def test_a_name_from_a_file_steers_neither_a_terminal_nor_a_ci_system() -> None:
+    """A runner of GitHub takes a line that begins with :: for a command."""
+    old: Any = {**record(), "cell": "a\n::error::\x1b[31m<b>"}
+    found = judge({name_of(old): old}, {}, {name_of(old): "gone"}, lambda entry: policy())
+    assert "[a\\n::error::\\x1b[31m<b>]" in text(found)
+
+
+def test_the_command_names_the_suite_from_here() -> None:
+    background = dataclasses.replace(BACKGROUND, suites={"s.py": "../there/s.py"})
+    assert "again: pytest '../there/s.py::m[a]' " in gate_text(ALL, background)

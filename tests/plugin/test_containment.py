@@ -1,0 +1,353 @@
+"""Careless and hostile plugins: each is named, held and reported, and everything else runs."""
+
+from __future__ import annotations
+
+import json
+import os
+import threading
+import time
+import warnings
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import careless
+import pytest
+import torch
+import toy
+from fakes import Suite, benchmarks
+
+from harness import CellError, Matrix, Step, UsageError, train
+from harness.api import Training
+from harness.build.executor import Executor
+from harness.build.fits import broken_promise, changed
+from harness.cli.main import main
+from harness.plugin.containment import LINES, WIDTH, contained, open_files, watched
+from harness.plugin.manager import Origin, Plugins, installed
+from harness.suite.matrix import Cell
+
+CARELESS = Origin("careless", "careless-dist", "0.1")
+WHO = "plugin careless (careless-dist 0.1)"
+Build = Callable[..., Executor]
+
+
+@pytest.fixture(autouse=True)
+def _clean() -> Iterator[None]:
+    yield
+    careless.clean()
+
+
+@pytest.fixture
+def plugins(plugins: Plugins) -> Plugins:
+    plugins.add(careless, CARELESS)
+    assert not plugins.problems
+    return plugins
+
+
+def cells(*steps: Step) -> list[Cell]:
+    return list(Matrix(dataset="toy-synthetic", architecture="conv", steps={"only": steps}).cells("m"))
+
+
+def failure(executor: Build, step: Step) -> str:
+    """The words for which a step fails; nothing of it is stored."""
+    run = executor(cells(step))
+    run.build_all()
+    key = list(run.plan.nodes)[-1]
+    with pytest.raises(CellError) as caught:
+        run.build(key)
+    assert not run.store.has(key)
+    return str(caught.value)
+
+
+# ---------------------------------------------------------------------------------------------------------- output
+
+
+def test_what_is_printed_is_said_line_by_line_by_whom(capsys: pytest.CaptureFixture[str]) -> None:
+    said: list[str] = []
+    noted: list[str] = []
+    with contained("plugin p", said.append, noted.append):
+        print("one\ntwo")
+        print("and \x1b[31mred", end="")
+    assert said == ["plugin p: one", "plugin p: two", "plugin p: and \\x1b[31mred"]
+    assert noted == ["prints to the standard output (3 lines)"]
+    assert capsys.readouterr().out == ""
+
+
+def test_only_the_first_lines_are_said_and_they_are_cut() -> None:
+    said: list[str] = []
+    with contained("p", said.append, lambda remark: None):
+        for _ in range(LINES + 7):
+            print("x" * 1000)
+    assert len(said) == LINES + 1
+    assert said[0] == "p: " + "x" * WIDTH
+    assert said[-1] == "p: and 7 more lines, which are not shown"
+
+
+def test_bytes_and_a_closed_output_are_held() -> None:
+    import sys
+
+    said: list[str] = []
+    with contained("p", said.append, lambda remark: None):
+        sys.stdout.buffer.write(b"bytes \xff\n")
+        sys.stdout.close()
+    assert said == ["p: bytes \ufffd"]
+
+
+def test_who_is_silent_is_not_noted() -> None:
+    noted: list[str] = []
+    with contained("p", noted.append, noted.append), watched("p", noted.append, noted.append):
+        pass
+    assert noted == []
+
+
+def test_an_interruption_interrupts() -> None:
+    with pytest.raises(KeyboardInterrupt), contained("p", print, print):
+        raise KeyboardInterrupt
+
+
+def test_the_place_is_the_plugins_own_line() -> None:
+    place = pytest.raises(CellError, match=r"p raised JSONDecodeError: .* \(.*test_containment.py, line \d+\)")
+    with place, contained("p", print, print, thing=_Here):
+        json.loads("{")
+
+
+class _Here:
+    """Something of this module."""
+
+
+# ------------------------------------------------------------------------------------ settings, and what is left
+
+
+def test_settings_are_put_back_and_told(executor: Build, plugins: Plugins, tmp_path: Path) -> None:
+    torch.use_deterministic_algorithms(False)  # what it imports has filters of its own
+    before = torch.get_num_threads(), list(warnings.filters), dict(os.environ)
+    run = executor(cells(careless.switches()))
+    run.build_all()
+    run.build(list(run.plan.nodes)[-1])
+    assert Path.cwd() == tmp_path
+    assert (torch.get_num_threads(), list(warnings.filters), dict(os.environ)) == before
+    assert torch.get_default_dtype() is torch.float32
+    assert torch.is_grad_enabled()
+    assert not torch.are_deterministic_algorithms_enabled()
+    told = [problem.reason for problem in plugins.problems]
+    for part in (
+        "the current folder to /", "the environment's CARELESS", "the environment's PATH", "the filters of warnings",
+        "torch's default dtype to torch.float64", "torch's grad mode to False", "torch's number of threads to",
+        "torch's deterministic mode to",
+    ):  # fmt: skip
+        assert any(f"switches() changed {part}" in reason for reason in told), part
+    assert all(reason.endswith("; it was put back") for reason in told)
+
+
+def test_a_thread_and_a_file_that_are_left_are_named(executor: Build, plugins: Plugins, tmp_path: Path) -> None:
+    run = executor(cells(careless.leaks()))
+    run.build_all()
+    run.build(list(run.plan.nodes)[-1])
+    told = {str(problem) for problem in plugins.problems}
+    assert f"{WHO}: leaks() left the thread 'leaked' running" in told
+    if Path("/proc/self/fd").exists():
+        assert f"{WHO}: leaks() left the file {tmp_path / 'leaked.txt'} open" in told
+    assert len(told) == 1 + Path("/proc/self/fd").exists()
+
+
+def test_a_thread_for_which_the_process_would_wait_is_called_so() -> None:
+    noted: list[str] = []
+    end = threading.Event()
+    thread = threading.Thread(target=end.wait, name="stays")
+    with watched("p", print, noted.append):
+        thread.start()
+    end.set()
+    thread.join()
+    assert noted == ["left the thread 'stays' running, for whose end the process will wait"]
+
+
+def test_what_ends_or_is_collected_at_once_is_not_left(tmp_path: Path) -> None:
+    noted: list[str] = []
+
+    class Holder:
+        """Holds itself, so that only the collection of garbage frees it."""
+
+    with warnings.catch_warnings(), watched("p", print, noted.append):
+        threading.Thread(target=time.sleep, args=(0.03,)).start()
+        holder = Holder()
+        holder.me, holder.file = holder, (tmp_path / "f").open("w")  # type: ignore[attr-defined]
+        del holder
+        warnings.simplefilter("ignore", ResourceWarning)
+    assert [remark for remark in noted if "left" in remark] == []
+
+
+def test_a_step_that_breaks_keeps_no_file_open(tmp_path: Path) -> None:
+    def breaks() -> None:
+        file = (tmp_path / "held").open("w")
+        file.write("x")
+        raise LookupError
+
+    noted: list[str] = []
+    with (
+        pytest.raises(CellError) as caught,
+        warnings.catch_warnings(action="ignore"),
+        watched("p", print, noted.append),
+        contained("p", print, noted.append),
+    ):
+        breaks()
+    assert isinstance(caught.value.__cause__, LookupError)
+    assert str(tmp_path / "held") not in open_files().values()
+    assert noted == []
+
+
+def test_holding_a_step_takes_no_time() -> None:
+    began = time.process_time()
+    for _ in range(50):
+        with watched("p", print, print), contained("p", print, print):
+            pass
+    assert (time.process_time() - began) / 50 < 0.005
+
+
+# ----------------------------------------------------------------------------------------------------------- steps
+
+
+@pytest.mark.parametrize(
+    ("step", "words"),
+    [
+        (careless.breaks(), "breaks() raised LookupError: in the middle of apply ("),
+        (careless.leaves(), "leaves() raised SystemExit: 3 ("),
+        (careless.recurs(), "recurs() raised RecursionError: maximum recursion depth exceeded"),
+        (careless.mute(), "mute() raised MuteError: (it cannot say what) ("),
+        (careless.poisons(), "network that poisons() gives answers NaN or infinity for 1 of 2 labels of one example"),
+        (careless.widens(), "widens() gives answers one example with the shape (1, 5), not (1, 2): a step keeps"),
+        (careless.Promises("train", 0), "told of fit('train', epochs=1) and never ran it: its key would not hold"),
+        (careless.Promises("train", 1), "fit('train', epochs=1) and never ran it and ran fit('finetune', epochs=1)"),
+        (careless.Promises("finetune", 2), "ran fit('finetune', epochs=1) and did not tell"),
+    ],
+    ids=lambda value: str(value) if isinstance(value, Step) else "",
+)
+def test_a_bad_step_is_named_by_plugin_and_place(executor: Build, step: Step, words: str) -> None:
+    found = failure(executor, step)
+    assert found.startswith(f"{WHO}: ")
+    assert words in found
+    if " raised " in words:
+        assert "careless.py, line" in found
+
+
+@pytest.mark.parametrize(
+    ("step", "words"),
+    [
+        (careless.trains("examples"), "calls fit(): training needs at least one epoch, one example and a batch of one"),
+        (careless.trains("epochs"), "in whole numbers: epochs=0"),
+        (careless.trains("epoch", 1), "a training has no field 'epoch'; did you mean 'epochs'"),
+        (careless.freezes(), "in which nothing can be trained: its 5 parameters are all frozen"),
+        (careless.forgets(), "forgets() gave NoneType, not a network"),
+    ],
+)
+def test_a_step_that_trains_on_nothing_is_told_how_to_mend_it(executor: Build, step: Step, words: str) -> None:
+    found = failure(executor, step)
+    assert "toy-synthetic conv seed 0: " in found
+    assert words in found
+
+
+@pytest.mark.parametrize("step", [careless.Promises("finetune", 1), careless.Promises("", 2), careless.Promises("", 0)])
+def test_a_step_that_keeps_its_promise_or_makes_none_is_built(executor: Build, step: Step) -> None:
+    run = executor(cells(train(), step))
+    run.build_all()
+    run.build(list(run.plan.nodes)[-1])
+
+
+def test_promises_are_compared_by_what_is_trained_in_any_order() -> None:
+    usual = Training(2, 16, "SGD", {"lr": 0.1})
+    both: Any = {"train": usual, "finetune": usual}
+    fits: Any = (("train", {}), ("finetune", {"epochs": 1}), ("finetune", {"epochs": 2}))
+    ran: Any = [("finetune", usual), ("finetune", changed(usual, {"epochs": 1})), ("train", usual)]
+    assert broken_promise(fits, ran, both) is None
+    assert broken_promise(fits, ran[1:], both) is not None
+    assert broken_promise(None, ran, both) is None
+
+
+def test_what_cannot_say_what_it_trains_fails_its_own_cells(executor: Build) -> None:
+    good = cells(train())
+    matrix = Matrix(dataset="toy-synthetic", architecture="conv", steps={"bad": [careless.Wonders()]})
+    bad = list(matrix.cells("n"))
+    run = executor([*good, *bad])
+    ((name, problem),) = run.plan.problems.items()
+    assert name == bad[0].name
+    assert str(problem).startswith(f"{WHO}: fits() of step 'wonders' raised LookupError: no idea (")
+    assert list(run.plan.artefacts) == [good[0].name]
+
+
+def test_a_step_that_is_not_the_registered_one_fails_its_own_cells(executor: Build) -> None:
+    class Halve(toy.Halve):
+        """Another one of this name."""
+
+    ((_, problem),) = executor(cells(Halve())).plan.problems.items()
+    assert isinstance(problem, UsageError)
+    assert "test_containment is not the one that plugin toy (toy-plugin 1.2) registers" in str(problem)
+
+
+# --------------------------------------------------------------------------------------------------------- a suite
+
+BAD = """
+import careless
+steps = {
+    "good": [step("halve")],
+    "breaks": [careless.breaks()], "leaves": [careless.leaves()], "forgets": [careless.forgets()],
+    "poisons": [careless.poisons()], "widens": [careless.widens()], "nothing": [careless.trains("examples")],
+    "frozen": [careless.freezes()], "promises": [careless.Promises("train", 0)], "wonders": [careless.Wonders()],
+    "chatters": [careless.chatters(30)], "leaks": [careless.leaks()], "switches": [careless.switches()],
+}
+toys = Matrix(dataset="toy", architecture="conv", runtime="eager", steps=steps)
+print("a suite may print")
+"""
+FAIL = {
+    "breaks": "breaks() raised LookupError: in the middle of apply",
+    "leaves": "leaves() raised SystemExit: 3",
+    "forgets": "gave NoneType, not a network",
+    "poisons": "answers NaN or infinity for 1 of 2 labels",
+    "widens": "with the shape (1, 5), not (1, 2)",
+    "nothing": "at least one epoch, one example",
+    "frozen": "nothing can be trained",
+    "promises": "never ran it",
+    "wonders": "fits() of step 'wonders' raised LookupError",
+}
+
+
+@pytest.fixture
+def careless_installed(toy_installed: object) -> None:
+    installed().add(careless, CARELESS)
+
+
+def test_a_suite_of_bad_steps_measures_the_good_ones(suite: Suite, careless_installed: None) -> None:
+    result = suite(BAD, "--benchmark-json=run.json")
+    assert result.ret == pytest.ExitCode.TESTS_FAILED
+    result.assert_outcomes(passed=4, failed=len(FAIL))
+    out = "\n".join(result.outlines)
+    for option, words in FAIL.items():
+        line = next(line for line in result.outlines if line.startswith(f"toy-synthetic-conv-{option}-seed0: "))
+        assert words in line
+    assert f"{WHO}: chatters(lines=30): chatter 0" in out
+    assert "chatter 29" not in out
+    summary = [line for line in result.outlines if line.startswith(f"harness: {WHO}: ")]
+    for words in (
+        "chatters(lines=30) prints to the standard output (30 lines)", "leaks() left the thread 'leaked' running",
+        "switches() changed torch's grad mode to False; it was put back",
+    ):  # fmt: skip
+        assert f"harness: {WHO}: {words}" in summary
+    measured = {f"toys[toy-synthetic-conv-{option}-seed0]" for option in ("good", "chatters", "leaks", "switches")}
+    assert benchmarks().keys() == measured
+    json.loads(Path("run.json").read_text(), parse_constant=pytest.fail)  # NaN and the like are not JSON
+
+
+def test_the_plan_for_programs_is_json_whatever_is_printed(
+    careless_installed: None, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(toy.Halve, "preview", lambda self, model, example: print("a preview prints") or model)
+    monkeypatch.setattr(
+        toy.Toy, "recognises", lambda self, folder: print("so does a data set") or (folder / toy.MARKER).exists()
+    )
+    Path("suite.py").write_text("from harness import *\n" + BAD)
+    assert main(["plan", "suite.py", "--json"]) == 0
+    out, err = capsys.readouterr()
+    found = {cell["id"]: cell for cell in json.loads(out)["cells"]}
+    assert len(found) == 13
+    assert "fits() of step 'wonders' raised" in next(c for i, c in found.items() if "wonders" in i)["problem"]
+    assert "preview() of halve(factor=0.5): a preview prints" in err
+    assert "of data set 'toy-synthetic': so does a data set" in err
+    assert "a suite may print" in err

@@ -1,0 +1,138 @@
+"""Policies: what people write, what it means, which layer counts, and what they are told when it is wrong."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from harness.errors import UsageError
+from harness.policy.rules import (
+    DEFAULTS,
+    OUTCOMES,
+    Tolerance,
+    check_figures,
+    parse_rules,
+    parse_tolerance,
+    policy,
+    project_rules,
+)
+
+
+@pytest.mark.parametrize(
+    ("text", "kind", "value"),
+    [
+        ("1%", "share", 0.01),
+        ("2.5 %", "share", 0.025),
+        ("0%", "share", 0.0),
+        ("0.005", "absolute", 0.005),
+        ("0", "absolute", 0.0),
+        ("99% of reference", "kept", 0.99),
+        (" 99.9 %  of   reference ", "kept", 0.999),
+    ],
+)
+def test_tolerances_are_written_as_people_do(text: str, kind: str, value: float) -> None:
+    found = parse_tolerance("auroc", text)
+    assert (found.kind, found.value) == (kind, pytest.approx(value))
+
+
+@given(st.sampled_from(["share", "absolute", "kept"]), st.floats(0.001, 1))
+def test_a_tolerance_is_read_back_from_its_text(kind: str, value: float) -> None:
+    tolerance = Tolerance(kind, round(value, 3))  # type: ignore[arg-type]
+    again = parse_tolerance("auroc", str(tolerance))
+    assert again.kind == kind
+    assert again.value == pytest.approx(tolerance.value)
+
+
+@pytest.mark.parametrize("text", ["fast", "", "-1%", "-0.1", "nan", "inf", "0% of reference", "120% of reference"])
+def test_what_is_no_tolerance_is_told_with_examples(text: str) -> None:
+    with pytest.raises(UsageError, match=r"gate: auroc = .* is no tolerance; write .*1%.*0\.005.*of reference"):
+        parse_tolerance("auroc", text)
+
+
+@pytest.mark.parametrize("text", ["0.01", "99% of reference"])
+def test_latency_is_a_share(text: str) -> None:
+    with pytest.raises(UsageError, match="latencies are compared as ratios"):
+        parse_tolerance("latency", text)
+
+
+def test_a_later_layer_counts() -> None:
+    found = policy({"latency": "2%", "auroc": "0.1"}, {"auroc": "off"}, {"latency": "3%"})
+    assert found.latency == pytest.approx(0.03)
+    assert "auroc" not in found.tolerances
+    assert str(found.tolerances["memory"]) == "10 %"
+    assert found.fail_on == {"regressed", "lost"}
+
+
+def test_the_defaults_judge_latency_size_memory_and_quality() -> None:
+    assert set(policy().tolerances) == set(DEFAULTS) == {"latency", "file_size", "parameters", "memory", "auroc"}
+
+
+@pytest.mark.parametrize("outcomes", ["regressed", "lost+contaminated", "+".join(OUTCOMES), ""])
+def test_what_fails_a_build_is_chosen(outcomes: str) -> None:
+    assert policy({"fail_on": outcomes}).fail_on == set(filter(None, outcomes.split("+")))
+
+
+def test_nothing_may_fail_a_build_too() -> None:
+    assert policy(parse_rules("fail_on=none")).fail_on == set()
+
+
+def test_a_wrong_outcome_is_answered_with_the_nearest() -> None:
+    with pytest.raises(UsageError, match="no outcome is called 'regresed'; did you mean 'regressed'"):
+        policy({"fail_on": "regresed"})
+
+
+def test_the_rules_of_a_command_line() -> None:
+    assert parse_rules("latency=2%, auroc = 99% of reference,fail_on=lost+regressed") == {
+        "latency": "2%",
+        "auroc": "99% of reference",
+        "fail_on": "lost+regressed",
+    }
+
+
+@pytest.mark.parametrize("text", ["latency", "=2%", "latency=", "latency=2%,"])
+def test_what_is_no_rule_is_told(text: str) -> None:
+    with pytest.raises(UsageError, match="is no rule; write FIGURE=TOLERANCE"):
+        parse_rules(text)
+
+
+def test_the_rules_of_a_project(tmp_path: Path) -> None:
+    assert project_rules(tmp_path) == {}
+    file = tmp_path / "pyproject.toml"
+    file.write_text("[project]\nname = 'x'\n")
+    assert project_rules(tmp_path) == {}
+    file.write_text("[tool.harness.gate]\nlatency = '2%'\nauroc = 0.01\nfail_on = ['lost', 'regressed']\n")
+    assert project_rules(tmp_path) == {"latency": "2%", "auroc": "0.01", "fail_on": "lost+regressed"}
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("[tool.harness", "pyproject.toml cannot be read"),
+        ("[tool.harness]\ngate = 3\n", "is a table of figures and tolerances"),
+        ("tool = 3\n", "is a table of figures and tolerances"),
+        ("[tool.harness.gate]\nlatency = true\n", "latency = True is no rule"),
+        ("[tool.harness.gate]\nlatency = '2'\n", "pyproject.toml: .tool.harness.gate.: gate: latency"),
+    ],
+)
+def test_a_project_s_wrong_rules_are_told_with_the_file(tmp_path: Path, text: str, message: str) -> None:
+    (tmp_path / "pyproject.toml").write_text(text)
+    with pytest.raises(UsageError, match=message):
+        project_rules(tmp_path)
+
+
+def test_a_rule_for_no_figure_is_told() -> None:
+    with pytest.raises(UsageError, match="no cell has a figure 'aurocc'; did you mean 'auroc'"):
+        check_figures(["aurocc"], {"auroc": "higher"})
+    check_figures(["auroc", "latency", "fail_on"], {"auroc": "higher"})
+    with pytest.raises(UsageError, match="whether more or less of 'mass' is better is not known"):
+        check_figures(["mass"], {"mass": None})
+
+
+@pytest.mark.parametrize("text", ["0%", "0.0 %"])
+def test_no_run_can_show_equal_latencies(text: str) -> None:
+    """A margin of nothing would contaminate every cell, and so let every slowdown pass."""
+    with pytest.raises(UsageError, match="same to the last digit"):
+        parse_tolerance("latency", text)

@@ -1,0 +1,131 @@
+"""What changed between two records: from the keys' documents, and around the model."""
+
+from __future__ import annotations
+
+import copy
+from typing import Any
+
+import pytest
+from records import record
+
+from harness.keys import key_of
+from harness.records.changes import around_it, changes, of_the_cell
+
+NETWORK = {"torch": "2.13", "data": {"fingerprint": "abc"}}
+
+
+def documents(network: Any, *steps: Any) -> dict[str, Any]:
+    """Documents by key: those of the steps, each the child of the one before."""
+    made = {key_of(network): network}
+    for step in steps:
+        document = {**step, "parent": list(made)[-1]}
+        made[key_of(document)] = document
+    return made
+
+
+def train(version: str = "1", plugin: str = "0.1.0") -> Any:
+    return {"step": "train", "version": version, "plugin": {"distribution": "harness", "version": plugin}}
+
+
+def prune(**parameters: Any) -> Any:
+    return {"step": "prune", "parameters": parameters}
+
+
+def of(known: dict[str, Any], **more: Any) -> Any:
+    made: Any = record()
+    made |= {
+        "artefact": {"key": list(known)[-1], "sha256": list(known)[-1]},
+        "versions": {"torch": "2.13.0"},
+        "steps": [{"step": "train()"}],
+    }
+    return made | more
+
+
+def between(old: dict[str, Any], new: dict[str, Any]) -> list[str]:
+    return changes(of(old), of(new), old, new)
+
+
+def test_nothing_changed() -> None:
+    known = documents(NETWORK, train())
+    assert between(known, known) == []
+
+
+def test_what_the_keys_know_is_named_by_its_step() -> None:
+    old = documents(NETWORK, train(), prune(keep=0.5, norm="l1"))
+    assert between(old, documents(NETWORK, train(), prune(keep=0.25, norm="l1"))) == [
+        "prune: parameters.keep: 0.5 -> 0.25"
+    ]
+    assert between(old, documents(NETWORK, train("2"), prune(keep=0.5, norm="l1"))) == ['train: version: "1" -> "2"']
+    new = documents(NETWORK | {"data": {"fingerprint": "def"}}, train(plugin="0.2.0"), prune(keep=0.5, norm="l1"))
+    assert between(old, new) == [
+        'network: data.fingerprint: "abc" -> "def"',
+        'train: plugin.version: "0.1.0" -> "0.2.0"',
+    ]
+
+
+def test_steps_that_came_and_went() -> None:
+    short, long = documents(NETWORK, train()), documents(NETWORK, train(), prune(keep=0.5))
+    assert between(short, long) == ["step prune added"]
+    assert between(long, short) == ["step prune removed"]
+
+
+def test_other_bytes_under_one_key_are_told() -> None:
+    known = documents(NETWORK, train())
+    other = of(known, artefact={"key": list(known)[-1], "sha256": "other"})
+    (line,) = changes(of(known), other, known, known)
+    assert line == "the deployed file: other bytes, though nothing that the key knows differs"
+
+
+def test_without_documents_the_steps_are_compared_as_they_were_written() -> None:
+    old = of(documents(NETWORK, train()))
+    new = of(documents(NETWORK, train("2")), steps=[{"step": "train(epochs=2)"}])
+    assert changes(old, new, {}, {}) == ["steps train() -> train(epochs=2)"]
+    keys = [list(documents(NETWORK, train(version)))[-1][:12] for version in "12"]
+    assert changes(old, of(documents(NETWORK, train("2"))), {}, {}) == [f"artefact {keys[0]} -> {keys[1]}"]
+
+
+def test_the_reference_and_the_test_examples_are_told() -> None:
+    known = documents(NETWORK, train())
+    old, new = of(known), of(known, test_examples=30)
+    for made, key in ((old, "b"), (new, "c")):
+        made |= {"reference": "other", "reference_artefact": {"key": 64 * key, "sha256": key}}
+    assert of_the_cell(old, new, known, known) == [
+        "reference's artefact bbbbbbbbbbbb -> cccccccccccc",
+        "test examples 20 -> 30",
+    ]
+    new["reference"] = old["reference"] = old["cell"]
+    assert of_the_cell(old, new, known, known) == ["test examples 20 -> 30"], "it is the reference itself"
+
+
+MACHINE = {"cpu": "a CPU", "memory_bytes": 16 * 2**30, "kernel": "6.1", "microcode": "0x1"}
+WORKERS = [{"threads": 1, "allocator": name, "pid": pid} for pid, name in enumerate("xyx")]
+ONE = [{"threads": 1, "allocator": "jemalloc", "pid": 3, "affinity": [1], "torch": "9"}]
+
+
+@pytest.mark.parametrize(
+    ("change", "expected"),
+    [
+        ({"versions": {"torch": "2.14.0"}}, ["torch 2.13.0 -> 2.14.0"]),
+        ({"versions": {}}, ["torch 2.13.0 -> -"]),
+        ({"machine": MACHINE | {"kernel": "7", "turbo": False}}, ["kernel 6.1 -> 7", "turbo - -> off"]),
+        ({"machine": MACHINE | {"microcode": None}}, ["microcode 0x1 -> unknown"]),
+        ({"machine": MACHINE | {"memory_bytes": 16 * 2**30 + 1}}, []),
+        ({"machine": MACHINE | {"cpu": "another"}}, ["machine a CPU, 16 GB -> another, 16 GB"]),
+        ({"timing": {"processes": 6}}, ["processes 4 -> 6"]),
+        ({"timing": {"environment": WORKERS}}, ["allocator jemalloc -> x, y"]),
+        ({"timing": {"environment": ONE}}, []),
+        ({"timing": {"environment": []}}, ["threads 1 -> -", "allocator jemalloc -> -"]),
+    ],
+)
+def test_what_is_around_the_model(change: dict[str, Any], expected: list[str]) -> None:
+    old = of(documents(NETWORK), machine=dict(MACHINE))
+    new = copy.deepcopy(old)
+    new |= change | ({"timing": new["timing"] | change["timing"]} if "timing" in change else {})
+    assert around_it(old, old) == []
+    assert around_it(old, new) == expected
+
+
+def test_without_timing_or_machine_there_is_less_to_tell() -> None:
+    bare = of(documents(NETWORK), timing=None)
+    assert around_it(bare, bare) == []
+    assert "kernel - -> 6.1" in around_it(bare, bare | {"machine": MACHINE})

@@ -1,0 +1,144 @@
+"""Reading runs, and their order."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+from fakes import TOYS, Suite, Workers
+from run_files import cell, contaminated, write, write_all
+
+from harness import UsageError
+from harness.measure.machine import Disturbance
+from harness.records.runs import collect, labels, read
+
+
+def test_a_run_has_its_records_date_and_commit(tmp_path: Path) -> None:
+    file = write(
+        tmp_path / "r.json",
+        [cell(), cell(seed=1)],
+        datetime="2026-03-01T14:00:00+02:00",
+        commit_info={"id": "abcdef1234", "branch": "b", "dirty": True, "time": "2026-02-01T00:00:00Z"},
+    )
+    run = read(file)
+    assert [record["axes"]["seed"] for record in run.records] == [0, 1]
+    assert run.date.isoformat() == "2026-03-01T12:00:00+00:00"
+    assert (run.commit.id, run.commit.branch, run.commit.short) == ("abcdef1234", "b", "abcdef1 (dirty)")
+    assert run.commit.date is not None
+    assert labels([run]) == ["2026-03-01 abcdef1 (dirty)"]
+
+
+@pytest.mark.parametrize("info", [None, 3, {}, {"id": "unversioned", "dirty": "no"}, {"id": 7, "time": "noon"}])
+def test_a_run_may_be_of_no_commit(tmp_path: Path, info: Any) -> None:
+    commit = read(write(tmp_path / "r.json", [cell()], commit_info=info)).commit
+    assert (commit.id, commit.short, commit.date) == (None, "no commit", None)
+
+
+@pytest.mark.parametrize("date", [None, 3, "noon", "", "0001-01-01T00:00:00+14:00"])
+def test_a_run_must_say_when_it_was_made(tmp_path: Path, date: Any) -> None:
+    with pytest.raises(UsageError, match=r"r\.json does not say when it was made"):
+        read(write(tmp_path / "r.json", [cell()], datetime=date))
+
+
+def test_a_damaged_record_is_told_with_its_place(tmp_path: Path) -> None:
+    broken: Any = cell()
+    broken["timing"]["ratio"] = "fast"
+    with pytest.raises(UsageError, match=r"r\.json is damaged: in record 2, timing\.ratio is 'fast', not an object"):
+        read(write(tmp_path / "r.json", [cell(), broken]))
+
+
+def test_what_cannot_be_parsed_is_refused(tmp_path: Path) -> None:
+    deep = tmp_path / "deep.json"
+    deep.write_text("[" * 100_000)
+    with pytest.raises(UsageError, match="cannot be read as a benchmark JSON"):
+        read(deep)
+
+
+def test_runs_are_in_the_order_of_time_and_those_of_one_time_as_given(tmp_path: Path) -> None:
+    late, early = write(tmp_path / "a.json", [cell()], 2), write(tmp_path / "z.json", [cell()], 1)
+    twins = [write(tmp_path / f"{name}.json", [cell(ratio)], 1.5) for name, ratio in (("y", 1.1), ("b", 1.2))]
+    runs, remarks = collect([late, *twins, early])
+    assert [run.path.stem for run in runs] == ["z", "y", "b", "a"]
+    assert remarks == []
+    assert labels(runs)[1:3] == [f"2026-03-03 00:00:00 dd50000 {path}" for path in twins]
+
+
+def test_labels_have_the_time_only_where_it_tells(tmp_path: Path) -> None:
+    commit = {"id": "a" * 40}
+    files = [write(tmp_path / f"{day}.json", [cell(1 + day)], day, commit_info=commit) for day in (0, 0.25, 1)]
+    assert labels([read(file) for file in files]) == [
+        "2026-03-01 12:00 aaaaaaa", "2026-03-01 18:00 aaaaaaa", "2026-03-02 12:00 aaaaaaa",
+    ]  # fmt: skip
+    assert labels([read(files[0]), read(files[2])]) == ["2026-03-01 aaaaaaa", "2026-03-02 aaaaaaa"]
+
+
+def test_of_a_folder_what_is_no_run_is_named_and_passed_over(tmp_path: Path) -> None:
+    write_all(tmp_path / "deep" / "er", [[cell()], [cell(1.1)]])
+    (tmp_path / "broken.json").write_text("{")
+    (tmp_path / "list.json").write_text("[]")
+    (tmp_path / "notes.txt").write_text("no run")
+    (tmp_path / "folder.json").mkdir()
+    document = json.loads((tmp_path / "deep" / "er" / "run000.json").read_text())
+    document["benchmarks"][0]["extra_info"]["harness"]["schema"] = 99
+    (tmp_path / "other.json").write_text(json.dumps(document))
+    runs, remarks = collect([tmp_path])
+    assert [run.path.name for run in runs] == ["run000.json", "run001.json"]
+    assert len(remarks) == 3
+    for remark, name, reason in zip(
+        remarks, ("broken", "list", "other"), ("cannot be read", "no record", "of schema 99"), strict=True
+    ):
+        assert remark.startswith(f"passed over: {tmp_path / name}.json")
+        assert reason in remark
+
+
+def test_a_file_that_is_named_must_be_a_run(tmp_path: Path) -> None:
+    good = write(tmp_path / "good.json", [cell()])
+    with pytest.raises(UsageError, match="there is no file"):
+        collect([good, tmp_path / "absent.json"])
+
+
+def test_where_there_is_no_run_is_an_error_with_what_was_passed_over(tmp_path: Path) -> None:
+    (tmp_path / "list.json").write_text("[]")
+    with pytest.raises(UsageError, match=r"(?s)there is no run in .*passed over: .*list\.json"):
+        collect([tmp_path])
+
+
+def test_a_run_counts_once(tmp_path: Path) -> None:
+    file = write(tmp_path / "a.json", [cell()])
+    copy = tmp_path / "copy.json"
+    shutil.copy(file, copy)
+    runs, remarks = collect([file, tmp_path, file])
+    assert [run.path.name for run in runs] == ["a.json"]
+    assert remarks == [f"passed over: {copy} is a copy of {file}"]
+
+
+def test_runs_of_one_time_that_differ_both_count(tmp_path: Path) -> None:
+    files = [write(tmp_path / "a.json", [cell()]), write(tmp_path / "b.json", [contaminated()])]
+    assert len(collect(files)[0]) == 2
+
+
+def test_a_clock_that_was_wrong_is_told(tmp_path: Path) -> None:
+    info = {"id": "a" * 40, "time": "2027-01-01T00:00:00Z"}
+    file = write(tmp_path / "a.json", [cell()], commit_info=info)
+    (remark,) = collect([file])[1]
+    assert "made at 2026-03-01 12:00 and from a commit of 2027-01-01 00:00: a clock was wrong" in remark
+
+
+@pytest.mark.parametrize("protocol", ["paired", "single"])
+def test_what_the_harness_writes_is_a_run(suite: Suite, protocol: str) -> None:
+    suite(TOYS, "--benchmark-json=run.json", "-k", "conv", f"--harness-protocol={protocol}")
+    assert [record["cell"] for record in read(Path("run.json")).records] == [
+        "toy-synthetic-conv-full-seed0",
+        "toy-synthetic-conv-half-seed0",
+    ]
+
+
+def test_a_run_on_a_disturbed_machine_is_one_too(suite: Suite, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Workers, "disturbance", Disturbance(0, 0.5, None))
+    suite(TOYS, "--benchmark-json=run.json", "-k", "conv and half")
+    (record,) = read(Path("run.json")).records
+    assert record["timing"] is not None
+    assert record["timing"]["verdict"]["kind"] == "contaminated"

@@ -1,0 +1,282 @@
+"""The store: whole or not at all, verified on reading, and clear about what is wrong."""
+
+from __future__ import annotations
+
+import errno
+import json
+import multiprocessing
+import os
+import pickle
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import safetensors.torch
+import torch
+
+from harness.errors import StoreError, UsageError
+from harness.keys import key_of
+from harness.store.entry import META, MODEL, PICKLES, Artefact
+from harness.store.local import Store
+
+Content = Callable[[Path], None]
+
+
+def content(data: bytes = b"weights") -> Content:
+    return lambda file: file.write_bytes(data) and None
+
+
+def put(store: Store, document: dict[str, Any], data: bytes = b"weights") -> Artefact:
+    return store.put(document, content(data), {"kept": 0.5}, 2.0)
+
+
+def artefact_folders(store: Store) -> list[str]:
+    return sorted(folder.name for folder in (store.root / "artefacts").glob("*/*"))
+
+
+def test_what_was_put_is_got(store: Store) -> None:
+    document = {"step": "halve", "parameters": {"factor": 0.5}}
+    assert store.get(key_of(document)) is None
+    put(store, document)
+    found = store.get(key_of(document))
+    assert found is not None
+    assert found.key == key_of(document)
+    assert found.file.read_bytes() == b"weights"
+    assert (found.document, found.facts, found.seconds) == (document, {"kept": 0.5}, 2.0)
+    assert store.has(key_of(document))
+
+
+@pytest.mark.parametrize("length", [640, 896, 1152, 1408, 19280])
+def test_a_header_of_any_length_is_no_pickle(store: Store, length: int) -> None:
+    """The length comes first in the file, and these begin like a pickle or a ZIP archive."""
+    weights = {"weight": torch.zeros(1)}
+    bare = int.from_bytes(safetensors.torch.save(weights, {"note": ""})[:8], "little")
+    content = safetensors.torch.save(weights, {"note": "x" * (length - bare)})
+    assert content.startswith(PICKLES)
+    artefact = store.put({"root": 1}, lambda file: file.write_bytes(content) and None, {}, 0)
+    found = store.get(artefact.key)
+    assert found is not None
+    assert found.file.read_bytes() == content
+
+
+def test_the_store_tells_backups_and_git_to_pass_it_by(store: Store) -> None:
+    assert (store.root / "CACHEDIR.TAG").read_text().startswith("Signature: 8a477f597d28d172789f06886806bc55")
+    assert (store.root / ".gitignore").read_text() == "*\n"
+
+
+def test_the_checkpoints_of_a_step_go_when_its_artefact_is_there(store: Store) -> None:
+    document = {"step": "a"}
+    (store.progress(key_of(document)) / "fit.safetensors").write_bytes(b"x")
+    put(store, document)
+    assert list((store.root / "progress").iterdir()) == []
+
+
+# ----------------------------------------------------------------------------------------------------- atomicity
+
+
+def test_a_write_that_raises_leaves_nothing(store: Store) -> None:
+    def half(file: Path) -> None:
+        file.write_bytes(b"hal")
+        raise RuntimeError("stop")
+
+    with pytest.raises(RuntimeError, match="stop"):
+        store.put({"a": 1}, half, {}, 0)
+    assert artefact_folders(store) == []
+    assert store.get(key_of({"a": 1})) is None
+
+
+def test_a_kill_in_the_middle_leaves_nothing_that_counts(store: Store, said: list[str]) -> None:
+    code = (
+        "import sys, time\nfrom pathlib import Path\nfrom harness.store.local import Store\n"
+        "def write(file):\n    file.write_bytes(b'half'); print('writing', flush=True); time.sleep(60)\n"
+        "Store(Path(sys.argv[1]), print).put({'a': 1}, write, {}, 0)\n"
+    )
+    process = subprocess.Popen([sys.executable, "-c", code, str(store.root)], stdout=subprocess.PIPE)
+    assert process.stdout is not None
+    assert process.stdout.readline() == b"writing\n"
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    assert not store.has(key_of({"a": 1}))
+    assert store.get(key_of({"a": 1})) is None
+    assert said == []
+    assert put(store, {"a": 1}).file.read_bytes() == b"weights"
+    assert len(list((store.root / "tmp").iterdir())) == 1
+    store.scratch().close()  # as the next run does
+    assert list((store.root / "tmp").iterdir()) == []
+
+
+@pytest.mark.parametrize("failing", ["fsync", "rename"])
+def test_a_full_disk_is_an_error_that_says_so_and_leaves_nothing_half(
+    store: Store, monkeypatch: pytest.MonkeyPatch, failing: str
+) -> None:
+    def full(*_: Any) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(*((os, "fsync") if failing == "fsync" else (Path, "rename")), full)
+    with pytest.raises(
+        StoreError, match=r"cannot write an artefact in .*store: the disk is full.*choose another store"
+    ):
+        put(store, {"a": 1})
+    monkeypatch.undo()
+    assert artefact_folders(store) == []
+
+
+def test_a_store_that_cannot_be_made_is_an_error(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(StoreError, match=r"cannot create the store in .*file/store"):
+        Store(tmp_path / "file" / "store", print)
+
+
+# ------------------------------------------------------------------------------------------------------- damage
+
+
+def damaged(store: Store, said: list[str], harm: Callable[[Path], Any]) -> str:
+    """What the store says about an artefact after ``harm`` was done to its folder; checks that it can be rebuilt."""
+    document = {"a": 1}
+    harm(put(store, document).file.parent)
+    assert store.get(key_of(document)) is None
+    (line,) = said
+    assert line.startswith(f"artefact {key_of(document)[:12]} ")
+    assert line.endswith("it is not used, and built again when it is needed")
+    assert put(store, document).file.read_bytes() == b"weights"
+    return line
+
+
+def edit(folder: Path, **changes: Any) -> None:
+    meta = json.loads((folder / META).read_text())
+    (folder / META).write_text(json.dumps(meta | changes))
+
+
+@pytest.mark.parametrize(
+    ("harm", "reason"),
+    [
+        (lambda folder: (folder / MODEL).write_bytes(b"weightz"), "does not match its hash"),
+        (lambda folder: (folder / MODEL).write_bytes(b""), "does not match its hash"),
+        (lambda folder: (folder / MODEL).write_bytes(pickle.dumps([1])), "is a pickle"),
+        (lambda folder: (folder / MODEL).write_bytes(b"PK\x03\x04 as torch.save writes"), "is a pickle"),
+        (lambda folder: (folder / MODEL).unlink(), "is incomplete"),
+        (lambda folder: (folder / META).unlink(), "is incomplete"),
+        (lambda folder: (folder / META).write_text((folder / META).read_text()[:40]), "cannot be read"),
+        (lambda folder: (folder / META).write_text("[]"), "has a description that is not ours"),
+        (lambda folder: (folder / META).write_bytes(b"\xff\xfe"), "cannot be read"),
+        (lambda folder: edit(folder, document={"a": 2}), "lies under the key of another one"),
+        (lambda folder: edit(folder, document={"a": float("nan")}), "cannot be read"),
+        (lambda folder: edit(folder, sha256=None), "does not match its hash"),
+    ],
+)  # fmt: skip
+def test_a_damaged_artefact_is_not_used_and_that_is_said(
+    store: Store, said: list[str], harm: Callable[[Path], Any], reason: str
+) -> None:
+    assert reason in damaged(store, said, harm)
+
+
+def test_two_artefacts_that_were_swapped(store: Store, said: list[str]) -> None:
+    one, two = put(store, {"a": 1}, b"one").file.parent, put(store, {"a": 2}, b"two").file.parent
+    aside = one.with_name("aside")
+    one.rename(aside)
+    two.rename(one)
+    aside.rename(two)
+    assert store.get(key_of({"a": 1})) is None
+    assert store.get(key_of({"a": 2})) is None
+    assert ["lies under the key of another one" in line for line in said] == [True, True]
+
+
+def test_only_the_models_of_two_artefacts_were_swapped(store: Store, said: list[str]) -> None:
+    one, two = put(store, {"a": 1}, b"one").file, put(store, {"a": 2}, b"two").file
+    one.write_bytes(b"two")
+    assert store.get(key_of({"a": 1})) is None
+    assert "does not match its hash" in said[0]
+    assert store.get(key_of({"a": 2})) is not None
+    assert two.exists()
+
+
+# ----------------------------------------------------------------------------------------------------- two runs
+
+
+def _build(root: Path, started: Any, log: Path) -> None:
+    store = Store(root, lambda text: _note(log, text))
+    key = key_of({"a": 1})
+    started.wait()
+    with store.lock(key):
+        if store.get(key) is None:
+            _note(log, "builds")
+            time.sleep(0.5)
+            put(store, {"a": 1})
+        else:
+            _note(log, "finds")
+
+
+def _note(log: Path, text: str) -> None:
+    with log.open("a") as stream:
+        stream.write(text + "\n")
+
+
+def test_of_two_runs_on_one_store_one_builds_and_the_other_waits(store: Store, tmp_path: Path) -> None:
+    context = multiprocessing.get_context("fork")
+    barrier, log = context.Barrier(2), tmp_path / "log"
+    runs = [context.Process(target=_build, args=(store.root, barrier, log)) for _ in range(2)]
+    for run in runs:
+        run.start()
+    for run in runs:
+        run.join(timeout=30)
+    assert [run.exitcode for run in runs] == [0, 0]
+    assert log.read_text().splitlines() == [
+        "builds",
+        f"another run builds {key_of({'a': 1})[:12]} in this store; waiting for it",
+        "finds",
+    ]
+
+
+def test_a_run_that_is_overtaken_while_it_writes_puts_its_own_in_place(
+    store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    other = put(Store(tmp_path / "other", print), {"a": 1}, b"faster").file.parent
+    rename, calls = Path.rename, []
+
+    def overtaken(self: Path, target: Path) -> Path:
+        calls.append(self.name)
+        if self.name == key_of({"a": 1}) and calls.count(self.name) == 2:  # after it looked for an older one
+            shutil.copytree(other, target)
+        return rename(self, target)
+
+    monkeypatch.setattr(Path, "rename", overtaken)
+    assert put(store, {"a": 1}).file.read_bytes() == b"weights"
+    assert len(calls) == 4
+    assert list((store.root / "tmp").iterdir()) == []
+
+
+def test_a_lock_is_free_again_after_an_error(store: Store, said: list[str]) -> None:
+    with pytest.raises(RuntimeError), store.lock("k"):
+        raise RuntimeError
+    with store.lock("k"):
+        pass
+    assert said == []
+
+
+# ------------------------------------------------------------------------------------------------------- lineage
+
+
+def test_the_lineage_leads_from_the_fresh_network(store: Store) -> None:
+    root = {"root": {"seed": 0}}
+    child = {"parent": key_of(root), "step": "train"}
+    grandchild = {"parent": key_of(child), "step": "halve"}
+    for document in (root, child, grandchild):
+        put(store, document)
+    assert store.lineage(key_of(grandchild)[:8]) == [root, child, grandchild]
+
+
+def test_a_key_that_is_unknown_or_ambiguous(store: Store) -> None:
+    for number in range(17):
+        put(store, {"a": number})
+    first = [key[0] for key in artefact_folders(store)]
+    twice = next(digit for digit in first if first.count(digit) > 1)
+    with pytest.raises(UsageError, match=rf"{first.count(twice)} artefacts have keys that begin with '{twice}'"):
+        store.lineage(twice)
+    with pytest.raises(UsageError, match="no artefact has a key that begins with 'xyz'"):
+        store.lineage("xyz")

@@ -1,0 +1,114 @@
+"""Suite files: read without pytest, and their cells on this machine."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import toy
+
+from harness import Matrix, UsageError
+from harness.plugin.manager import Plugins
+from harness.suite.collect import cells_of, load
+from harness.suite.presets import PRESETS, preset
+
+MATRIX = "Matrix(dataset='toy', architecture='conv', training={'plain': []})"
+
+
+def suite(folder: Path, source: str) -> Path:
+    file = folder / "suite.py"
+    file.write_text("from harness import *\n" + source)
+    return file
+
+
+def test_all_matrices_of_a_file_by_name(tmp_path: Path) -> None:
+    found = load(suite(tmp_path, f"one = {MATRIX}\nother = 3\ntwo = {MATRIX}\n"))
+    assert list(found) == ["one", "two"]
+    assert isinstance(found["one"], Matrix)
+
+
+@pytest.mark.parametrize(
+    ("source", "message"),
+    [
+        ("x = 1", "declares no Matrix"),
+        ("import no_such_module", "cannot be imported: ModuleNotFoundError"),
+        ("def", "cannot be imported: SyntaxError"),
+        ("m = Matrix(dataset='toy', architecture='conv', columns='x')", "suite.py: columns names axis 'x'"),
+    ],
+)
+def test_a_broken_suite_is_named(tmp_path: Path, source: str, message: str) -> None:
+    with pytest.raises(UsageError, match=message):
+        load(suite(tmp_path, source))
+
+
+def test_what_is_no_file_or_no_python_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="there is no suite file"):
+        load(tmp_path / "absent.py")
+    (tmp_path / "suite.json").write_text("{}")
+    with pytest.raises(UsageError, match="is not a Python file"):
+        load(tmp_path / "suite.json")
+
+
+def ids(plugins: Plugins, size: str = "study", data: str | None = None, **axes: object) -> list[str]:
+    matrix = Matrix(**({"dataset": "toy", "architecture": "conv", "runtime": "eager", "seed": range(3)} | axes))
+    return [cell.id for cell in cells_of(matrix, "m", "suite.py", plugins, preset(size), data)]
+
+
+def test_presets_bound_the_seeds(plugins: Plugins) -> None:
+    toy.write(Path("data"))
+    assert ids(plugins) == ["conv-seed0", "conv-seed1", "conv-seed2"]
+    assert ids(plugins, "quick") == ids(plugins, "smoke") == ["conv-seed0"]
+
+
+def test_what_is_not_found_is_stood_in_for(plugins: Plugins) -> None:
+    assert ids(plugins, "quick") == ["toy-synthetic-conv-seed0"]
+
+
+@pytest.mark.parametrize(
+    ("axes", "message"),
+    [
+        ({"architecture": "convv"}, "no architecture is called 'convv'; did you mean 'conv'"),
+        ({"runtime": "eagre"}, "no runtime is called 'eagre'; did you mean 'eager'"),
+        ({"dataset": "tyo"}, "no dataset is called 'tyo'; did you mean 'toy'"),
+    ],
+)
+def test_names_that_no_plugin_brought(plugins: Plugins, axes: dict[str, str], message: str) -> None:
+    with pytest.raises(UsageError, match=message):
+        ids(plugins, **axes)
+
+
+def test_one_stand_in_cannot_take_two_places(plugins: Plugins) -> None:
+    with pytest.raises(UsageError, match=r"used twice.*toy by toy-synthetic"):
+        ids(plugins, dataset=["toy", "toy-synthetic"])
+
+
+def test_presets_shrink_the_training() -> None:
+    conv = toy.Conv()
+    whole = conv.training("train")
+    assert PRESETS["study"].training(conv, "train") == whole
+    quick, smoke = (PRESETS[name].training(conv, "train") for name in ("quick", "smoke"))
+    assert (quick.epochs, quick.examples) == (2, 48)
+    assert (smoke.epochs, smoke.examples) == (1, 64)
+    assert quick.optimizer_args == whole.optimizer_args
+    assert PRESETS["quick"].training(conv, "finetune").epochs == 2
+
+
+def test_a_wrong_preset_is_answered_with_the_nearest() -> None:
+    with pytest.raises(UsageError, match="no preset is called 'quik'; did you mean 'quick'"):
+        preset("quik")
+
+
+def test_an_architecture_that_wants_another_form_of_the_data_than_there_is_cannot_be_run(
+    plugins: Plugins, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert ids(plugins, architecture=["conv", "flat"])
+    with pytest.raises(UsageError, match="reference names an architecture, but these read different forms"):
+        ids(plugins, architecture=["conv", "flat"], reference={"architecture": "conv"})
+    monkeypatch.setattr(toy.Flat, "view", "maen")
+    with pytest.raises(
+        UsageError, match=r"'flat' cannot read data set 'toy': .* has no view 'maen'; did you mean 'mean'"
+    ):
+        ids(plugins, architecture="flat")
+    monkeypatch.setattr(toy.Toy, "views", {})
+    with pytest.raises(UsageError, match="it has no other form than its own"):
+        ids(plugins, architecture="flat")
