@@ -25,9 +25,9 @@ how the parts go together. All that is named here but `silent` is imported from 
 #: The contracts: heading -> what is below it. A test holds that none is left out.
 CONTRACTS = {
     "Steps": ("Step", "StepContext", "Loss"),
-    "Data sets": ("Dataset", "Task", "Data", "Part", "Progress", "silent"),
+    "Data sets": ("Dataset", "Task", "Data", "Split", "Progress", "silent"),
     "Architectures": ("Architecture", "Training"),
-    "Metrics": ("Metric", "Figure", "Evidence", "WeightedMetric"),
+    "Metrics": ("Metric", "MetricSpec", "EvalContext", "WeightedMetric"),
     "Runtimes": ("Runtime", "Predictor", "Profile"),
     "Studies": ("Study",),
 }
@@ -71,11 +71,11 @@ class Source:
 
 def reference() -> str:
     """The whole page."""
-    hooks = Source.read(HARNESS / "hookspecs.py")
-    contracts = [Source.read(file) for file in sorted((HARNESS / "contracts").glob("[!_]*.py"))]
+    hooks = Source.read(HARNESS / "api" / "hookspecs.py")
+    contracts = [Source.read(file) for file in sorted((HARNESS / "api").glob("[!_]*.py"))]
     parts = [INTRODUCTION, "## Hooks", prose(_doc(hooks.tree).partition("\n\n")[2])]
     parts += [hook(node) for node in hooks.tree.body if isinstance(node, ast.FunctionDef)]
-    decorator = Source.read(HARNESS / "compressor.py")["compressor"]
+    decorator = Source.read(HARNESS / "api" / "compressor.py")["compressor"]
     assert isinstance(decorator, ast.FunctionDef)
     for heading, names in CONTRACTS.items():
         parts.append(f"## {heading}")

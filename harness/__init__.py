@@ -4,19 +4,22 @@ What a suite imports: ``Matrix``, ``Profile``, ``Skip``, ``train``, ``step``.
 What a plugin imports: ``hookimpl``, ``compressor`` and the contracts.
 """
 
+from typing import Any
+
+from harness import former_names
 from harness.api import (
     Architecture,
     Data,
     Dataset,
-    Evidence,
-    Figure,
+    EvalContext,
     Loss,
     Metric,
-    Part,
+    MetricSpec,
     Predictor,
     Profile,
     Progress,
     Runtime,
+    Split,
     Step,
     StepContext,
     Study,
@@ -39,25 +42,32 @@ from harness.errors import (
 )
 from harness.suite.matrix import Matrix, Skip
 
+former_names.install()
+
+
+def __getattr__(name: str) -> Any:
+    return former_names.former_class(__name__, name)
+
+
 __all__ = [
     "Architecture",
     "CellError",
     "Data",
     "DataError",
     "Dataset",
-    "Evidence",
-    "Figure",
+    "EvalContext",
     "HarnessError",
     "Loss",
     "Matrix",
     "MeasureError",
     "Metric",
-    "Part",
+    "MetricSpec",
     "Predictor",
     "Profile",
     "Progress",
     "Runtime",
     "Skip",
+    "Split",
     "Step",
     "StepContext",
     "StoreError",

@@ -22,7 +22,7 @@ SCHEMA = 1
 
 def canonical(document: Any) -> str:
     """JSON with one spelling for one value: sorted names, no spaces, no NaN."""
-    return json.dumps(plain(document), sort_keys=True, separators=(",", ":"), ensure_ascii=True, allow_nan=False)
+    return json.dumps(to_jsonable(document), sort_keys=True, separators=(",", ":"), ensure_ascii=True, allow_nan=False)
 
 
 def key_of(document: Any) -> str:
@@ -30,7 +30,7 @@ def key_of(document: Any) -> str:
     return hashlib.sha256(canonical(document).encode()).hexdigest()
 
 
-def plain(value: Any) -> Any:
+def to_jsonable(value: Any) -> Any:
     """``value`` as what JSON has: dataclasses and mappings become objects, tuples and sets lists.
 
     A whole float becomes an integer, so that ``keep=1`` and ``keep=1.0`` are one key. Raises UsageError otherwise.
@@ -42,19 +42,19 @@ def plain(value: Any) -> Any:
             raise UsageError(f"{value} has no JSON form: keys and records hold finite numbers")
         return int(value) if value.is_integer() else value
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
-        return {field.name: plain(getattr(value, field.name)) for field in dataclasses.fields(value)}
+        return {field.name: to_jsonable(getattr(value, field.name)) for field in dataclasses.fields(value)}
     if isinstance(value, Mapping):
         if not all(isinstance(name, str) for name in value):
             raise UsageError(f"a mapping in a key needs texts as names, not {list(value)!r}")
-        return {name: plain(entry) for name, entry in value.items()}
+        return {name: to_jsonable(entry) for name, entry in value.items()}
     if isinstance(value, (set, frozenset)):
-        return sorted((plain(entry) for entry in value), key=canonical)
+        return sorted((to_jsonable(entry) for entry in value), key=canonical)
     if isinstance(value, (list, tuple, range)):
-        return [plain(entry) for entry in value]
+        return [to_jsonable(entry) for entry in value]
     if isinstance(value, PurePath):
         return value.as_posix()
     if hasattr(value, "item") and getattr(value, "shape", None) == ():
-        return plain(value.item())
+        return to_jsonable(value.item())
     raise UsageError(f"{value!r} ({type(value).__name__}) has no JSON form, so no key or record can hold it")
 
 

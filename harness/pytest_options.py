@@ -36,8 +36,8 @@ REPEATED = tuple(
 def add_options(parser: pytest.Parser) -> None:
     """Declare the options, in a group of their own."""
     group = parser.getgroup("harness", "benchmarks of compressed networks")
-    about = "; ".join(f"{entry.name}: {entry.about}" for entry in PRESETS.values())
-    group.addoption("--harness-preset", default="quick", metavar="NAME", help=f"how much to run. {about}")
+    summary = "; ".join(f"{entry.name}: {entry.summary}" for entry in PRESETS.values())
+    group.addoption("--harness-preset", default="quick", metavar="NAME", help=f"how much to run. {summary}")
     group.addoption(
         "--harness-plan", action="store_true", help="print the cells, what must be built and how long; run nothing"
     )

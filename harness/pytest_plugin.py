@@ -220,11 +220,13 @@ def pytest_runtestloop(session: pytest.Session) -> Iterator[None]:
             try:
                 result = yield
             except BaseException:
-                run.settle(confirm=False)  # what was measured goes into the file, with the verdicts that it allows
+                run.finalize_verdicts(
+                    confirm=False
+                )  # what was measured goes into the file, with the verdicts that it allows
                 raise
             if reporter is not None:
                 reporter.ensure_newline()
-            run.settle()
+            run.finalize_verdicts()
             if run.baseline is not None and not session.shouldstop:
                 _judge(run, state, run.baseline, config)
             return result
@@ -314,7 +316,7 @@ def pytest_report_collectionfinish(config: pytest.Config) -> list[str]:
     if not config.stash[STATE].known:
         return []
     preset_name, store = config.getoption("--harness-preset"), config.getoption("--harness-store")
-    stand_ins = sorted({cell.dataset for cell in config.stash[STATE].known.values() if cell.stands_in})
+    stand_ins = sorted({cell.dataset for cell in config.stash[STATE].known.values() if cell.is_fallback})
     shared = shared_url(config.getoption("--harness-shared"))
     places = f"store {store}" + (f", shared store {without_password(shared)}" if shared else "")
     lines = [f"harness: preset {preset_name}, {places}"]

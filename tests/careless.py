@@ -102,7 +102,7 @@ class Promises(Step):
     tells: str = "finetune"
     runs: int = 0
 
-    def fits(self) -> Sequence[tuple[Phase, Mapping[str, Any]]] | None:
+    def trainings(self) -> Sequence[tuple[Phase, Mapping[str, Any]]] | None:
         return None if self.tells == "" else [(self.tells, {"epochs": 1})]  # type: ignore[list-item]
 
     def apply(self, model: torch.nn.Module, context: StepContext) -> torch.nn.Module:
@@ -117,7 +117,7 @@ class Wonders(Step):
 
     name: ClassVar[str] = "wonders"
 
-    def fits(self) -> Sequence[tuple[Phase, Mapping[str, Any]]]:
+    def trainings(self) -> Sequence[tuple[Phase, Mapping[str, Any]]]:
         raise LookupError("no idea")
 
     def apply(self, model: torch.nn.Module, context: StepContext) -> torch.nn.Module:

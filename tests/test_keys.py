@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from harness.errors import UsageError
-from harness.keys import canonical, differences, key_of, plain
+from harness.keys import canonical, differences, key_of, to_jsonable
 
 FINITE = st.floats(allow_nan=False, allow_infinity=False)
 SCALARS = st.none() | st.booleans() | st.integers() | FINITE | st.text(max_size=5)
@@ -43,7 +43,7 @@ def test_a_document_and_its_json_have_one_key(document: object) -> None:
 
 @given(DOCUMENTS, DOCUMENTS)
 def test_differences_are_empty_exactly_when_the_keys_agree(old: object, new: object) -> None:
-    lines = list(differences(plain(old), plain(new)))
+    lines = list(differences(to_jsonable(old), to_jsonable(new)))
     assert (lines == []) == (key_of(old) == key_of(new))
 
 
@@ -68,8 +68,8 @@ def test_values_of_python_that_json_lacks() -> None:
         x: int
         where: PurePosixPath
 
-    assert plain(Point(1, PurePosixPath("a/b"))) == {"x": 1, "where": "a/b"}
-    assert plain({3, 1, 2}) == plain(range(1, 4)) == plain((1, 2, 3)) == [1, 2, 3]
+    assert to_jsonable(Point(1, PurePosixPath("a/b"))) == {"x": 1, "where": "a/b"}
+    assert to_jsonable({3, 1, 2}) == to_jsonable(range(1, 4)) == to_jsonable((1, 2, 3)) == [1, 2, 3]
 
 
 @pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf, np.float32("nan")])
@@ -85,8 +85,8 @@ def test_what_has_no_json_form_is_refused(value: object) -> None:
 
 
 def test_differences_name_the_path_and_both_values() -> None:
-    old = {"step": "prune", "parameters": {"keep": 0.5, "gone": 1}, "fits": [{"lr": 1}, {"lr": 2}]}
-    new = {"step": "prune", "parameters": {"keep": 0.25, "new": "a"}, "fits": [{"lr": 1}, {"lr": 3}]}
+    old = {"step": "prune", "parameters": {"keep": 0.5, "gone": 1}, "trainings": [{"lr": 1}, {"lr": 2}]}
+    new = {"step": "prune", "parameters": {"keep": 0.25, "new": "a"}, "trainings": [{"lr": 1}, {"lr": 3}]}
     assert list(differences(old, new)) == [
         "fits.1.lr: 2 -> 3",
         "parameters.gone: only in the first: 1",

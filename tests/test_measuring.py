@@ -119,7 +119,7 @@ def test_the_constants_are_the_code_s() -> None:
         f"{preset.processes} in {'the preset ' * (not i)}*{name}*" for i, (name, preset) in enumerate(PRESETS.items())
     )
     for words in (
-        f"{TIMED_INPUTS} examples are drawn from the test part",
+        f"{TIMED_INPUTS} examples are drawn from the test split",
         f"two windows of {WINDOW} calls agree: their quartiles within {percent(TOLERANCE, 0)} %",
         f"at {format_margin(BETWEEN_RUNS)} at least",
         f"(`--harness-margin`, {format_margin(DEFAULT_MARGIN)} by default)",

@@ -14,7 +14,7 @@ import pytest
 import toy
 from fakes import HEAD, TOYS, Suite, Workers, benchmarks
 
-from harness import Figure, MeasureError, Profile, hookimpl
+from harness import MeasureError, MetricSpec, Profile, hookimpl
 from harness.cli.main import main
 from harness.measure.machine import facts
 from harness.plugin.manager import Origin, Problem, installed
@@ -136,7 +136,7 @@ def test_a_reference_that_is_not_selected_is_built_all_the_same(suite: Suite) ->
 
 
 def test_two_metrics_cannot_give_one_figure(suite: Suite, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(toy.Mean, "figures", lambda self, task: (Figure("weights"),))
+    monkeypatch.setattr(toy.Mean, "specs", lambda self, task: (MetricSpec("weights"),))
     monkeypatch.setattr(toy.Mean, "compute", lambda self, evidence: {"weights": 1.0})
     result = suite(TOYS, "-k", "conv and full")
     result.assert_outcomes(failed=1, deselected=3)
@@ -229,7 +229,7 @@ def test_a_metric_with_a_bug_fails_its_cells_and_is_named(suite: Suite, monkeypa
     monkeypatch.setattr(toy.Mean, "compute", lambda self, evidence: {"mean_score": 1})
     result = suite(FAILING, "-k", "half")
     result.assert_outcomes(failed=1, deselected=3)
-    assert "compute() of metric 'mean' gives no 'undefined', which its figures() name" in "\n".join(result.outlines)
+    assert "compute() of metric 'mean' gives no 'undefined', which its specs() name" in "\n".join(result.outlines)
 
 
 def test_a_life_cycle_hook_with_a_bug_is_named_and_stops_nothing(suite: Suite, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -452,7 +452,7 @@ class Rare(toy.Toy):
 
     name = "rare"
 
-    def recognises(self, folder: Path) -> bool:
+    def matches(self, folder: Path) -> bool:
         return (folder / "rare.json").is_file()
 
 

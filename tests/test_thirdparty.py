@@ -97,7 +97,7 @@ def test_the_records_have_what_was_made_of_the_network(run: Run) -> None:
     assert step["step"] == "lowrank(by=rank, keep=0.5, finetune=True)"
     assert step["facts"]["ranks"] == {"layers.0": [42, 85], "layers.2": [64, 128], "layers.4": [32, 64]}
     assert step["facts"]["left"] == {"linear": "at rank 1 of 1 two factors save nothing"}
-    assert [fit["phase"] for fit in step["facts"]["fits"]] == ["finetune"]
+    assert [fit["phase"] for fit in step["facts"]["trainings"]] == ["finetune"]
     assert step["facts"]["parameters"] == {"before": full["parameters"], "after": low["parameters"]}
     saved = sum(rows * width - rank * (rows + width) for rows, width, rank in LAYERS)
     assert full["macs"] - low["macs"] == full["parameters"] - low["parameters"] == saved

@@ -18,14 +18,14 @@ from harness import (
     Architecture,
     Data,
     Dataset,
-    Evidence,
-    Figure,
+    EvalContext,
     Loss,
     Metric,
-    Part,
+    MetricSpec,
     Predictor,
     Progress,
     Runtime,
+    Split,
     Step,
     StepContext,
     Study,
@@ -54,14 +54,14 @@ def write(folder: Path, seed: int = 0) -> Path:
     return folder
 
 
-def part(examples: int, seed: int) -> Part:
+def part(examples: int, seed: int) -> Split:
     """Noise in which the first label lifts channel 0 and the second one shakes channel 1; two examples a patient."""
     random = np.random.default_rng(seed)
     targets = np.stack([np.arange(examples) % 2, np.arange(examples) // 2 % 2], axis=1).astype(np.float32)
     inputs = random.normal(size=(examples, *SHAPE)).astype(np.float32)
     inputs[:, 0] += 1.5 * targets[:, :1]
     inputs[:, 1] += 1.5 * targets[:, 1:] * np.resize([1.0, -1.0], SHAPE[1]).astype(np.float32)
-    return Part(inputs, targets, np.arange(examples) // 2)
+    return Split(inputs, targets, np.arange(examples) // 2)
 
 
 @contextlib.contextmanager
@@ -81,12 +81,12 @@ class Toy(Dataset):
     name = "toy"
     task = Task(SHAPE, ("high", "shaky"))
     examples = SIZES["train"]
-    stand_in = "toy-synthetic"
-    about = "a toy"
-    views: ClassVar[Mapping[str, Task]] = {"mean": Task(SHAPE[:1], ("high", "shaky"))}
+    fallback = "toy-synthetic"
+    summary = "a toy"
+    layouts: ClassVar[Mapping[str, Task]] = {"mean": Task(SHAPE[:1], ("high", "shaky"))}
     loads: ClassVar[list[str]] = []
 
-    def recognises(self, folder: Path) -> bool:
+    def matches(self, folder: Path) -> bool:
         return (folder / MARKER).is_file()
 
     def fingerprint(self, folder: Path) -> str:
@@ -98,7 +98,7 @@ class Toy(Dataset):
         parts = {name: part(size, seed + index) for index, (name, size) in enumerate(SIZES.items())}
         return Data(self.task, **parts)
 
-    def view(self, inputs: FloatArray, name: str) -> FloatArray:
+    def to_layout(self, inputs: FloatArray, name: str) -> FloatArray:
         mean: FloatArray = inputs.mean(axis=2)
         return mean
 
@@ -108,8 +108,8 @@ class ToySynthetic(Toy):
 
     name = "toy-synthetic"
     synthetic = True
-    stand_in = None
-    about = "a made-up toy"
+    fallback = None
+    summary = "a made-up toy"
 
     def make(self, folder: Path) -> None:
         write(folder)
@@ -119,7 +119,7 @@ class Conv(Architecture):
     """Convolution, BatchNorm, dropout, linear."""
 
     name = "conv"
-    about = "a toy network"
+    summary = "a toy network"
     quick_epochs = 2
     quick_examples = 48
 
@@ -146,8 +146,8 @@ class Flat(Architecture):
     """One linear layer on the means of the channels."""
 
     name = "flat"
-    about = "a toy network on another form of the data"
-    view = "mean"
+    summary = "a toy network on another form of the data"
+    layout = "mean"
 
     def build(self, task: Task) -> torch.nn.Module:
         from torch import nn
@@ -162,7 +162,7 @@ class Recurrent(Architecture):
     """LSTM, linear on the last step."""
 
     name = "lstm"
-    about = "another toy network"
+    summary = "another toy network"
 
     def build(self, task: Task) -> torch.nn.Module:
         from torch import nn
@@ -217,7 +217,7 @@ class Tune(Step):
         )
         return context.fit(model, epochs=self.epochs)
 
-    def fits(self) -> Sequence[tuple[Phase, Mapping[str, Any]]]:
+    def trainings(self) -> Sequence[tuple[Phase, Mapping[str, Any]]]:
         return [("finetune", {"epochs": self.epochs})]
 
     def preview(self, model: torch.nn.Module, example: torch.Tensor) -> torch.nn.Module:
@@ -229,7 +229,7 @@ class Mimic(Step):
     """Teach a fresh network what the incoming one answers; what its loss was given is recorded."""
 
     name: ClassVar[str] = "mimic"
-    teaches: ClassVar[bool] = True
+    is_teacher: ClassVar[bool] = True
     #: For every call of the loss: the teacher's first logits, or None.
     seen: ClassVar[list[Any]] = []
     weight: float = 0.5
@@ -301,7 +301,7 @@ class Eager(Runtime):
     """Runs the artefact itself."""
 
     name = "eager"
-    about = "a toy runtime"
+    summary = "a toy runtime"
 
     def deploy(self, artefact: Path, folder: Path) -> Path:
         return Path(shutil.copy(artefact, folder / "model.toy"))
@@ -325,10 +325,10 @@ class Mean(Metric):
 
     name = "mean"
 
-    def figures(self, task: Task) -> tuple[Figure, ...]:
-        return Figure("mean_score"), Figure("undefined")
+    def specs(self, task: Task) -> tuple[MetricSpec, ...]:
+        return MetricSpec("mean_score"), MetricSpec("undefined")
 
-    def compute(self, evidence: Evidence) -> Mapping[str, float | None]:
+    def compute(self, evidence: EvalContext) -> Mapping[str, float | None]:
         return {"mean_score": evidence.scores.mean(), "undefined": None}
 
     def weighted(self, task: Task) -> Mapping[str, WeightedMetric]:
@@ -340,10 +340,10 @@ class Weight(Metric):
 
     name = "weight"
 
-    def figures(self, task: Task) -> tuple[Figure, ...]:
-        return (Figure("weights", better="lower", digits=0),)
+    def specs(self, task: Task) -> tuple[MetricSpec, ...]:
+        return (MetricSpec("weights", better="lower", digits=0),)
 
-    def compute(self, evidence: Evidence) -> Mapping[str, float | None]:
+    def compute(self, evidence: EvalContext) -> Mapping[str, float | None]:
         return {"weights": sum(weight.numel() for weight in evidence.model.parameters())}
 
 

@@ -5,17 +5,23 @@ Importing them loads no torch. Plugins import what they need from ``harness``, o
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from harness.api.architectures import Architecture, Phase, Training
-from harness.api.data import Data, Dataset, Part, Progress, Task, silent
-from harness.api.metrics import Better, Evidence, Figure, Metric, WeightedMetric
+from harness.api.data import Data, Dataset, Progress, Split, Task, silent
+from harness.api.metrics import Better, EvalContext, Metric, MetricSpec, WeightedMetric
 from harness.api.runtimes import ALLOCATORS, INSTRUCTION_SETS, Predictor, Profile, Runtime
 from harness.api.steps import Loss, Step, StepContext
 from harness.api.studies import Study
+from harness.former_names import former_class
 
 if TYPE_CHECKING:
     from harness.api.data import FloatArray as FloatArray
+
+
+def __getattr__(name: str) -> Any:
+    return former_class(__name__, name)
+
 
 __all__ = [
     "ALLOCATORS",
@@ -24,16 +30,16 @@ __all__ = [
     "Better",
     "Data",
     "Dataset",
-    "Evidence",
-    "Figure",
+    "EvalContext",
     "Loss",
     "Metric",
-    "Part",
+    "MetricSpec",
     "Phase",
     "Predictor",
     "Profile",
     "Progress",
     "Runtime",
+    "Split",
     "Step",
     "StepContext",
     "Study",

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from harness.api.data import Task
 from harness.errors import UsageError
+from harness.former_names import FormerNames
 
 if TYPE_CHECKING:
     import torch
@@ -48,14 +49,15 @@ class Training:
             raise UsageError(f"precision {self.precision!r} is not one of float32, bfloat16")
 
 
-class Architecture(abc.ABC):
+class Architecture(FormerNames, abc.ABC):
     """A network: how it is built for a task, and how its authors train it."""
 
+    _former_names: ClassVar = {"about": "summary", "view": "layout"}
     name: ClassVar[str]
     version: ClassVar[str] = "1"
-    about: ClassVar[str] = ""
-    #: The form of the data that it reads, one of the data set's ``views``; "" is the data set's own.
-    view: ClassVar[str] = ""
+    summary: ClassVar[str] = ""
+    #: The form of the data that it reads, one of the data set's ``layouts``; "" is the data set's own.
+    layout: ClassVar[str] = ""
     #: At most so many epochs, on at most so many examples, in the preset *quick*: a minute or less on two cores.
     quick_epochs: ClassVar[int] = 3
     quick_examples: ClassVar[int] = 2048

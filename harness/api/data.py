@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 
 from harness.errors import DataError, UsageError, nearest
+from harness.former_names import FormerNames
 
 if TYPE_CHECKING:
     import numpy as np
@@ -30,7 +31,7 @@ class Task:
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
-class Part:
+class Split:
     """One part of a data set: ``inputs`` (n, *input_shape) and ``targets`` (n, labels), both float32.
 
     ``patients`` (n,) names the patient of each example: the unit that the quality bootstrap resamples.
@@ -43,7 +44,7 @@ class Part:
     def __post_init__(self) -> None:
         if not len(self.inputs) == len(self.targets) == len(self.patients):
             raise DataError(
-                f"a part's arrays differ in length: {len(self.inputs)} inputs, {len(self.targets)} targets, "
+                f"a split's arrays differ in length: {len(self.inputs)} inputs, {len(self.targets)} targets, "
                 f"{len(self.patients)} patients"
             )
 
@@ -56,20 +57,20 @@ class Data:
     """A loaded data set. Steps see ``train`` and ``validation`` alone; ``test`` is for the final figures."""
 
     task: Task
-    train: Part
-    validation: Part
-    test: Part
+    train: Split
+    validation: Split
+    test: Split
 
-    def parts(self) -> Iterator[tuple[str, Part]]:
+    def splits(self) -> Iterator[tuple[str, Split]]:
         yield "train", self.train
         yield "validation", self.validation
         yield "test", self.test
 
     def check(self, name: str) -> None:
-        """Raise DataError unless each part has finite examples of the task's shape, and both classes of each label."""
+        """Raise DataError unless each split has finite examples of the task's shape, and both classes of each label."""
         import numpy as np
 
-        for part_name, part in self.parts():
+        for part_name, part in self.splits():
             where = f"{name}, {part_name} part"
             if len(part) == 0:
                 raise DataError(f"{where}: no examples; is the data set complete?")
@@ -102,9 +103,16 @@ def silent(done: int, total: int, note: str = "") -> None:
     """A progress that shows nothing."""
 
 
-class Dataset(abc.ABC):
+class Dataset(FormerNames, abc.ABC):
     """A data set that is read from a folder in its official layout."""
 
+    _former_names: ClassVar = {
+        "about": "summary",
+        "recognises": "matches",
+        "stand_in": "fallback",
+        "view": "to_layout",
+        "views": "layouts",
+    }
     name: ClassVar[str]
     version: ClassVar[str] = "1"
     task: ClassVar[Task]
@@ -113,14 +121,14 @@ class Dataset(abc.ABC):
     #: True when the data is made up; the name must then say so.
     synthetic: ClassVar[bool] = False
     #: Other forms of the same examples by name, each with its task, for architectures that read one.
-    views: ClassVar[Mapping[str, Task]] = {}
+    layouts: ClassVar[Mapping[str, Task]] = {}
     #: The data set that takes this one's place when it is found nowhere, or None.
-    stand_in: ClassVar[str | None] = None
+    fallback: ClassVar[str | None] = None
     #: One line for ``harness list`` and ``harness data status``: what it is, its licence, its source.
-    about: ClassVar[str] = ""
+    summary: ClassVar[str] = ""
 
     @abc.abstractmethod
-    def recognises(self, folder: Path) -> bool:
+    def matches(self, folder: Path) -> bool:
         """Whether the folder holds this data set; quick, reads no signals."""
 
     @abc.abstractmethod
@@ -134,20 +142,22 @@ class Dataset(abc.ABC):
         Raises DataError naming file and reason for anything that is not as the format promises.
         """
 
-    def view(self, inputs: FloatArray, name: str) -> FloatArray:
-        """The inputs of a part, (n, *input_shape), in the form called ``name``: (n, *views[name].input_shape)."""
-        raise DataError(f"{self.name} declares the view {name!r} but does not define view()")
+    def to_layout(self, inputs: FloatArray, name: str) -> FloatArray:
+        """The inputs of a split, (n, *input_shape), in the form called ``name``: (n, *layouts[name].input_shape)."""
+        raise DataError(f"{self.name} declares the layout {name!r} but does not define to_layout()")
 
-    def task_in(self, view: str) -> Task:
-        """The task in the form called ``view`` ("": its own). Raises UsageError for one that there is not."""
-        if view and view not in self.views:
-            has = f"has {', '.join(self.views)}" if self.views else "has no other form than its own"
-            raise UsageError(f"data set {self.name!r} has no view {view!r}{nearest(view, self.views)}; it {has}")
-        return self.views[view] if view else self.task
+    def task_in(self, layout: str) -> Task:
+        """The task in the form called ``layout`` ("": its own). Raises UsageError for one that there is not."""
+        if layout and layout not in self.layouts:
+            has = f"has {', '.join(self.layouts)}" if self.layouts else "has no other form than its own"
+            raise UsageError(
+                f"data set {self.name!r} has no layout {layout!r}{nearest(layout, self.layouts)}; it {has}"
+            )
+        return self.layouts[layout] if layout else self.task
 
     def fetch(self, folder: Path, progress: Progress = silent) -> None:
         """Download into ``folder``: resumable, verified by checksum. A data set that cannot says why."""
-        raise DataError(f"{self.name} cannot be downloaded by the harness: {self.about or 'see its own site'}")
+        raise DataError(f"{self.name} cannot be downloaded by the harness: {self.summary or 'see its own site'}")
 
     def make(self, folder: Path) -> None:
         """Write a synthetic data set into ``folder``; only those with ``synthetic = True`` have this."""

@@ -96,7 +96,7 @@ def harness_studies(register: Callable[[Study], None]) -> None:
 
         @hookimpl
         def harness_studies(register):
-            register(Study("che2018", HERE / "che2018.toml", about="GRU-D, ICU mortality"))
+            register(Study("che2018", HERE / "che2018.toml", summary="GRU-D, ICU mortality"))
     """
 
 

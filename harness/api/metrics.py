@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol
 
 from harness.api.data import Task
+from harness.former_names import FormerNames
 
 if TYPE_CHECKING:
     import numpy as np
@@ -19,7 +20,7 @@ Better = Literal["higher", "lower"]
 
 
 @dataclasses.dataclass(frozen=True)
-class Figure:
+class MetricSpec:
     """One number that a metric gives: how to print it and which way is good."""
 
     name: str
@@ -38,13 +39,13 @@ class WeightedMetric(Protocol):
         ...
 
 
-class Evidence(Protocol):
+class EvalContext(Protocol):
     """What a metric may look at: one cell, after it was built and timed. Each is made when first asked for."""
 
     task: Task
     #: The deployed file.
     file: Path
-    #: On the test part: probabilities and targets (n, labels), and each row's patient.
+    #: On the test split: probabilities and targets (n, labels), and each row's patient.
     scores: NDArray[Any]
     targets: NDArray[Any]
     patients: NDArray[Any]
@@ -65,19 +66,20 @@ class Evidence(Protocol):
         ...
 
 
-class Metric(abc.ABC):
+class Metric(FormerNames, abc.ABC):
     """One or more figures about a cell."""
 
+    _former_names: ClassVar = {"about": "summary", "figures": "specs"}
     name: ClassVar[str]
     version: ClassVar[str] = "1"
-    about: ClassVar[str] = ""
+    summary: ClassVar[str] = ""
 
     @abc.abstractmethod
-    def figures(self, task: Task) -> tuple[Figure, ...]:
+    def specs(self, task: Task) -> tuple[MetricSpec, ...]:
         """The figures that ``compute`` gives for this task, the first being the headline."""
 
     @abc.abstractmethod
-    def compute(self, evidence: Evidence) -> Mapping[str, float | None]:
+    def compute(self, evidence: EvalContext) -> Mapping[str, float | None]:
         """The figures by name; None for one that is undefined here."""
 
     def weighted(self, task: Task) -> Mapping[str, WeightedMetric]:

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar, Literal, Protocol
 
 from harness.errors import UsageError, nearest
+from harness.former_names import FormerNames
 
 if TYPE_CHECKING:
     import torch
@@ -77,12 +78,13 @@ class Predictor(Protocol):
     def __call__(self, inputs: torch.Tensor) -> torch.Tensor: ...
 
 
-class Runtime(abc.ABC):
+class Runtime(FormerNames, abc.ABC):
     """What executes a deployed file."""
 
+    _former_names: ClassVar = {"about": "summary"}
     name: ClassVar[str]
     version: ClassVar[str] = "1"
-    about: ClassVar[str] = ""
+    summary: ClassVar[str] = ""
 
     @abc.abstractmethod
     def deploy(self, artefact: Path, folder: Path) -> Path:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol, TypeVar
 from harness.api.architectures import Phase
 from harness.api.data import Progress, Task
 from harness.errors import UsageError, nearest
+from harness.former_names import FormerNames
 
 if TYPE_CHECKING:
     import torch
@@ -22,7 +23,7 @@ Loss = Callable[["torch.Tensor", "torch.Tensor", "torch.Tensor | None"], "torch.
 
 
 class StepContext(Protocol):
-    """What a step may use. There is no way from here to the test part."""
+    """What a step may use. There is no way from here to the test split."""
 
     #: The task, and one validation example as a batch of one.
     task: Task
@@ -57,11 +58,11 @@ class StepContext(Protocol):
         ...
 
     def teach(self, teacher: torch.nn.Module) -> None:
-        """From here on the objective is this step's ``loss`` with this teacher (a step with ``teaches = True``)."""
+        """From here on the objective is this step's ``loss`` with this teacher (a step with ``is_teacher = True``)."""
         ...
 
-    def calibration(self, examples: int, part: Literal["validation", "train"] = "validation") -> torch.Tensor:
-        """That many random examples of a part, (examples, *input_shape); all where there are fewer."""
+    def calibration(self, examples: int, split: Literal["validation", "train"] = "validation") -> torch.Tensor:
+        """That many random examples of a split, (examples, *input_shape); all where there are fewer."""
         ...
 
     def report(self, **facts: Any) -> None:
@@ -113,18 +114,19 @@ def _wrong_call(signature: inspect.Signature, given: int, named: Mapping[str, An
     return f": missing {', '.join(map(repr, missing))} (known: {', '.join(names)})"
 
 
-class Step(metaclass=StepType):
+class Step(FormerNames, metaclass=StepType):
     """What makes or changes a model. Subclass as a frozen dataclass: its fields are its parameters.
 
     A compressor needs a ``name``, fields with types, a docstring and ``apply``. Importing it must load no torch:
     import torch inside the methods.
     """
 
+    _former_names: ClassVar = {"fits": "trainings", "teaches": "is_teacher"}
     name: ClassVar[str]
     #: Raise it whenever the same parameters would give another model.
     version: ClassVar[str] = "1"
     #: True for a step whose incoming model teaches a fresh network, and all training from here on; it defines ``loss``.
-    teaches: ClassVar[bool] = False
+    is_teacher: ClassVar[bool] = False
     #: How its author makes a step that cannot be checked as it is one that can.
     _mend_examples: ClassVar[str] = "define examples(), or give every parameter a default"
 
@@ -152,7 +154,7 @@ class Step(metaclass=StepType):
         """
         raise NotImplementedError(f"step {self.name!r} does not define apply()")
 
-    def fits(self) -> Sequence[tuple[Phase, Mapping[str, Any]]] | None:
+    def trainings(self) -> Sequence[tuple[Phase, Mapping[str, Any]]] | None:
         """The trainings that ``apply`` runs, each as it is passed to ``context.fit``; None when that is not told.
 
         From them come the guess at how long it takes, and which of the architecture's trainings enter the key (both,
@@ -165,8 +167,8 @@ class Step(metaclass=StepType):
         return None
 
     def loss(self, task_loss: Loss) -> Loss:
-        """The objective that this step puts in force (only with ``teaches = True``)."""
-        raise NotImplementedError(f"step {self.name!r} has teaches = True but does not define loss()")
+        """The objective that this step puts in force (only with ``is_teacher = True``)."""
+        raise NotImplementedError(f"step {self.name!r} has is_teacher = True but does not define loss()")
 
     def dump(self, model: torch.nn.Module) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
         """The model as plain tensors and JSON notes; the default handles any network of stock torch modules.

@@ -19,4 +19,4 @@ class Study:
 
     name: str
     file: Path
-    about: str = ""
+    summary: str = ""

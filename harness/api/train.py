@@ -31,10 +31,10 @@ class Train(Step):
             raise UsageError(f"train(precision={self.precision!r}): one of 'float32', 'bfloat16'")
 
     def apply(self, model: torch.nn.Module, context: StepContext) -> torch.nn.Module:
-        ((phase, changes),) = self.fits()
+        ((phase, changes),) = self.trainings()
         return context.fit(model, phase, **changes)
 
-    def fits(self) -> Sequence[tuple[Phase, Mapping[str, Any]]]:
+    def trainings(self) -> Sequence[tuple[Phase, Mapping[str, Any]]]:
         return [("train", {name: value for name, value in self.parameters().items() if value is not None})]
 
     def preview(self, model: torch.nn.Module, example: torch.Tensor) -> torch.nn.Module:

@@ -14,7 +14,7 @@ from safetensors import SafetensorError, safe_open
 
 from harness.api import Step, Task
 from harness.errors import CellError, StoreError
-from harness.keys import canonical, plain
+from harness.keys import canonical, to_jsonable
 from harness.plugin.manager import Plugins, installed
 
 HEADER = "harness"
@@ -26,7 +26,7 @@ def save(file: Path, model: torch.nn.Module, steps: Sequence[Step], architecture
     It is dumped by the last step that brings a form of its own, or else in the form of stock torch modules. What lies
     before a step that teaches does not count, for that one begins with a fresh network.
     """
-    begin = next((index for index in reversed(range(len(steps))) if steps[index].teaches), 0)
+    begin = next((index for index in reversed(range(len(steps))) if steps[index].is_teacher), 0)
     dumper = next((step for step in reversed(steps[begin:]) if type(step).dump is not Step.dump), Step())
     dumped: object = dumper.dump(model)
     if not isinstance(dumped, tuple) or len(dumped) != 2 or not all(isinstance(part, Mapping) for part in dumped):
@@ -103,7 +103,7 @@ def flatten(tree: Any, tensors: dict[str, torch.Tensor], path: str = "") -> Any:
         return {"list": [flatten(entry, tensors, f"{path}/{index}") for index, entry in enumerate(tree)]}
     if isinstance(tree, float) and not math.isfinite(tree):
         return {"float": repr(tree)}
-    return {"value": tree if isinstance(tree, float) else plain(tree)}
+    return {"value": tree if isinstance(tree, float) else to_jsonable(tree)}
 
 
 def unflatten(tree: Mapping[str, Any], tensors: Mapping[str, torch.Tensor]) -> Any:

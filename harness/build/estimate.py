@@ -68,7 +68,7 @@ class Previews:
         try:
             with torch.random.fork_rng(devices=[]):
                 torch.manual_seed(0)
-                if before is None or steps[-1].teaches:  # the student is a fresh network
+                if before is None or steps[-1].is_teacher:  # the student is a fresh network
                     network: torch.nn.Module | None = build(architecture, task, self._plugins).eval()
                     author, what = self._plugins.architectures.origin(architecture), f"architecture {architecture!r}"
                 else:
@@ -111,7 +111,7 @@ class Estimate:
         if node.step is None:
             return 0.0
         dataset = self._plugins.datasets.get(node.root.dataset)
-        shape = self._previews.shape(node.root.architecture, dataset.task_in(node.root.view), node.steps)
+        shape = self._previews.shape(node.root.architecture, dataset.task_in(node.root.layout), node.steps)
         work = 0.0
         for phase, changes in node.fits or ():
             plan: Training = node.root.train if phase == "train" else node.root.finetune

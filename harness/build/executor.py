@@ -14,15 +14,16 @@ from typing import Any, Literal
 import numpy as np
 import torch
 
+from harness import former_names
 from harness.build import artefact as artefacts
 from harness.build import training
 from harness.build.answers import wrong_answer
 from harness.plugin.containment import FOREIGN
-from harness.api import Data, Loss, Part, Phase, Progress, Task, Training
+from harness.api import Data, Loss, Split, Phase, Progress, Task, Training
 from harness.data.library import Library
 from harness.store.entry import Artefact
 from harness.errors import CellError, HarnessError, Unsupported, UsageError, describe_error, nearest
-from harness.keys import plain
+from harness.keys import to_jsonable
 from harness.build.plan import Node, Plan, describe
 from harness.plugin.manager import KERNEL, Origin, Plugins
 from harness.run.progress import Display
@@ -39,7 +40,7 @@ def derive(*parts: Any) -> int:
 
 
 class Context:
-    """What a step may use (contracts.StepContext). Nothing that it holds leads to the test part."""
+    """What a step may use (contracts.StepContext). Nothing that it holds leads to the test split."""
 
     def __init__(
         self,
@@ -52,8 +53,8 @@ class Context:
         progress: Progress,
     ) -> None:
         self.task: Task = data.task
-        self._train: Part = data.train
-        self._validation: Part = data.validation
+        self._train: Split = data.train
+        self._validation: Split = data.validation
         self.example = torch.from_numpy(np.array(data.validation.inputs[:1]))
         self.facts: dict[str, Any] = {}
         #: The trainings that were run.
@@ -79,16 +80,22 @@ class Context:
         return _fresh(self._plugins, self._node, self.task, self.seed("fresh"))
 
     def teach(self, teacher: torch.nn.Module) -> None:
-        if self._node.step is None or not self._node.step.teaches:
-            raise CellError(f"step {self._node.label} calls teach() but does not declare teaches = True")
+        if self._node.step is None or not self._node.step.is_teacher:
+            raise CellError(f"step {self._node.label} calls teach() but does not declare is_teacher = True")
         self.teacher = teacher
         self._loss = self._node.step.loss(training.task_loss)
 
-    def calibration(self, examples: int, part: Literal["validation", "train"] = "validation") -> torch.Tensor:
-        parts = {"validation": ("calibration", self._validation), "train": ("calibration/train", self._train)}
-        if part not in parts:
-            raise CellError(f"{self._node.label} asks for calibration from {part!r}; it is 'validation' or 'train'")
-        purpose, source = parts[part]
+    def calibration(
+        self, examples: int, split: Literal["validation", "train"] = "validation", *, part: str | None = None
+    ) -> torch.Tensor:
+        if part is not None:
+            former_names.warn("calibration(part=)", "calibration(split=)")
+        splits = {"validation": ("calibration", self._validation), "train": ("calibration/train", self._train)}
+        if (chosen_split := part or split) not in splits:
+            raise CellError(
+                f"{self._node.label} asks for calibration from {chosen_split!r}; it is 'validation' or 'train'"
+            )
+        purpose, source = splits[chosen_split]
         examples = min(examples, len(source))
         chosen = np.random.default_rng(self.seed(purpose)).choice(len(source), examples, replace=False)
         return torch.from_numpy(np.ascontiguousarray(source.inputs[np.sort(chosen)]))
@@ -96,7 +103,7 @@ class Context:
     def report(self, **facts: Any) -> None:
         for name, value in facts.items():
             try:
-                self.facts[name] = plain(value)
+                self.facts[name] = to_jsonable(value)
             except UsageError as error:
                 raise CellError(f"{self._node.label} reports {name}, which cannot be kept: {error}") from error
 
@@ -125,7 +132,7 @@ class Context:
         )
         examples = min(len(self._train), plan.examples or len(self._train))
         row = {"name": name, "phase": phase, "epochs": plan.epochs, "examples": examples, "history": history}
-        self.facts.setdefault("fits", []).append(row)
+        self.facts.setdefault("trainings", []).append(row)
         return model
 
     def _training(self, model: torch.nn.Module, phase: Phase, name: str, changes: Mapping[str, Any]) -> Training:
@@ -218,7 +225,7 @@ class Executor:
 
     def _apply(self, node: Node) -> Artefact:
         began = time.perf_counter()
-        data = self.library.load(node.root.dataset, node.root.evaluation, node.root.view)
+        data = self.library.load(node.root.dataset, node.root.evaluation, node.root.layout)
         facts: dict[str, Any] = {}
         with _global_seeds(derive(node.key)):
             if node.step is None or node.parent is None:

@@ -1,4 +1,4 @@
-"""The trainings of a step: what its ``fits`` tells must be what it does, for the key holds what is told."""
+"""The trainings of a step: what its ``trainings`` tells must be what it does, for the key holds what is told."""
 
 from __future__ import annotations
 
@@ -23,11 +23,11 @@ def changed(training: Training, changes: Mapping[str, Any]) -> Training:
 
 
 def told(step: Step) -> Fits | None:
-    """What ``fits`` tells; None when it tells nothing. Raises CellError for what are no trainings."""
-    found: Any = step.fits()
+    """What ``trainings`` tells; None when it tells nothing. Raises CellError for what are no trainings."""
+    found: Any = step.trainings()
     if found is None:
         return None
-    wanted = f"fits() of step {step.name!r} gives {found!r}; it is None or a list of pairs like ('finetune', {{}})"
+    wanted = f"trainings() of step {step.name!r} gives {found!r}; it is None or a list of pairs like ('finetune', {{}})"
     if not isinstance(found, Sequence) or isinstance(found, str):
         raise CellError(wanted)
     for entry in found:
@@ -35,7 +35,7 @@ def told(step: Step) -> Fits | None:
             raise CellError(wanted)
         if entry[0] not in PHASES:
             raise CellError(
-                f"fits() of step {step.name!r} names the phase {entry[0]!r}{nearest(str(entry[0]), PHASES)}"
+                f"trainings() of step {step.name!r} names the phase {entry[0]!r}{nearest(str(entry[0]), PHASES)}"
             )
     return tuple((phase, dict(changes)) for phase, changes in found)
 
@@ -61,7 +61,7 @@ def broken_promise(
     parts = [f"told of {_words(left, trainings)} and never ran it"] if left else []
     parts += [f"ran {_words(more, trainings)} and did not tell"] if more else []
     return (
-        f"{' and '.join(parts)}: its key would not hold what the model depends on; let fits() give each training as it "
+        f"{' and '.join(parts)}: its key would not hold what the model depends on; let trainings() give each training as it "
         "is passed to context.fit, or None where that cannot be told before"
     )
 

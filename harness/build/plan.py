@@ -10,7 +10,7 @@ from typing import Any, Generic, TypeVar
 from harness.plugin.containment import Tell
 from harness.api import Step, Training
 from harness.errors import CellError, HarnessError, StoreError, UsageError
-from harness.keys import SCHEMA, key_of, plain
+from harness.keys import SCHEMA, key_of, to_jsonable
 from harness.suite.matrix import Cell
 from harness.plugin.manager import Plugins
 from harness.suite.presets import Preset
@@ -32,7 +32,7 @@ class Root:
     device: str
     evaluation: int | None
     #: The form of the data that the architecture reads.
-    view: str = ""
+    layout: str = ""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -181,9 +181,9 @@ def _root(
         finetune=trainings["finetune"],
         device=device,
         evaluation=preset.evaluation,
-        view=network.view,
+        layout=network.layout,
     )
-    left_out = ("train", "finetune", *(() if network.view else ("view",)))
+    left_out = ("train", "finetune", *(() if network.layout else ("layout",)))
     document = {
         "schema": SCHEMA,
         "torch": ".".join(version("torch").split(".")[:2]),
@@ -197,8 +197,8 @@ def _root(
             "fingerprint": fingerprint,
             **_code(type(plugins.datasets.get(dataset))),
         },
-        "task": plain(plugins.datasets.get(dataset).task_in(network.view)),
-        "root": {name: value for name, value in plain(root).items() if name not in left_out},
+        "task": to_jsonable(plugins.datasets.get(dataset).task_in(network.layout)),
+        "root": {name: value for name, value in to_jsonable(root).items() if name not in left_out},
     }
     return Node(key_of(document), document, root, (), None)
 
@@ -214,9 +214,9 @@ def _child(parent: Node, step: Step, plugins: Plugins, fits: Fits | None, parame
         "plugin": _origin(plugins.steps.origin(step.name)),
         **_code(type(step)),
         "parameters": parameters,
-        "training": {phase: plain(getattr(parent.root, phase)) for phase in phases},
+        "training": {phase: to_jsonable(getattr(parent.root, phase)) for phase in phases},
     }
-    objective, teacher = (step, parent.key) if step.teaches else (parent.objective, parent.teacher)
+    objective, teacher = (step, parent.key) if step.is_teacher else (parent.objective, parent.teacher)
     return Node(key_of(document), document, parent.root, (*parent.steps, step), parent.key, objective, teacher, fits)
 
 
@@ -228,11 +228,11 @@ def _told(step: Step, plugins: Plugins, say: Tell | None) -> tuple[Fits | None, 
             f"{plugins.steps.origin(step.name)} registers under this name; rename one"
         )
     origin = plugins.steps.origin(step.name)
-    with plugins.contain(origin, f"fits() of step {step.name!r}", say, thing=type(step), files=False):
+    with plugins.contain(origin, f"trainings() of step {step.name!r}", say, thing=type(step), files=False):
         fits = told(step)
     with plugins.contain(origin, f"parameters() of step {step.name!r}", say, thing=type(step), files=False):
         try:
-            parameters = plain(step.parameters())
+            parameters = to_jsonable(step.parameters())
         except UsageError as error:
             raise CellError(f"plugin {origin}: parameters() of step {step.name!r}: {error}") from error
     return fits, parameters

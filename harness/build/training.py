@@ -21,7 +21,7 @@ from safetensors.torch import save
 from torch.nn import functional
 
 from harness.build.artefact import flatten, unflatten
-from harness.api import Loss, Part, Progress, Training, silent
+from harness.api import Loss, Split, Progress, Training, silent
 from harness.errors import CellError, UsageError, explain_disk_errors, nearest
 from harness.stats.quality import macro_auroc
 
@@ -33,8 +33,8 @@ def task_loss(logits: torch.Tensor, targets: torch.Tensor, teacher: torch.Tensor
 
 def fit(
     model: torch.nn.Module,
-    train: Part,
-    validation: Part,
+    train: Split,
+    validation: Split,
     training: Training,
     *,
     seed: int,
@@ -82,7 +82,7 @@ def fit(
         auroc = macro_auroc(score(model, validation.inputs, training.batch, device), validation.targets)
         if not math.isfinite(auroc):
             raise CellError(
-                f"answers on the validation part became NaN or infinite in {note}: lower the learning rate, or clip"
+                f"answers on the validation split became NaN or infinite in {note}: lower the learning rate, or clip"
             )
         rate = optimizer.param_groups[0]["lr"]
         history.append({"loss": mean_loss, "auroc": auroc, "lr": rate, "seconds": time.perf_counter() - began})

@@ -33,7 +33,7 @@ from harness.calibration.summary import summarise
 from harness.doctor import probe
 from harness.errors import UsageError, check_writable, explain_disk_errors
 from harness.files import Scratch
-from harness.keys import plain
+from harness.keys import to_jsonable
 from harness.measure.machine import facts, load
 from harness.measure.noise import SIGNALS, findings
 from harness.measure.pool import PairedSamples, Workers
@@ -105,7 +105,7 @@ def calibrate(plan: Plan, say: Callable[[str], None], output: Path | None = None
         "versions": {"python": platform.python_version(), **{name: version(name) for name in PACKAGES}},
         "machine": dict(facts()),
         "load": dict(load()),
-        "plan": plain(plan),
+        "plan": to_jsonable(plan),
         "limits": {name: signal.limit for name, signal in SIGNALS.items()},
         "environment": None,
         "conditions": [],

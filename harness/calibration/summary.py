@@ -11,7 +11,7 @@ import numpy as np
 from scipy import stats
 
 from harness.calibration.rivals import RULES
-from harness.stats.ratios import smallest_change
+from harness.stats.ratios import minimum_detectable_effect
 
 Comparison = Mapping[str, Any]
 #: The ways to come to a verdict, with the table's words for them.
@@ -36,7 +36,7 @@ def summarise(comparisons: Sequence[Comparison]) -> dict[str, Any]:
                 "student": _share(_by_interval(comparison) is None for comparison in clean),
                 "bootstrap": _share(low <= 1 <= high for low, high in (each["bootstrap"] for each in clean)),
             },
-            "smallest_change": smallest_change([comparison["per_process"] for comparison in clean]),
+            "smallest_change": minimum_detectable_effect([comparison["per_process"] for comparison in clean]),
         },
         "planted": [
             _level([comparison for comparison in comparisons if comparison["planted"] == share], share)

@@ -96,14 +96,14 @@ def _parser() -> argparse.ArgumentParser:
         "calibrate",
         help="how often verdicts are wrong here, over many comparisons whose answer is known; takes half an hour",
     )
-    for option, default, about in (
+    for option, default, summary in (
         ("--comparisons", 200, "comparisons of a network with itself"),
         ("--planted-comparisons", 50, "comparisons with each planted slowdown"),
         ("--processes", 6, "processes of each comparison"),
         ("--pairs", 100, "pairs of calls in each process"),
     ):
         whole = functools.partial(_whole, option)
-        command.add_argument(option, type=whole, default=default, metavar="N", help=f"{about} (default: {default})")
+        command.add_argument(option, type=whole, default=default, metavar="N", help=f"{summary} (default: {default})")
     command.add_argument(
         "--planted", type=_shares, default="1%,2%,5%,10%", metavar="SHARES", help="slowdowns (default: %(default)s)"
     )
@@ -155,8 +155,8 @@ def _list_one(registry: Registry[Any]) -> None:
     print("studies" if registry.kind == "study" else f"{registry.kind}s")
     for name in registry:
         item = registry.get(name)
-        about = getattr(item, "about", "") or (item.__doc__ or "").strip().partition("\n")[0]
-        print(f"  {name:<18} {about}  [{registry.origin(name)}]")
+        summary = getattr(item, "summary", "") or (item.__doc__ or "").strip().partition("\n")[0]
+        print(f"  {name:<18} {summary}  [{registry.origin(name)}]")
 
 
 def _plan(options: argparse.Namespace) -> None:
@@ -194,8 +194,8 @@ def _data_fetch(options: argparse.Namespace) -> None:
     display = Display(sys.stderr)
     with display.step(f"fetch {dataset.name}") as progress, contain(plugins, dataset.name, "fetch", display.say):
         dataset.fetch(folder, progress)
-    with contain(plugins, dataset.name, "recognises", display.say):
-        complete = dataset.recognises(folder)
+    with contain(plugins, dataset.name, "matches", display.say):
+        complete = dataset.matches(folder)
     if not complete:
         raise UsageError(f"{folder} is still not a complete {dataset.name}; fetch again")
     print(f"{dataset.name} is in {folder}")

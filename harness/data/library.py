@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from harness.plugin.containment import Tell
-from harness.api import Data, Dataset, Part
+from harness.api import Data, Dataset, Split
 from harness.errors import DataError, HarnessError, NoData, UsageError
 from harness.plugin.manager import Plugins
 from harness.run.progress import Display
@@ -44,7 +44,7 @@ def roots(option: str | None) -> list[Path]:
 def locate(dataset: Dataset, where: Sequence[Path]) -> Path | None:
     """The first folder that holds ``dataset``: a root itself, or the folder of its name in a root."""
     candidates = (folder for root in where for folder in (root, root / dataset.name))
-    return next((folder for folder in candidates if folder.is_dir() and dataset.recognises(folder)), None)
+    return next((folder for folder in candidates if folder.is_dir() and dataset.matches(folder)), None)
 
 
 def contain(
@@ -68,7 +68,7 @@ def resolve(name: str, plugins: Plugins, option: str | None) -> Found:
     if dataset.synthetic:
         return Found(dataset, None)
     where = roots(option)
-    with contain(plugins, name, "recognises"):
+    with contain(plugins, name, "matches"):
         folder = locate(dataset, where)
     if folder is not None:
         return Found(dataset, folder)
@@ -82,9 +82,9 @@ def resolve(name: str, plugins: Plugins, option: str | None) -> Found:
     remedy = f"point --harness-data or {VARIABLE} at it, or get it: harness data fetch {name}"
     if option or os.environ.get(VARIABLE):
         raise NoData(f"{missing}; {remedy}")
-    if dataset.stand_in is None:
+    if dataset.fallback is None:
         raise NoData(f"{missing} and nothing stands in for it; {remedy}")
-    return resolve(dataset.stand_in, plugins, option)
+    return resolve(dataset.fallback, plugins, option)
 
 
 class Library:
@@ -106,20 +106,20 @@ class Library:
             raise DataError(f"fingerprint() of data set {name!r} gives {given!r}, not a text of 64 hex digits")
         return given
 
-    def load(self, name: str, evaluation: int | None = None, view: str = "") -> Data:
-        """The data, checked. ``evaluation`` bounds the validation and the test part to their first examples.
+    def load(self, name: str, evaluation: int | None = None, layout: str = "") -> Data:
+        """The data, checked. ``evaluation`` bounds the validation and the test split to their first examples.
 
-        ``view`` names the form of the examples. What cannot be loaded is not tried again: the same error is raised for
+        ``layout`` names the form of the examples. What cannot be loaded is not tried again: the same error is raised for
         everything that needs it.
         """
-        key = (name, evaluation, view)
+        key = (name, evaluation, layout)
         if key not in self._loaded:
             try:
-                if view:
-                    data = self._viewed(self.load(name, evaluation), name, view)
+                if layout:
+                    data = self._arranged(self.load(name, evaluation), name, layout)
                 else:
                     data = self._read(name) if evaluation is None else _smaller(self.load(name), evaluation)
-                with contain(self._plugins, name, "view" if view else "load"):
+                with contain(self._plugins, name, "layout" if layout else "load"):
                     data.check(name)
                 self._loaded[key] = data
             except HarnessError as error:
@@ -142,13 +142,13 @@ class Library:
             raise DataError(f"load() of data set {name!r} gives {type(given).__name__}, not a harness.Data")
         return given
 
-    def _viewed(self, data: Data, name: str, view: str) -> Data:
+    def _arranged(self, data: Data, name: str, layout: str) -> Data:
         dataset = self._plugins.datasets.get(name)
-        with contain(self._plugins, name, "view", self._display.say):
+        with contain(self._plugins, name, "layout", self._display.say):
             parts = {
-                which: dataclasses.replace(part, inputs=dataset.view(part.inputs, view)) for which, part in data.parts()
+                which: dataclasses.replace(part, inputs=dataset.to_layout(part.inputs, layout)) for which, part in data.splits()
             }
-        return Data(dataset.task_in(view), **parts)
+        return Data(dataset.task_in(layout), **parts)
 
     def _found(self, name: str) -> Found:
         found = resolve(name, self._plugins, self._option)
@@ -160,7 +160,7 @@ class Library:
         if found.folder is not None:
             return found.folder
         folder = self._store.data(found.dataset.name) / f"made-{found.dataset.version}"
-        if not found.dataset.recognises(folder):
+        if not found.dataset.matches(folder):
             found.dataset.make(folder)
         return folder
 
@@ -169,8 +169,8 @@ def _smaller(data: Data, evaluation: int) -> Data:
     return dataclasses.replace(data, validation=_first(data.validation, evaluation), test=_first(data.test, evaluation))
 
 
-def _first(part: Part, count: int) -> Part:
-    return Part(part.inputs[:count], part.targets[:count], part.patients[:count])
+def _first(part: Split, count: int) -> Split:
+    return Split(part.inputs[:count], part.targets[:count], part.patients[:count])
 
 
 def status(plugins: Plugins, option: str | None, say: Callable[[str], None]) -> None:
@@ -182,11 +182,11 @@ def status(plugins: Plugins, option: str | None, say: Callable[[str], None]) -> 
             state = "made when it is needed"
         else:
             try:
-                with contain(plugins, name, "recognises"):
+                with contain(plugins, name, "matches"):
                     folder = locate(dataset, where)
             except DataError as error:
                 say(f"{name}: {error}")
                 continue
             searched = ", ".join(str(root) for root in where)
             state = f"found in {folder}" if folder else f"not found in {searched}; get it: harness data fetch {name}"
-        say(f"{name}: {state}\n    {dataset.about}")
+        say(f"{name}: {state}\n    {dataset.summary}")

@@ -22,7 +22,7 @@ def make_once(dataset: Dataset, folder: Path, last: Path, write: Callable[[Path]
         folder.mkdir(parents=True, exist_ok=True)
         with FileLock(folder / ".lock"):  # two runs may want it at once
             marker = folder / dataset.name
-            if dataset.recognises(folder) and marker.is_file() and marker.read_text() == dataset.version:
+            if dataset.matches(folder) and marker.is_file() and marker.read_text() == dataset.version:
                 return
             last.unlink(missing_ok=True)
             marker.write_text(dataset.version)

@@ -26,7 +26,7 @@ from harness.measure.noise import Finding, findings
 from harness.measure.pool import PairedSamples, Workers
 from harness.measure.profile import resolve_allocator
 from harness.measure.timing import Amount
-from harness.stats.ratios import Ratio, paired_ratio, smallest_change
+from harness.stats.ratios import Ratio, minimum_detectable_effect, paired_ratio
 from harness.stats.verdict import Verdict, judge
 from harness.suite.presets import MOST_PROCESSES
 from harness.text import format_margin, percent
@@ -164,7 +164,7 @@ def diagnose(margin: float, host: Host, itself: Sequence[PairedSamples], planted
     first = itself[0]
     ratios = [paired_ratio(samples.reference, samples.candidate) for samples in (*itself, planted)]
     per_process = [ratio.per_process for ratio in ratios[:-1]]
-    change = smallest_change(per_process)
+    change = minimum_detectable_effect(per_process)
     if change is None:
         raise MeasureError("what a machine resolves shows only over at least two processes")
     # What was planted is no part of the family over which false discoveries are controlled: it is none.
@@ -193,7 +193,7 @@ def diagnose(margin: float, host: Host, itself: Sequence[PairedSamples], planted
 def _processes_needed(per_process: Sequence[Sequence[float]], margin: float) -> int | None:
     """The fewest processes whose smallest change is at most the margin; None when more than MOST_PROCESSES are."""
     for processes in range(2, MOST_PROCESSES + 1):
-        change = smallest_change(per_process, processes)
+        change = minimum_detectable_effect(per_process, processes)
         if change is not None and change <= margin:
             return processes
     return None

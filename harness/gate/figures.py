@@ -7,7 +7,7 @@ import math
 
 from harness.gate.findings import Change, Finding, change_of, measured_again, on_one_machine, placed
 from harness.policy.rules import Tolerance
-from harness.records.record import Against, FigureValue, Interval, Record
+from harness.records.record import Against, Interval, MetricValue, Record
 
 #: How a difference in quality is known that was not resampled: that it is worse may be chance.
 NO_INTERVAL = "from the records, which have no interval"
@@ -34,19 +34,19 @@ def judge_figure(name: str, old: Record, new: Record, tolerance: Tolerance) -> F
     return _judged(name, now, _value(before), change, tolerance, how)
 
 
-def _known(record: Record | Against, name: str) -> FigureValue | None:
+def _known(record: Record | Against, name: str) -> MetricValue | None:
     """The figure, if it has a finite value."""
     found = record["figures"].get(name)
     return found if found is not None and found["value"] is not None and math.isfinite(found["value"]) else None
 
 
-def _value(figure: FigureValue) -> float:
+def _value(figure: MetricValue) -> float:
     value = figure["value"]
     assert value is not None  # it is known
     return value
 
 
-def _vanished(name: str, before: FigureValue, tolerance: Tolerance) -> Finding:
+def _vanished(name: str, before: MetricValue, tolerance: Tolerance) -> Finding:
     reason = f"this run has no {name}, and the earlier one had"
     unit, digits = before["unit"], before["digits"]
     return Finding(name, "inconclusive", before["value"], None, None, tolerance, unit, digits, reason=reason)
@@ -84,7 +84,7 @@ def _difference(name: str, old: Record, new: Record, again: Against | None, valu
 
 
 def _judged(
-    name: str, now: FigureValue, earlier: float, difference: Change | None, tolerance: Tolerance, how: str
+    name: str, now: MetricValue, earlier: float, difference: Change | None, tolerance: Tolerance, how: str
 ) -> Finding:
     """The finding from a difference, now less earlier."""
     unit, digits = now["unit"], now["digits"]
@@ -101,7 +101,7 @@ def _judged(
 
 
 def _kept(
-    name: str, now: FigureValue, before: FigureValue | None, difference: Interval | None, tolerance: Tolerance
+    name: str, now: MetricValue, before: MetricValue | None, difference: Interval | None, tolerance: Tolerance
 ) -> Finding:
     """Whether a share of the reference's figure is kept: the cell against its reference, both in the new run."""
     earlier = None if before is None else before["value"]

@@ -13,7 +13,7 @@ from harness.gate.judge import Comparison, Judgement
 from harness.policy.rules import OUTCOMES, Outcome
 from harness.records.changes import Documents, around_it, changes
 from harness.records.record import Record
-from harness.text import counted, one_line, printable
+from harness.text import one_line, pluralize, printable
 
 
 @dataclasses.dataclass(frozen=True)
@@ -71,7 +71,7 @@ def write_findings(judgement: Judgement, background: Background, markdown: Path 
 def summary(judgement: Judgement) -> str:
     """How many cells are fine, and how many are not, in one line."""
     compared = [entry for entry in judgement.comparisons if entry.old is not None and entry.new is not None]
-    parts = [f"{counted(len(compared), 'cell')} compared", f"{sum(not entry.outcomes for entry in compared)} fine"]
+    parts = [f"{pluralize(len(compared), 'cell')} compared", f"{sum(not entry.outcomes for entry in compared)} fine"]
     parts += [f"{len(found)} {outcome}" for outcome in OUTCOMES if (found := judgement.having(outcome))]
     new = sum(entry.old is None for entry in judgement.comparisons)
     parts += [f"{new} new, not judged"] if new else []

@@ -13,7 +13,7 @@ from typing import Any
 from scipy import stats
 
 from harness.api import Profile
-from harness.keys import plain
+from harness.keys import to_jsonable
 from harness.records.changes import Documents, around_it, of_the_cell
 from harness.records.machine_id import Fingerprint, fingerprint
 from harness.records.record import Interval, Record
@@ -29,7 +29,7 @@ EXACT = ("size", "operations")
 #: What is measured in these is clock time.
 CLOCK = ("ns", "us", "µs", "ms", "s")
 #: What a profile has where a record does not say: an entry that a later version added has its default until then.
-PROFILE: dict[str, Any] = plain(Profile())
+PROFILE: dict[str, Any] = to_jsonable(Profile())
 #: Beyond it, or as near to 0, a figure is nonsense, and arithmetic with it too.
 LARGEST = 1e100
 

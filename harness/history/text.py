@@ -14,7 +14,7 @@ from tabulate import tabulate
 from harness.history.series import Change, Group, History, Series, Setting
 from harness.records.runs import labels
 from harness.stats.changepoints import LEAST_RUNS
-from harness.text import counted, format_margin, one_line, printable
+from harness.text import format_margin, one_line, pluralize, printable
 
 MISSING = "-"
 SYNTHETIC = "SYNTHETIC DATA: these figures say nothing about the real world"
@@ -29,14 +29,14 @@ NAMES = 6
 def history_text(history: History, width: int = 120, everything: bool = False) -> str:
     """Tables by machine and matrix: the figures that changed, or with ``everything`` all of them."""
     names = labels(history.runs)
-    parts = [f"{counted(len(names), 'run')}: {names[0]}" + (f" to {names[-1]}" if len(names) > 1 else "")]
+    parts = [f"{pluralize(len(names), 'run')}: {names[0]}" + (f" to {names[-1]}" if len(names) > 1 else "")]
     for machine, groups in itertools.groupby(_by_machine(history.groups), key=lambda group: group.setting.machine):
         parts.append(_wrap(f"{machine} (machine {machine.digest})", width))
         parts += [_group(group, names, width, everything) for group in groups]
     if history.unknown:
         runs = _list([names[run] for run in history.unknown], everything)
         text = (
-            f"Compared with nothing: {counted(len(history.unknown), 'run')} with cells of an unknown machine, whose "
+            f"Compared with nothing: {pluralize(len(history.unknown), 'run')} with cells of an unknown machine, whose "
             f"records do not say where they were timed: {runs}."
         )
         parts.append(_wrap(text, width))
@@ -96,7 +96,7 @@ def _by_machine(groups: Sequence[Group]) -> list[Group]:
 def _group(group: Group, names: Sequence[str], width: int, everything: bool) -> str:
     runs = [names[run] for run in group.runs]
     lines = [_wrap(about(group.setting), width)]
-    lines.append(f"{counted(len(runs), 'run')}, {runs[0]}" + (f" to {runs[-1]}" if len(runs) > 1 else ""))
+    lines.append(f"{pluralize(len(runs), 'run')}, {runs[0]}" + (f" to {runs[-1]}" if len(runs) > 1 else ""))
     if group.setting.synthetic:
         lines.append(SYNTHETIC)
     shown = [series for series in group.series if everything or series.changes]
@@ -150,16 +150,17 @@ def _summary(group: Group, everything: bool) -> Iterator[str]:
     few = {series.cell for series in group.series if not series.enough} - changed
     calm = len(group.cells) - len(changed) - len(few)
     if calm:
-        yield f"{counted(calm, 'cell')} without a change{'' if everything else ' (--all lists them)'}."
+        yield f"{pluralize(calm, 'cell')} without a change{'' if everything else ' (--all lists them)'}."
     if few:
         short = f"too few runs count (fewer than {LEAST_RUNS}) to tell a change from noise"
-        yield f"{counted(len(few), 'cell')} of which {short}."
+        yield f"{pluralize(len(few), 'cell')} of which {short}."
     for figure, series in itertools.groupby(sorted(group.series, key=title), key=title):
         points = [(point, each.cell) for each in series for point in each.points if point.left_out]
         reasons = collections.Counter(point.left_out for point, _ in points)
         if reasons:
             counts = ", ".join(f"{count} {reason}" for reason, count in reasons.most_common())
-            yield f"Left out of {one_line(figure)}: {counts} (in {counted(len({cell for _, cell in points}), 'cell')})."
+            cells = pluralize(len({cell for _, cell in points}), "cell")
+            yield f"Left out of {one_line(figure)}: {counts} (in {cells})."
 
 
 def _present(group: Group, names: Sequence[str], everything: bool) -> Iterator[str]:

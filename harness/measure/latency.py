@@ -11,11 +11,11 @@ from typing import TYPE_CHECKING, Any
 
 from harness.api import Profile
 from harness.errors import HarnessError
-from harness.keys import plain
+from harness.keys import to_jsonable
 from harness.records.record import Confirmation, Interval, ItselfRecord, SignalRecord, Timing, VerdictRecord, interval
 from harness.suite.matrix import Cell
 from harness.suite.presets import Preset
-from harness.text import counted
+from harness.text import pluralize
 
 if TYPE_CHECKING:
     import numpy as np
@@ -82,7 +82,7 @@ class Taken:
         return bool(self.beyond)
 
 
-class Timekeeper:
+class LatencyTimer:
     """Times the cells of a run one after the other, and judges them at its end.
 
     ``versus`` is what a cell is compared with, for messages.
@@ -127,7 +127,7 @@ class Timekeeper:
         ratio = float(candidate.times.mean() / reference.times.mean())
         timing: Timing = {
             "protocol": "single",
-            "profile": plain(pair.cell.profile),
+            "profile": to_jsonable(pair.cell.profile),
             "processes": 1,
             "pairs": len(candidate.times),
             "warmup": SINGLE_WARMUP,
@@ -137,7 +137,7 @@ class Timekeeper:
         kept = {"reference": [reference.times.tolist()], "candidate": [candidate.times.tolist()]}
         return timing, Samples(candidate.times[None], kept, reference.sha256, candidate.sha256)
 
-    def settle(self, confirm: bool = True) -> None:
+    def finalize_verdicts(self, confirm: bool = True) -> None:
         """Write into each timing the verdict on it; what is slower is timed again first, by fresh processes.
 
         The verdicts of a matrix are judged together, for among many cells some look slower by chance. Without
@@ -165,7 +165,7 @@ class Timekeeper:
         self._timed.clear()
         if suspects and confirm:
             is_slower, it = ("is slower than its", "it") if len(suspects) == 1 else ("are slower than their", "them")
-            said = f"{counted(len(suspects), 'cell')} {is_slower} {self._versus}; timing {it} in fresh processes"
+            said = f"{pluralize(len(suspects), 'cell')} {is_slower} {self._versus}; timing {it} in fresh processes"
             self._say(f"harness: {said}")
             self._pool.renew()
             for (pair, timing, samples), verdict in suspects:
@@ -243,7 +243,7 @@ class Timekeeper:
         calls = samples.reference.sum() + samples.candidate.sum()
         return {
             "protocol": "paired",
-            "profile": plain(pair.cell.profile),
+            "profile": to_jsonable(pair.cell.profile),
             "processes": ratio.processes,
             "pairs": ratio.pairs,
             "warmup": samples.warmup,
@@ -253,7 +253,7 @@ class Timekeeper:
             "per_process": list(ratio.per_process),
             "environment": [dict(entry) for entry in samples.environment],
             "involuntary_switches": [entry.involuntary_switches for entry in samples.disturbances],
-            "load": plain(samples.load),
+            "load": to_jsonable(samples.load),
             "signals": taken.signals,
             "canary": np.median(samples.canary, axis=2).astype(int).tolist(),
             "itself": _against_itself(taken.itself or taken),
@@ -308,13 +308,13 @@ def _bootstrapped(taken: Taken) -> Interval | None:
 
 
 def _against_itself(taken: Taken) -> ItselfRecord:
-    from harness.stats.ratios import smallest_change
+    from harness.stats.ratios import minimum_detectable_effect
 
     return {
         "sha256": taken.samples.reference_sha256,
         "ratio": _student(taken.ratio),
         "per_process": list(taken.ratio.per_process),
-        "smallest_change": smallest_change([taken.ratio.per_process], around_one=True),
+        "smallest_change": minimum_detectable_effect([taken.ratio.per_process], around_one=True),
         "disturbed": taken.disturbed,
     }
 

@@ -122,7 +122,7 @@ def check_free(kind: str, names: Names, plugins: Plugins) -> None:
             f"{min(taken)!r} is a word that the written code uses itself; choose another name, such as 'my-{name}'"
         )
     for metric in map(plugins.metrics.get, plugins.metrics):
-        if kind == "metric" and name in [figure.name for figure in metric.figures(Task((1, 1), ("label",)))]:
+        if kind == "metric" and name in [figure.name for figure in metric.specs(Task((1, 1), ("label",)))]:
             raise UsageError(f"metric {metric.name!r} already gives a figure called {name!r}; choose another name")
     if name in entry_points(group=GROUP).names:
         raise UsageError(f"a plugin called {name!r} is already installed; choose another name, or uninstall that one")

@@ -108,8 +108,8 @@ def _wrong_step(kind: type[Step]) -> str | None:
         return f"which is refused: {error}"
     if kind.apply is Step.apply:
         return "which does not define apply(self, model, context)"
-    if kind.teaches and kind.loss is Step.loss:
-        return "which has teaches = True and does not define loss(self, task_loss)"
+    if kind.is_teacher and kind.loss is Step.loss:
+        return "which has is_teacher = True and does not define loss(self, task_loss)"
     return None
 
 
@@ -125,11 +125,11 @@ def _tells_its_parameters(kind: type) -> bool:
 
 
 def _wrong_tasks(dataset: Dataset) -> str | None:
-    task, views = getattr(dataset, "task", None), dataset.views
+    task, layouts = getattr(dataset, "task", None), dataset.layouts
     if not isinstance(task, Task):
         return f"whose `task` is {task!r}, not a harness.Task"
-    if not isinstance(views, Mapping) or not all(isinstance(view, Task) for view in views.values()):
-        return f"whose `views` are {views!r}, not a mapping from names to harness.Task"
+    if not isinstance(layouts, Mapping) or not all(isinstance(layout, Task) for layout in layouts.values()):
+        return f"whose `layouts` are {layouts!r}, not a mapping from names to harness.Task"
     return None
 
 

@@ -22,7 +22,7 @@ FIELD = "harness"
 SAMPLES = "harness_samples"
 
 
-class FigureValue(TypedDict):
+class MetricValue(TypedDict):
     """One figure of one metric; ``value`` is None where it is undefined; the headline is the metric's first.
 
     ``interval`` is there for a figure that the answers alone give: by bootstrap over patients.
@@ -151,7 +151,7 @@ class Against(TypedDict):
     timing: Timing | None
     latency: float | None
     reason: str
-    figures: dict[str, FigureValue]
+    figures: dict[str, MetricValue]
     differences: dict[str, Interval]
 
 
@@ -182,7 +182,7 @@ class Record(TypedDict):
     artefact: ArtefactRecord
     reference_artefact: ArtefactRecord
     steps: list[StepRecord]
-    figures: dict[str, FigureValue]
+    figures: dict[str, MetricValue]
     differences: dict[str, Interval]
     test_examples: int
     timing: Timing | None

@@ -78,7 +78,7 @@ def network_charts(network: Network) -> list[Chart]:
 
 
 def training_chart(title: str, figure: str, found: Sequence[Course]) -> Chart:
-    """The quality on the validation part by epoch, a line a model."""
+    """The quality on the validation split by epoch, a line a model."""
     shown = found[:MOST_COURSES]
     values = [
         {"model": course.model, "epoch": epoch, "value": value, "low": low, "high": high, "seeds": course.seeds}
@@ -87,7 +87,7 @@ def training_chart(title: str, figure: str, found: Sequence[Course]) -> Chart:
     ]
     series = _series("model", [course.model for course in shown])
     x = {"field": "epoch", "type": "quantitative", "title": "epoch", "axis": {"tickMinStep": 1}}
-    y = {"field": "value", "type": "quantitative", "title": f"{figure}, validation part", "scale": {"zero": False}}
+    y = {"field": "value", "type": "quantitative", "title": f"{figure}, validation split", "scale": {"zero": False}}
     band = {"y": y | {"field": "low"}, "y2": {"field": "high"}, "color": series["color"]}
     hover = tips(model="model", epoch="epoch", seeds="seeds", **{figure: "value", "from": "low", "to": "high"})
     dots = {"x": x, "y": y, "color": series["color"], "shape": series["shape"], "tooltip": hover}
@@ -100,7 +100,7 @@ def training_chart(title: str, figure: str, found: Sequence[Course]) -> Chart:
         ],
     }
     text = (
-        f"{figure} on the validation part after each epoch: the mean, and a band from the lowest to the highest seed."
+        f"{figure} on the validation split after each epoch: the mean, and a band from the lowest to the highest seed."
     )
     if len(found) > len(shown):
         text += f" The first {len(shown)} of {len(found)} trainings are drawn."
@@ -184,8 +184,8 @@ def _scatter(across: str, title: str, up: str, state: str, names: Sequence[str])
 def _levels(axis: str, order: Sequence[str], up: str, title: str, names: Sequence[str]) -> Spec:
     """Lines along the levels of compression, with intervals where there are any."""
     labels: Spec = {"labelLimit": 160, "labelAngle": -30 if len(order) > 3 else 0}
-    about = {"title": f"{axis} (parameters left)", "axis": labels}
-    x: Spec = {"field": "level", "type": "ordinal", "sort": list(order)} | about
+    axis_spec = {"title": f"{axis} (parameters left)", "axis": labels}
+    x: Spec = {"field": "level", "type": "ordinal", "sort": list(order)} | axis_spec
     y = {"field": up, "type": "quantitative", "title": title, "scale": {"zero": up != "quality"}}
     series = _series("series", names)
     bounds = {} if up == "size" else {"from": f"{up}_low", "to": f"{up}_high"}

@@ -33,7 +33,7 @@ def markdown(report: Report, studies: Sequence[StudySection], sections: Sequence
     for network in report.networks:
         parts += [f"### {plain(network.heading)}", *_network(network)]
     for study in studies:
-        parts += [f"## {plain(study.title)}", plain(study.about), plain(study.counts), *map(plain, study.remarks)]
+        parts += [f"## {plain(study.title)}", plain(study.summary), plain(study.counts), *map(plain, study.remarks)]
         for table in study.tables:
             parts += [f"{plain(table.caption)}:", _table(table)]
         parts.append("\n".join(f"- {plain(rule)}" for rule in study.rules))

@@ -9,7 +9,7 @@ from __future__ import annotations
 import statistics
 from collections.abc import Mapping, Sequence
 
-from harness.records.record import FigureValue, Record
+from harness.records.record import MetricValue, Record
 
 NONZERO, FILE = "nonzero", "file_size"
 NONZERO_LEFT = "nonzero left"
@@ -43,14 +43,14 @@ def telling(records: Sequence[Record]) -> frozenset[str]:
     return frozenset(found)
 
 
-def file_figure(records: Sequence[Record]) -> FigureValue | None:
+def file_figure(records: Sequence[Record]) -> MetricValue | None:
     """The deployed file's figure, as a record has it, where it is `telling`."""
     if FILE not in telling(records):
         return None
     return next(record["figures"][FILE] for record in records if FILE in record["figures"])
 
 
-def file_title(figure: FigureValue) -> str:
+def file_title(figure: MetricValue) -> str:
     """The deployed file's size with its unit, as tables and charts have figures."""
     return f"{FILE}, {figure['unit']}" if figure["unit"] else FILE
 

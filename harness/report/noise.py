@@ -6,7 +6,7 @@ import statistics
 from collections.abc import Iterator, Sequence
 
 from harness.records.record import Record, Timing, VerdictRecord
-from harness.text import counted, format_margin, percent
+from harness.text import format_margin, percent, pluralize
 
 VERDICTS = (
     "verdict: slower or faster by more than the margin, or the same within it. Of the differences found in one matrix "
@@ -37,7 +37,7 @@ def protocol(timings: Sequence[Timing]) -> str:
         )
     else:
         how = f"{first['processes']} processes x {shown} pairs"
-    return f"{how}, {counted(environment['threads'], 'thread')}, {environment['allocator']}"
+    return f"{how}, {pluralize(environment['threads'], 'thread')}, {environment['allocator']}"
 
 
 def notes(records: Sequence[Record]) -> list[str]:
@@ -58,19 +58,19 @@ def _resolution(timings: Sequence[Timing]) -> Iterator[str]:
     if len(values) == 1 and low is not None and high is not None:
         shown += f" [{low:.4f}, {high:.4f}]"
     yield f"The reference timed against itself: {shown}."
-    from harness.stats.ratios import smallest_change
+    from harness.stats.ratios import minimum_detectable_effect
 
     processes = min(timing["processes"] for timing in timings)
     if processes < LEAST_PROCESSES:
         yield f"{processes} processes are too few to tell what they could have detected."
         return
-    by_copies = smallest_change([entry["per_process"] for entry in calm], processes, around_one=True)
+    by_copies = minimum_detectable_effect([entry["per_process"] for entry in calm], processes, around_one=True)
     cells = [
         timing["per_process"]
         for timing in timings
         if "per_process" in timing and not any(signal["beyond"] for signal in timing["signals"])
     ]
-    by_cells = smallest_change(cells, processes)
+    by_cells = minimum_detectable_effect(cells, processes)
     if by_copies is None:
         return
     text = f"Smallest change that {processes} processes detect in 4 of 5 comparisons: {percent(by_copies)}"

@@ -9,7 +9,7 @@ from itertools import groupby
 from tabulate import tabulate
 
 from harness.studies import Comparison, Contrast, Estimate, Ordering, StudyComparison
-from harness.text import counted, format_margin, printable
+from harness.text import format_margin, pluralize, printable
 
 MISSING = "-"
 RELATIONS = {"above": ">", "below": "<", "same": "=", "not below": ">=", "not above": "<="}
@@ -81,7 +81,7 @@ def _of(row: Comparison) -> str:
 
 
 def _seeds(found: Estimate) -> str:
-    return counted(found.count, "seed")
+    return pluralize(found.count, "seed")
 
 
 def published(row: Comparison) -> str:

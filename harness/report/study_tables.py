@@ -22,7 +22,7 @@ class StudySection:
     """What the report says of one study: what it is, how much came out how, its tables and charts, how to read them."""
 
     title: str
-    about: str
+    summary: str
     counts: str
     remarks: tuple[str, ...]
     tables: tuple[Table, ...]
@@ -58,7 +58,7 @@ def _section(study: StudyComparison) -> StudySection:
         tables.insert(0, _findings(study.orderings))
     return StudySection(
         title=f"Study {study.name}: published beside measured",
-        about=f"{study.title}. {study.citation}, doi:{study.doi}. Task: {study.task}.",
+        summary=f"{study.title}. {study.citation}, doi:{study.doi}. Task: {study.task}.",
         counts=counts,
         remarks=study.remarks,
         tables=tuple(tables),

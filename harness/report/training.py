@@ -1,4 +1,4 @@
-"""The course of trainings: quality on the validation part by epoch, as the steps of the records tell it."""
+"""The course of trainings: quality on the validation split by epoch, as the steps of the records tell it."""
 
 from __future__ import annotations
 
@@ -80,7 +80,7 @@ def _course(model: str, seeds: Sequence[Sequence[float]]) -> Course:
 
 def _histories(facts: Mapping[str, Any], figure: str) -> list[list[float]]:
     """The figure after each epoch, for each fit of a step; facts are a plugin's own, and may have any form."""
-    fits = facts.get("fits")
+    fits = facts.get("trainings")
     found = []
     for fit in fits if isinstance(fits, list) else ():
         epochs = fit.get("history") if isinstance(fit, Mapping) else None

@@ -1,4 +1,4 @@
-"""What was deployed: each artefact's file for a runtime, what it answers on the test part, and what it is timed on."""
+"""What was deployed: each artefact's file for a runtime, what it answers on the test split, and what it is timed on."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from harness.suite.matrix import Cell
 
 if TYPE_CHECKING:
     from harness.measure.pool import Workers
-    from harness.run.evaluation import CellEvidence
+    from harness.run.evaluation import CellContext
 
 #: Real test examples that the timed calls take in turn.
 TIMED_INPUTS = 64
@@ -46,14 +46,14 @@ class Deployment:
         self._folder = folder
         self._pool = pool
         self._say = say
-        self._found: dict[tuple[str, str, str], CellEvidence] = {}
+        self._found: dict[tuple[str, str, str], CellContext] = {}
 
-    def evidence(self, cell: Cell, artefact: Artefact) -> CellEvidence:
+    def evidence(self, cell: Cell, artefact: Artefact) -> CellContext:
         """What there is to know of an artefact on the cell's data and runtime, but for its timing.
 
         Raises CellError when the model cannot answer, or answers nonsense.
         """
-        from harness.run.evaluation import CellEvidence
+        from harness.run.evaluation import CellContext
 
         identity = (cell.dataset, cell.runtime, artefact.key)
         if identity not in self._found:
@@ -69,14 +69,14 @@ class Deployment:
             if scores.shape != data.test.targets.shape:
                 wanted, found = data.test.targets.shape, scores.shape
                 raise CellError(
-                    f"the model of {cell.id} gives answers of shape {found} for the test part, not {wanted}"
+                    f"the model of {cell.id} gives answers of shape {found} for the test split, not {wanted}"
                 )
             wrong = int((~np.isfinite(scores)).any(axis=1).sum())
             if wrong:
                 raise CellError(
                     f"the model of {cell.id} answers NaN or infinity on {wrong} of {len(scores)} test examples"
                 )
-            self._found[identity] = CellEvidence(file, sha256, artefact.file, data, self._plugins, scores)
+            self._found[identity] = CellContext(file, sha256, artefact.file, data, self._plugins, scores)
         return self._found[identity]
 
     def _deploy(self, name: str, runtime: Runtime, artefact: Path, folder: Path) -> Path:
@@ -89,7 +89,7 @@ class Deployment:
             raise CellError(f"plugin {origin}: {what} gives {file!r}, not the path of a file that it wrote")
         return file
 
-    def weigh(self, cell: Cell, evidence: CellEvidence) -> None:
+    def measure_memory(self, cell: Cell, evidence: CellContext) -> None:
         """Measure the memory that the file takes in the cell's profile."""
         memory = self._pool().memory(cell.profile, cell.runtime, evidence.file, self.inputs(cell))
         evidence.peak_memory, evidence.base_memory = memory.peak, memory.baseline
@@ -101,12 +101,12 @@ class Deployment:
         return self._arrays(cell, "timed", test[chosen])
 
     def _data(self, cell: Cell) -> Data:
-        view = self._plugins.architectures.get(cell.architecture).view
-        return self._library.load(cell.dataset, self._evaluation, view)
+        layout = self._plugins.architectures.get(cell.architecture).layout
+        return self._library.load(cell.dataset, self._evaluation, layout)
 
     def _arrays(self, cell: Cell, use: str, inputs: NDArray[Any]) -> Path:
         """The file from which workers read inputs; written once."""
-        file = self._folder / f"{cell.dataset}-{self._plugins.architectures.get(cell.architecture).view}-{use}.npy"
+        file = self._folder / f"{cell.dataset}-{self._plugins.architectures.get(cell.architecture).layout}-{use}.npy"
         if not file.exists():
             with explain_disk_errors(f"cannot write the inputs of workers to {file}", "or choose another store"):
                 np.save(file, np.ascontiguousarray(inputs))

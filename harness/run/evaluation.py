@@ -13,17 +13,17 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from harness.api import Data, Figure, Task, WeightedMetric
+from harness.api import Data, MetricSpec, Task, WeightedMetric
 from harness.build import artefact
 from harness.errors import CellError
 from harness.plugin.containment import Tell
 from harness.plugin.manager import Plugins
-from harness.records.record import FigureValue, Interval, interval
+from harness.records.record import Interval, MetricValue, interval
 from harness.stats.quality import bootstrap, paired_bootstrap
 
 
-class CellEvidence:
-    """contracts.Evidence, each part made when first asked for."""
+class CellContext:
+    """contracts.EvalContext, each part made when first asked for."""
 
     def __init__(
         self, file: Path, sha256: str, artefact_file: Path, data: Data, plugins: Plugins, scores: NDArray[Any]
@@ -50,12 +50,12 @@ class CellEvidence:
         return torch.from_numpy(np.array(self._data.validation.inputs[:1]))
 
 
-def figures(evidence: CellEvidence, plugins: Plugins, say: Tell | None = None) -> dict[str, FigureValue]:
+def figures(evidence: CellContext, plugins: Plugins, say: Tell | None = None) -> dict[str, MetricValue]:
     """The figures of all metrics. Raises CellError when a metric fails, or two give a figure of one name."""
-    found: dict[str, FigureValue] = {}
+    found: dict[str, MetricValue] = {}
     for name in plugins.metrics:
         metric = plugins.metrics.get(name)
-        declared = figures_of(name, evidence.task, plugins, say)
+        declared = specs_of(name, evidence.task, plugins, say)
         with contain(name, "compute", plugins, say):
             values: object = metric.compute(evidence)
         weighted = _weighted(name, evidence.task, plugins, say)
@@ -78,18 +78,18 @@ def figures(evidence: CellEvidence, plugins: Plugins, say: Tell | None = None) -
     return found
 
 
-def figures_of(name: str, task: Task, plugins: Plugins, say: Tell | None = None) -> tuple[Figure, ...]:
+def specs_of(name: str, task: Task, plugins: Plugins, say: Tell | None = None) -> tuple[MetricSpec, ...]:
     """The figures that the metric ``name`` gives for a task. Raises CellError when it cannot say."""
-    with contain(name, "figures", plugins, say):
-        given = tuple(plugins.metrics.get(name).figures(task))
+    with contain(name, "specs", plugins, say):
+        given = tuple(plugins.metrics.get(name).specs(task))
     for figure in given:
-        if not isinstance(figure, Figure):
-            raise CellError(f"figures() of metric {name!r} gives {figure!r}, which is no harness.Figure")
+        if not isinstance(figure, MetricSpec):
+            raise CellError(f"specs() of metric {name!r} gives {figure!r}, which is no harness.MetricSpec")
     return given
 
 
 def differences(
-    reference: CellEvidence, candidate: CellEvidence, plugins: Plugins, say: Tell | None = None
+    reference: CellContext, candidate: CellContext, plugins: Plugins, say: Tell | None = None
 ) -> dict[str, Interval]:
     """The candidate's figures less the reference's, of those that have an interval."""
     found = {}
@@ -122,7 +122,7 @@ def _value(metric: str, figure: str, values: object) -> float | None:
         raise CellError(f"compute() of metric {metric!r} gives {type(values).__name__}, not a mapping from figures")
     if figure not in values:
         raise CellError(
-            f"compute() of metric {metric!r} gives no {figure!r}, which its figures() name (given: {list(values)})"
+            f"compute() of metric {metric!r} gives no {figure!r}, which its specs() name (given: {list(values)})"
         )
     if values[figure] is None:
         return None
@@ -135,7 +135,7 @@ def _value(metric: str, figure: str, values: object) -> float | None:
     return value
 
 
-def _bootstrapped(function: WeightedMetric, candidate: CellEvidence, reference: CellEvidence | None = None) -> Interval:
+def _bootstrapped(function: WeightedMetric, candidate: CellContext, reference: CellContext | None = None) -> Interval:
     """A figure of the candidate, or its difference from the reference's, with its interval over patients."""
     scores, targets, patients = candidate.scores, candidate.targets, candidate.patients
     found = (

@@ -10,7 +10,7 @@ from harness.api import Step
 from harness.build.estimate import Estimate, Previews, Shape
 from harness.build.plan import Node, describe
 from harness.run.session import Session
-from harness.text import about
+from harness.text import format_duration
 
 
 def plan_document(run: Session) -> dict[str, Any]:
@@ -22,7 +22,7 @@ def plan_document(run: Session) -> dict[str, Any]:
     previews = Previews(run.plugins, run.display.say)
 
     def shape_of(dataset: str, architecture: str, steps: tuple[Step, ...]) -> Shape:
-        task = run.plugins.datasets.get(dataset).task_in(run.plugins.architectures.get(architecture).view)
+        task = run.plugins.datasets.get(dataset).task_in(run.plugins.architectures.get(architecture).layout)
         return previews.shape(architecture, task, steps)
 
     estimate = Estimate(run.plan, run.plugins, run.store, run.display.say)
@@ -75,7 +75,7 @@ def plan_text(run: Session) -> str:
     ]
     cells = tabulate(rows, headers=["cell", "parameters", "MACs", "model"], colalign=("left", "right", "right", "left"))
     missing = [step for step in document["steps"] if not step["built"] and "problem" not in step]
-    steps = [f"  {step['step']}  (about {about(step['seconds'])})" for step in missing]
+    steps = [f"  {step['step']}  (about {format_duration(step['seconds'])})" for step in missing]
     minutes = document["minutes"]
     have = sum(step["built"] for step in document["steps"])
     return "\n".join(
@@ -85,8 +85,8 @@ def plan_text(run: Session) -> str:
             f"steps to build: {len(missing)}; in the store {run.store.places}: {have}",
             *steps,
             "",
-            f"preset {document['preset']}: about {about(60 * minutes['building'])} to build, "
-            f"about {about(60 * minutes['timing'])} to time and evaluate {len(rows)} cells "
+            f"preset {document['preset']}: about {format_duration(60 * minutes['building'])} to build, "
+            f"about {format_duration(60 * minutes['timing'])} to time and evaluate {len(rows)} cells "
             "(guesses, within a factor of two or so)",
             "",
         ]

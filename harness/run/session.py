@@ -18,7 +18,7 @@ from harness.build import plan as planning
 from harness.data.library import Library
 from harness.errors import CellError, HarnessError, MeasureError, UsageError, describe_error
 from harness.measure import machine
-from harness.measure.latency import Pair, Samples, Timekeeper
+from harness.measure.latency import LatencyTimer, Pair, Samples
 from harness.measure.profile import worker_environment
 from harness.plugin.manager import Plugins
 from harness.policy.baseline import Baseline
@@ -30,12 +30,12 @@ from harness.store.local import Store
 from harness.store.shared import SharedStore
 from harness.suite.matrix import Cell
 from harness.suite.presets import Preset
-from harness.text import DEFAULT_MARGIN, about, counted
+from harness.text import DEFAULT_MARGIN, format_duration, pluralize
 
 if TYPE_CHECKING:
     from harness.build.executor import Executor
     from harness.measure.pool import Workers
-    from harness.run.evaluation import CellEvidence
+    from harness.run.evaluation import CellContext
 
 #: What cells are timed beside.
 REFERENCE, EARLIER = "reference", "model of the earlier run"
@@ -70,7 +70,7 @@ class Options:
 
 @dataclasses.dataclass(frozen=True)
 class Measured:
-    """A cell's record and its samples; None when nothing was timed. The record gets its verdict from ``settle``."""
+    """A cell's record and its samples; None when nothing was timed. ``finalize_verdicts`` adds the verdict."""
 
     record: Record
     samples: Samples | None
@@ -98,7 +98,7 @@ class Session:
         self.selected = [cell for cell in selected if cell.skip is None and cell.problem is None]
         for problem in dict.fromkeys(cell.problem for cell in selected if cell.skip is None and cell.problem):
             count = sum(cell.problem == problem for cell in selected)
-            self.display.say(f"harness: {counted(count, 'cell')} cannot run: {problem}")
+            self.display.say(f"harness: {pluralize(count, 'cell')} cannot run: {problem}")
         self._references = {cell.name: known[cell.reference_name] for cell in self.selected}
         self._unmeasurable = self._check_profiles() if options.timed else {}
         self.baseline = None
@@ -112,14 +112,14 @@ class Session:
         )
         words = collections.Counter(str(error) for error in self.plan.problems.values())
         for problem, count in words.items():
-            self.display.say(f"harness: {counted(count, 'cell')} cannot run: {problem}")
+            self.display.say(f"harness: {pluralize(count, 'cell')} cannot run: {problem}")
         if untrained := [cell for cell in self.plan.untrained() if cell in {own.name for own in self.selected}]:
             named = f"{untrained[0]} and {len(untrained) - 1} more" if len(untrained) > 1 else untrained[0]
             self.display.say(f"harness: no step of its recipe trains the network of {named}")
         self._executor: Executor | None = None
         self._workers: Workers | None = None
         #: By what the cells are compared with, and the margin.
-        self._timekeepers: dict[tuple[str, float], Timekeeper] = {}
+        self._timekeepers: dict[tuple[str, float], LatencyTimer] = {}
         self._machine = machine.facts()
         self._scratch = self.store.scratch()
         evaluation = options.preset.evaluation
@@ -161,19 +161,19 @@ class Session:
             except MeasureError as error:
                 problems[profile] = error
                 count = sum(cell.profile == profile for cell in self.selected)
-                self.display.say(f"harness: {counted(count, 'cell')} cannot be timed: {error}")
+                self.display.say(f"harness: {pluralize(count, 'cell')} cannot be timed: {error}")
         return problems
 
     def _check_rules(self) -> None:
         """Raise UsageError for a rule of the gate that can judge nothing, before hours are spent."""
-        from harness.run.evaluation import figures_of
+        from harness.run.evaluation import specs_of
 
         known: dict[str, str | None] = {}
         for cell in self.selected:
-            view = self.plugins.architectures.get(cell.architecture).view
-            task = self.plugins.datasets.get(cell.dataset).task_in(view)
+            layout = self.plugins.architectures.get(cell.architecture).layout
+            task = self.plugins.datasets.get(cell.dataset).task_in(layout)
             for name in self.plugins.metrics:
-                given = figures_of(name, task, self.plugins, self.display.say)
+                given = specs_of(name, task, self.plugins, self.display.say)
                 known.update({figure.name: figure.better for figure in given})
         declared = {figure for cell in self.selected for figure in cell.gate}
         check_figures([*self.options.rules, *sorted(declared)], known)
@@ -188,8 +188,8 @@ class Session:
             from harness.build.estimate import Estimate
 
             estimate = Estimate(self.plan, self.plugins, self.store, self.display.say)
-            duration = about(sum(map(estimate.build, missing)))
-            self.display.say(f"harness: {counted(len(missing), 'step')} to build, in about {duration}")
+            duration = format_duration(sum(map(estimate.build, missing)))
+            self.display.say(f"harness: {pluralize(len(missing), 'step')} to build, in about {duration}")
         executor.build_all()
         earlier = {} if self.baseline is None else self.baseline.records
         models = {earlier[cell.name]["artefact"]["key"] for cell in self.selected if cell.name in earlier}
@@ -218,7 +218,7 @@ class Session:
                     f"a deployed file of {cell.id} changed between its evaluation and its timing; run again"
                 )
             evidence.samples = samples.candidate
-            self.deployment.weigh(cell, evidence)
+            self.deployment.measure_memory(cell, evidence)
         from harness.run.evaluation import differences, figures
 
         record: Record = {
@@ -256,7 +256,7 @@ class Session:
         return self.plan.artefacts[cell.name]
 
     def _against(
-        self, file: Path, earlier: Record, cell: Cell, reference: CellEvidence, evidence: CellEvidence
+        self, file: Path, earlier: Record, cell: Cell, reference: CellContext, evidence: CellContext
     ) -> Against:
         """What the cell's model of an earlier run is now, beside the new one."""
         from harness.run.evaluation import differences, figures
@@ -296,7 +296,7 @@ class Session:
                 found["timing"], samples = self._keeper(EARLIER, margin).time(pair)
                 found["latency"] = float(np.median(samples.candidate)) / 1000
                 before.samples = np.asarray(samples.kept["reference"])
-                self.deployment.weigh(cell, before)
+                self.deployment.measure_memory(cell, before)
             found["figures"] = figures(before, self.plugins, self.display.say)
             found["differences"] = differences(before, evidence, self.plugins, self.display.say)
         except HarnessError as error:
@@ -312,9 +312,9 @@ class Session:
     def _protocol(self, cell: Cell) -> str:
         return self.options.protocol or cell.protocol
 
-    def _keeper(self, versus: str, margin: float) -> Timekeeper:
+    def _keeper(self, versus: str, margin: float) -> LatencyTimer:
         if (versus, margin) not in self._timekeepers:
-            keeper = Timekeeper(self._pool(), self.options.preset, margin, self.display.say, versus)
+            keeper = LatencyTimer(self._pool(), self.options.preset, margin, self.display.say, versus)
             self._timekeepers[versus, margin] = keeper
         return self._timekeepers[versus, margin]
 
@@ -323,13 +323,13 @@ class Session:
         keys = {record[which]["key"] for record in records for which in ("artefact", "reference_artefact")}
         return {node.key: node.document for key in sorted(keys) for node in self.plan.lineage(key)}
 
-    def settle(self, confirm: bool = True) -> None:
+    def finalize_verdicts(self, confirm: bool = True) -> None:
         """Judge the latencies of all cells measured so far, and write the verdicts into their records.
 
         ``confirm`` times those that are slower again, by fresh processes; without it none is called slower.
         """
         for keeper in self._timekeepers.values():
-            keeper.settle(confirm)
+            keeper.finalize_verdicts(confirm)
 
     def _pool(self) -> Workers:
         if self._workers is None:

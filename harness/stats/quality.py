@@ -205,7 +205,7 @@ def _resampled(
     estimate = float(figure(np.ones((len(targets), 1)))[0])
     if not np.isfinite(estimate):
         raise CellError(
-            "the quality of reference or candidate is undefined: a label has only one class in the test part, or a "
+            "the quality of reference or candidate is undefined: a label has only one class in the test split, or a "
             "score is not finite; use more test records, or look at the model's training"
         )
     random = np.random.default_rng(seed)

@@ -88,7 +88,7 @@ def hierarchical_bootstrap(
     return float(low), float(high)
 
 
-def smallest_change(
+def minimum_detectable_effect(
     per_process: Sequence[Sequence[float]],
     processes: int | None = None,
     power: float = 0.8,

@@ -18,7 +18,7 @@ from filelock import FileLock, Timeout
 
 from harness.errors import StoreError, UsageError, explain_disk_errors
 from harness.files import Scratch, prefix
-from harness.keys import key_of, plain
+from harness.keys import key_of, to_jsonable
 from harness.store.entry import META, MODEL, Artefact, Damaged, Description, check_model, parse, sha256_of
 
 if TYPE_CHECKING:
@@ -158,9 +158,9 @@ class Store:
         with self._new(key) as new:
             write(new / MODEL)
             meta = {
-                "document": plain(document),
+                "document": to_jsonable(document),
                 "sha256": sha256_of(new / MODEL),
-                "facts": plain(facts),
+                "facts": to_jsonable(facts),
                 "seconds": seconds,
             }
             (new / META).write_text(json.dumps(meta, indent=1))

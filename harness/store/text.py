@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 from harness.store.entry import Entry
 from harness.store.gc import Garbage
-from harness.text import counted
+from harness.text import pluralize
 
 
 def status_text(name: str, entries: Sequence[Entry]) -> str:
@@ -38,7 +38,7 @@ def garbage_text(garbage: Garbage, removed: Sequence[Entry], verb: str) -> str:
 
 
 def _amount(entries: Sequence[Entry]) -> str:
-    return f"{counted(len(entries), 'artefact')}, {_bytes(sum(entry.size for entry in entries))}"
+    return f"{pluralize(len(entries), 'artefact')}, {_bytes(sum(entry.size for entry in entries))}"
 
 
 def _bytes(size: float) -> str:

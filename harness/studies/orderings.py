@@ -11,7 +11,7 @@ from harness.records.record import Interval, Record, Timing
 from harness.studies.document import CellSpec, Claim, Place, Relation
 from harness.studies.estimates import SAME_LEVEL, Estimate, Mean, average, less, mean_of, of_interval
 from harness.studies.match import Match, Matcher, value_of
-from harness.text import counted
+from harness.text import pluralize
 
 #: In the order of how much they tell.
 VERDICTS = ("holds", "contradicted", "not shown", "not run")
@@ -103,7 +103,7 @@ def _contrast(
     if not clean:
         outcome, reason = _judged_disturbed(mean, claim.relation)
     elif len(clean) < len(known):
-        reason = f"{reason}; {counted(len(known) - len(clean), 'disturbed timing')} left out".removeprefix("; ")
+        reason = f"{reason}; {pluralize(len(known) - len(clean), 'disturbed timing')} left out".removeprefix("; ")
     data = str(known[0][0].record["axes"]["dataset"])
     return Contrast(label, str(a), str(b), published, estimate, outcome, reason, data)
 

@@ -23,10 +23,10 @@ def cells_of(
 
     Raises UsageError for a name that no plugin brought.
     """
-    views = {architecture: plugins.architectures.get(architecture).view for architecture in matrix.architectures}
-    if len(set(views.values())) > 1 and "architecture" in matrix.reference:
+    layouts = {architecture: plugins.architectures.get(architecture).layout for architecture in matrix.architectures}
+    if len(set(layouts.values())) > 1 and "architecture" in matrix.reference:
         raise UsageError(
-            f"reference names an architecture, but these read different forms of the data ({views}), so that no pair "
+            f"reference names an architecture, but these read different forms of the data ({layouts}), so that no pair "
             "of them can be timed on one input; leave it out"
         )
     for runtime in matrix.runtimes:
@@ -38,9 +38,9 @@ def cells_of(
         except (NoData, DataError) as error:
             datasets[dataset], missing[dataset] = dataset, str(error)
     for dataset, used in datasets.items():
-        for architecture, view in views.items():
+        for architecture, layout in layouts.items():
             try:
-                plugins.datasets.get(used).task_in(view)
+                plugins.datasets.get(used).task_in(layout)
             except UsageError as error:
                 raise UsageError(f"architecture {architecture!r} cannot read data set {dataset!r}: {error}") from None
     if len(set(datasets.values())) < len(datasets):

@@ -59,7 +59,7 @@ class Cell:
     reference: str
     id: str
     #: Whether the data set stands in for one that was not found.
-    stands_in: bool = False
+    is_fallback: bool = False
     skip: str | None = None
     #: Why the cell cannot run, for a reason that its suite did not foresee.
     problem: str | None = None
@@ -245,7 +245,7 @@ class Matrix:
                         profile=profile,
                         reference=self._id(axes | reference, shown),
                         id=self._id(axes, shown),
-                        stands_in=used != dataset,
+                        is_fallback=used != dataset,
                         skip=reason,
                         problem=(missing or {}).get(dataset),
                         protocol=self.protocol,

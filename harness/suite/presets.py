@@ -21,7 +21,7 @@ class Preset:
     """
 
     name: str
-    about: str
+    summary: str
     processes: int
     pairs: int
     warmup: int

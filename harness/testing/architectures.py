@@ -12,9 +12,9 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from harness.api import Architecture, Part, Phase, Task
+from harness.api import Architecture, Phase, Split, Task
 from harness.errors import HarnessError, UsageError
-from harness.testing.blame import blame, some
+from harness.testing.blame import fail_check, some
 from harness.testing.imports import imports_cleanly
 from harness.testing.world import LABELS, SHAPE
 
@@ -35,7 +35,7 @@ def network_tasks(architecture: Architecture) -> list[Task]:
     datasets, found = installed().datasets, list[Task]()
     for name in datasets:
         try:
-            task = datasets.get(name).task_in(architecture.view)
+            task = datasets.get(name).task_in(architecture.layout)
         except UsageError:
             continue
         if task not in found and _fits(architecture, task):
@@ -49,14 +49,14 @@ def test_architecture_describes_itself(architecture: Architecture) -> None:
 
     thing, networks = f"architecture {architecture.name!r}", installed().architectures
     if architecture.name not in networks or type(networks.get(architecture.name)) is not type(architecture):
-        blame(
+        fail_check(
             thing,
             wanted="it among the installed architectures, by whose names artefacts are loaded",
             got="nothing of that name, or another one",
-            mend="register it in the hook harness_architectures, and install the package",
+            fix="register it in the hook harness_architectures, and install the package",
         )
-    if not architecture.about:
-        blame(thing, wanted="a line in `about` for harness list", got="none", mend="say what it is and who made it")
+    if not architecture.summary:
+        fail_check(thing, wanted="a line in `about` for harness list", got="none", fix="say what it is and who made it")
 
 
 def test_architecture_module_loads_no_torch(architecture: Architecture) -> None:
@@ -72,18 +72,18 @@ def test_architecture_is_built_from_the_seed_alone(architecture: Architecture, n
         first, second = _built(architecture, task), _built(architecture, task)
         found = differences(snapshot(first), snapshot(second))
         if found:
-            blame(
+            fail_check(
                 _named(architecture, task),
                 wanted="two builds with one seed of torch give the same network",
                 got=f"different: {some(found)}",
-                mend="draw weights by torch.nn.init or torch.rand alone, which the harness seeds",
+                fix="draw weights by torch.nn.init or torch.rand alone, which the harness seeds",
             )
         if {id(weight) for weight in first.parameters()} & {id(weight) for weight in second.parameters()}:
-            blame(
+            fail_check(
                 _named(architecture, task),
                 wanted="each build is a network of its own",
                 got="two builds share parameters",
-                mend="make the modules anew in each build()",
+                fix="make the modules anew in each build()",
             )
 
 
@@ -103,11 +103,11 @@ def test_architecture_answers(architecture: Architecture, network_tasks: list[Ta
                 got = "NaN or infinity"
             else:
                 continue
-            blame(
+            fail_check(
                 _named(architecture, task),
                 wanted=f"finite float32 ({size}, {len(task.labels)}) for inputs ({size}, {_shape(task)})",
                 got=got,
-                mend="size the last layer by len(task.labels) and the first by task.input_shape",
+                fix="size the last layer by len(task.labels) and the first by task.input_shape",
             )
 
 
@@ -125,11 +125,11 @@ def test_architecture_examples_do_not_mix(architecture: Architecture, network_ta
             pytest.skip("its answers have no row an example; test_architecture_answers tells")
         apart = float((together - one_by_one).abs().max())
         if apart > TOLERANCE:
-            blame(
+            fail_check(
                 _named(architecture, task),
                 wanted=f"an example's answer does not depend on the others of its batch (within {TOLERANCE:g})",
                 got=f"alone it is up to {apart:.3g} away",
-                mend="look for statistics over the batch in evaluation mode, and reshapes that move the batch axis",
+                fix="look for statistics over the batch in evaluation mode, and reshapes that move the batch axis",
             )
 
 
@@ -150,18 +150,18 @@ def test_architecture_trains(architecture: Architecture, phase: Phase, network_t
             training = preset("smoke").training(architecture, phase)
             fit(network, part, part, dataclasses.replace(training, batch=min(training.batch, 6)), seed=0)
         except Exception as error:
-            blame(
+            fail_check(
                 _named(architecture, task),
                 wanted=f"an epoch of training({phase!r}) on 12 examples",
                 got=f"{type(error).__name__}: {error}",
-                mend="name classes of torch.optim and torch.optim.lr_scheduler, and their own arguments",
+                fix="name classes of torch.optim and torch.optim.lr_scheduler, and their own arguments",
             )
         if not any(name.startswith("the values") for name in differences(before, snapshot(network))):
-            blame(
+            fail_check(
                 _named(architecture, task),
                 wanted=f"training({phase!r}) changes weights",
                 got="all are as they were",
-                mend="set a learning rate above 0, and requires_grad on the weights",
+                fix="set a learning rate above 0, and requires_grad on the weights",
             )
 
 
@@ -186,11 +186,11 @@ def test_architecture_survives_saving(architecture: Architecture, network_tasks:
                 if isinstance(again, str)
                 else f"answers differ by up to {float((answer - again).abs().max()):.3g}"
             )
-            blame(
+            fail_check(
                 _named(architecture, task),
                 wanted="the network restored from its tensors and structure answers as it did",
                 got=got,
-                mend="keep all that forward() needs in parameters and persistent buffers, and draw nothing at random "
+                fix="keep all that forward() needs in parameters and persistent buffers, and draw nothing at random "
                 "that is neither",
             )
 
@@ -227,11 +227,11 @@ def _inputs(task: Task, count: int) -> torch.Tensor:
     return torch.randn(count, *task.input_shape, generator=torch.Generator().manual_seed(0))
 
 
-def _part(task: Task, count: int) -> Part:
+def _part(task: Task, count: int) -> Split:
     import numpy as np
 
     targets = np.stack([(np.arange(count) + label) % 2 for label in range(len(task.labels))], axis=1)
-    return Part(_inputs(task, count).numpy(), targets.astype(np.float32), np.arange(count))
+    return Split(_inputs(task, count).numpy(), targets.astype(np.float32), np.arange(count))
 
 
 def _answer(network: Any, inputs: torch.Tensor) -> torch.Tensor | str:

@@ -40,7 +40,7 @@ class Bench:
         return self._observe(self._second, step, network, disorder=1)
 
     def with_other_test_data(self, step: Step, network: str) -> Observation:
-        """The same where the test part is another."""
+        """The same where the test split is another."""
         return self._observe(self._other_test, step, network)
 
     def with_other_seed(self, step: Step, network: str) -> Observation:

@@ -7,10 +7,10 @@ from typing import NoReturn
 import pytest
 
 
-def blame(thing: object, *, wanted: str, got: str, mend: str) -> NoReturn:
+def fail_check(thing: object, *, wanted: str, got: str, fix: str) -> NoReturn:
     """Fail the running test with a text that the author of ``thing`` can act on."""
     __tracebackhide__ = True
-    pytest.fail(f"{thing}\nwanted: {wanted}\ngot:    {got}\nmend:   {mend}", pytrace=False)
+    pytest.fail(f"{thing}\nwanted: {wanted}\ngot:    {got}\nfix:    {fix}", pytrace=False)
 
 
 def some(findings: list[str], most: int = 4) -> str:

@@ -14,7 +14,7 @@ import pytest
 
 from harness.api import Data, Dataset
 from harness.errors import DataError, HarnessError, UsageError
-from harness.testing.blame import blame, some
+from harness.testing.blame import fail_check, some
 from harness.testing.imports import imports_cleanly
 
 if TYPE_CHECKING:
@@ -74,29 +74,29 @@ def test_dataset_describes_itself(dataset: Dataset) -> None:
 
     thing, datasets = f"data set {dataset.name!r}", installed().datasets
     if dataset.name not in datasets or type(datasets.get(dataset.name)) is not type(dataset):
-        blame(
+        fail_check(
             thing,
             wanted="it among the installed data sets",
             got="nothing of that name, or another one",
-            mend="register it in the hook harness_datasets, and install the package",
+            fix="register it in the hook harness_datasets, and install the package",
         )
     if dataset.synthetic != ("synthetic" in dataset.name):
-        blame(
+        fail_check(
             thing,
             wanted="'synthetic' in the name of a synthetic data set, and of no other",
             got=f"synthetic = {dataset.synthetic}",
-            mend="rename it: tables show the name, and made-up data must not be taken for real",
+            fix="rename it: tables show the name, and made-up data must not be taken for real",
         )
-    stand_in = dataset.stand_in
-    if stand_in is not None and not (stand_in in datasets and datasets.get(stand_in).synthetic):
-        blame(
+    fallback = dataset.fallback
+    if fallback is not None and not (fallback in datasets and datasets.get(fallback).synthetic):
+        fail_check(
             thing,
-            wanted="a registered synthetic data set as stand_in",
-            got=repr(stand_in),
-            mend="name one, or None",
+            wanted="a registered synthetic data set as fallback",
+            got=repr(fallback),
+            fix="name one, or None",
         )
-    if not dataset.about:
-        blame(thing, wanted="a line in `about`: what it is, its licence, its source", got="none", mend="write it")
+    if not dataset.summary:
+        fail_check(thing, wanted="a line in `about`: what it is, its licence, its source", got="none", fix="write it")
 
 
 def test_dataset_module_loads_no_torch(dataset: Dataset) -> None:
@@ -107,19 +107,19 @@ def test_dataset_module_loads_no_torch(dataset: Dataset) -> None:
 def test_dataset_recognises_its_folder_alone(dataset: Dataset, shelf: Shelf, tmp_path: Path) -> None:
     """It recognises its own folder, and neither an empty one nor one that is not there."""
     for folder in (tmp_path, tmp_path / "absent"):
-        if dataset.recognises(folder):
-            blame(
+        if dataset.matches(folder):
+            fail_check(
                 f"data set {dataset.name!r}",
-                wanted="recognises() is false for a folder that is empty or not there",
+                wanted="matches() is false for a folder that is empty or not there",
                 got="true",
-                mend="look for the files that load() reads",
+                fix="look for the files that load() reads",
             )
-    if not dataset.recognises(shelf.folder(dataset)):
-        blame(
+    if not dataset.matches(shelf.folder(dataset)):
+        fail_check(
             f"data set {dataset.name!r}",
-            wanted="recognises() is true for the folder that make() wrote",
+            wanted="matches() is true for the folder that make() wrote",
             got="false",
-            mend="let both agree on the files",
+            fix="let both agree on the files",
         )
 
 
@@ -128,11 +128,11 @@ def test_dataset_fingerprint_is_of_the_content(dataset: Dataset, shelf: Shelf, t
     folder, other = shelf.folder(dataset), tmp_path / "elsewhere"
     first, again = dataset.fingerprint(folder), dataset.fingerprint(folder)
     if not re.fullmatch(r"[0-9a-f]{64}", str(first)):
-        blame(
+        fail_check(
             f"data set {dataset.name!r}",
             wanted="a fingerprint of 64 hex digits",
             got=repr(first),
-            mend="return hashlib.sha256(...).hexdigest()",
+            fix="return hashlib.sha256(...).hexdigest()",
         )
     if dataset.synthetic:
         shutil.copytree(folder, other)
@@ -140,11 +140,11 @@ def test_dataset_fingerprint_is_of_the_content(dataset: Dataset, shelf: Shelf, t
         other.symlink_to(folder.resolve(), target_is_directory=True)
     moved = dataset.fingerprint(other)
     if not first == again == moved:
-        blame(
+        fail_check(
             f"data set {dataset.name!r}",
             wanted="one fingerprint for one content, wherever it lies and however often it is asked",
             got=f"{first[:12]}, again {again[:12]}, elsewhere {moved[:12]}",
-            mend="hash contents, versions and relative names in a sorted order; no absolute paths, no times",
+            fix="hash contents, versions and relative names in a sorted order; no absolute paths, no times",
         )
 
 
@@ -154,30 +154,30 @@ def test_dataset_loads(dataset: Dataset, shelf: Shelf) -> None:
 
     thing, data = f"data set {dataset.name!r}", _loaded(dataset, shelf)
     if data.task != dataset.task:
-        blame(thing, wanted=f"data of its task, {dataset.task}", got=str(data.task), mend="pass self.task to Data")
-    for name, part in data.parts():
+        fail_check(thing, wanted=f"data of its task, {dataset.task}", got=str(data.task), fix="pass self.task to Data")
+    for name, part in data.splits():
         if part.inputs.dtype != np.float32 or part.targets.dtype != np.float32:
-            blame(
+            fail_check(
                 f"{thing}, {name} part",
                 wanted="float32 inputs and targets",
                 got=f"{part.inputs.dtype} and {part.targets.dtype}",
-                mend="convert them by astype(np.float32)",
+                fix="convert them by astype(np.float32)",
             )
         if not np.isin(part.targets, (0, 1)).all():
-            blame(f"{thing}, {name} part", wanted="targets 0 or 1", got="others", mend="one column a label, 0 or 1")
+            fail_check(f"{thing}, {name} part", wanted="targets 0 or 1", got="others", fix="one column a label, 0 or 1")
 
 
 def test_dataset_keeps_patients_apart(dataset: Dataset, shelf: Shelf) -> None:
     """No patient is in two parts."""
     data = _loaded(dataset, shelf)
-    found = {name: set(part.patients.tolist()) for name, part in data.parts()}
+    found = {name: set(part.patients.tolist()) for name, part in data.splits()}
     for one, other in (("train", "validation"), ("train", "test"), ("validation", "test")):
         if both := sorted(map(str, found[one] & found[other])):
-            blame(
+            fail_check(
                 f"data set {dataset.name!r}",
                 wanted=f"no patient in both the {one} and the {other} part",
                 got=f"{len(both)} are: {', '.join(both[:5])}",
-                mend="split by patient, not by example",
+                fix="split by patient, not by example",
             )
 
 
@@ -186,32 +186,36 @@ def test_dataset_loads_the_same_again(dataset: Dataset, shelf: Shelf) -> None:
     import numpy as np
 
     first, second = _loaded(dataset, shelf), shelf.load(dataset, shelf.folder(dataset), "cache")
-    for (name, one), (_, other) in zip(first.parts(), second.parts(), strict=True):
+    for (name, one), (_, other) in zip(first.splits(), second.splits(), strict=True):
         for array in ("inputs", "targets", "patients"):
             if not np.array_equal(getattr(one, array), getattr(other, array)):
-                blame(
+                fail_check(
                     f"data set {dataset.name!r}, {name} part",
                     wanted="the same arrays from a second load",
                     got=f"other {array}",
-                    mend="cache what is loaded whole and in one order; draw nothing at random without a fixed seed",
+                    fix="cache what is loaded whole and in one order; draw nothing at random without a fixed seed",
                 )
 
 
 def test_dataset_views_have_their_shapes(dataset: Dataset, shelf: Shelf) -> None:
-    """Each declared view gives finite float32 examples of the shape that it declares."""
+    """Each declared layout gives finite float32 examples of the shape that it declares."""
     import numpy as np
 
-    if not dataset.views:
+    if not dataset.layouts:
         pytest.skip(f"{dataset.name} declares no views")
     inputs: FloatArray = _loaded(dataset, shelf).validation.inputs[:8]
-    for name, task in dataset.views.items():
-        view = dataset.view(inputs, name)
-        if view.shape != (len(inputs), *task.input_shape) or view.dtype != np.float32 or not np.isfinite(view).all():
-            blame(
-                f"data set {dataset.name!r}, view {name!r}",
+    for name, task in dataset.layouts.items():
+        layout = dataset.to_layout(inputs, name)
+        if (
+            layout.shape != (len(inputs), *task.input_shape)
+            or layout.dtype != np.float32
+            or not np.isfinite(layout).all()
+        ):
+            fail_check(
+                f"data set {dataset.name!r}, layout {name!r}",
                 wanted=f"finite float32 ({len(inputs)}, {', '.join(map(str, task.input_shape))})",
-                got=f"{view.dtype} {view.shape}",
-                mend="let view() and views agree",
+                got=f"{layout.dtype} {layout.shape}",
+                fix="let to_layout() and layouts agree",
             )
 
 
@@ -223,11 +227,11 @@ def test_dataset_is_made_the_same_each_time(dataset: Dataset, shelf: Shelf, tmp_
     first, second = (_contents(folder) for folder in (shelf.folder(dataset), tmp_path / "again"))
     differ = [name for name in {**first, **second} if first.get(name) != second.get(name)]
     if differ:
-        blame(
+        fail_check(
             f"data set {dataset.name!r}",
             wanted="make() writes the same bytes each time",
             got=f"other: {some(sorted(differ))}",
-            mend="draw from numpy.random.default_rng(a fixed seed), and write no times",
+            fix="draw from numpy.random.default_rng(a fixed seed), and write no times",
         )
 
 
@@ -241,17 +245,17 @@ def test_dataset_notices_what_is_missing(dataset: Dataset, shelf: Shelf, tmp_pat
         hidden = tmp_path / "hidden"
         file.rename(hidden)
         try:
-            if dataset.recognises(folder):
+            if dataset.matches(folder):
                 dataset.fingerprint(folder)
                 shelf.load(dataset, folder, f"damaged-{index}")
         except DataError:
             pass
         except Exception as error:
-            blame(
+            fail_check(
                 f"data set {dataset.name!r} without {file.relative_to(folder)}",
-                wanted="recognises() is false, or DataError that names the file",
+                wanted="matches() is false, or DataError that names the file",
                 got=f"{type(error).__name__}: {error}",
-                mend="check for the file in recognises(), or raise DataError where it is read",
+                fix="check for the file in matches(), or raise DataError where it is read",
             )
         finally:
             hidden.rename(file)
@@ -262,11 +266,11 @@ def _loaded(dataset: Dataset, shelf: Shelf) -> Data:
         data = shelf.data(dataset)
         data.check(dataset.name)
     except HarnessError as error:
-        blame(
+        fail_check(
             f"data set {dataset.name!r}",
             wanted="parts with finite examples of the task's shape, and both classes of each label",
             got=str(error),
-            mend="see harness.Data.check",
+            fix="see harness.Data.check",
         )
     return data
 

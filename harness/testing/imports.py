@@ -9,7 +9,7 @@ import sys
 
 import pytest
 
-from harness.testing.blame import blame
+from harness.testing.blame import fail_check
 
 SECONDS = 120
 SCRIPT = """
@@ -27,25 +27,25 @@ def imports_cleanly(thing: str, kind: type) -> None:
         pytest.skip(f"{thing} is defined in a script, which nothing imports")
     status, printed, said = _import(module)
     if status:
-        blame(
+        fail_check(
             thing,
             wanted=f"import {module} works in a fresh process",
             got=said.strip().rpartition("\n")[2] or f"the process ended with status {status}",
-            mend=f"see python -c 'import {module}'",
+            fix=f"see python -c 'import {module}'",
         )
     if printed:
-        blame(
+        fail_check(
             thing,
             wanted=f"import {module} prints nothing",
             got=repr(printed[:200]),
-            mend="take the print out: the standard output belongs to tables and JSON",
+            fix="take the print out: the standard output belongs to tables and JSON",
         )
     if said.strip().rpartition("\n")[2] == "True":
-        blame(
+        fail_check(
             thing,
             wanted=f"import {module} loads no torch, so that suites are collected at once",
             got="torch is loaded",
-            mend="import torch, and modules that import it, inside the methods; python -X importtime tells where",
+            fix="import torch, and modules that import it, inside the methods; python -X importtime tells where",
         )
 
 

@@ -16,7 +16,7 @@ from harness.build.plan import describe
 from harness.errors import HarnessError, describe_error
 from harness.plugin.manager import Origin, Plugins, installed
 from harness.testing.architectures import *  # noqa: F403
-from harness.testing.blame import blame
+from harness.testing.blame import fail_check
 from harness.testing.datasets import *  # noqa: F403
 from harness.testing.metrics import *  # noqa: F403
 from harness.testing.runtimes import *  # noqa: F403
@@ -79,11 +79,11 @@ def test_plugin_loads() -> None:
     """It imports, its hooks exist, and nothing that it registers is refused."""
     _, names, problems = plugin()
     if problems:
-        blame(
+        fail_check(
             f"plugin {names[0]!r}",
             wanted="a plugin that loads whole",
             got="; ".join(problems),
-            mend="see what the message names; until then it is left out of every run",
+            fix="see what the message names; until then it is left out of every run",
         )
 
 

@@ -1,6 +1,6 @@
 """What every metric must hold to. An author's module imports all of it and defines the fixture ``metric``.
 
-The evidence is that of a small network of the kit: its file, its answers on the kit's test part, made-up timings.
+The evidence is that of a small network of the kit: its file, its answers on the kit's test split, made-up timings.
 """
 
 from __future__ import annotations
@@ -13,8 +13,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from harness.api import Metric, Part
-from harness.testing.blame import blame, some
+from harness.api import Metric, Split
+from harness.testing.blame import fail_check, some
 from harness.testing.imports import imports_cleanly
 from harness.testing.world import MLP, World, examples, lent
 
@@ -25,17 +25,17 @@ Case = Callable[..., Any]
 
 @pytest.fixture(scope="session")
 def case(tmp_path_factory: pytest.TempPathFactory) -> Case:
-    """Makes contracts.Evidence of a part and its scores, by default the kit's own, timed."""
+    """Makes contracts.EvalContext of a part and its scores, by default the kit's own, timed."""
     folder: Path = tmp_path_factory.mktemp("metrics")
     world = World(folder)
     made: list[Any] = []
 
-    def build(part: Part | None = None, scores: Any = None, timed: bool = True) -> Any:
+    def build(part: Split | None = None, scores: Any = None, timed: bool = True) -> Any:
         import torch
 
         from harness.api import Data, Task
         from harness.api.train import Train
-        from harness.run.evaluation import CellEvidence
+        from harness.run.evaluation import CellContext
         from harness.testing.world import LABELS, SHAPE
 
         if not made:
@@ -47,7 +47,7 @@ def case(tmp_path_factory: pytest.TempPathFactory) -> Case:
                 scores = torch.sigmoid(world.load(artefact)(torch.from_numpy(part.inputs))).numpy()
         with lent() as plugins:
             data = Data(Task(SHAPE, LABELS), part, part, part)
-            evidence = CellEvidence(artefact.file, artefact.sha256, artefact.file, data, plugins, scores)
+            evidence = CellContext(artefact.file, artefact.sha256, artefact.file, data, plugins, scores)
             evidence.model  # noqa: B018 (loaded while the kit's network is registered)
         if timed:
             evidence.samples = np.random.default_rng(0).integers(90_000, 110_000, (4, 50))
@@ -60,21 +60,21 @@ def case(tmp_path_factory: pytest.TempPathFactory) -> Case:
 def test_metric_describes_itself(metric: Metric, case: Case) -> None:
     """Its figures have different names, and compute() gives exactly those."""
     evidence, thing = case(), f"metric {metric.name!r}"
-    figures = metric.figures(evidence.task)
+    figures = metric.specs(evidence.task)
     names = [figure.name for figure in figures]
     if not names or len(set(names)) < len(names):
-        blame(thing, wanted="figures of different names, at least one", got=str(names), mend="see figures()")
+        fail_check(thing, wanted="figures of different names, at least one", got=str(names), fix="see specs()")
     computed = _computed(metric, evidence)
     if set(computed) != set(names):
-        blame(
+        fail_check(
             thing,
-            wanted=f"compute() gives the figures that figures() names: {sorted(names)}",
+            wanted=f"compute() gives the figures that specs() names: {sorted(names)}",
             got=str(sorted(computed)),
-            mend="let both agree; None for a figure that is undefined",
+            fix="let both agree; None for a figure that is undefined",
         )
     for figure in figures:
         if figure.better not in (None, "higher", "lower"):
-            blame(thing, wanted="better: 'higher', 'lower' or None", got=repr(figure.better), mend="see Figure")
+            fail_check(thing, wanted="better: 'higher', 'lower' or None", got=repr(figure.better), fix="see MetricSpec")
 
 
 def test_metric_module_loads_no_torch(metric: Metric) -> None:
@@ -96,18 +96,18 @@ def test_metric_gives_numbers_or_none(metric: Metric, what: str, case: Case) -> 
         case _:
             targets = part.targets.copy()
             targets[:, 0] = 0
-            evidence = case(Part(part.inputs, targets, part.patients))
+            evidence = case(Split(part.inputs, targets, part.patients))
     odd = {
         name: value
         for name, value in _computed(metric, evidence).items()
         if value is not None and not (_is_number(value) and math.isfinite(value))
     }
     if odd:
-        blame(
+        fail_check(
             f"metric {metric.name!r}, {what}",
             wanted="finite numbers, or None where a figure is undefined",
             got=str(odd),
-            mend="return None instead of NaN or infinity",
+            fix="return None instead of NaN or infinity",
         )
 
 
@@ -118,11 +118,11 @@ def test_metric_weighs_as_it_computes(metric: Metric, case: Case) -> None:
     if not weighted:
         pytest.skip(f"metric {metric.name!r} has no weighted figures, so none has an interval")
     if unknown := set(weighted) - set(computed):
-        blame(
+        fail_check(
             f"metric {metric.name!r}",
             wanted="weighted() names figures that compute() gives",
             got=f"also {sorted(unknown)}",
-            mend="let both agree",
+            fix="let both agree",
         )
     count = len(evidence.scores)
     twice = np.random.default_rng(0).integers(1, 3, count)
@@ -131,11 +131,11 @@ def test_metric_weighs_as_it_computes(metric: Metric, case: Case) -> None:
     for name, function in weighted.items():
         values = np.asarray(function(evidence.scores, evidence.targets, weights))
         if values.shape != (2,):
-            blame(
+            fail_check(
                 f"metric {metric.name!r}, figure {name!r}",
                 wanted="a value for each column of weights (n, 2): shape (2,)",
                 got=f"shape {values.shape}",
-                mend="sum over the examples, axis 0 of the weights",
+                fix="sum over the examples, axis 0 of the weights",
             )
         whole = function(evidence.scores[repeated], evidence.targets[repeated], np.ones((len(repeated), 1)))[0]
         for wanted, got, what in (
@@ -143,11 +143,11 @@ def test_metric_weighs_as_it_computes(metric: Metric, case: Case) -> None:
             (whole, values[1], "an example of weight 2 counts as two"),
         ):
             if wanted is not None and not math.isclose(wanted, got, rel_tol=TOLERANCE, abs_tol=TOLERANCE):
-                blame(
+                fail_check(
                     f"metric {metric.name!r}, figure {name!r}",
                     wanted=what,
                     got=f"{wanted} and {got}",
-                    mend="make compute() and weighted() share their code",
+                    fix="make compute() and weighted() share their code",
                 )
 
 
@@ -156,18 +156,18 @@ def test_metric_does_not_mind_the_order(metric: Metric, case: Case) -> None:
     evidence, part = case(), examples(40, 5)
     order = np.random.default_rng(1).permutation(len(part))
     shuffled = case(
-        Part(part.inputs[order], part.targets[order], part.patients[order]), np.array(evidence.scores)[order]
+        Split(part.inputs[order], part.targets[order], part.patients[order]), np.array(evidence.scores)[order]
     )
     first, second = _computed(metric, evidence), _computed(metric, shuffled)
     differ = [
         f"{name}: {value} and {second[name]}" for name, value in first.items() if not _close(value, second.get(name))
     ]
     if differ:
-        blame(
+        fail_check(
             f"metric {metric.name!r}",
             wanted="the same figures for the same examples in another order",
             got=some(differ),
-            mend="break ties alike, and pair scores with targets by row",
+            fix="break ties alike, and pair scores with targets by row",
         )
 
 
@@ -178,25 +178,27 @@ def test_metric_leaves_the_evidence(metric: Metric, case: Case) -> None:
     first, second = _computed(metric, evidence), _computed(metric, evidence)
     changed = [name for name, array in before.items() if not np.array_equal(array, getattr(evidence, name))]
     if changed:
-        blame(
+        fail_check(
             f"metric {metric.name!r}",
             wanted="compute() leaves the evidence as it was; other metrics read it too",
             got=f"changed: {some(changed)}",
-            mend="work on copies",
+            fix="work on copies",
         )
     if any(not _close(value, second.get(name)) for name, value in first.items()):
-        blame(f"metric {metric.name!r}", wanted="the same figures again", got=f"{first}, {second}", mend="seed draws")
+        fail_check(
+            f"metric {metric.name!r}", wanted="the same figures again", got=f"{first}, {second}", fix="seed draws"
+        )
 
 
 def _computed(metric: Metric, evidence: Any) -> Mapping[str, float | None]:
     try:
         return metric.compute(evidence)
     except Exception as error:
-        blame(
+        fail_check(
             f"metric {metric.name!r}",
             wanted="figures",
             got=f"compute() raised {type(error).__name__}: {error}",
-            mend="give None for what is undefined: nothing was timed, or a label has one class alone",
+            fix="give None for what is undefined: nothing was timed, or a label has one class alone",
         )
 
 

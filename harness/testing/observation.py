@@ -48,9 +48,9 @@ class Observation:
     @property
     def undeclared(self) -> bool:
         """Whether something was trained or taught that the step does not tell (at which a run may stop)."""
-        if self.sighting.taught and not self.step.teaches:
+        if self.sighting.taught and not self.step.is_teacher:
             return True
-        return not matches(self.sighting.trainings, self.step.fits(), self.sighting.raised is None)
+        return not matches(self.sighting.trainings, self.step.trainings(), self.sighting.raised is None)
 
     @property
     def failed(self) -> bool:

@@ -15,7 +15,7 @@ import pytest
 
 from harness.api import Predictor, Runtime
 from harness.errors import Unsupported
-from harness.testing.blame import blame, some
+from harness.testing.blame import fail_check, some
 from harness.testing.imports import imports_cleanly
 from harness.testing.world import LABELS, NETWORKS, World, lent, probe
 
@@ -57,11 +57,11 @@ def deployed(tmp_path_factory: pytest.TempPathFactory) -> Deployed:
             except Unsupported as error:
                 pytest.skip(f"{runtime.name} on {network}: refused: {error}")
             except Exception as error:
-                blame(
+                fail_check(
                     f"runtime {runtime.name!r} on {network}",
                     wanted="a file that loads without the artefact, or Unsupported with a reason",
                     got=f"{type(error).__name__}: {error}",
-                    mend="write all that is needed into the one file that deploy() returns",
+                    fix="write all that is needed into the one file that deploy() returns",
                 )
             made[runtime.name, network] = file, predictor, world.load(built)
         return made[runtime.name, network]
@@ -78,11 +78,11 @@ def test_runtime_deploys_into_its_folder(runtime: Runtime, deployed_network: str
     """deploy() returns a file in the folder that it is given."""
     file, _, _ = deployed(runtime, deployed_network)
     if not file.is_file() or file.parent.name != f"{runtime.name}-{deployed_network}":
-        blame(
+        fail_check(
             f"runtime {runtime.name!r} on {deployed_network}",
             wanted="a file in the folder that was given",
             got=str(file),
-            mend="write it there and return its path; its size is a figure",
+            fix="write it there and return its path; its size is a figure",
         )
 
 
@@ -105,11 +105,11 @@ def test_runtime_answers_as_torch_does(runtime: Runtime, deployed_network: str, 
             continue
         else:
             difference = f"up to {float((got - wanted).abs().max()):.3g} away"
-        blame(
+        fail_check(
             f"runtime {runtime.name!r} on {deployed_network}, a batch of {size}",
             wanted=f"the probabilities of PyTorch (sigmoid of the logits), within {tolerance:g}",
             got=difference,
-            mend="end the deployed network by a sigmoid unless it gives_probabilities; state `tolerance` on the "
+            fix="end the deployed network by a sigmoid unless it gives_probabilities; state `tolerance` on the "
             "runtime if its arithmetic is coarser",
         )
 
@@ -137,11 +137,11 @@ def test_runtime_answers_the_same_again(runtime: Runtime, deployed_network: str,
         if not fine
     ]
     if wrong:
-        blame(
+        fail_check(
             f"runtime {runtime.name!r} on {deployed_network}",
             wanted="the same inputs always get the same answer",
             got=some(wrong),
-            mend="load in evaluation mode, and write into buffers of your own",
+            fix="load in evaluation mode, and write into buffers of your own",
         )
 
 

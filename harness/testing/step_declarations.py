@@ -12,9 +12,9 @@ import pytest
 from harness.api import Step, Task
 from harness.build.plan import describe
 from harness.errors import HarnessError, UsageError
-from harness.keys import canonical, plain
+from harness.keys import canonical, to_jsonable
 from harness.testing.bench import Bench
-from harness.testing.blame import blame, some
+from harness.testing.blame import fail_check, some
 from harness.testing.imports import imports_cleanly
 from harness.testing.world import LABELS, SHAPE, lent
 
@@ -28,28 +28,28 @@ def test_step_describes_itself(step: Step) -> None:
 
     kind, thing = type(step), f"step {step.name!r}"
     if not kind.__doc__ or _written_by_dataclass(kind):
-        blame(
+        fail_check(
             thing,
             wanted="a docstring: what it does to the network, and what its parameters mean",
             got=f"none on {kind.__qualname__}",
-            mend="write it under the line that begins with class (or def)",
+            fix="write it under the line that begins with class (or def)",
         )
     steps = installed().steps
     if step.name not in steps or steps.get(step.name) is not kind:
         found = f"{steps.get(step.name)} under that name" if step.name in steps else "nothing of that name"
-        blame(
+        fail_check(
             thing,
             wanted=f"{kind} among the installed steps, by which its artefacts are loaded",
             got=found,
-            mend="register the class in the hook harness_steps of a module that an entry point of the group harness "
+            fix="register the class in the hook harness_steps of a module that an entry point of the group harness "
             "names, and install the package",
         )
     if not type(step).examples():
-        blame(
+        fail_check(
             thing,
             wanted="at least one value of the step to check",
             got="examples() gives none",
-            mend="let examples() return one value for each way in which the step works",
+            fix="let examples() return one value for each way in which the step works",
         )
 
 
@@ -57,29 +57,29 @@ def test_step_parameters_make_the_key(step: Step) -> None:
     """Its parameters are JSON, give the same step again, and each of them enters the key."""
     thing = describe(step)
     try:
-        given = json.loads(json.dumps(plain(step.parameters())))
+        given = json.loads(json.dumps(to_jsonable(step.parameters())))
     except (UsageError, TypeError) as error:
-        blame(
+        fail_check(
             thing,
             wanted="parameters() of JSON values: numbers, texts, lists, mappings, true, false, none",
             got=str(error),
-            mend="keep plain values in the fields, and make of them what you need in apply",
+            fix="keep plain values in the fields, and make of them what you need in apply",
         )
     again = _again(step, given)
-    if isinstance(again, str) or plain(again.parameters()) != plain(step.parameters()):
-        blame(
+    if isinstance(again, str) or to_jsonable(again.parameters()) != to_jsonable(step.parameters()):
+        fail_check(
             thing,
             wanted=f"harness.step({step.name!r}, **parameters) makes the same step of its own parameters {given}",
             got=again if isinstance(again, str) else describe(again),
-            mend="let parameters() give exactly what the constructor takes",
+            fix="let parameters() give exactly what the constructor takes",
         )
     for field, other in _variations(step):
         if canonical(other.parameters()) == canonical(step.parameters()):
-            blame(
+            fail_check(
                 thing,
                 wanted=f"another value of {field} gives another key",
                 got=f"{getattr(step, field)!r} and {getattr(other, field)!r} have the same parameters()",
-                mend=f"let parameters() hold {field}; else a run takes the artefact of one for that of the other",
+                fix=f"let parameters() hold {field}; else a run takes the artefact of one for that of the other",
             )
 
 
@@ -89,34 +89,34 @@ def test_step_module_loads_no_torch(step: Step) -> None:
 
 
 def test_step_declares_its_trainings(step: Step, network: str, bench: Bench) -> None:
-    """fits() tells the trainings that apply runs, and ``teaches`` whether it puts an objective in force."""
+    """trainings() tells the trainings that apply runs, and ``is_teacher`` whether it puts an objective in force."""
     from harness.testing.observation import matches, spelled
 
     found = bench.see(step, network)
     if found.refused is not None:
         pytest.skip(f"{found.thing}: refused: {found.refused}")
-    seen, told = found.sighting, step.fits()
+    seen, told = found.sighting, step.trainings()
     if told is not None and not matches(seen.trainings, told, whole=not found.failed):
-        blame(
+        fail_check(
             found.thing,
-            wanted="fits() tells the trainings that apply runs; the key and the time left depend on it",
+            wanted="trainings() tells the trainings that apply runs; the key and the time left depend on it",
             got=f"told: {spelled(told)}; run: {spelled(seen.trainings)}",
-            mend="return from fits() a (phase, changes) for each call of context.fit(), () for none, and pass the very "
-            "same changes; None if it depends on the network",
+            fix="return from trainings() a (phase, changes) for each call of context.fit(), () for none, and pass the "
+            "very same changes; None if it depends on the network",
         )
-    if seen.taught and not step.teaches:
-        blame(
+    if seen.taught and not step.is_teacher:
+        fail_check(
             found.thing,
-            wanted="teaches = True on a step that calls context.teach()",
-            got="teaches = False",
-            mend="set it: the objective enters the keys of all that follows",
+            wanted="is_teacher = True on a step that calls context.teach()",
+            got="is_teacher = False",
+            fix="set it: the objective enters the keys of all that follows",
         )
-    if step.teaches and not seen.taught and not found.failed:
-        blame(
+    if step.is_teacher and not seen.taught and not found.failed:
+        fail_check(
             found.thing,
-            wanted="a call of context.teach(), as teaches = True says",
+            wanted="a call of context.teach(), as is_teacher = True says",
             got="none",
-            mend="call context.teach(model) before context.fit(), or drop teaches",
+            fix="call context.teach(model) before context.fit(), or drop teaches",
         )
 
 
@@ -137,7 +137,7 @@ def test_step_previews_its_result(step: Step, network: str, bench: Bench) -> Non
     found = bench.see(step, network)
     seen, example = found.applied(), torch.from_numpy(probe(1))
     parent = bench.first.load(bench.first.build(network, [Train()]))
-    if step.teaches:
+    if step.is_teacher:
         with lent() as plugins:
             preview: Any = plugins.architectures.get(network).build(Task(SHAPE, LABELS))
     else:
@@ -145,11 +145,11 @@ def test_step_previews_its_result(step: Step, network: str, bench: Bench) -> Non
         preview = step.preview(given, example)
         changed = differences(before, snapshot(given))
         if changed:
-            blame(
+            fail_check(
                 found.thing,
                 wanted="preview leaves the network that it is given as it was",
                 got=f"changed: {some(changed)}",
-                mend="begin preview with model = copy.deepcopy(model)",
+                fix="begin preview with model = copy.deepcopy(model)",
             )
     if preview is None:
         return
@@ -157,18 +157,18 @@ def test_step_previews_its_result(step: Step, network: str, bench: Bench) -> Non
     if _dense(found) and foreseen != seen.parameters:
         only = [f"{name} in the preview" for name in foreseen if name not in seen.parameters]
         only += [f"{name} in the result" for name in seen.parameters if name not in foreseen]
-        blame(
+        fail_check(
             found.thing,
             wanted="the parameters of preview() are those of apply(), by name and shape",
             got=some(only),
-            mend="share the code that changes the structure between the two, or let preview return None",
+            fix="share the code that changes the structure between the two, or let preview return None",
         )
     if seen.macs is not None and macs != seen.macs:
-        blame(
+        fail_check(
             found.thing,
             wanted="as many multiply-accumulates in preview() as in the result of apply()",
             got=f"{macs} foreseen, {seen.macs} found",
-            mend="share the code that changes the structure between the two, or let preview return None",
+            fix="share the code that changes the structure between the two, or let preview return None",
         )
 
 

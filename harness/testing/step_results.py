@@ -10,7 +10,7 @@ from harness.api import Step
 from harness.build.plan import describe
 from harness.errors import HarnessError, Unsupported, UsageError
 from harness.testing.bench import REASON, Bench, unsound
-from harness.testing.blame import blame
+from harness.testing.blame import fail_check
 from harness.testing.world import LABELS
 
 if TYPE_CHECKING:
@@ -27,11 +27,11 @@ def test_step_keeps_shapes(step: Step, network: str, bench: Bench) -> None:
     found = bench.see(step, network)
     wrong = unsound(found.applied().answers)
     if wrong:
-        blame(
+        fail_check(
             found.thing,
             wanted=f"finite float32 answers (batch, {len(LABELS)}) to float32 inputs, for a batch of 1 and of 5",
             got=wrong,
-            mend="call the new network on a batch of one and of several before apply returns it",
+            fix="call the new network on a batch of one and of several before apply returns it",
         )
 
 
@@ -48,11 +48,11 @@ def test_step_survives_saving(step: Step, network: str, bench: Bench) -> None:
             f"{found.thing}: not kept for a training that is not declared; see test_step_declares_its_trainings"
         )
     if found.artefact is None:
-        blame(
+        fail_check(
             found.thing,
             wanted="a result that can be saved and loaded",
             got=str(found.problem),
-            mend="make it of stock torch.nn layers (whose sizes may differ), let a module of your own say what it is "
+            fix="make it of stock torch.nn layers (whose sizes may differ), let a module of your own say what it is "
             "made of (harness.nn.structure.Described), or define dump() and restore()",
         )
     relative, absolute = TOLERANCE
@@ -64,11 +64,11 @@ def test_step_survives_saving(step: Step, network: str, bench: Bench) -> None:
             continue
         else:
             difference = f"answers differ by up to {float((answer - loaded).abs().max()):.3g}"
-        blame(
+        fail_check(
             found.thing,
             wanted=f"the loaded model answers as the one that apply returned, within {relative:g} and {absolute:g}",
             got=f"on a batch of {size}: {difference}",
-            mend="keep all that forward() needs in parameters and persistent buffers (register_buffer), or define "
+            fix="keep all that forward() needs in parameters and persistent buffers (register_buffer), or define "
             "dump() and restore()",
         )
 
@@ -104,11 +104,11 @@ def _composes(step: Step, network: str, bench: Bench, steps: list[Step]) -> None
     except HarnessError as error:
         wrong = str(error)
     if wrong:
-        blame(
+        fail_check(
             thing,
             wanted="a network that answers, or Unsupported with a reason",
             got=wrong,
-            mend="give networks of stock layers with sizes that agree, take what such a network may be (also an int8 "
+            fix="give networks of stock layers with sizes that agree, take what such a network may be (also an int8 "
             "one), and raise harness.Unsupported for what is not handled",
         )
 

@@ -42,7 +42,7 @@ class Sighting:
     returned: object = None
     trainings: list[Training] = dataclasses.field(default_factory=list)
     taught: bool = False
-    #: What differs of the network that it was given; what it left in the process; files of the test part it opened.
+    #: What differs of the network that it was given; what it left in the process; files of the test split it opened.
     changed: list[str] = dataclasses.field(default_factory=list)
     left: list[str] = dataclasses.field(default_factory=list)
     opened: list[str] = dataclasses.field(default_factory=list)

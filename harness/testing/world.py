@@ -13,10 +13,10 @@ from harness.api import (
     Architecture,
     Data,
     Dataset,
-    Part,
     Phase,
     Profile,
     Progress,
+    Split,
     Step,
     Task,
     Training,
@@ -38,7 +38,7 @@ SIZES = {"train": 64, "validation": 48, "test": 40}
 ORIGIN = Origin("conformance kit", "harness", version("harness"))
 
 
-def examples(count: int, seed: int) -> Part:
+def examples(count: int, seed: int) -> Split:
     """Noise in which the first label lifts channel 0 and the second one shakes channel 1; two examples a patient."""
     import numpy as np
 
@@ -47,23 +47,23 @@ def examples(count: int, seed: int) -> Part:
     inputs = random.normal(size=(count, *SHAPE)).astype(np.float32)
     inputs[:, 0] += targets[:, :1]
     inputs[:, 1] += targets[:, 1:] * np.resize([1.0, -1.0], SHAPE[1]).astype(np.float32)
-    return Part(inputs, targets, np.arange(count) // 2)
+    return Split(inputs, targets, np.arange(count) // 2)
 
 
 class Conformance(Dataset):
-    """The kit's data: each part is a file of its own, so that one sees whether the test part is opened."""
+    """The kit's data: each part is a file of its own, so that one sees whether the test split is opened."""
 
     name = "conformance-synthetic"
     task = Task(SHAPE, LABELS)
     examples = SIZES["train"]
     synthetic = True
-    about = "made-up series for the conformance kit"
+    summary = "made-up series for the conformance kit"
 
-    def recognises(self, folder: Path) -> bool:
+    def matches(self, folder: Path) -> bool:
         return all(_file(folder, part).is_file() for part in SIZES)
 
     def fingerprint(self, folder: Path) -> str:
-        """Of the training and validation parts alone: with another test part all seeds are to stay as they are."""
+        """Of the training and validation parts alone: with another test split all seeds are to stay as they are."""
         with _readable(folder):
             parts = [_file(folder, part).read_bytes() for part in ("train", "validation")]
         return hashlib.sha256(b"".join(parts)).hexdigest()
@@ -74,7 +74,7 @@ class Conformance(Dataset):
         parts = {}
         for name in SIZES:
             with _readable(folder), np.load(_file(folder, name), allow_pickle=False) as arrays:
-                parts[name] = Part(arrays["inputs"], arrays["targets"], arrays["patients"])
+                parts[name] = Split(arrays["inputs"], arrays["targets"], arrays["patients"])
         return Data(self.task, **parts)
 
     def make(self, folder: Path) -> None:
@@ -119,7 +119,7 @@ class Conv(Network):
     """Convolutions with BatchNorm."""
 
     name = "conformance-conv"
-    about = "the conformance kit's convolutional network"
+    summary = "the conformance kit's convolutional network"
 
     def build(self, task: Task) -> torch.nn.Module:
         from harness.testing._networks import convolutional
@@ -132,7 +132,7 @@ class LSTM(Network):
     """An LSTM."""
 
     name = "conformance-lstm"
-    about = "the conformance kit's recurrent network"
+    summary = "the conformance kit's recurrent network"
 
     def build(self, task: Task) -> torch.nn.Module:
         from harness.testing._networks import Recurrent
@@ -144,7 +144,7 @@ class MLP(Network):
     """Linear layers."""
 
     name = "conformance-mlp"
-    about = "the conformance kit's network of linear layers"
+    summary = "the conformance kit's network of linear layers"
 
     def build(self, task: Task) -> torch.nn.Module:
         from harness.testing._networks import dense
@@ -157,7 +157,7 @@ class OddOne(Network):
     """A network by hand that few steps can handle."""
 
     name = "conformance-odd"
-    about = "the conformance kit's network without layers"
+    summary = "the conformance kit's network without layers"
 
     def build(self, task: Task) -> torch.nn.Module:
         from harness.testing._networks import Odd
@@ -198,7 +198,7 @@ def lent(*things: Any) -> Iterator[Plugins]:
 class World:
     """A store in ``folder`` with the kit's data, and an executor for one recipe at a time.
 
-    ``test_seed`` draws the test part; all else is the same in every world.
+    ``test_seed`` draws the test split; all else is the same in every world.
     """
 
     def __init__(self, folder: Path, test_seed: int = 2) -> None:

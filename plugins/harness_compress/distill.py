@@ -27,7 +27,7 @@ class Distill(Step):
     """
 
     name: ClassVar[str] = "distill"
-    teaches: ClassVar[bool] = True
+    is_teacher: ClassVar[bool] = True
     method: str = "mld"
     weight: float = 0.6
     precision: Literal["float32", "bfloat16"] | None = None
@@ -43,10 +43,10 @@ class Distill(Step):
             raise Unsupported("the teacher gives probabilities, not logits (is it int8?); distill before quantize")
         student = context.fresh()
         context.teach(model)
-        ((phase, changes),) = self.fits()
+        ((phase, changes),) = self.trainings()
         return context.fit(student, phase, name="student", **changes)
 
-    def fits(self) -> Sequence[tuple[Phase, Mapping[str, Any]]]:
+    def trainings(self) -> Sequence[tuple[Phase, Mapping[str, Any]]]:
         return [("train", {} if self.precision is None else {"precision": self.precision})]
 
     def loss(self, task_loss: Loss) -> Loss:

@@ -47,7 +47,7 @@ class Prune(Step):
         if isinstance(self.rounds, bool) or not isinstance(self.rounds, int) or not 1 <= self.rounds <= 100:
             raise UsageError(f"prune(rounds={self.rounds!r}): a whole number of rounds, 1 to 100")
 
-    def fits(self) -> Sequence[tuple[Phase, Mapping[str, Any]]]:
+    def trainings(self) -> Sequence[tuple[Phase, Mapping[str, Any]]]:
         changes = {} if self.precision is None else {"precision": self.precision}
         return [("finetune", changes)] * self.rounds
 
@@ -57,7 +57,7 @@ class Prune(Step):
         def cut(model: torch.nn.Module, example: torch.Tensor, found: list[Group], index: int) -> dict[str, list[int]]:
             return shrink(model, example, self.norm, self._targets(found, index))
 
-        return prune_and_fit(model, context, self.fits(), cut)
+        return prune_and_fit(model, context, self.trainings(), cut)
 
     def preview(self, model: torch.nn.Module, example: torch.Tensor) -> torch.nn.Module:
         from harness_compress.structured import shrink

@@ -63,7 +63,7 @@ class PruneQuantile(Step):
         if self.precision not in (None, "float32", "bfloat16"):
             raise UsageError(f"prune_quantile(precision={self.precision!r}): one of 'float32', 'bfloat16'")
 
-    def fits(self) -> Sequence[tuple[Phase, Mapping[str, Any]]]:
+    def trainings(self) -> Sequence[tuple[Phase, Mapping[str, Any]]]:
         changes = {"epochs": self.epochs, "precision": self.precision}
         return [("finetune", {name: value for name, value in changes.items() if value is not None})]
 
@@ -71,7 +71,7 @@ class PruneQuantile(Step):
         def cut(model: torch.nn.Module, example: torch.Tensor, found: list[Group], index: int) -> dict[str, list[int]]:
             return self._cut(model, example)
 
-        return prune_and_fit(model, context, self.fits(), cut)
+        return prune_and_fit(model, context, self.trainings(), cut)
 
     def preview(self, model: torch.nn.Module, example: torch.Tensor) -> torch.nn.Module:
         prunable(model, example)

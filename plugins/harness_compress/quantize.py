@@ -80,7 +80,7 @@ class Quantize(Step):
         self._audit(int8, context, calibrated_on=len(inputs), **facts)
         return scheme.keep(int8, blueprint)
 
-    def fits(self) -> Sequence[tuple[Phase, Mapping[str, Any]]]:
+    def trainings(self) -> Sequence[tuple[Phase, Mapping[str, Any]]]:
         return ()
 
     def preview(self, model: torch.nn.Module, example: torch.Tensor) -> torch.nn.Module:

@@ -18,7 +18,7 @@ class RNN(Architecture):
     """One LSTM layer of 64 units, max-pooled over time in eight segments; 22,661 parameters for PTB-XL."""
 
     name = "rnn"
-    about = "LSTM 64, LayerNorm, max-pool 125, linear (Hołda et al. 2026)"
+    summary = "LSTM 64, LayerNorm, max-pool 125, linear (Hołda et al. 2026)"
     quick_epochs = 3
     quick_examples = 2_048
 
@@ -46,7 +46,7 @@ class CNN(Architecture):
     """Four convolutions of kernel 3, each max-pooled by 3; 37,157 parameters for PTB-XL."""
 
     name = "cnn"
-    about = "4 x [conv 3, BatchNorm, ReLU, max-pool 3], 32-64-96-32 channels, linear (Hołda et al. 2026)"
+    summary = "4 x [conv 3, BatchNorm, ReLU, max-pool 3], 32-64-96-32 channels, linear (Hołda et al. 2026)"
     quick_epochs = 6
     quick_examples = 4_096
 
@@ -76,7 +76,7 @@ class ResNet(Architecture):
     """
 
     name = "resnet"
-    about = "3 residual blocks of convs 7-5-3, 64-128-128 channels, average pool, linear (Wang et al. 2017)"
+    summary = "3 residual blocks of convs 7-5-3, 64-128-128 channels, average pool, linear (Wang et al. 2017)"
     quick_epochs = 1
     quick_examples = 1_024
 

@@ -13,7 +13,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from harness.api import Data, Dataset, Part, Progress, Task, silent
+from harness.api import Data, Dataset, Progress, Split, Task, silent
 from harness.errors import DataError
 from harness_ecg.table import DATABASE, STATEMENTS, Record, read_records
 
@@ -25,7 +25,7 @@ LABELS = ("NORM", "MI", "CD", "HYP", "STTC")
 RATE = 100
 LENGTH = 1000
 SIGNALS = "records100"
-#: The official split: folds of each part.
+#: The official split: folds of each split.
 PARTS = {"train": tuple(range(1, 9)), "validation": (9,), "test": (10,)}
 #: Study B does not say what becomes of the records that have none of the five labels (411 of 21,799). We drop them,
 #: as the field's reference benchmark does (Strodthoff et al. 2021). It matters little: one and the same CNN had a
@@ -53,12 +53,12 @@ class PTBXL(Dataset):
     version = "1"
     task = Task((len(LEADS), LENGTH), LABELS)
     examples = 17_084
-    stand_in: ClassVar[str | None] = SYNTHETIC
-    about = "PTB-XL 1.0.3 at 100 Hz, five superclasses; CC BY 4.0; physionet.org/content/ptb-xl"
+    fallback: ClassVar[str | None] = SYNTHETIC
+    summary = "PTB-XL 1.0.3 at 100 Hz, five superclasses; CC BY 4.0; physionet.org/content/ptb-xl"
     #: Where ``fetch`` finds the files and their checksums.
     source: ClassVar[str] = "https://physionet.org/files/ptb-xl/1.0.3/"
 
-    def recognises(self, folder: Path) -> bool:
+    def matches(self, folder: Path) -> bool:
         return _has_layout(folder) and is_synthetic(folder) == self.synthetic
 
     def fingerprint(self, folder: Path) -> str:
@@ -120,7 +120,7 @@ class PTBXL(Dataset):
     def _arrays(
         self, folder: Path, parts: dict[str, list[tuple[Record, bytes]]], progress: Progress
     ) -> dict[str, NDArray[Any]]:
-        """What is cached: inputs, targets and patients of each part, checked."""
+        """What is cached: inputs, targets and patients of each split, checked."""
         import numpy as np
 
         from harness_ecg.recordings import read_inputs
@@ -139,7 +139,7 @@ class PTBXL(Dataset):
     def _data(self, arrays: Mapping[str, NDArray[Any]]) -> Data:
         """The cached arrays as what the harness wants."""
         parts = {
-            part: Part(arrays[f"{part}-inputs"], arrays[f"{part}-targets"], arrays[f"{part}-patients"])
+            part: Split(arrays[f"{part}-inputs"], arrays[f"{part}-targets"], arrays[f"{part}-patients"])
             for part in PARTS
         }
         return Data(self.task, **parts)

@@ -43,7 +43,7 @@ def read_headers(folder: Path, records: Sequence[Record]) -> list[bytes]:
 def read_inputs(
     folder: Path, parts: Mapping[str, Sequence[tuple[Record, bytes]]], layout: Layout, progress: Progress
 ) -> dict[str, NDArray[np.float32]]:
-    """The recordings of each part, (n, leads, samples): filtered, each lead standardised by the part "train".
+    """The recordings of each split, (n, leads, samples): filtered, each lead standardised by the part "train".
 
     Raises DataError naming file and row for a recording that is not as ``layout`` and its header promise, and for
     one with invalid samples.
@@ -78,7 +78,7 @@ def read_inputs(
         variance = squares / count - (sums / count) ** 2
         if (variance <= 0).any():
             dead = layout.names[int(np.argmax(variance <= 0))]
-            raise DataError(f"{folder}: lead {dead} is constant in the whole training part; {wfdb_format.REMEDY}")
+            raise DataError(f"{folder}: lead {dead} is constant in the whole training split; {wfdb_format.REMEDY}")
         mean = (sums / count).astype(np.float32)[:, None]
         deviation = np.sqrt(variance).astype(np.float32)[:, None]
         for _ in pool.map(standardise, blocks):

@@ -67,8 +67,8 @@ class SyntheticPTBXL(PTBXL):
     version = "2"
     examples = 192
     synthetic: ClassVar[bool] = True
-    stand_in: ClassVar[str | None] = None
-    about = "made-up 12-lead ECGs whose morphology carries PTB-XL's five superclasses; for trying things out"
+    fallback: ClassVar[str | None] = None
+    summary = "made-up 12-lead ECGs whose morphology carries PTB-XL's five superclasses; for trying things out"
 
     def fetch(self, folder: Path, progress: Progress = silent) -> None:
         raise DataError(f"{self.name} is made, not downloaded; `harness data fetch {PTBXL.name}` gets the real one")

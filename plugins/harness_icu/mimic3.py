@@ -13,7 +13,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from harness.api import Data, Dataset, Part, Progress, Task, silent
+from harness.api import Data, Dataset, Progress, Split, Task, silent
 from harness.errors import DataError, UsageError, nearest
 
 if TYPE_CHECKING:
@@ -47,15 +47,15 @@ class Mimic3(Dataset):
     version = "1"
     task = Task((48, 76), LABELS)
     #: The same without time: the means of the measured values.
-    views: ClassVar[Mapping[str, Task]] = {"flat": Task((76,), LABELS)}
+    layouts: ClassVar[Mapping[str, Task]] = {"flat": Task((76,), LABELS)}
     examples = 14_681
-    stand_in: ClassVar[str | None] = SYNTHETIC
-    about = (
+    fallback: ClassVar[str | None] = SYNTHETIC
+    summary = (
         "MIMIC-III 1.4 or its demo, in-hospital mortality from 48 hours; credentialed: after the course and the data "
         "use agreement of physionet.org/content/mimiciii download the CSV files (the demo, mimiciii-demo, is open)"
     )
 
-    def recognises(self, folder: Path) -> bool:
+    def matches(self, folder: Path) -> bool:
         """By ICUSTAYS alone: of the other tables one that is missing is named when the folder is read."""
         names = {path.name.lower().removesuffix(".gz") for path in folder.iterdir()} if folder.is_dir() else set()
         return "icustays.csv" in names and is_synthetic(folder) == self.synthetic
@@ -91,13 +91,13 @@ class Mimic3(Dataset):
 
         return self._data(cached(cache, self.fingerprint(folder), lambda: self._arrays(folder, progress)))
 
-    def view(self, inputs: NDArray[np.float32], name: str) -> NDArray[np.float32]:
-        """Inputs (n, 48, 76) as the view ``name`` wants them: "flat" is (n, 76), see ``harness_icu.series.flat``."""
+    def to_layout(self, inputs: NDArray[np.float32], name: str) -> NDArray[np.float32]:
+        """Inputs (n, 48, 76) as the layout ``name`` wants them: "flat" is (n, 76), see ``harness_icu.series.flat``."""
         from harness_icu.mimic3_channels import CHANNELS
         from harness_icu.series import flat
 
-        if name not in self.views:
-            raise UsageError(f"{self.name} has no view {name!r}{nearest(name, self.views)}")
+        if name not in self.layouts:
+            raise UsageError(f"{self.name} has no layout {name!r}{nearest(name, self.layouts)}")
         return flat(inputs, CHANNELS)
 
     def fetch(self, folder: Path, progress: Progress = silent) -> None:
@@ -116,7 +116,7 @@ class Mimic3(Dataset):
             raise DataError(f"{folder}: holds {holds}; point {self.name!r} at another folder")
 
     def _arrays(self, folder: Path, progress: Progress) -> dict[str, NDArray[Any]]:
-        """What is cached: inputs, targets and patients of each part, checked."""
+        """What is cached: inputs, targets and patients of each split, checked."""
         import numpy as np
 
         from harness_icu.mimic3_channels import CHANNELS
@@ -148,7 +148,7 @@ class Mimic3(Dataset):
     def _data(self, arrays: Mapping[str, NDArray[Any]]) -> Data:
         """The cached arrays as what the harness wants."""
         parts = {
-            part: Part(arrays[f"{part}-inputs"], arrays[f"{part}-targets"], arrays[f"{part}-patients"])
+            part: Split(arrays[f"{part}-inputs"], arrays[f"{part}-targets"], arrays[f"{part}-patients"])
             for part in ("train", "validation", "test")
         }
         return Data(self.task, **parts)

@@ -81,8 +81,8 @@ class SyntheticMimic3(Mimic3):
     version = "1"
     examples = 223
     synthetic: ClassVar[bool] = True
-    stand_in: ClassVar[str | None] = None
-    about = "made-up ICU stays, deaths go with worse vital signs, in MIMIC-III's tables; for trying things out"
+    fallback: ClassVar[str | None] = None
+    summary = "made-up ICU stays, deaths go with worse vital signs, in MIMIC-III's tables; for trying things out"
 
     def fetch(self, folder: Path, progress: Progress = silent) -> None:
         raise DataError(f"{self.name} is made, not downloaded; `harness data fetch {Mimic3.name}` says how to get it")
@@ -95,7 +95,7 @@ class SyntheticMimic3(Mimic3):
         """
         from harness.data.synthetic import make_once
 
-        if Mimic3().recognises(folder):
+        if Mimic3().matches(folder):
             raise DataError(f"{folder}: holds a real MIMIC-III; choose another folder for the synthetic one")
         make_once(self, folder, folder / "ICUSTAYS.csv", _write)
 

@@ -33,7 +33,7 @@ class LSTM(Architecture):
     """Two LSTM layers of 16 units; 8,081 parameters for 76 features."""
 
     name = "lstm"
-    about = "LSTM 16, LSTM 16, linear on the last state (Liu et al. 2021)"
+    summary = "LSTM 16, LSTM 16, linear on the last state (Liu et al. 2021)"
 
     def build(self, task: Task) -> torch.nn.Module:
         from harness_icu._modules import RecurrentNetwork, lstm
@@ -49,7 +49,7 @@ class HLSTM(Architecture):
     """One LSTM layer of 16 units whose gates have a hidden layer each; 6,993 parameters for 76 features."""
 
     name = "hlstm"
-    about = "LSTM 16 with a hidden layer of 16 in every gate, linear on the last state (Liu et al. 2021)"
+    summary = "LSTM 16 with a hidden layer of 16 in every gate, linear on the last state (Liu et al. 2021)"
 
     def build(self, task: Task) -> torch.nn.Module:
         from harness_icu._modules import HiddenLayerLSTM, RecurrentNetwork
@@ -65,8 +65,8 @@ class DNN(Architecture):
     """Three dense layers on the mean over time; 60,929 parameters for 76 features."""
 
     name = "dnn"
-    about = "linear 256-128-64 with ReLU, linear, on one vector a patient (Liu et al. 2021)"
-    view: ClassVar[str] = "flat"
+    summary = "linear 256-128-64 with ReLU, linear, on one vector a patient (Liu et al. 2021)"
+    layout: ClassVar[str] = "flat"
 
     def build(self, task: Task) -> torch.nn.Module:
         from harness_icu._modules import DenseNetwork

@@ -13,7 +13,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from harness.api import Data, Dataset, Part, Progress, Task, silent
+from harness.api import Data, Dataset, Progress, Split, Task, silent
 from harness.errors import DataError, UsageError, nearest
 from harness_icu.physionet2012_files import (
     RECORD,
@@ -71,16 +71,16 @@ class PhysioNet2012(Dataset):
     version = "1"
     task = Task((HOURS, FEATURES), LABELS)
     #: Besides the series, (48, FEATURES): the mean over time of the measured values.
-    views: ClassVar[Mapping[str, Task]] = {"flat": Task((FEATURES,), LABELS)}
+    layouts: ClassVar[Mapping[str, Task]] = {"flat": Task((FEATURES,), LABELS)}
     examples = 8_400
-    stand_in: ClassVar[str | None] = SYNTHETIC
-    about = "PhysioNet/CinC Challenge 2012, in-hospital death; ODC-BY 1.0; physionet.org/content/challenge-2012"
+    fallback: ClassVar[str | None] = SYNTHETIC
+    summary = "PhysioNet/CinC Challenge 2012, in-hospital death; ODC-BY 1.0; physionet.org/content/challenge-2012"
     #: Where ``fetch`` finds the files and their checksums.
     source: ClassVar[str] = "https://physionet.org/files/challenge-2012/1.0.0/"
-    #: The share of each part.
+    #: The share of each split.
     shares: ClassVar[tuple[float, float, float]] = (0.70, 0.15, 0.15)
 
-    def recognises(self, folder: Path) -> bool:
+    def matches(self, folder: Path) -> bool:
         sets = find_sets(folder)
         complete = bool(sets) and all(outcomes_file(folder, name).is_file() for name in sets)
         return complete and is_synthetic(folder) == self.synthetic
@@ -95,13 +95,13 @@ class PhysioNet2012(Dataset):
         records, fingerprint = self._survey(folder, progress)
         return self._data(cached(cache, fingerprint, lambda: self._arrays(folder, records)))
 
-    def view(self, inputs: NDArray[np.float32], name: str) -> NDArray[np.float32]:
-        """The inputs (n, 48, FEATURES) in the form of ``views[name]``: flat, (n, FEATURES)."""
+    def to_layout(self, inputs: NDArray[np.float32], name: str) -> NDArray[np.float32]:
+        """The inputs (n, 48, FEATURES) in the form of ``layouts[name]``: flat, (n, FEATURES)."""
         from harness_icu.physionet2012_variables import CHANNELS
         from harness_icu.series import flat
 
         if name != "flat":
-            raise UsageError(f"{self.name} has no view {name!r}{nearest(name, self.views)}")
+            raise UsageError(f"{self.name} has no layout {name!r}{nearest(name, self.layouts)}")
         return flat(inputs, CHANNELS)
 
     def fetch(self, folder: Path, progress: Progress = silent) -> None:
@@ -146,7 +146,7 @@ class PhysioNet2012(Dataset):
         return records, digest.hexdigest()
 
     def _arrays(self, folder: Path, records: Sequence[Record]) -> dict[str, NDArray[Any]]:
-        """What is cached: inputs, targets and patients of each part, checked."""
+        """What is cached: inputs, targets and patients of each split, checked."""
         import numpy as np
 
         from harness_icu.physionet2012_variables import CHANNELS
@@ -169,14 +169,14 @@ class PhysioNet2012(Dataset):
     def _data(self, arrays: Mapping[str, NDArray[Any]]) -> Data:
         """The cached arrays as what the harness wants."""
         parts = {
-            part: Part(arrays[f"{part}-inputs"], arrays[f"{part}-targets"], arrays[f"{part}-patients"])
+            part: Split(arrays[f"{part}-inputs"], arrays[f"{part}-targets"], arrays[f"{part}-patients"])
             for part in PARTS
         }
         return Data(self.task, **parts)
 
 
 def split(records: Sequence[Record], places: Sequence[int], shares: tuple[float, float, float]) -> dict[str, list[int]]:
-    """Of these places in ``records``, those of each part, in order: ``shares`` of each set's dead and survivors."""
+    """Of these places in ``records``, those of each split, in order: ``shares`` of each set's dead and survivors."""
     strata: dict[tuple[str, bool], list[int]] = {}
     for place in places:
         strata.setdefault((records[place].set, records[place].died), []).append(place)

@@ -73,8 +73,8 @@ class SyntheticPhysioNet2012(PhysioNet2012):
     version = "1"
     examples = 192
     synthetic: ClassVar[bool] = True
-    stand_in: ClassVar[str | None] = None
-    about = "made-up ICU stays in which the severity of illness shows and decides; for trying things out"
+    fallback: ClassVar[str | None] = None
+    summary = "made-up ICU stays in which the severity of illness shows and decides; for trying things out"
     #: Validation and test are larger than those of the real one, since calibration takes 128 examples.
     shares: ClassVar[tuple[float, float, float]] = (0.4, 0.3, 0.3)
 

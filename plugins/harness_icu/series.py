@@ -112,7 +112,7 @@ def moments(train: NDArray[np.float32], channels: Sequence[Channel]) -> tuple[ND
     """Mean and deviation of each feature, (features,), by which ``(inputs - mean) / deviation`` standardises.
 
     Only the columns of continuous channels are standardised, by the mean and the sample deviation over all hours of
-    the training part after imputation; the others have 0 and 1. A column without any spread has deviation 1.
+    the training split after imputation; the others have 0 and 1. A column without any spread has deviation 1.
     """
     mean, deviation = np.zeros(train.shape[2]), np.ones(train.shape[2])
     for channel, here in zip(channels, columns(channels), strict=True):

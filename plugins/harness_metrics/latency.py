@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import ClassVar
 
-from harness import Evidence, Figure, Metric, Task
+from harness import EvalContext, Metric, MetricSpec, Task
 
 
 class Latency(Metric):
@@ -16,19 +16,19 @@ class Latency(Metric):
     """
 
     name: ClassVar[str] = "latency"
-    about: ClassVar[str] = "microseconds of one inference; p90 and p99 need 64 and 662 samples, else they are empty"
+    summary: ClassVar[str] = "microseconds of one inference; p90 and p99 need 64 and 662 samples, else they are empty"
 
-    def figures(self, task: Task) -> tuple[Figure, ...]:
+    def specs(self, task: Task) -> tuple[MetricSpec, ...]:
         names = ("latency", "latency_mean", "latency_p90", "latency_p99")
-        return tuple(Figure(name, unit="us", better="lower", digits=1) for name in names)
+        return tuple(MetricSpec(name, unit="us", better="lower", digits=1) for name in names)
 
-    def compute(self, evidence: Evidence) -> Mapping[str, float | None]:
+    def compute(self, evidence: EvalContext) -> Mapping[str, float | None]:
         import numpy as np
 
         from harness.stats.ratios import percentile
 
         if evidence.samples is None:
-            return dict.fromkeys(figure.name for figure in self.figures(evidence.task))
+            return dict.fromkeys(figure.name for figure in self.specs(evidence.task))
         micros = np.asarray(evidence.samples, dtype=np.float64).ravel() / 1000
         tails = {f"latency_p{percent}": percentile(micros, percent).value for percent in (90, 99)}
         return {"latency": float(np.median(micros)), "latency_mean": float(micros.mean()), **tails}

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import ClassVar
 
-from harness import Evidence, Figure, Metric, Task
+from harness import EvalContext, Metric, MetricSpec, Task
 
 
 class Memory(Metric):
@@ -16,12 +16,15 @@ class Memory(Metric):
     """
 
     name: ClassVar[str] = "memory"
-    about: ClassVar[str] = "peak resident memory of the process in inference"
+    summary: ClassVar[str] = "peak resident memory of the process in inference"
 
-    def figures(self, task: Task) -> tuple[Figure, ...]:
-        return (Figure("memory", unit="MB", better="lower", digits=1), Figure("memory_before", unit="MB", digits=1))
+    def specs(self, task: Task) -> tuple[MetricSpec, ...]:
+        return (
+            MetricSpec("memory", unit="MB", better="lower", digits=1),
+            MetricSpec("memory_before", unit="MB", digits=1),
+        )
 
-    def compute(self, evidence: Evidence) -> Mapping[str, float | None]:
+    def compute(self, evidence: EvalContext) -> Mapping[str, float | None]:
         peak, before = evidence.peak_memory, evidence.base_memory
         return {
             "memory": None if peak is None else peak / 1e6,

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import ClassVar
 
-from harness import Evidence, Figure, Metric, Task
+from harness import EvalContext, Metric, MetricSpec, Task
 
 
 class Operations(Metric):
@@ -15,13 +15,13 @@ class Operations(Metric):
     """
 
     name: ClassVar[str] = "operations"
-    about: ClassVar[str] = "multiply-accumulates of convolutions, linear and recurrent layers for one example"
+    summary: ClassVar[str] = "multiply-accumulates of convolutions, linear and recurrent layers for one example"
 
-    def figures(self, task: Task) -> tuple[Figure, ...]:
-        shares = (Figure(name, unit="%", digits=1) for name in ("int8_weights", "int8_macs"))
-        return (Figure("macs", better="lower", digits=0), *shares)
+    def specs(self, task: Task) -> tuple[MetricSpec, ...]:
+        shares = (MetricSpec(name, unit="%", digits=1) for name in ("int8_weights", "int8_macs"))
+        return (MetricSpec("macs", better="lower", digits=0), *shares)
 
-    def compute(self, evidence: Evidence) -> Mapping[str, float | None]:
+    def compute(self, evidence: EvalContext) -> Mapping[str, float | None]:
         from harness.nn.operations import count
 
         found = count(evidence.model, evidence.example)

@@ -1,4 +1,4 @@
-"""How good the deployed file's answers on the test part are."""
+"""How good the deployed file's answers on the test split are."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import math
 from collections.abc import Mapping
 from typing import ClassVar
 
-from harness import Evidence, Figure, Metric, Task, WeightedMetric
+from harness import EvalContext, Metric, MetricSpec, Task, WeightedMetric
 
 
 class Quality(Metric):
@@ -17,16 +17,18 @@ class Quality(Metric):
     """
 
     name: ClassVar[str] = "quality"
-    about: ClassVar[str] = "on the test part: AUROC (also per label), average precision, Brier score, calibration error"
+    summary: ClassVar[str] = (
+        "on the test split: AUROC (also per label), average precision, Brier score, calibration error"
+    )
 
-    def figures(self, task: Task) -> tuple[Figure, ...]:
-        areas = tuple(Figure(f"auroc_{label}", better="higher") for label in task.labels)
+    def specs(self, task: Task) -> tuple[MetricSpec, ...]:
+        areas = tuple(MetricSpec(f"auroc_{label}", better="higher") for label in task.labels)
         return (
-            Figure("auroc", better="higher"),
+            MetricSpec("auroc", better="higher"),
             *areas,
-            Figure("auprc", better="higher"),
-            Figure("brier", better="lower"),
-            Figure("calibration_error", better="lower"),
+            MetricSpec("auprc", better="higher"),
+            MetricSpec("brier", better="lower"),
+            MetricSpec("calibration_error", better="lower"),
         )
 
     def weighted(self, task: Task) -> Mapping[str, WeightedMetric]:
@@ -39,7 +41,7 @@ class Quality(Metric):
             "calibration_error": quality.macro_calibration_error,
         }
 
-    def compute(self, evidence: Evidence) -> Mapping[str, float | None]:
+    def compute(self, evidence: EvalContext) -> Mapping[str, float | None]:
         import numpy as np
 
         from harness.stats.quality import auroc
@@ -49,5 +51,5 @@ class Quality(Metric):
         values = {f"auroc_{label}": float(area) for label, area in zip(evidence.task.labels, areas, strict=True)}
         for name, figure in self.weighted(evidence.task).items():
             values[name] = float(figure(scores, targets, once)[0])
-        names = [figure.name for figure in self.figures(evidence.task)]
+        names = [figure.name for figure in self.specs(evidence.task)]
         return {name: values[name] if math.isfinite(values[name]) else None for name in names}

@@ -6,7 +6,7 @@ import io
 from collections.abc import Mapping
 from typing import ClassVar
 
-from harness import Evidence, Figure, Metric, Task
+from harness import EvalContext, Metric, MetricSpec, Task
 
 
 class Size(Metric):
@@ -18,17 +18,17 @@ class Size(Metric):
     """
 
     name: ClassVar[str] = "size"
-    about: ClassVar[str] = "parameters, bytes of the state_dict as PyTorch saves it, bytes of the deployed file"
+    summary: ClassVar[str] = "parameters, bytes of the state_dict as PyTorch saves it, bytes of the deployed file"
 
-    def figures(self, task: Task) -> tuple[Figure, ...]:
+    def specs(self, task: Task) -> tuple[MetricSpec, ...]:
         return (
-            Figure("state_size", unit="kB", better="lower", digits=3),
-            Figure("file_size", unit="kB", better="lower", digits=3),
-            Figure("parameters", better="lower", digits=0),
-            Figure("nonzero", better="lower", digits=0),
+            MetricSpec("state_size", unit="kB", better="lower", digits=3),
+            MetricSpec("file_size", unit="kB", better="lower", digits=3),
+            MetricSpec("parameters", better="lower", digits=0),
+            MetricSpec("nonzero", better="lower", digits=0),
         )
 
-    def compute(self, evidence: Evidence) -> Mapping[str, float | None]:
+    def compute(self, evidence: EvalContext) -> Mapping[str, float | None]:
         import torch
 
         from harness.nn.operations import nonzero, parameters

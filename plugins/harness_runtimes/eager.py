@@ -18,7 +18,7 @@ class TorchEager(Runtime):
     """Eager PyTorch. It runs whatever the harness can build, which makes it the reference among runtimes."""
 
     name = "torch"
-    about = "PyTorch, eager mode; deploys the .safetensors file that holds the tensors and how to rebuild the network"
+    summary = "PyTorch, eager mode; deploys the .safetensors file that holds the tensors and how to rebuild the network"
 
     def deploy(self, artefact: Path, folder: Path) -> Path:
         """Copy the artefact: it is already one file that needs nothing else."""

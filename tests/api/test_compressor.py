@@ -11,7 +11,7 @@ import pytest
 
 from harness import Matrix, Step, UsageError, compressor, hookimpl
 from harness.build.plan import describe
-from harness.keys import code_digest, plain
+from harness.keys import code_digest, to_jsonable
 from harness.plugin.manager import Origin, Plugins
 from harness.plugin.validation import KINDS, refusal
 
@@ -42,7 +42,7 @@ def test_it_is_a_frozen_step_with_the_function_s_name_docstring_and_parameters()
 
 
 def test_its_parameters_enter_the_key_and_its_code_too() -> None:
-    assert plain(scale(0.25).parameters()) == {"factor": 0.25, "which": "all"}
+    assert to_jsonable(scale(0.25).parameters()) == {"factor": 0.25, "which": "all"}
     assert code_digest(scale) is not None  # type: ignore[arg-type]
 
 

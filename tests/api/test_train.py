@@ -100,8 +100,8 @@ def test_a_type_error_of_the_step_itself_is_its_own() -> None:
 
 
 def test_training_passes_on_only_what_it_was_given() -> None:
-    assert train().fits() == [("train", {})]
-    assert train(epochs=3, precision="bfloat16").fits() == [("train", {"epochs": 3, "precision": "bfloat16"})]
+    assert train().trainings() == [("train", {})]
+    assert train(epochs=3, precision="bfloat16").trainings() == [("train", {"epochs": 3, "precision": "bfloat16"})]
 
 
 def test_a_step_is_described_by_its_parameters() -> None:

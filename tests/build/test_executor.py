@@ -88,7 +88,7 @@ def test_what_the_store_has_is_not_built_again(executor: Build, monkeypatch: pyt
     monkeypatch.setattr(toy.Conv, "build", lambda *_: pytest.fail("built again"))
     run = executor(cells(train()))
     run.build_all()
-    assert run.build(last(run)).facts["fits"][0]["epochs"] == 2
+    assert run.build(last(run)).facts["trainings"][0]["epochs"] == 2
 
 
 def test_a_damaged_artefact_is_built_again_to_the_same_bytes(executor: Build, said: list[str]) -> None:
@@ -106,7 +106,7 @@ def test_a_damaged_artefact_is_built_again_to_the_same_bytes(executor: Build, sa
 def test_training_is_recorded_with_the_artefact(executor: Build) -> None:
     run = executor(cells(train(), Tune(epochs=3)))
     run.build_all()
-    (fit,) = run.build(last(run)).facts["fits"]
+    (fit,) = run.build(last(run)).facts["trainings"]
     assert (fit["name"], fit["phase"], fit["epochs"], fit["examples"]) == ("fit", "finetune", 3, 48)
     assert len(fit["history"]) == 3
     assert fit["history"][0].keys() == {"loss", "auroc", "lr", "seconds"}
@@ -148,7 +148,7 @@ def test_only_a_step_that_says_so_teaches(executor: Build, monkeypatch: pytest.M
 
     monkeypatch.setattr(Halve, "apply", teach)
     run = executor(cells(Halve()))
-    with pytest.raises(CellError, match=r"halve.* does not declare teaches = True"):
+    with pytest.raises(CellError, match=r"halve.* does not declare is_teacher = True"):
         run.build(last(run))
 
 
@@ -238,7 +238,7 @@ def test_without_a_teacher_there_is_none(executor: Build, monkeypatch: pytest.Mo
 
 def test_two_fits_of_one_name_are_two_trainings(context: Any) -> None:
     models = [context.fit(context.fresh(), "train", epochs=epochs) for epochs in (1, 2)]
-    assert [(row["name"], len(row["history"])) for row in context.facts["fits"]] == [("fit", 1), ("fit-2", 2)]
+    assert [(row["name"], len(row["history"])) for row in context.facts["trainings"]] == [("fit", 1), ("fit-2", 2)]
     assert digest(models[0]) != digest(models[1])
 
 

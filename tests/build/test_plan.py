@@ -189,12 +189,12 @@ def test_the_form_of_the_data_enters_the_key_of_what_reads_another(
     planned: Callable[..., Plan], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     root = next(iter(planned(recipe(train())).nodes.values()))
-    assert "view" not in root.document["root"], "artefacts made before there were views keep their keys"
+    assert "layout" not in root.document["root"], "artefacts made before there were layouts keep their keys"
     flat = next(iter(planned(recipe(train(), architecture="flat")).nodes.values()))
-    assert flat.document["root"]["view"] == "mean"
+    assert flat.document["root"]["layout"] == "mean"
     assert flat.document["task"]["input_shape"] == [2]
-    monkeypatch.setitem(toy.Toy.views, "other", toy.Toy.views["mean"])  # type: ignore[index]
-    monkeypatch.setattr(toy.Flat, "view", "other")
+    monkeypatch.setitem(toy.Toy.layouts, "other", toy.Toy.layouts["mean"])  # type: ignore[index]
+    monkeypatch.setattr(toy.Flat, "layout", "other")
     assert next(iter(planned(recipe(train(), architecture="flat")).nodes)) != flat.key
 
 

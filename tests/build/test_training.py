@@ -17,7 +17,7 @@ import toy
 from sklearn.metrics import roc_auc_score
 from torch.nn.functional import binary_cross_entropy_with_logits
 
-from harness import CellError, Part, StoreError, Training, UsageError
+from harness import CellError, Split, StoreError, Training, UsageError
 from harness.build import training as loop
 from harness.build.training import digest, fit, predict, score, task_loss
 
@@ -158,8 +158,8 @@ def test_a_checkpoint_on_a_full_disk_is_a_clear_error(tmp_path: Path) -> None:
 
 
 def test_the_best_epoch_is_kept_not_the_last() -> None:
-    """A training part whose labels are the opposite of the validation part's: each epoch makes it worse."""
-    opposite = Part(TRAIN.inputs, 1 - TRAIN.targets, TRAIN.patients)
+    """A training split whose labels are the opposite of the validation split's: each epoch makes it worse."""
+    opposite = Split(TRAIN.inputs, 1 - TRAIN.targets, TRAIN.patients)
     plan = Training(4, 60, "SGD", {"lr": 0.1})
     model, first = trained(), trained()
     aurocs = [row["auroc"] for row in fit(model, opposite, VALIDATION, plan, seed=0)]
@@ -169,7 +169,7 @@ def test_the_best_epoch_is_kept_not_the_last() -> None:
 
 
 def test_the_best_epoch_survives_a_kill_after_it(tmp_path: Path) -> None:
-    opposite = Part(TRAIN.inputs, 1 - TRAIN.targets, TRAIN.patients)
+    opposite = Split(TRAIN.inputs, 1 - TRAIN.targets, TRAIN.patients)
     plan = Training(4, 60, "SGD", {"lr": 0.1})
     whole, killed, resumed = trained(), trained(), trained()
     fit(whole, opposite, VALIDATION, plan, seed=0)
@@ -279,7 +279,7 @@ def test_a_loss_that_is_no_number_is_an_error_that_says_what_to_do() -> None:
 
 def test_weights_that_blow_up_in_validation_alone_are_never_the_best() -> None:
     """The loss of the one full batch is finite; the weights after it are not."""
-    with pytest.raises(CellError, match="answers on the validation part became NaN or infinite in epoch 1/1"):
+    with pytest.raises(CellError, match="answers on the validation split became NaN or infinite in epoch 1/1"):
         trained(Training(1, 60, "SGD", {"lr": 1e38}))
 
 

@@ -100,8 +100,8 @@ def test_the_incoming_model_teaches_a_fresh_one_trained_in_full() -> None:
     context, teacher = Context(), nn.Linear(3, 2)
     assert Distill().apply(teacher, context) is context.student  # type: ignore[arg-type]
     assert context.done == [("teach", teacher), ("fit", context.student, "train", "student", {})]
-    assert Distill.teaches
-    assert Distill().fits() == [("train", {})]
+    assert Distill.is_teacher
+    assert Distill().trainings() == [("train", {})]
 
 
 def test_an_int8_teacher_is_refused() -> None:

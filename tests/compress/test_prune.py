@@ -212,7 +212,7 @@ def test_keeping_all_changes_nothing_but_trains() -> None:
     pruned = Prune("l1", 1, 2).apply(model, context)
     assert all(torch.equal(value, state[key]) for key, value in pruned.state_dict().items())
     assert context.rounds == ["round-1", "round-2"]
-    assert len(Prune("l1", 1, 2).fits()) == 2
+    assert len(Prune("l1", 1, 2).trainings()) == 2
 
 
 @pytest.mark.parametrize(

@@ -345,7 +345,7 @@ def test_trains_on_as_told() -> None:
         context = Context(torch.ones(1, 1))
         step.apply(copy.deepcopy(model), context)  # type: ignore[arg-type]
         expected = changes | ({"precision": "bfloat16"} if changes else {})
-        assert context.fits == [("finetune", expected)] == step.fits()
+        assert context.fits == [("finetune", expected)] == step.trainings()
     assert context.facts["kept"] == {"0": [1, 2]}
     assert context.facts["parameters"] == {"before": 7, "after": 4}
 

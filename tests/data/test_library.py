@@ -9,7 +9,7 @@ import pytest
 import toy
 from toy import Toy, ToySynthetic
 
-from harness import Data, DataError, Part, UsageError
+from harness import Data, DataError, Split, UsageError
 from harness.data.library import Library, locate, resolve, roots, status
 from harness.plugin.manager import Plugins
 from harness.run.progress import Display
@@ -83,7 +83,7 @@ def test_an_incomplete_data_set_is_not_taken_for_an_absent_one(plugins: Plugins)
 
 
 def test_without_a_stand_in_it_is_an_error(plugins: Plugins, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(Toy, "stand_in", None)
+    monkeypatch.setattr(Toy, "fallback", None)
     with pytest.raises(UsageError, match="nothing stands in for it"):
         resolve("toy", plugins, None)
 
@@ -133,7 +133,7 @@ def test_the_fingerprint_follows_the_content(plugins: Plugins, store: Store) -> 
 def test_evaluation_bounds_validation_and_test_alone(plugins: Plugins, store: Store) -> None:
     library = Library(plugins, store, None, Display(None))
     whole, small = library.load("toy-synthetic"), library.load("toy-synthetic", 8)
-    assert [len(part) for _, part in small.parts()] == [60, 8, 8]
+    assert [len(part) for _, part in small.splits()] == [60, 8, 8]
     assert np.array_equal(small.test.inputs, whole.test.inputs[:8])
     assert np.array_equal(small.validation.patients, whole.validation.patients[:8])
     assert library.load("toy-synthetic", 8) is small
@@ -141,7 +141,7 @@ def test_evaluation_bounds_validation_and_test_alone(plugins: Plugins, store: St
 
 
 def test_too_few_examples_for_both_classes_are_an_error(plugins: Plugins, store: Store) -> None:
-    with pytest.raises(DataError, match="toy-synthetic, validation part: label shaky has no positive example"):
+    with pytest.raises(DataError, match="toy-synthetic, validation split: label shaky has no positive example"):
         Library(plugins, store, None, Display(None)).load("toy-synthetic", 2)
 
 
@@ -182,28 +182,28 @@ def test_a_data_set_that_cannot_say_its_fingerprint_is_named(
 # ------------------------------------------------------------------------------------------------------ checking
 
 
-def _change(**changes: Part) -> Data:
+def _change(**changes: Split) -> Data:
     data = ToySynthetic().load(toy.write(Path("made")), Path("cache"))
-    return Data(**({"task": data.task} | dict(data.parts()) | changes))
+    return Data(**({"task": data.task} | dict(data.splits()) | changes))
 
 
-def _part(**changes: np.ndarray) -> Part:
+def _part(**changes: np.ndarray) -> Split:
     made = toy.part(8, 0)
-    return Part(**({"inputs": made.inputs, "targets": made.targets, "patients": made.patients} | changes))
+    return Split(**({"inputs": made.inputs, "targets": made.targets, "patients": made.patients} | changes))
 
 
 @pytest.mark.parametrize(
     ("part", "message"),
     [
-        (_part(inputs=np.full((8, 2, 16), np.nan, np.float32)), "train part: example 0 holds NaN or infinity"),
-        (_part(inputs=np.zeros((8, 2, 15), np.float32)), r"train part: examples have shape \(2, 15\), not \(2, 16\)"),
-        (_part(targets=np.zeros((8, 3), np.float32)), r"train part: targets have shape \(8, 3\)"),
-        (_part(targets=np.zeros((8, 2), np.float32)), "train part: label high has no positive example"),
-        (_part(targets=np.ones((8, 2), np.float32)), "train part: label high has no negative example"),
-        (toy.part(0, 0), "train part: no examples"),
+        (_part(inputs=np.full((8, 2, 16), np.nan, np.float32)), "train split: example 0 holds NaN or infinity"),
+        (_part(inputs=np.zeros((8, 2, 15), np.float32)), r"train split: examples have shape \(2, 15\), not \(2, 16\)"),
+        (_part(targets=np.zeros((8, 3), np.float32)), r"train split: targets have shape \(8, 3\)"),
+        (_part(targets=np.zeros((8, 2), np.float32)), "train split: label high has no positive example"),
+        (_part(targets=np.ones((8, 2), np.float32)), "train split: label high has no negative example"),
+        (toy.part(0, 0), "train split: no examples"),
     ],
 )
-def test_bad_data_is_named(nowhere: None, part: Part, message: str) -> None:
+def test_bad_data_is_named(nowhere: None, part: Split, message: str) -> None:
     with pytest.raises(DataError, match=f"toy, {message}"):
         _change(train=part).check("toy")
 

@@ -28,7 +28,7 @@ def cache(tmp_path: Path) -> Path:
 
 def test_labels_folds_and_patients(tiny: Path, cache: Path) -> None:
     data = PTBXL().load(tiny, cache)
-    assert PTBXL().recognises(tiny)
+    assert PTBXL().matches(tiny)
     assert (len(data.train), len(data.validation), len(data.test)) == (16, 2, 2)  # ecg_id 21 has no superclass
     # any likelihood counts, 0 too
     np.testing.assert_array_equal(data.validation.targets, [[1, 0, 0, 0, 0], [0, 1, 1, 1, 1]])
@@ -85,7 +85,7 @@ def test_second_load_reads_the_cache_alone(tiny: Path, cache: Path) -> None:
     for path in tiny.rglob("*.dat"):
         path.unlink()
     second = PTBXL().load(tiny, cache)
-    for (_, a), (_, b) in zip(first.parts(), second.parts(), strict=True):
+    for (_, a), (_, b) in zip(first.splits(), second.splits(), strict=True):
         for field in ("inputs", "targets", "patients"):
             np.testing.assert_array_equal(getattr(a, field), getattr(b, field))
     second.train.inputs[0] = 7  # a caller's scribbling reaches no file
@@ -226,7 +226,7 @@ ROW = rf"\[.*{LINE}, ecg_id 5\]"
             lambda folder, rows: write_tables(folder, [row | {"scp_codes": "{'NORM': 1}"} for row in rows]),
             "label NORM has no negative example",
         ),
-        (lambda folder, rows: write_tables(folder, rows[:18]), "test part: no examples"),
+        (lambda folder, rows: write_tables(folder, rows[:18]), "test split: no examples"),
     ],
 )
 def test_damage_is_named_by_file_and_row(
@@ -245,7 +245,7 @@ def test_a_dead_lead_cannot_be_standardised(tiny: Path, rows: Rows, cache: Path)
     for row in rows:
         row["filename_lr"] = RECORD.format(1)
     write_tables(tiny, rows)
-    with pytest.raises(DataError, match="lead V2 is constant in the whole training part"):
+    with pytest.raises(DataError, match="lead V2 is constant in the whole training split"):
         PTBXL().load(tiny, cache)
 
 
@@ -258,7 +258,7 @@ def test_fetch_brings_the_tables_last_and_only_what_is_needed(tiny: Path, tmp_pa
     mirror.missing = {"records100/00000/00012_lr.dat"}
     with pytest.raises(DataError, match=r"00012_lr\.dat: the server answered 404"):
         mirror.dataset.fetch(target)
-    assert not PTBXL().recognises(target)
+    assert not PTBXL().matches(target)
     mirror.missing = set()
     mirror.dataset.fetch(target, lambda done, total, note="": told.append((done, total)))
     assert told[-1] == (42, 42)

@@ -20,13 +20,13 @@ from harness_ecg.table import read_records
 
 def test_is_never_taken_for_the_real_one(synthetic: Path, tiny: Path, tmp_path: Path) -> None:
     real, made_up = PTBXL(), SyntheticPTBXL()
-    assert made_up.recognises(synthetic)
-    assert not real.recognises(synthetic)
-    assert real.recognises(tiny)
-    assert not made_up.recognises(tiny)
+    assert made_up.matches(synthetic)
+    assert not real.matches(synthetic)
+    assert real.matches(tiny)
+    assert not made_up.matches(tiny)
     copy = shutil.copytree(synthetic, tmp_path / "copy")
     (copy / "ptbxl-synthetic").unlink()
-    assert not real.recognises(copy), "the table tells, too"
+    assert not real.matches(copy), "the table tells, too"
     with pytest.raises(DataError, match="holds the synthetic PTB-XL, not the real one"):
         real.load(copy, tmp_path / "cache")
     with pytest.raises(DataError, match="holds no synthetic PTB-XL"):
@@ -37,8 +37,8 @@ def test_an_interrupted_one_is_neither_and_is_finished(synthetic: Path, tmp_path
     half = shutil.copytree(synthetic, tmp_path / "half")
     (half / "ptbxl_database.csv").unlink()
     (half / "records100/00000/00007_lr.dat").write_bytes(b"ha")
-    assert not SyntheticPTBXL().recognises(half)
-    assert not PTBXL().recognises(half)
+    assert not SyntheticPTBXL().matches(half)
+    assert not PTBXL().matches(half)
     SyntheticPTBXL().make(half)
     for path in sorted(path for path in synthetic.rglob("*") if path.is_file()):
         assert (half / path.relative_to(synthetic)).read_bytes() == path.read_bytes()
@@ -69,7 +69,7 @@ def test_reads_as_wfdb_reads_it_and_shows_the_signs(synthetic: Path, tmp_path: P
     record = wfdb.rdrecord(str(synthetic / "records100/00000/00001_lr"))
     assert tuple(record.sig_name) == LEADS
     assert (record.fs, record.sig_len, record.units) == (100, 1000, ["mV"] * 12)
-    # Signs that a reader would look for, as means over the training part: (lead, statistic) larger with the label
+    # Signs that a reader would look for, as means over the training split: (lead, statistic) larger with the label
     heights = np.percentile(data.train.inputs, 99.5, axis=2)
     depths = -np.percentile(data.train.inputs, 0.5, axis=2)
     activity = np.abs(np.diff(data.train.inputs, axis=2)).mean(axis=2)

@@ -14,7 +14,7 @@ import toy
 from fakes import TOYS, Suite, Workers, benchmarks
 from records import record
 
-from harness import Figure, Metric, Step, hookimpl
+from harness import Metric, MetricSpec, Step, hookimpl
 from harness.build.artefact import header
 from harness.cli.main import main
 from harness.errors import UsageError
@@ -70,8 +70,8 @@ class Auroc(Metric):
 
     name = "auroc"
 
-    def figures(self, task: Any) -> tuple[Figure, ...]:
-        return Figure("auroc", better="higher"), Figure("file_size", unit="kB", better="lower", digits=3)
+    def specs(self, task: Any) -> tuple[MetricSpec, ...]:
+        return MetricSpec("auroc", better="higher"), MetricSpec("file_size", unit="kB", better="lower", digits=3)
 
     def compute(self, evidence: Any) -> dict[str, float]:
         return {

@@ -200,7 +200,7 @@ def test_missing_values_do_not_make_an_example(tables: Tables, tmp_path: Path) -
 def test_inputs_are_standardised_by_the_training_part(tables: Tables, tmp_path: Path) -> None:
     data = Mimic3().load(write(tmp_path / "tables", tables), tmp_path / "cache")
     data.check("mimic3")
-    pulse = {int(p): i for _, part in data.parts() for p, i in zip(part.patients, part.inputs[:, :, 50], strict=True)}
+    pulse = {int(p): i for _, part in data.splits() for p, i in zip(part.patients, part.inputs[:, :, 50], strict=True)}
     raw = {patient: np.array([86, *[80 + patient] * 47]) for patient in range(1, 13)}
     training = np.array([raw[int(patient)] for patient in data.train.patients])
     for patient, values in raw.items():
@@ -212,7 +212,7 @@ def test_inputs_are_standardised_by_the_training_part(tables: Tables, tmp_path: 
 
 def test_without_lists_patients_are_divided_at_random_the_dead_alike(tables: Tables, tmp_path: Path) -> None:
     data = Mimic3().load(write(tmp_path / "tables", tables), tmp_path / "cache")
-    assert [(len(part), part.targets.sum()) for _, part in data.parts()] == [(8, 4), (2, 1), (2, 1)]
+    assert [(len(part), part.targets.sum()) for _, part in data.splits()] == [(8, 4), (2, 1), (2, 1)]
 
 
 @given(st.lists(st.tuples(st.integers(0, 30), st.booleans()), min_size=1, max_size=80))
@@ -243,7 +243,7 @@ def test_published_lists_divide_the_patients(tables: Tables, tmp_path: Path) -> 
 @pytest.mark.parametrize(
     ("spoil", "reason"),
     [
-        (lambda folder: (folder / "valset.csv").unlink(), r"for the validation part one list valset\*\.csv is needed"),
+        (lambda folder: (folder / "valset.csv").unlink(), r"for the validation split one list valset\*\.csv is needed"),
         (lambda folder: (folder / "testset2.csv").touch(), "testset.csv and testset2.csv"),
         (lambda folder: lists(folder, TEST.replace("7,0\n", ""), VALIDATION), r"testset\.csv: patient 7 is not in it"),
         (lambda folder: lists(folder, TEST, VALIDATION.replace("7,0\n", "")), r"valset\.csv: patient 7 is not in it"),
@@ -267,7 +267,7 @@ def test_a_folder_without_some_table_is_recognised_so_that_reading_it_names_the_
     tables: Tables, tmp_path: Path
 ) -> None:
     del tables["CHARTEVENTS"]
-    assert Mimic3().recognises(write(tmp_path / "tables", tables))
+    assert Mimic3().matches(write(tmp_path / "tables", tables))
 
 
 def test_a_file_that_cannot_be_read_is_named(tables: Tables, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -285,9 +285,9 @@ def test_plain_and_gzip_either_case_and_any_pieces_are_the_same(
     expected = Mimic3().load(write(tmp_path / "plain", tables), tmp_path / "a")
     monkeypatch.setattr(mimic3_tables, "PIECE", 5)
     folder = write(tmp_path / "packed", tables, ".csv.gz", lower=True)
-    assert Mimic3().recognises(folder)
+    assert Mimic3().matches(folder)
     found = Mimic3().load(folder, tmp_path / "b")
-    for (_, a), (_, b) in zip(expected.parts(), found.parts(), strict=True):
+    for (_, a), (_, b) in zip(expected.splits(), found.splits(), strict=True):
         np.testing.assert_array_equal(a.inputs, b.inputs)
         np.testing.assert_array_equal(a.patients, b.patients)
 
@@ -334,11 +334,11 @@ def test_fingerprint_follows_tables_lists_and_rules(
 
 def test_the_flat_view_is_of_the_measured_values(tables: Tables, tmp_path: Path) -> None:
     data = Mimic3().load(write(tmp_path / "tables", tables), tmp_path / "cache")
-    flattened = Mimic3().view(data.train.inputs, "flat")
-    assert flattened.shape == (len(data.train), *Mimic3().views["flat"].input_shape)
+    flattened = Mimic3().to_layout(data.train.inputs, "flat")
+    assert flattened.shape == (len(data.train), *Mimic3().layouts["flat"].input_shape)
     np.testing.assert_array_equal(flattened[:, 50], data.train.inputs[:, 1, 50])
-    with pytest.raises(UsageError, match=r"mimic3 has no view 'flat2'; did you mean 'flat'"):
-        Mimic3().view(data.train.inputs, "flat2")
+    with pytest.raises(UsageError, match=r"mimic3 has no layout 'flat2'; did you mean 'flat'"):
+        Mimic3().to_layout(data.train.inputs, "flat2")
 
 
 def test_it_cannot_be_downloaded_but_says_how(tmp_path: Path) -> None:
@@ -520,15 +520,15 @@ def demo(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_the_demo_has_the_published_numbers(demo: Path, tmp_path: Path) -> None:
     stays = cohort(demo)
     assert (len(stays), stays.SUBJECT_ID.nunique()) == (114, 89)
-    assert Mimic3().recognises(demo)
+    assert Mimic3().matches(demo)
     data = Mimic3().load(demo, tmp_path / "cache")
-    assert sum(len(part) for _, part in data.parts()) == 57
-    assert sum(part.targets.sum() for _, part in data.parts()) == 17
-    assert len({patient for _, part in data.parts() for patient in part.patients}) == 47
+    assert sum(len(part) for _, part in data.splits()) == 57
+    assert sum(part.targets.sum() for _, part in data.splits()) == 17
+    assert len({patient for _, part in data.splits() for patient in part.patients}) == 47
     for path in DEMO.glob("*.csv"):
         (demo / path.name).write_bytes(path.read_bytes())
     data = Mimic3().load(demo, tmp_path / "cache")
-    assert [(len(part), part.targets.sum()) for _, part in data.parts()] == [(41, 10), (5, 2), (11, 5)]
+    assert [(len(part), part.targets.sum()) for _, part in data.splits()] == [(41, 10), (5, 2), (11, 5)]
     means = data.train.inputs.mean(axis=(0, 1))
     continuous = [
         i for i, c in zip(range(76), [c for c in CHANNELS for _ in range(c.width)], strict=False) if not c.categories

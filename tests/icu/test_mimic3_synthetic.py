@@ -26,15 +26,15 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_is_never_taken_for_the_real_one(made: Path, tmp_path: Path) -> None:
-    assert SyntheticMimic3().recognises(made)
-    assert not Mimic3().recognises(made)
+    assert SyntheticMimic3().matches(made)
+    assert not Mimic3().matches(made)
     copy = shutil.copytree(made, tmp_path / "copy")
     (copy / SYNTHETIC).unlink()
-    assert not Mimic3().recognises(copy), "the table tells, too"
+    assert not Mimic3().matches(copy), "the table tells, too"
     with pytest.raises(DataError, match="holds the synthetic MIMIC-III, not the real one"):
         Mimic3().load(copy, tmp_path / "cache")
     (copy / "ICUSTAYS.csv").write_text((copy / "ICUSTAYS.csv").read_text().replace(SYNTHETIC, "carevue"))
-    assert Mimic3().recognises(copy)
+    assert Mimic3().matches(copy)
     with pytest.raises(DataError, match="holds no synthetic MIMIC-III"):
         SyntheticMimic3().load(copy, tmp_path / "cache")
     with pytest.raises(DataError, match="holds a real MIMIC-III"):
@@ -46,8 +46,8 @@ def test_an_interrupted_one_is_neither_and_is_finished(made: Path, tmp_path: Pat
     half.mkdir()
     (half / SYNTHETIC).write_text("1")
     (half / "CHARTEVENTS.csv").write_text("ROW_ID,SUB")
-    assert not SyntheticMimic3().recognises(half)
-    assert not Mimic3().recognises(half)
+    assert not SyntheticMimic3().matches(half)
+    assert not Mimic3().matches(half)
     SyntheticMimic3().make(half)
     for path in sorted(path for path in made.iterdir() if path.is_file()):
         assert (half / path.name).read_bytes() == path.read_bytes(), "the same bytes each time"
@@ -62,8 +62,8 @@ def test_deaths_show_in_the_signs(made: Path, tmp_path: Path) -> None:
     data = SyntheticMimic3().load(made, tmp_path / "cache")
     assert len(data.train) == SyntheticMimic3.examples
     assert len(data.validation) >= 128, "calibration takes 128 examples of it"
-    flat = {name: SyntheticMimic3().view(part.inputs, "flat") for name, part in data.parts()}
-    for (name, part), place, sign in [(p, *s) for p in data.parts() for s in ((50, 1), (55, -1), (54, 1))]:
+    flat = {name: SyntheticMimic3().to_layout(part.inputs, "flat") for name, part in data.splits()}
+    for (name, part), place, sign in [(p, *s) for p in data.splits() for s in ((50, 1), (55, -1), (54, 1))]:
         dead = part.targets[:, 0] == 1
         assert sign * (flat[name][dead, place].mean() - flat[name][~dead, place].mean()) > 0.2, (name, place)
 
@@ -154,7 +154,7 @@ def test_every_stay_is_what_a_plain_loop_makes_of_the_tables(made: Path, tmp_pat
 
     data = SyntheticMimic3().load(made, tmp_path / "cache")
     assert sum(map(len, parts.values())) == 560
-    for name, part in data.parts():
+    for name, part in data.splits():
         assert list(part.patients) == [stays[admission][0]["SUBJECT_ID"] for admission in parts[name]]
         np.testing.assert_array_equal(part.targets[:, 0], [stays[admission][1] for admission in parts[name]])
         inputs = np.array([(expected[admission] - mean) / deviation for admission in parts[name]])

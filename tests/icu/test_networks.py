@@ -280,7 +280,7 @@ def test_training_is_the_studys(architecture: Architecture, task: Task) -> None:
 
 
 def test_the_dnn_reads_the_flat_form() -> None:
-    assert (DNN.view, LSTM.view) == ("flat", "")
+    assert (DNN.layout, LSTM.layout) == ("flat", "")
 
 
 def test_importing_is_light() -> None:

@@ -64,14 +64,14 @@ def cache(tmp_path: Path) -> Path:
 
 def of(data: Data, number: int) -> np.ndarray:
     """The inputs of one record."""
-    for _, part in data.parts():
+    for _, part in data.splits():
         if str(number) in part.patients:
             return part.inputs[list(part.patients).index(str(number))]
     raise AssertionError(f"record {number} is in no part")
 
 
 def everything(data: Data) -> np.ndarray:
-    return np.concatenate([part.inputs for _, part in data.parts()])
+    return np.concatenate([part.inputs for _, part in data.splits()])
 
 
 # ---------------------------------------------------------------------------------------------------------- features
@@ -80,7 +80,7 @@ def everything(data: Data) -> np.ndarray:
 def test_the_task_says_what_comes_of_the_channels() -> None:
     assert FEATURES == features(CHANNELS) == 85
     assert PhysioNet2012.task.input_shape == (48, FEATURES)
-    assert PhysioNet2012.views["flat"].input_shape == (FEATURES,)
+    assert PhysioNet2012.layouts["flat"].input_shape == (FEATURES,)
     assert (len(SERIES), len(VARIABLES)) == (37, 41)
 
 
@@ -146,15 +146,15 @@ def test_hours_are_open_below_and_48_00_is_in_the_last(tiny: Path, cache: Path) 
 def test_the_flat_view_is_the_mean_of_what_was_measured(tiny: Path, cache: Path) -> None:
     dataset = PhysioNet2012()
     inputs = dataset.load(tiny, cache).train.inputs
-    flat = dataset.view(inputs, "flat")
+    flat = dataset.to_layout(inputs, "flat")
     assert flat.shape == (len(inputs), FEATURES)
     assert flat.dtype == np.float32
     heart_rate, mask = inputs[:, :, NAMES.index("HR")], inputs[:, :, 44 + NAMES.index("HR")]
     expected = [row[seen == 1].mean() for row, seen in zip(heart_rate, mask, strict=True)]
     np.testing.assert_allclose(flat[:, NAMES.index("HR")], expected, atol=1e-5)
     np.testing.assert_allclose(flat[:, 44 + NAMES.index("HR")], 7 / 48, atol=1e-6)
-    with pytest.raises(UsageError, match="no view 'falt'; did you mean 'flat'"):
-        dataset.view(inputs, "falt")
+    with pytest.raises(UsageError, match="no layout 'falt'; did you mean 'flat'"):
+        dataset.to_layout(inputs, "falt")
 
 
 # ------------------------------------------------------------------------------------------------ plausible variables
@@ -233,8 +233,8 @@ def test_the_split_is_that_of_every_run_and_another_set_moves_no_patient() -> No
 def test_all_sets_that_are_there_are_used_and_outcomes_follow_their_record(tiny: Path, cache: Path) -> None:
     write_set(tiny, "c", 501, 20)
     data = PhysioNet2012().load(tiny, cache)
-    assert [len(part) for _, part in data.parts()] == [42, 9, 9]
-    for _, part in data.parts():
+    assert [len(part) for _, part in data.splits()] == [42, 9, 9]
+    for _, part in data.splits():
         first = np.where(part.patients.astype(int) < 500, 101, 501)
         np.testing.assert_array_equal(part.targets[:, 0], (part.patients.astype(int) - first) % 4 == 0)
         assert part.targets.dtype == part.inputs.dtype == np.float32
@@ -244,18 +244,18 @@ def test_all_sets_that_are_there_are_used_and_outcomes_follow_their_record(tiny:
 def test_a_record_without_measurements_is_left_out(tiny: Path, cache: Path, lines: str) -> None:
     write_record(tiny, "a", 106, lines, Weight=70)
     data = PhysioNet2012().load(tiny, cache)
-    assert sum(len(part) for _, part in data.parts()) == 39
-    assert "106" not in np.concatenate([part.patients for _, part in data.parts()])
+    assert sum(len(part) for _, part in data.splits()) == 39
+    assert "106" not in np.concatenate([part.patients for _, part in data.splits()])
 
 
 # -------------------------------------------------------------------------------------------- folder and fingerprint
 
 
 def test_recognises_a_folder_by_its_sets_and_their_outcomes(tiny: Path, tmp_path: Path) -> None:
-    assert PhysioNet2012().recognises(tiny)
-    assert not PhysioNet2012().recognises(tmp_path)
+    assert PhysioNet2012().matches(tiny)
+    assert not PhysioNet2012().matches(tmp_path)
     (tiny / "set-b").mkdir()
-    assert not PhysioNet2012().recognises(tiny), "set b has no outcomes yet"
+    assert not PhysioNet2012().matches(tiny), "set b has no outcomes yet"
 
 
 def test_fingerprint_follows_content_and_rules(tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -450,11 +450,11 @@ def test_fetch_unpacks_the_sets_and_brings_the_outcomes_last(mirror: Mirror, tmp
     mirror.missing = {"Outcomes-c.txt"}
     with pytest.raises(DataError, match=r"Outcomes-c\.txt: the server answered 404"):
         mirror.dataset.fetch(target)
-    assert not PhysioNet2012().recognises(target)
+    assert not PhysioNet2012().matches(target)
     mirror.missing = set()
     (target / "set-b" / "203.txt").write_text("damaged meanwhile")
     mirror.dataset.fetch(target)
-    assert PhysioNet2012().recognises(target)
+    assert PhysioNet2012().matches(target)
     assert PhysioNet2012().fingerprint(target) == PhysioNet2012().fingerprint(tmp_path / "unpacked")
     assert not list(target.rglob("*.part"))
 
@@ -503,10 +503,10 @@ def test_the_real_sets(tmp_path: Path) -> None:
             tar.extractall(tmp_path, filter="data")
     dataset = PhysioNet2012()
     data = dataset.load(tmp_path, tmp_path / "cache")
-    assert [(len(part), part.targets.sum()) for _, part in data.parts()] == [(5594, 786), (1198, 168), (1198, 168)]
-    used = {int(patient) for _, part in data.parts() for patient in part.patients}
+    assert [(len(part), part.targets.sum()) for _, part in data.splits()] == [(5594, 786), (1198, 168), (1198, 168)]
+    used = {int(patient) for _, part in data.splits() for patient in part.patients}
     there = {int(path.stem) for name in ("a", "b") for path in (tmp_path / f"set-{name}").iterdir()}
     assert there - used == {140501, 140936, 141264, 142731, 142998, 143656, 145611, 147514, 150309, 150649}
-    train, test = (dataset.view(part.inputs, "flat") for part in (data.train, data.test))
+    train, test = (dataset.to_layout(part.inputs, "flat") for part in (data.train, data.test))
     model = LogisticRegression(C=0.1, max_iter=2000).fit(train, data.train.targets[:, 0])
     assert roc_auc_score(data.test.targets[:, 0], model.decision_function(test)) > 0.84

@@ -25,12 +25,12 @@ def files(folder: Path) -> dict[str, bytes]:
 
 def test_is_never_taken_for_the_real_one(made: Path, tmp_path: Path) -> None:
     real, made_up = PhysioNet2012(), SyntheticPhysioNet2012()
-    assert made_up.recognises(made)
-    assert not real.recognises(made)
+    assert made_up.matches(made)
+    assert not real.matches(made)
     copy = shutil.copytree(made, tmp_path / "copy")
     (copy / "physionet2012-synthetic").unlink()
-    assert made_up.recognises(copy), "the records' numbers tell, too"
-    assert not real.recognises(copy)
+    assert made_up.matches(copy), "the records' numbers tell, too"
+    assert not real.matches(copy)
     with pytest.raises(DataError, match="holds the synthetic data, not the real ones"):
         real.load(copy, tmp_path / "cache")
 
@@ -39,7 +39,7 @@ def test_the_real_one_is_neither_taken_for_it_nor_overwritten(tmp_path: Path) ->
     (tmp_path / "set-a").mkdir()
     (tmp_path / "Outcomes-a.txt").write_text("RecordID,In-hospital_death\n132539,0\n")
     before = files(tmp_path)
-    assert not SyntheticPhysioNet2012().recognises(tmp_path)
+    assert not SyntheticPhysioNet2012().matches(tmp_path)
     with pytest.raises(DataError, match="holds no synthetic data"):
         SyntheticPhysioNet2012().load(tmp_path, tmp_path / "cache")
     with pytest.raises(DataError, match="holds the real physionet2012"):
@@ -51,8 +51,8 @@ def test_an_interrupted_one_is_neither_and_is_finished(made: Path, tmp_path: Pat
     half = shutil.copytree(made, tmp_path / "half")
     (half / "Outcomes-a.txt").unlink()
     (half / "set-a" / "9000007.txt").write_bytes(b"ha")
-    assert not SyntheticPhysioNet2012().recognises(half)
-    assert not PhysioNet2012().recognises(half)
+    assert not SyntheticPhysioNet2012().matches(half)
+    assert not PhysioNet2012().matches(half)
     SyntheticPhysioNet2012().make(half)
     assert files(half) == files(made)
 
@@ -74,9 +74,9 @@ def test_parts_are_large_enough_and_a_plain_model_learns(made: Path, tmp_path: P
 
     dataset = SyntheticPhysioNet2012()
     data = dataset.load(made, tmp_path)
-    assert [len(part) for _, part in data.parts()] == [192, 144, 144], "calibration takes 128 examples"
-    assert all(0.2 < part.targets.mean() < 0.3 for _, part in data.parts())
-    train, test = (dataset.view(part.inputs, "flat") for part in (data.train, data.test))
+    assert [len(part) for _, part in data.splits()] == [192, 144, 144], "calibration takes 128 examples"
+    assert all(0.2 < part.targets.mean() < 0.3 for _, part in data.splits())
+    train, test = (dataset.to_layout(part.inputs, "flat") for part in (data.train, data.test))
     model = LogisticRegression(C=0.01, max_iter=1000).fit(train, data.train.targets[:, 0])
     assert 0.75 < roc_auc_score(data.test.targets[:, 0], model.decision_function(test)) < 0.97
 

@@ -1,4 +1,4 @@
-"""Binning, imputation, encoding, standardisation and the flat view: by hand, and their laws."""
+"""Binning, imputation, encoding, standardisation and the flat layout: by hand, and their laws."""
 
 from __future__ import annotations
 

@@ -13,7 +13,7 @@ from fakes import Workers
 
 from harness import Matrix, Profile, train
 from harness.errors import CellError
-from harness.measure.latency import SINGLE_WARMUP, Pair, Timekeeper
+from harness.measure.latency import SINGLE_WARMUP, LatencyTimer, Pair
 from harness.measure.machine import Disturbance
 from harness.measure.pool import PairedSamples
 from harness.store.entry import sha256_of
@@ -69,8 +69,8 @@ def said() -> list[str]:
 
 
 @pytest.fixture
-def keeper(bench: Bench, said: list[str]) -> Timekeeper:
-    return Timekeeper(bench, preset("quick"), 0.01, said.append)  # type: ignore[arg-type]
+def keeper(bench: Bench, said: list[str]) -> LatencyTimer:
+    return LatencyTimer(bench, preset("quick"), 0.01, said.append)  # type: ignore[arg-type]
 
 
 def cells(matrix: str = "m", **profile: Any) -> list[Cell]:
@@ -95,7 +95,7 @@ def itself(folder: Path, cell: Cell | None = None) -> Pair:
 
 
 @pytest.mark.parametrize(("takes", "kind"), [(0.9, "faster"), (1.0, "same"), (1.1, "slower")])
-def test_a_cell_is_judged_at_the_end(keeper: Timekeeper, tmp_path: Path, takes: float, kind: str) -> None:
+def test_a_cell_is_judged_at_the_end(keeper: LatencyTimer, tmp_path: Path, takes: float, kind: str) -> None:
     timing, samples = keeper.time(pair(tmp_path, takes))
     assert "verdict" not in timing, "what is false among many can be told only when all are there"
     assert timing["ratio"]["value"] == pytest.approx(takes, rel=0.003)
@@ -103,14 +103,14 @@ def test_a_cell_is_judged_at_the_end(keeper: Timekeeper, tmp_path: Path, takes: 
     assert timing["bootstrap"]["low"] <= timing["ratio"]["value"] <= timing["bootstrap"]["high"]
     assert len(timing["per_process"]) == PROCESSES
     assert samples.kept["candidate"] == samples.candidate.tolist()
-    keeper.settle()
+    keeper.finalize_verdicts()
     assert timing["verdict"]["kind"] == kind
     assert timing["verdict"]["margin"] == 0.01
     assert timing["verdict"]["p"] <= 0.05
 
 
 def test_a_reference_is_timed_against_itself_once_for_all_its_cells(
-    keeper: Timekeeper, bench: Bench, tmp_path: Path
+    keeper: LatencyTimer, bench: Bench, tmp_path: Path
 ) -> None:
     first, _ = keeper.time(pair(tmp_path, 0.5, name="one"))
     second, _ = keeper.time(pair(tmp_path, 0.7, name="two"))
@@ -123,19 +123,19 @@ def test_a_reference_is_timed_against_itself_once_for_all_its_cells(
     assert [candidate for _, candidate, _ in bench.asked[3:]] == ["reference", "candidate"], "in each profile"
 
 
-def test_one_slower_cell_is_told_of_in_the_singular(keeper: Timekeeper, said: list[str], tmp_path: Path) -> None:
+def test_one_slower_cell_is_told_of_in_the_singular(keeper: LatencyTimer, said: list[str], tmp_path: Path) -> None:
     keeper.time(pair(tmp_path, 1.1))
-    keeper.settle()
+    keeper.finalize_verdicts()
     assert said == ["harness: 1 cell is slower than its reference; timing it in fresh processes"]
 
 
 def test_what_is_slower_is_timed_again_by_fresh_processes(
-    keeper: Timekeeper, bench: Bench, said: list[str], tmp_path: Path
+    keeper: LatencyTimer, bench: Bench, said: list[str], tmp_path: Path
 ) -> None:
     timings = [keeper.time(pair(tmp_path, takes, name=str(takes))) for takes in (1.1, 0.9, 1.2)]
     assert bench.renewed == 0
     before = len(bench.asked)
-    keeper.settle()
+    keeper.finalize_verdicts()
     assert bench.renewed == 1
     assert [candidate for _, candidate, _ in bench.asked[before:]] == ["1.1", "1.2"]
     assert len({seed for _, _, seed in bench.asked}) > 1, "the order of the calls is drawn anew"
@@ -152,19 +152,19 @@ def test_what_is_slower_is_timed_again_by_fresh_processes(
     [("1.0", "slower at first, but fresh processes gave 1.00"), ("crash", "could not be timed again: .* SIGSEGV")],
 )
 def test_what_is_not_slower_again_is_inconclusive(
-    keeper: Timekeeper, bench: Bench, tmp_path: Path, after: str, reason: str
+    keeper: LatencyTimer, bench: Bench, tmp_path: Path, after: str, reason: str
 ) -> None:
     bench.after = {"candidate": after}
     timing, _ = keeper.time(pair(tmp_path, 1.1))
-    keeper.settle()
+    keeper.finalize_verdicts()
     assert timing["verdict"]["kind"] == "inconclusive"
     assert re.search(reason, timing["verdict"]["reason"])
 
 
-def test_an_interrupted_run_calls_nothing_slower(keeper: Timekeeper, bench: Bench, tmp_path: Path) -> None:
+def test_an_interrupted_run_calls_nothing_slower(keeper: LatencyTimer, bench: Bench, tmp_path: Path) -> None:
     slower, _ = keeper.time(pair(tmp_path, 1.1))
     faster, _ = keeper.time(pair(tmp_path, 0.9))
-    keeper.settle(confirm=False)
+    keeper.finalize_verdicts(confirm=False)
     assert (slower["verdict"]["kind"], faster["verdict"]["kind"]) == ("inconclusive", "faster")
     assert "before fresh processes could confirm it" in slower["verdict"]["reason"]
     assert bench.renewed == 0
@@ -173,22 +173,22 @@ def test_an_interrupted_run_calls_nothing_slower(keeper: Timekeeper, bench: Benc
 STOLEN = Disturbance(0, steal=0.3, throttled_periods=0)
 
 
-def test_a_disturbed_cell_is_timed_once_more(keeper: Timekeeper, bench: Bench, tmp_path: Path) -> None:
+def test_a_disturbed_cell_is_timed_once_more(keeper: LatencyTimer, bench: Bench, tmp_path: Path) -> None:
     bench.disturbances["stolen"] = [STOLEN]
     timing, _ = keeper.time(pair(tmp_path, 1.3, name="stolen"))
     assert [candidate for _, candidate, _ in bench.asked] == ["reference", "stolen", "reference", "stolen"]
     assert len({seed for _, _, seed in bench.asked}) == 4, "the order of the calls is drawn anew"
-    keeper.settle()
+    keeper.finalize_verdicts()
     assert timing["verdict"]["kind"] == "slower"
 
 
 def test_a_cell_that_is_disturbed_twice_is_contaminated_and_leaves_the_others_alone(
-    keeper: Timekeeper, bench: Bench, tmp_path: Path
+    keeper: LatencyTimer, bench: Bench, tmp_path: Path
 ) -> None:
     bench.disturbances["stolen"] = [STOLEN, STOLEN]
     stolen, _ = keeper.time(pair(tmp_path, 1.3, name="stolen"))
     clean, _ = keeper.time(pair(tmp_path, 1.3, name="clean"))
-    keeper.settle()
+    keeper.finalize_verdicts()
     assert stolen["verdict"]["kind"] == "contaminated"
     assert "the hypervisor gave 30 % of the CPU's time to other machines" in stolen["verdict"]["reason"]
     assert clean["verdict"]["kind"] == "slower"
@@ -197,23 +197,23 @@ def test_a_cell_that_is_disturbed_twice_is_contaminated_and_leaves_the_others_al
 
 @pytest.mark.parametrize(("times", "disturbed"), [(1, False), (2, True)])
 def test_a_reference_that_was_disturbed_beside_itself_is_taken_again(
-    keeper: Timekeeper, bench: Bench, tmp_path: Path, times: int, disturbed: bool
+    keeper: LatencyTimer, bench: Bench, tmp_path: Path, times: int, disturbed: bool
 ) -> None:
     bench.disturbances["reference"] = [STOLEN] * times
     timing, _ = keeper.time(pair(tmp_path, 0.9))
     assert [candidate for _, candidate, _ in bench.asked] == ["reference", "reference", "candidate"]
     assert timing["itself"]["disturbed"] == disturbed
-    keeper.settle()
+    keeper.finalize_verdicts()
     assert timing["verdict"]["kind"] == "faster", "the cell itself was not disturbed"
 
 
 @pytest.mark.parametrize(("times", "kind"), [(1, "slower"), (2, "inconclusive")])
 def test_a_disturbed_confirmation_is_repeated_and_confirms_nothing(
-    keeper: Timekeeper, bench: Bench, tmp_path: Path, times: int, kind: str
+    keeper: LatencyTimer, bench: Bench, tmp_path: Path, times: int, kind: str
 ) -> None:
     timing, samples = keeper.time(pair(tmp_path, 1.1))
     bench.disturbances["candidate"] = [STOLEN] * times
-    keeper.settle()
+    keeper.finalize_verdicts()
     assert timing["verdict"]["kind"] == kind
     assert timing["verdict"]["confirmation"] is not None
     assert any(signal["beyond"] for signal in timing["verdict"]["confirmation"]["signals"]) == (times == 2)
@@ -224,7 +224,7 @@ def test_a_disturbed_confirmation_is_repeated_and_confirms_nothing(
 
 @pytest.mark.parametrize("nth", [1, 2])
 def test_whoever_interrupts_the_confirmation_leaves_nothing_unconfirmed(
-    keeper: Timekeeper, bench: Bench, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, nth: int
+    keeper: LatencyTimer, bench: Bench, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, nth: int
 ) -> None:
     timings = [keeper.time(pair(tmp_path, takes, name=str(takes)))[0] for takes in (1.1, 1.2)]
     original, calls = bench.time_pair, []
@@ -237,13 +237,13 @@ def test_whoever_interrupts_the_confirmation_leaves_nothing_unconfirmed(
 
     monkeypatch.setattr(bench, "time_pair", interrupt)
     with pytest.raises(KeyboardInterrupt):
-        keeper.settle()
+        keeper.finalize_verdicts()
     assert [timing["verdict"]["kind"] for timing in timings] == ["slower"] * (nth - 1) + ["inconclusive"] * (3 - nth)
     assert all(timing["verdict"]["p"] is None for timing in timings[nth - 1 :])
 
 
 def test_where_a_model_differs_from_itself_nothing_can_be_told(bench: Bench, tmp_path: Path) -> None:
-    strict = Timekeeper(bench, preset("quick"), 0.0001, print)  # type: ignore[arg-type]
+    strict = LatencyTimer(bench, preset("quick"), 0.0001, print)  # type: ignore[arg-type]
     bench.noise = 0
     (tmp_path / "reference").write_text("1")
     original = bench.time_pair
@@ -254,12 +254,12 @@ def test_where_a_model_differs_from_itself_nothing_can_be_told(bench: Bench, tmp
 
     bench.time_pair = biased  # type: ignore[method-assign]
     timing, _ = strict.time(pair(tmp_path, 1.0))
-    strict.settle()
+    strict.finalize_verdicts()
     assert timing["verdict"]["kind"] == "contaminated"
     assert "the reference surely differs from itself, by 100 % at least" in timing["verdict"]["reason"]
 
 
-def test_false_discoveries_are_controlled_over_each_matrix(keeper: Timekeeper, bench: Bench, tmp_path: Path) -> None:
+def test_false_discoveries_are_controlled_over_each_matrix(keeper: LatencyTimer, bench: Bench, tmp_path: Path) -> None:
     bench.noise = 0.004
     barely, sure = 0.977, 0.5
     alone = keeper.time(pair(tmp_path, barely, cell=cells("small")[1], name="barely"))[0]
@@ -272,7 +272,7 @@ def test_false_discoveries_are_controlled_over_each_matrix(keeper: Timekeeper, b
     among = keeper.time(pair(tmp_path, barely, cell=cells("large")[1], name="barely"))[0]
     certain = keeper.time(pair(tmp_path, sure, cell=cells("large")[3], name="sure"))[0]
     assert alone["ratio"] == among["ratio"], "the two are the same measurement"
-    keeper.settle()
+    keeper.finalize_verdicts()
     assert alone["verdict"]["kind"] == "faster"
     assert among["verdict"]["kind"] == "inconclusive"
     assert "too weak among 42 cells" in among["verdict"]["reason"]
@@ -280,16 +280,16 @@ def test_false_discoveries_are_controlled_over_each_matrix(keeper: Timekeeper, b
     assert not any(timing["verdict"]["kind"] in ("slower", "faster") for timing, _ in crowd)
 
 
-def test_verdicts_are_given_once(keeper: Timekeeper, bench: Bench, tmp_path: Path) -> None:
+def test_verdicts_are_given_once(keeper: LatencyTimer, bench: Bench, tmp_path: Path) -> None:
     keeper.time(pair(tmp_path, 1.1))
-    keeper.settle()
+    keeper.finalize_verdicts()
     asked = len(bench.asked)
-    keeper.settle()
+    keeper.finalize_verdicts()
     assert len(bench.asked) == asked
     assert bench.renewed == 1
 
 
-def test_the_single_protocol_is_the_mean_of_one_process(keeper: Timekeeper, bench: Bench, tmp_path: Path) -> None:
+def test_the_single_protocol_is_the_mean_of_one_process(keeper: LatencyTimer, bench: Bench, tmp_path: Path) -> None:
     timing, samples = keeper.time_single(pair(tmp_path, 1.0))
     assert (timing["protocol"], timing["processes"], timing["pairs"]) == ("single", 1, preset("quick").calls)
     assert timing["warmup"] == SINGLE_WARMUP == 100
@@ -297,13 +297,13 @@ def test_the_single_protocol_is_the_mean_of_one_process(keeper: Timekeeper, benc
     assert timing["ratio"]["low"] is None
     assert "no interval" in timing["ratio"]["method"]
     assert samples.candidate.shape == (1, preset("quick").calls)
-    keeper.settle()
+    keeper.finalize_verdicts()
     assert "verdict" not in timing, "one process cannot tell"
     assert not bench.asked
 
 
 def test_cells_with_references_of_their_own_share_one_that_is_timed_against_itself(
-    keeper: Timekeeper, bench: Bench, tmp_path: Path
+    keeper: LatencyTimer, bench: Bench, tmp_path: Path
 ) -> None:
     steady = tmp_path / "steady"
     steady.write_text("3")

@@ -21,8 +21,8 @@ TASK = Task(input_shape=(2, 9), labels=("NORM", "MI"))
 
 
 @dataclasses.dataclass
-class Evidence:
-    """contracts.Evidence for one small network."""
+class EvalContext:
+    """contracts.EvalContext for one small network."""
 
     file: Path
     model: nn.Module
@@ -37,19 +37,19 @@ class Evidence:
 
 
 @pytest.fixture
-def evidence(tmp_path: Path) -> Evidence:
+def evidence(tmp_path: Path) -> EvalContext:
     random = np.random.default_rng(0)
     file = tmp_path / "model.bin"
     file.write_bytes(b"x" * 4321)
     targets = (random.random((50, 2)) < 0.5).astype(np.float32)
     model = nn.Sequential(nn.Conv1d(2, 3, 3), nn.Flatten(), nn.Linear(21, 2))
     nn.init.zeros_(model[0].bias)  # type: ignore[arg-type]
-    return Evidence(file, model, random.random((50, 2)).astype(np.float32), targets)
+    return EvalContext(file, model, random.random((50, 2)).astype(np.float32), targets)
 
 
-def values(metric: Metric, evidence: Evidence) -> dict[str, float | None]:
+def values(metric: Metric, evidence: EvalContext) -> dict[str, float | None]:
     found = dict(metric.compute(evidence))  # type: ignore[arg-type]
-    assert list(found) == [figure.name for figure in metric.figures(TASK)]
+    assert list(found) == [figure.name for figure in metric.specs(TASK)]
     return found
 
 
@@ -57,12 +57,12 @@ def test_all_are_registered_under_distinct_names() -> None:
     metrics: list[Metric] = []
     harness_metrics.harness_metrics(metrics.append)  # type: ignore[arg-type]
     assert [metric.name for metric in metrics] == ["quality", "size", "operations", "latency", "memory"]
-    figures = [figure.name for metric in metrics for figure in metric.figures(TASK)]
+    figures = [figure.name for metric in metrics for figure in metric.specs(TASK)]
     assert len(set(figures)) == len(figures)
     assert figures[0] == "auroc"
 
 
-def test_quality_agrees_with_scikit_learn(evidence: Evidence) -> None:
+def test_quality_agrees_with_scikit_learn(evidence: EvalContext) -> None:
     found = values(Quality(), evidence)
     expected = [roc_auc_score(evidence.targets[:, i], evidence.scores[:, i]) for i in (0, 1)]
     scored = [(evidence.targets[:, i], evidence.scores[:, i]) for i in (0, 1)]
@@ -75,7 +75,7 @@ def test_quality_agrees_with_scikit_learn(evidence: Evidence) -> None:
     assert 0 < error < 1
 
 
-def test_an_undefined_label_is_shown_as_such_and_so_is_the_average(evidence: Evidence) -> None:
+def test_an_undefined_label_is_shown_as_such_and_so_is_the_average(evidence: EvalContext) -> None:
     evidence.targets[:, 1] = 1
     found = values(Quality(), evidence)
     assert found["auroc"] is None
@@ -83,7 +83,7 @@ def test_an_undefined_label_is_shown_as_such_and_so_is_the_average(evidence: Evi
     assert found["auroc_NORM"] == pytest.approx(roc_auc_score(evidence.targets[:, 0], evidence.scores[:, 0]))
 
 
-def test_size_counts_and_weighs(evidence: Evidence) -> None:
+def test_size_counts_and_weighs(evidence: EvalContext) -> None:
     found = values(Size(), evidence)
     saved = io.BytesIO()
     torch.save(evidence.model.state_dict(), saved)
@@ -95,7 +95,7 @@ def test_size_counts_and_weighs(evidence: Evidence) -> None:
     }
 
 
-def test_operations_are_those_of_one_example(evidence: Evidence) -> None:
+def test_operations_are_those_of_one_example(evidence: EvalContext) -> None:
     assert values(Operations(), evidence) == {"macs": 7 * 18 + 42, "int8_weights": 0, "int8_macs": 0}
 
 
@@ -103,7 +103,7 @@ def test_operations_are_those_of_one_example(evidence: Evidence) -> None:
     ("samples", "empty"),
     [(63, {"latency_p90", "latency_p99"}), (64, {"latency_p99"}), (661, {"latency_p99"}), (662, set())],
 )
-def test_tails_need_enough_samples(evidence: Evidence, samples: int, empty: set[str]) -> None:
+def test_tails_need_enough_samples(evidence: EvalContext, samples: int, empty: set[str]) -> None:
     evidence.samples = np.arange(1, samples + 1, dtype=np.int64) * 1000
     found = values(Latency(), evidence)
     assert {name for name, value in found.items() if value is None} == empty
@@ -112,7 +112,7 @@ def test_tails_need_enough_samples(evidence: Evidence, samples: int, empty: set[
         assert found["latency_p99"] == pytest.approx(1 + 0.99 * 661)
 
 
-def test_latency_takes_all_processes_together_and_nothing_when_nothing_was_timed(evidence: Evidence) -> None:
+def test_latency_takes_all_processes_together_and_nothing_when_nothing_was_timed(evidence: EvalContext) -> None:
     assert set(values(Latency(), evidence).values()) == {None}
     evidence.samples = np.array([[1000, 2000], [3000, 10_000]])
     assert values(Latency(), evidence) == {
@@ -123,7 +123,7 @@ def test_latency_takes_all_processes_together_and_nothing_when_nothing_was_timed
     }
 
 
-def test_memory_is_in_megabytes(evidence: Evidence) -> None:
+def test_memory_is_in_megabytes(evidence: EvalContext) -> None:
     assert values(Memory(), evidence) == {"memory": None, "memory_before": None}
     evidence.peak_memory, evidence.base_memory = 123_400_000, 120_000_000
     assert values(Memory(), evidence) == pytest.approx({"memory": 123.4, "memory_before": 120.0})

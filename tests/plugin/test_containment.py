@@ -269,7 +269,7 @@ def test_what_cannot_say_what_it_trains_fails_its_own_cells(executor: Build) -> 
     run = executor([*good, *bad])
     ((name, problem),) = run.plan.problems.items()
     assert name == bad[0].name
-    assert str(problem).startswith(f"{WHO}: fits() of step 'wonders' raised LookupError: no idea (")
+    assert str(problem).startswith(f"{WHO}: trainings() of step 'wonders' raised LookupError: no idea (")
     assert list(run.plan.artefacts) == [good[0].name]
 
 
@@ -305,7 +305,7 @@ FAIL = {
     "nothing": "at least one epoch, one example",
     "frozen": "nothing can be trained",
     "promises": "never ran it",
-    "wonders": "fits() of step 'wonders' raised LookupError",
+    "wonders": "trainings() of step 'wonders' raised LookupError",
 }
 
 
@@ -340,14 +340,14 @@ def test_the_plan_for_programs_is_json_whatever_is_printed(
 ) -> None:
     monkeypatch.setattr(toy.Halve, "preview", lambda self, model, example: print("a preview prints") or model)
     monkeypatch.setattr(
-        toy.Toy, "recognises", lambda self, folder: print("so does a data set") or (folder / toy.MARKER).exists()
+        toy.Toy, "matches", lambda self, folder: print("so does a data set") or (folder / toy.MARKER).exists()
     )
     Path("suite.py").write_text("from harness import *\n" + BAD)
     assert main(["plan", "suite.py", "--json"]) == 0
     out, err = capsys.readouterr()
     found = {cell["id"]: cell for cell in json.loads(out)["cells"]}
     assert len(found) == 13
-    assert "fits() of step 'wonders' raised" in next(c for i, c in found.items() if "wonders" in i)["problem"]
+    assert "trainings() of step 'wonders' raised" in next(c for i, c in found.items() if "wonders" in i)["problem"]
     assert "preview() of halve(factor=0.5): a preview prints" in err
     assert "of data set 'toy-synthetic': so does a data set" in err
     assert "a suite may print" in err

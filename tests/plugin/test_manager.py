@@ -306,8 +306,8 @@ def harness_steps(register): register(Bad)
         ),
         (STEP.format("    apply = None"), "whose apply is None: define apply(self, model, context)"),
         (STEP.format("    apply = Step.apply"), "which does not define apply(self, model, context)"),
-        (STEP.format("    teaches = True"), "does not define loss(self, task_loss)"),
-        (STEP.format("    def fits(self, more): ..."), "whose fits(self, more) cannot be called as fits(self)"),
+        (STEP.format("    is_teacher = True"), "does not define loss(self, task_loss)"),
+        (STEP.format("    def trainings(self, more): ..."), "whose fits(self, more) cannot be called as fits(self)"),
     ],
 )
 def test_what_could_not_be_run_is_refused_with_what_is_wanted(written: Write, source: str, reason: str) -> None:

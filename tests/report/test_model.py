@@ -196,11 +196,11 @@ def test_the_results_tell_of_zeroed_weights_and_of_the_deployed_file_where_they_
 def test_trainings_are_told_apart_by_their_recipe_and_averaged_over_seeds(tmp_path: Path) -> None:
     def steps(*values: float) -> list[dict[str, Any]]:
         history = [{"auroc": value} for value in values]
-        return [{"step": "train()", "facts": {"fits": [{"history": history}]}, "seconds": 1.0}]
+        return [{"step": "train()", "facts": {"trainings": [{"history": history}]}, "seconds": 1.0}]
 
     made = [run_files.cell(seed=0), run_files.cell(seed=1), run_files.cell(pruning="half")]
     made[0]["steps"], made[1]["steps"] = steps(0.5, 0.7), steps(0.7, 0.9)  # type: ignore[typeddict-item]
-    made[2]["steps"] = [*made[0]["steps"], {"step": "prune()", "facts": {"fits": "damaged"}, "seconds": 1.0}]
+    made[2]["steps"] = [*made[0]["steps"], {"step": "prune()", "facts": {"trainings": "damaged"}, "seconds": 1.0}]
     made.append(run_files.cell(profile="native"))  # timed otherwise, it is the same training
     made[3]["steps"] = made[0]["steps"]
     ((title, figure, (course,)),) = courses(of(made, tmp_path))

@@ -44,6 +44,6 @@ def test_a_study_that_is_not_in_order_says_so_in_its_place(tmp_path: Path) -> No
     broken = tmp_path / "broken.toml"
     broken.write_text("title = 1")
     (section,) = study_sections([cell()], plugins(Study("X", broken)))
-    assert "broken.toml" in section.about
+    assert "broken.toml" in section.summary
     assert section.tables == ()
     assert "broken.toml" in markdown(Report((), (), (), ()), [section], [])

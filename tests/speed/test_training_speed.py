@@ -11,7 +11,7 @@ import pytest
 import torch
 from torch.utils.data import DataLoader, TensorDataset
 
-from harness.api import Part, Task
+from harness.api import Split, Task
 from harness.build.training import fit, task_loss
 from harness.plugin.manager import installed
 
@@ -30,8 +30,8 @@ def test_one_epoch_is_no_slower_than_a_plain_dataloader_loop() -> None:
     generator = np.random.default_rng(0)
     inputs = generator.standard_normal((EXAMPLES, *TASK.input_shape), dtype=np.float32)
     targets = generator.integers(0, 2, (EXAMPLES, len(TASK.labels))).astype(np.float32)
-    train = Part(inputs, targets, np.arange(EXAMPLES))
-    validation = Part(inputs[:64], targets[:64], np.arange(64))
+    train = Split(inputs, targets, np.arange(EXAMPLES))
+    validation = Split(inputs[:64], targets[:64], np.arange(64))
     architecture = installed().architectures.get("cnn")
     training = architecture.training("train")
     training = type(training)(1, training.batch, training.optimizer, training.optimizer_args)

@@ -17,10 +17,10 @@ from harness.stats import ratios as statistics
 from harness.stats.ratios import (
     hierarchical_bootstrap,
     log_ratios,
+    minimum_detectable_effect,
     paired_ratio,
     percentile,
     samples_needed,
-    smallest_change,
 )
 
 times = st.floats(1.0, 1e9)
@@ -186,9 +186,9 @@ def test_a_wrong_level_or_number_is_an_error() -> None:
     with pytest.raises(UsageError, match="at least one repetition, not 0"):
         hierarchical_bootstrap(*arms, repetitions=0)
     with pytest.raises(UsageError, match="the power"):
-        smallest_change([[1.0, 1.1]], power=1)
+        minimum_detectable_effect([[1.0, 1.1]], power=1)
     with pytest.raises(UsageError, match="at least two processes"):
-        smallest_change([[1.0, 1.1]], processes=1)
+        minimum_detectable_effect([[1.0, 1.1]], processes=1)
 
 
 def test_the_smallest_change_by_hand() -> None:
@@ -196,35 +196,39 @@ def test_the_smallest_change_by_hand() -> None:
     comparisons = [list(np.exp([0.00, 0.02])), list(np.exp([0.01, 0.04, 0.07]))]
     deviation = math.sqrt(0.0020 / 3)
     # t(.975, 5) = 2.570582, t(.8, 5) = 0.919544; for 2 processes t(.975, 1) = 12.706205, t(.8, 1) = 1.376382.
-    assert smallest_change(comparisons, 6) == pytest.approx(math.exp(3.490126 * deviation / math.sqrt(6)) - 1, rel=1e-6)
-    assert smallest_change(comparisons) == pytest.approx(math.exp(14.082587 * deviation / math.sqrt(2)) - 1, rel=1e-6)
+    assert minimum_detectable_effect(comparisons, 6) == pytest.approx(
+        math.exp(3.490126 * deviation / math.sqrt(6)) - 1, rel=1e-6
+    )
+    assert minimum_detectable_effect(comparisons) == pytest.approx(
+        math.exp(14.082587 * deviation / math.sqrt(2)) - 1, rel=1e-6
+    )
 
 
 def test_a_model_beside_itself_has_a_ratio_of_one_that_is_known() -> None:
     # Logs a, a: no spread about their mean, a about 0. (t(.975, 1) + t(.8, 1)) = 14.082587.
-    assert smallest_change([[1.01, 1.01]]) == 0
+    assert minimum_detectable_effect([[1.01, 1.01]]) == 0
     expected = math.exp(14.082587 * math.log(1.01) / math.sqrt(2)) - 1
-    assert smallest_change([[1.01, 1.01]], around_one=True) == pytest.approx(expected, rel=1e-6)
+    assert minimum_detectable_effect([[1.01, 1.01]], around_one=True) == pytest.approx(expected, rel=1e-6)
 
 
 def test_only_the_spread_over_processes_counts_for_the_smallest_change() -> None:
     comparison = [0.99, 1.0, 1.02]
-    alone = smallest_change([comparison])
-    assert smallest_change([comparison, [2 * ratio for ratio in comparison]]) == pytest.approx(alone)
-    assert smallest_change([comparison, [5.0], []]) == alone
-    assert smallest_change([[1.0, 1.0]]) == 0
+    alone = minimum_detectable_effect([comparison])
+    assert minimum_detectable_effect([comparison, [2 * ratio for ratio in comparison]]) == pytest.approx(alone)
+    assert minimum_detectable_effect([comparison, [5.0], []]) == alone
+    assert minimum_detectable_effect([[1.0, 1.0]]) == 0
 
 
 @pytest.mark.parametrize("comparisons", [[], [[1.0]], [[1.0], []]])
 def test_without_two_processes_no_smallest_change_is_known(comparisons: list[list[float]]) -> None:
-    assert smallest_change(comparisons) is None
+    assert minimum_detectable_effect(comparisons) is None
 
 
 @pytest.mark.parametrize("processes", [4, 6, 12])
 def test_the_smallest_change_is_detected_as_often_as_its_power_says(processes: int) -> None:
     rng = np.random.default_rng(7)
     against_itself = np.exp(rng.normal(0, 0.002, (4000, processes)))
-    change = smallest_change(list(against_itself))
+    change = minimum_detectable_effect(list(against_itself))
     assert change is not None
     logs = rng.normal(math.log(1 + change), 0.002, (20_000, processes))
     interval = stats.ttest_1samp(logs, 0, axis=1).confidence_interval(0.95)
@@ -238,7 +242,7 @@ def test_what_is_not_a_ratio_is_refused(ratio: float) -> None:
     with pytest.raises(MeasureError, match="positive and finite"):
         log_ratios([1.0, ratio])
     with pytest.raises(MeasureError, match="positive and finite"):
-        smallest_change([[1.0, ratio]])
+        minimum_detectable_effect([[1.0, ratio]])
 
 
 @pytest.mark.parametrize(("q", "needed"), [(90, 64), (95, 130), (99, 662), (99.9, 6636)])

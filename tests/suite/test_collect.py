@@ -104,11 +104,11 @@ def test_an_architecture_that_wants_another_form_of_the_data_than_there_is_canno
     assert ids(plugins, architecture=["conv", "flat"])
     with pytest.raises(UsageError, match="reference names an architecture, but these read different forms"):
         ids(plugins, architecture=["conv", "flat"], reference={"architecture": "conv"})
-    monkeypatch.setattr(toy.Flat, "view", "maen")
+    monkeypatch.setattr(toy.Flat, "layout", "maen")
     with pytest.raises(
-        UsageError, match=r"'flat' cannot read data set 'toy': .* has no view 'maen'; did you mean 'mean'"
+        UsageError, match=r"'flat' cannot read data set 'toy': .* has no layout 'maen'; did you mean 'mean'"
     ):
         ids(plugins, architecture="flat")
-    monkeypatch.setattr(toy.Toy, "views", {})
+    monkeypatch.setattr(toy.Toy, "layouts", {})
     with pytest.raises(UsageError, match="it has no other form than its own"):
         ids(plugins, architecture="flat")

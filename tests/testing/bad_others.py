@@ -11,7 +11,19 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 
-from harness import Data, Evidence, Figure, Metric, Part, Predictor, Progress, Runtime, Task, Training, WeightedMetric
+from harness import (
+    Data,
+    EvalContext,
+    Metric,
+    MetricSpec,
+    Predictor,
+    Progress,
+    Runtime,
+    Split,
+    Task,
+    Training,
+    WeightedMetric,
+)
 from harness.api import Phase, silent
 from harness.testing.world import MLP, Conformance
 
@@ -29,7 +41,7 @@ class Network(MLP):
 
 class Silent(Network):
     name = "silent"
-    about = ""
+    summary = ""
 
 
 class Shaken(Network):
@@ -125,7 +137,7 @@ class Unnamed(Good):
 class Everywhere(Good):
     name = "everywhere-synthetic"
 
-    def recognises(self, folder: Path) -> bool:
+    def matches(self, folder: Path) -> bool:
         return True
 
 
@@ -172,9 +184,9 @@ class Restless(Good):
 
 class Flat(Good):
     name = "flat-synthetic"
-    views: ClassVar[Mapping[str, Task]] = {"flat": Task((96,), Conformance.task.labels)}
+    layouts: ClassVar[Mapping[str, Task]] = {"flat": Task((96,), Conformance.task.labels)}
 
-    def view(self, inputs: Any, name: str) -> Any:
+    def to_layout(self, inputs: Any, name: str) -> Any:
         return inputs
 
 
@@ -189,7 +201,7 @@ class Anew(Good):
 class Falling(Good):
     name = "falling-synthetic"
 
-    def recognises(self, folder: Path) -> bool:
+    def matches(self, folder: Path) -> bool:
         return (folder / "train.npz").exists()
 
     def load(self, folder: Path, cache: Path, progress: Progress = silent) -> Data:
@@ -197,8 +209,8 @@ class Falling(Good):
         return super().load(folder, cache)
 
 
-def _first(part: Part, count: int) -> Part:
-    return Part(part.inputs[:count], part.targets[:count], part.patients[:count])
+def _first(part: Split, count: int) -> Split:
+    return Split(part.inputs[:count], part.targets[:count], part.patients[:count])
 
 
 # ----------------------------------------------------------------------------------------------------------- metrics
@@ -209,10 +221,10 @@ class Share(Metric):
 
     name = "good-metric"
 
-    def figures(self, task: Task) -> tuple[Figure, ...]:
-        return (Figure("right", better="higher"),)
+    def specs(self, task: Task) -> tuple[MetricSpec, ...]:
+        return (MetricSpec("right", better="higher"),)
 
-    def compute(self, evidence: Evidence) -> Mapping[str, float | None]:
+    def compute(self, evidence: EvalContext) -> Mapping[str, float | None]:
         return {"right": float(self._right(evidence.scores, evidence.targets).mean())}
 
     def weighted(self, task: Task) -> Mapping[str, WeightedMetric]:
@@ -225,14 +237,14 @@ class Share(Metric):
 class OtherNames(Share):
     name = "other-names"
 
-    def compute(self, evidence: Evidence) -> Mapping[str, float | None]:
+    def compute(self, evidence: EvalContext) -> Mapping[str, float | None]:
         return {**super().compute(evidence), "wrong": 0.0}
 
 
 class NotANumber(Share):
     name = "not-a-number"
 
-    def compute(self, evidence: Evidence) -> Mapping[str, float | None]:
+    def compute(self, evidence: EvalContext) -> Mapping[str, float | None]:
         right = super().compute(evidence)["right"]
         return {"right": right if evidence.samples is not None else float("nan")}
 
@@ -251,7 +263,7 @@ class Unweighted(Share):
 class Ordered(Share):
     name = "ordered"
 
-    def compute(self, evidence: Evidence) -> Mapping[str, float | None]:
+    def compute(self, evidence: EvalContext) -> Mapping[str, float | None]:
         return {"right": float(evidence.scores[0].mean())}
 
     def weighted(self, task: Task) -> Mapping[str, WeightedMetric]:
@@ -261,7 +273,7 @@ class Ordered(Share):
 class Sorting(Share):
     name = "sorting"
 
-    def compute(self, evidence: Evidence) -> Mapping[str, float | None]:
+    def compute(self, evidence: EvalContext) -> Mapping[str, float | None]:
         found = super().compute(evidence)
         if evidence.samples is not None:
             evidence.samples.sort()

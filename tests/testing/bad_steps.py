@@ -40,7 +40,7 @@ class Good(Step):
     def spoil(self, model: torch.nn.Module, context: StepContext) -> torch.nn.Module:
         return model
 
-    def fits(self) -> Sequence[tuple[Phase, Mapping[str, Any]]] | None:
+    def trainings(self) -> Sequence[tuple[Phase, Mapping[str, Any]]] | None:
         return ()
 
     def preview(self, model: torch.nn.Module, example: torch.Tensor) -> torch.nn.Module | None:
@@ -165,7 +165,7 @@ class Counting(Good):
 
 
 class Peeking(Good):
-    """Opens the test part."""
+    """Opens the test split."""
 
     name = "peeking"
 
@@ -176,7 +176,7 @@ class Peeking(Good):
 
 
 class Cheating(Good):
-    """Takes the test part, which was read before, from the harness' own frames."""
+    """Takes the test split, which was read before, from the harness' own frames."""
 
     name = "cheating"
 
@@ -224,7 +224,7 @@ class Otherwise(Good):
     def spoil(self, model: torch.nn.Module, context: StepContext) -> torch.nn.Module:
         return context.fit(model, epochs=2)
 
-    def fits(self) -> Sequence[tuple[Phase, Mapping[str, Any]]] | None:
+    def trainings(self) -> Sequence[tuple[Phase, Mapping[str, Any]]] | None:
         return [("finetune", {"epochs": 1})]
 
 
@@ -242,7 +242,7 @@ class NotTeaching(Good):
     """Tells that it teaches, and does not."""
 
     name = "not-teaching"
-    teaches = True
+    is_teacher = True
 
     def loss(self, task_loss: Loss) -> Loss:
         return task_loss

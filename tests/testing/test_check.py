@@ -12,14 +12,14 @@ from harness.testing.check import check
 PLUGIN = """
 import os
 
-from harness import Figure, Metric, hookimpl
+from harness import MetricSpec, Metric, hookimpl
 
 
 class Ones(Metric):
     name = "ones"
 
-    def figures(self, task):
-        return (Figure("ones"),)
+    def specs(self, task):
+        return (MetricSpec("ones"),)
 
     def compute(self, evidence):
         {what}

@@ -34,7 +34,7 @@ DATASETS = [
     (bad.Everywhere(), "recognises_its_folder_alone", "empty or not there"),
     (bad.Placed(), "fingerprint_is_of_the_content", "elsewhere"),
     (bad.Short(), "fingerprint_is_of_the_content", "64 hex digits"),
-    (bad.Leaking(), "keeps_patients_apart", "train and the test part"),
+    (bad.Leaking(), "keeps_patients_apart", "train and the test split"),
     (bad.Restless(), "loads_the_same_again", "other inputs"),
     (bad.Flat(), "views_have_their_shapes", r"\(8, 3, 32\)"),
     (bad.Anew(), "is_made_the_same_each_time", "other: notes"),

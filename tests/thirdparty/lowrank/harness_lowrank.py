@@ -55,13 +55,13 @@ class LowRank(Step):
     def examples(cls) -> Sequence[LowRank]:
         return [cls("rank", 0.25), cls("energy", 0.5, finetune=False)]
 
-    def fits(self) -> Sequence[tuple[Literal["finetune"], Mapping[str, Any]]]:
+    def trainings(self) -> Sequence[tuple[Literal["finetune"], Mapping[str, Any]]]:
         return [("finetune", {})] if self.finetune else ()
 
     def apply(self, model: nn.Module, context: StepContext) -> nn.Module:
         model, facts = factored(model, context.example, self.rank)
         context.report(**facts)
-        for phase, changes in self.fits():
+        for phase, changes in self.trainings():
             model = context.fit(model, phase, **changes)
         return model
 

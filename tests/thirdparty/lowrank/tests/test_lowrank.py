@@ -274,7 +274,7 @@ def test_the_step_trains_as_it_tells_and_leaves_its_model(finetune: bool) -> Non
     state = copy.deepcopy(model.state_dict())
     step = lowrank("rank", 0.5, finetune=finetune)
     smaller = step.apply(model, context)  # type: ignore[arg-type]
-    assert context.trainings == list(step.fits()) == [("finetune", {})] * finetune
+    assert context.trainings == list(step.trainings()) == [("finetune", {})] * finetune
     assert context.facts["ranks"] == {"lstm": [6, 12], "linear": [2, 5]}
     assert parameters(smaller) == parameters(model) - 256 * 12 + 6 * (256 + 12) - 5 * 128 + 2 * (5 + 128)
     torch.testing.assert_close(model.state_dict(), state, rtol=0, atol=0)
