@@ -22,7 +22,7 @@ import harness
 from harness import api as contracts
 from harness import compressor, hookimpl
 from harness.api import hookspecs
-from harness.cli.main import main as cli
+from harness.cli import main as cli
 
 ROOT = Path(__file__).parent.parent
 DOCS = ROOT / "docs"

@@ -44,8 +44,8 @@ def compressor(function: Callable[Concatenate[torch.nn.Module, StepContext, P], 
             ...
 
     Name, docstring and module of the step are the function's, and so are the parameters: suites write
-    ``halve(factor=0.25)``. A method that declares its ``trainings``, has a ``preview``, is a teacher or has its own form
-    on disk, is a subclass of Step.
+    ``halve(factor=0.25)``. A method that declares its ``trainings``, has a ``preview``, is a teacher or has its own
+    form on disk, is a subclass of Step.
 
     Raises UsageError for a function that takes no model and context, that has no docstring, or whose parameters do not
     say of what type they are.

@@ -36,7 +36,7 @@ LEAST_SEGMENT = 2
 #: There is no more than a change for so many runs: with fewer a level the noise about them cannot be told.
 RUNS_PER_CHANGE = 5
 #: A nominal probability, set by simulation: of flat series of 5 to 100 runs then at most 5 % have a change, with normal
-#: noise, with heavy tails and outliers, and with autocorrelation. (tests/test_changepoints.py has the simulation.)
+#: noise, with heavy tails and outliers, and with autocorrelation. (The simulation: tests/stats/test_changepoints.py.)
 LEVEL = 0.07
 #: Of a run with the next. Assumed: what moves a machine may last for some runs, and a few runs do not tell how long.
 AUTOCORRELATION = 0.4

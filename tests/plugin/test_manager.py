@@ -167,7 +167,7 @@ def test_a_life_cycle_hook_that_raises_is_contained(plugins: Plugins) -> None:
     assert str(problem).startswith(
         "plugin bad (bad-dist 3.1): harness_cell_finished failed: RuntimeError: no network ("
     )
-    assert "test_plugins.py, line" in str(problem)
+    assert "test_manager.py, line" in str(problem)
 
 
 @pytest.mark.parametrize("answer", ["just a string", ("title", 3), 5])
@@ -307,7 +307,10 @@ def harness_steps(register): register(Bad)
         (STEP.format("    apply = None"), "whose apply is None: define apply(self, model, context)"),
         (STEP.format("    apply = Step.apply"), "which does not define apply(self, model, context)"),
         (STEP.format("    is_teacher = True"), "does not define loss(self, task_loss)"),
-        (STEP.format("    def trainings(self, more): ..."), "whose fits(self, more) cannot be called as fits(self)"),
+        (
+            STEP.format("    def trainings(self, more): ..."),
+            "whose trainings(self, more) cannot be called as trainings(self)",
+        ),
     ],
 )
 def test_what_could_not_be_run_is_refused_with_what_is_wanted(written: Write, source: str, reason: str) -> None:

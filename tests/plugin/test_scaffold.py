@@ -197,8 +197,10 @@ def test_the_wheel_has_the_templates(tmp_path: Path) -> None:
     command = [sys.executable, "-m", "hatchling", "build", "--target", "wheel", "--directory", str(tmp_path)]
     subprocess.run(command, cwd=ROOT, check=True, capture_output=True)
     (wheel,) = tmp_path.glob("*.whl")
-    held = {name for name in zipfile.ZipFile(wheel).namelist() if name.startswith("harness/templates/")}
-    there = {path.relative_to(ROOT).as_posix() for path in (ROOT / "harness/templates").rglob("*") if path.is_file()}
+    held = {name for name in zipfile.ZipFile(wheel).namelist() if name.startswith("harness/plugin/templates/")}
+    there = {
+        path.relative_to(ROOT).as_posix() for path in (ROOT / "harness/plugin/templates").rglob("*") if path.is_file()
+    }
     assert held == there
     assert len(there) == 3 + 2 * len(KINDS) + 1
 
@@ -247,7 +249,7 @@ def test_what_is_no_name_is_refused(here: Path, name: str, suggestion: str) -> N
         ("compressor", "print", "is a word of Python"),
         ("dataset", "copy", "'copy' is a module of Python's standard library"),
         ("compressor", "model", "'model' is a word that the written code uses itself"),
-        ("dataset", "part", "'Part' is a word that the written code uses itself"),
+        ("dataset", "split", "'Split' is a word that the written code uses itself"),
         ("compressor", "prune", "'prune' is a word that"),
         ("metric", "halve", "step 'halve' is already registered by plugin toy .*; choose another name"),
         ("dataset", "toy", "dataset 'toy' is already registered by plugin toy"),
@@ -276,9 +278,12 @@ def test_the_name_of_a_module_is_refused(here: Path, tmp_path: Path, monkeypatch
         new("compressor", "mine-too", here)
 
 
-@pytest.mark.parametrize(("kind", "name"), [("metric", "figure"), ("runtime", "predictor"), ("compressor", "moved")])
+@pytest.mark.parametrize(
+    ("kind", "name"), [("metric", "metric-spec"), ("runtime", "predictor"), ("compressor", "moved")]
+)
 def test_a_class_of_the_written_code_is_refused(here: Path, kind: str, name: str) -> None:
-    with pytest.raises(UsageError, match=f"'{name.capitalize()}' is a word that the written code uses itself"):
+    word = name.title().replace("-", "")
+    with pytest.raises(UsageError, match=f"'{word}' is a word that the written code uses itself"):
         new(kind, name, here)
 
 
