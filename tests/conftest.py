@@ -15,6 +15,8 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 sys.path.insert(0, str(Path(__file__).parent))
+#: The calibration is a script with modules beside it, no package.
+sys.path.insert(0, str(Path(__file__).parent.parent / "results" / "calibration"))
 
 import environments
 import toy

@@ -71,7 +71,7 @@ def test_the_margin_between_runs_is_documented() -> None:
 
 
 def test_every_command_is_known() -> None:
-    names = "list|plan|fetch|status|gc|new|check|report|compare|history|explain|doctor|calibrate"
+    names = "list|plan|fetch|status|gc|new|check|report|compare|history|explain|doctor"
     used = set(re.findall(rf"harness ((?:(?:data|store|plugin) )?(?:{names}))\b", README))
     shown = subprocess.run(
         [sys.executable, "-m", "harness.cli.main", "--help"], capture_output=True, text=True, check=True

@@ -48,7 +48,7 @@ def percent(share: float, digits: int = 1) -> str:
 def test_the_tables_are_the_calibration_s(condition: Mapping[str, Any], which: int) -> None:
     tables = re.findall(r"(?:^\|.*\n)+", (ROOT / "docs" / "measuring.md").read_text(), re.MULTILINE)
     table = tables[which]
-    head = ["rule", "itself", *(f"+{format_margin(level['planted'])}" for level in levels(condition)[1:])]
+    head = ["rule", "A/A", *(f"+{format_margin(level['planted'])}" for level in levels(condition)[1:])]
     rows = {"comparisons": [str(level["comparisons"]) for level in levels(condition)]}
     for words, way in WAYS.items():
         rows[words] = [f"{percent(level['alarms'][way]['share'])} %" for level in levels(condition)]
@@ -70,7 +70,7 @@ def test_the_sentences_are_the_calibration_s() -> None:
     itself = [condition["summary"]["itself"] for condition in (IDLE, BUSY)]
     clean = sum(level["alarms"]["alone"]["of"] for level in itself)
     assert sum(level["alarms"]["alone"]["number"] for level in itself) == 0
-    assert f"None of {clean} comparisons with itself that were not contaminated was called faster or slower" in PAGE
+    assert f"None of {clean} A/A comparisons that were not contaminated was called faster or slower" in PAGE
     bound = 1 - 0.05 ** (1 / clean)  # Clopper and Pearson's, one-sided, of none
     assert bound < 0.008
     assert "below 0.8 % with 95 % confidence" in PAGE
@@ -85,8 +85,8 @@ def test_the_sentences_are_the_calibration_s() -> None:
     costs = [condition["summary"]["cost"] for condition in (IDLE, BUSY)]
     wall, beyond = (" and ".join(f"{cost[name]:.2f}" for cost in costs) for name in ("wall", "beyond_calls"))
     for sentence in (
-        f"its {alarms} % in the first column",
-        f"held the true ratio 1 in {student} % of the comparisons, the bootstrap's in {bootstrap} %",
+        f"The interval's {alarms} % in the first column",
+        f"held the true ratio 1 in {student} % of the A/A comparisons, the bootstrap's in {bootstrap} %",
         f"had a standard deviation of {deviation} %",
         f"A comparison took {wall} s, of which {beyond} s were not timed calls",
     ):

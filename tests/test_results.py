@@ -8,8 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from harness.calibration.summary import summarise
-from harness.calibration.text import table as calibration
+from calibration_tables import summarize, table
 from harness.plugin.manager import installed
 from harness.records.record import Record, read
 from harness.records.runs import read as read_run
@@ -58,10 +57,10 @@ def test_a_study_s_table_is_what_the_records_give(table: Path) -> None:
 
 def test_the_calibration_s_table_is_what_its_document_gives() -> None:
     document = json.loads(CALIBRATION.read_text())
-    assert CALIBRATION.with_suffix(".txt").read_text().rstrip("\n") == calibration(document)
+    assert CALIBRATION.with_suffix(".txt").read_text().rstrip("\n") == table(document)
     assert all(condition["summary"]["itself"]["comparisons"] >= 200 for condition in document["conditions"])
-    again = [condition | {"summary": summarise(condition["comparisons"])} for condition in document["conditions"]]
-    assert calibration(document | {"conditions": again}) == calibration(document)
+    again = [condition | {"summary": summarize(condition["comparisons"])} for condition in document["conditions"]]
+    assert table(document | {"conditions": again}) == table(document)
     assert "`calibration/calibration`" in (RESULTS / "README.md").read_text()
 
 

@@ -1,18 +1,16 @@
-"""The command ``harness``: list, plan, data, store, plugin, doctor, calibrate, report, compare, history, explain."""
+"""The command ``harness``: list, plan, data, store, plugin, doctor, report, compare, history, explain."""
 
 from __future__ import annotations
 
 import argparse
 import contextlib
 import dataclasses
-import functools
 import json
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
-from harness.api import Profile
 from harness.cli.plugins import add_plugin_command
 from harness.cli.runs import add_margin, add_run_commands
 from harness.cli.store import add_store, add_store_command, existing
@@ -23,14 +21,21 @@ from harness.plugin.manager import Registry, installed
 from harness.run.progress import Display
 from harness.store.shared import SharedStore, shared_url
 from harness.suite.presets import PRESETS, preset
-from harness.text import parse_margin
 
 NOT_FIT, USAGE_ERROR, INTERRUPTED = 1, 4, 130
+#: Commands of version 0.1 that are no part of the package any more, and where they went.
+MOVED_COMMANDS = {"calibrate": "results/calibration/calibrate.py"}
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command; returns the exit code: 0, 4 for an error of use, 130 when interrupted, or the command's own."""
+    arguments = sys.argv[1:] if arguments is None else arguments
     try:
+        if arguments and arguments[0] in MOVED_COMMANDS:
+            command, script = arguments[0], MOVED_COMMANDS[arguments[0]]
+            raise UsageError(
+                f"the command {command} was moved to {script}; run it with python, the options are the same"
+            )
         options = _parser().parse_args(arguments)
         code: int | None = options.run(options)
         return code or 0
@@ -88,30 +93,11 @@ def _parser() -> argparse.ArgumentParser:
         "when nothing could be timed.",
     )
     add_margin(command)
-    _add_allocator(command)
+    command.add_argument(
+        "--allocator", nargs="+", default=["system"], metavar="NAME", help="the first that is found (default: system)"
+    )
     command.add_argument("--json", action="store_true", help="for programs")
     command.set_defaults(run=_doctor)
-
-    command = commands.add_parser(
-        "calibrate",
-        help="how often verdicts are wrong here, over many comparisons whose answer is known; takes half an hour",
-    )
-    for option, default, summary in (
-        ("--comparisons", 200, "comparisons of a network with itself"),
-        ("--planted-comparisons", 50, "comparisons with each planted slowdown"),
-        ("--processes", 6, "processes of each comparison"),
-        ("--pairs", 100, "pairs of calls in each process"),
-    ):
-        whole = functools.partial(_whole, option)
-        command.add_argument(option, type=whole, default=default, metavar="N", help=f"{summary} (default: {default})")
-    command.add_argument(
-        "--planted", type=_shares, default="1%,2%,5%,10%", metavar="SHARES", help="slowdowns (default: %(default)s)"
-    )
-    add_margin(command)
-    _add_allocator(command)
-    command.add_argument("--quiet-only", action="store_true", help="not also while another program is busy")
-    command.add_argument("--output", type=Path, metavar="FILE.json", help="where all results are kept")
-    command.set_defaults(run=_calibrate)
 
     add_run_commands(commands)
 
@@ -120,26 +106,6 @@ def _parser() -> argparse.ArgumentParser:
     add_store(command)
     command.set_defaults(run=_explain)
     return parser
-
-
-def _add_allocator(command: argparse.ArgumentParser) -> None:
-    command.add_argument(
-        "--allocator", nargs="+", default=["system"], metavar="NAME", help="the first that is found (default: system)"
-    )
-
-
-def _whole(option: str, text: str) -> int:
-    try:
-        return int(text)
-    except ValueError:
-        raise UsageError(f"{option} is a whole number, and {text!r} is not") from None
-
-
-def _shares(text: str) -> tuple[float, ...]:
-    try:
-        return tuple(parse_margin(part) for part in text.split(","))
-    except UsageError:
-        raise UsageError(f"--planted is a list of shares such as 2%,10% or 0.02,0.1, and {text!r} is not") from None
 
 
 def _list(options: argparse.Namespace) -> None:
@@ -208,23 +174,6 @@ def _doctor(options: argparse.Namespace) -> int:
     diagnosis = examine(options.margin, options.allocator, Display(sys.stderr).say)
     print(json.dumps(dataclasses.asdict(diagnosis), indent=1) if options.json else doctor_text(diagnosis))
     return 0 if diagnosis.fit else NOT_FIT
-
-
-def _calibrate(options: argparse.Namespace) -> None:
-    from harness.calibration.calibrate import Plan, calibrate
-    from harness.calibration.text import table
-
-    plan = Plan(
-        comparisons=options.comparisons,
-        planted=options.planted,
-        planted_comparisons=options.planted_comparisons,
-        processes=options.processes,
-        pairs=options.pairs,
-        margin=options.margin,
-        busy=(False,) if options.quiet_only else (False, True),
-        profile=Profile(allocator=options.allocator),
-    )
-    print(table(calibrate(plan, Display(sys.stderr).say, options.output)))
 
 
 def _explain(options: argparse.Namespace) -> None:

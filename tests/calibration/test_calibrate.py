@@ -1,39 +1,41 @@
-"""The calibration: with times whose truth is known, and with real workers."""
+"""The calibration script: with made-up times whose true ratio is known, with real workers, and its options."""
 
 from __future__ import annotations
 
 import contextlib
 import dataclasses
 import json
-from collections.abc import Iterator
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, ClassVar
 
 import numpy as np
 import pytest
 
+import calibrate as script
+import rival_rules
+from calibrate import CalibrationPlan, calibrate
+from calibration_tables import table
 from harness.api import Profile
-from harness.calibration import calibrate as calibration
-from harness.calibration import rivals
-from harness.calibration.calibrate import Plan, calibrate
-from harness.calibration.rivals import RULES
-from harness.calibration.text import table
 from harness.errors import CellError, UsageError
 from harness.measure.machine import Disturbance, Load
 from harness.measure.pool import PairedSamples
 from harness.measure.timing import Amount
+from rival_rules import RULES
 
 RIVALS = set(RULES)
 
 
 class Workers:
-    """Stand in for timing workers: a process is 3 % slower or faster than another, its ratio 0.2 % from the truth."""
+    """Fake timing workers: processes differ by 3 %, and each one's ratio deviates 0.2 % from the true ratio."""
 
     #: The slowdowns of the candidates timed, in order, and "renew" for each renewal.
     asked: ClassVar[list[Any]]
-    #: What the ratio is wrong by, the n-th time.
+    #: Factor on the true ratio of the n-th timing.
     bias: ClassVar[list[float]]
-    #: Every so many comparisons the kernel takes the CPU away again and again; 0: never.
+    #: In every n-th comparison the kernel takes the CPU away repeatedly; 0: never.
     disturbed: ClassVar[int]
 
     def __init__(self, command: object) -> None:
@@ -68,7 +70,7 @@ class Workers:
         process = 13 + random.normal(0, 0.03, (processes, 1))
         base, other = (random.normal(process, 0.01, shape) for _ in range(2))
         other += np.log(truth) + random.normal(0, 0.002, (processes, 1))
-        # Twice in a row, for what is disturbed is timed once more.
+        # Twice in a row, because a disturbed comparison is timed once more.
         often = self.disturbed and number >= self.disturbed and number % self.disturbed in (0, 1)
         switches = 3 * amount.pairs if often or self.disturbed == 1 else 0
         times = [np.exp(each).astype(np.int64) for each in (base, other)]
@@ -94,11 +96,11 @@ class Workers:
 
 @pytest.fixture(autouse=True)
 def loaded(monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest) -> list[tuple[int, ...]]:
-    """The CPUs that were loaded, condition by condition; nothing is, and nothing is timed, unless a test is real."""
-    return [] if "real" in request.node.name else stand_in(monkeypatch)
+    """The CPUs that were loaded in each condition. Loading and timing are faked unless the test's name says real."""
+    return [] if "real" in request.node.name else fake_timing(monkeypatch)
 
 
-def stand_in(monkeypatch: pytest.MonkeyPatch) -> list[tuple[int, ...]]:
+def fake_timing(monkeypatch: pytest.MonkeyPatch) -> list[tuple[int, ...]]:
     conditions: list[tuple[int, ...]] = []
 
     @contextlib.contextmanager
@@ -107,17 +109,17 @@ def stand_in(monkeypatch: pytest.MonkeyPatch) -> list[tuple[int, ...]]:
         yield
 
     Workers.asked, Workers.bias, Workers.disturbed = [], [], 0
-    monkeypatch.setattr(calibration, "Workers", Workers)
-    monkeypatch.setattr(calibration, "burning", burning)
-    monkeypatch.setattr(calibration, "other_cpus", lambda profile: (3, 4))
+    monkeypatch.setattr(script, "Workers", Workers)
+    monkeypatch.setattr(script, "burning", burning)
+    monkeypatch.setattr(script, "other_cpus", lambda profile: (3, 4))
     return conditions
 
 
-def ignore(text: str) -> None:
+def ignore(line: str) -> None:
     pass
 
 
-QUIET = Plan(comparisons=60, planted=(0.01, 0.05), planted_comparisons=20, pairs=30, busy=(False,))
+QUIET = CalibrationPlan(comparisons=60, planted=(0.01, 0.05), planted_comparisons=20, pairs=30, busy=(False,))
 FEW = dataclasses.replace(QUIET, comparisons=20, planted_comparisons=5)
 
 
@@ -125,7 +127,7 @@ FEW = dataclasses.replace(QUIET, comparisons=20, planted_comparisons=5)
 def document() -> dict[str, Any]:
     """The whole of a quiet calibration."""
     with pytest.MonkeyPatch.context() as patch:
-        stand_in(patch)
+        fake_timing(patch)
         return calibrate(QUIET, ignore)
 
 
@@ -173,8 +175,8 @@ def test_a_separate_run_is_compared_with_the_reference_before(monkeypatch: pytes
         asked.append((int(baseline[0, 0]), int(current[0, 0])))
         return dict.fromkeys(RULES)
 
-    monkeypatch.setattr(rivals, "alarms", alarms)
-    calibrate(Plan(comparisons=3, planted=(), busy=(False,)), ignore)
+    monkeypatch.setattr(rival_rules, "alarms", alarms)
+    calibrate(CalibrationPlan(comparisons=3, planted=(), busy=(False,)), ignore)
     first, second, second_separate, third, third_separate = asked
     assert second_separate == (first[0], second[1])
     assert third_separate == (second[0], third[1])
@@ -182,7 +184,7 @@ def test_a_separate_run_is_compared_with_the_reference_before(monkeypatch: pytes
 
 def test_false_verdicts_are_counted_in_both_directions() -> None:
     Workers.bias = [1.03, 1.0, 1.0, 0.97]
-    (condition,) = calibrate(Plan(comparisons=20, planted=(), pairs=30, busy=(False,)), ignore)["conditions"]
+    (condition,) = calibrate(CalibrationPlan(comparisons=20, planted=(), pairs=30, busy=(False,)), ignore)["conditions"]
     itself = condition["summary"]["itself"]
     assert itself["verdicts"]["alone"].items() >= {"slower": 1, "faster": 1}.items()
     assert itself["alarms"]["alone"]["number"] == 2
@@ -206,7 +208,7 @@ def test_fresh_processes_confirm_what_is_slower_and_only_that() -> None:
 
 
 def test_the_processes_are_renewed_and_the_order_is_the_seed_s() -> None:
-    def order(plan: Plan) -> list[Any]:
+    def order(plan: CalibrationPlan) -> list[Any]:
         Workers.asked = []
         calibrate(plan, ignore)
         return Workers.asked
@@ -221,7 +223,7 @@ def test_the_processes_are_renewed_and_the_order_is_the_seed_s() -> None:
 
 
 def test_the_canary_is_held_to_that_of_the_same_processes() -> None:
-    (condition,) = calibrate(Plan(comparisons=25, planted=(), pairs=30, busy=(False,)), ignore)["conditions"]
+    (condition,) = calibrate(CalibrationPlan(comparisons=25, planted=(), pairs=30, busy=(False,)), ignore)["conditions"]
     without = [index for index, each in enumerate(condition["comparisons"]) if "moved" not in each["signals"]]
     assert without == [0, 10, 20]
 
@@ -229,7 +231,7 @@ def test_the_canary_is_held_to_that_of_the_same_processes() -> None:
 def test_the_contaminated_are_counted_apart() -> None:
     Workers.disturbed = 4
     Workers.bias = [1.0, 1.0, 1.0, 1.03, 1.03]
-    plan = Plan(comparisons=20, planted=(0.05,), planted_comparisons=20, pairs=30, busy=(False,), seed=3)
+    plan = CalibrationPlan(comparisons=20, planted=(0.05,), planted_comparisons=20, pairs=30, busy=(False,), seed=3)
     (condition,) = calibrate(plan, ignore)["conditions"]
     itself, (planted,) = condition["summary"]["itself"], condition["summary"]["planted"]
     assert itself["contaminated"] + planted["contaminated"] == 13
@@ -246,7 +248,7 @@ def test_the_contaminated_are_counted_apart() -> None:
 
 def test_where_all_is_contaminated_there_is_no_share() -> None:
     Workers.disturbed = 1
-    document = calibrate(Plan(comparisons=3, planted=(), busy=(False,)), ignore)
+    document = calibrate(CalibrationPlan(comparisons=3, planted=(), busy=(False,)), ignore)
     itself = document["conditions"][0]["summary"]["itself"]
     assert itself["alarms"]["alone"]["share"] is None
     assert itself["ratio"] is itself["smallest_change"] is None
@@ -256,18 +258,18 @@ def test_where_all_is_contaminated_there_is_no_share() -> None:
 def test_the_file_keeps_the_conditions_that_were_finished(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, loaded: list[tuple[int, ...]]
 ) -> None:
-    plan = Plan(comparisons=4, planted=(0.05,), planted_comparisons=2)
-    said: list[str] = []
-    document = calibrate(plan, said.append, tmp_path / "whole.json")
+    plan = CalibrationPlan(comparisons=4, planted=(0.05,), planted_comparisons=2)
+    lines: list[str] = []
+    document = calibrate(plan, lines.append, tmp_path / "whole.json")
     assert json.loads((tmp_path / "whole.json").read_text()) == document
     assert [condition["busy"] for condition in document["conditions"]] == [False, True]
     assert [condition["loaded_cpus"] for condition in document["conditions"]] == [[], [3, 4]]
     assert loaded == [(), (3, 4)]
-    assert said[0] == "quiet: 6 of 6 comparisons, 00:00 left"
-    assert "busy: 2 comparisons came out slower; fresh processes time them again" in said
+    assert lines[0] == "quiet: 6 of 6 comparisons, 00:00 left"
+    assert "busy: 2 comparisons are slower; timing them again in fresh processes" in lines
 
-    def stop(text: str) -> None:
-        if text.startswith("busy"):
+    def stop(line: str) -> None:
+        if line.startswith("busy"):
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
@@ -287,11 +289,13 @@ def test_a_worker_that_fails_ends_the_calibration(monkeypatch: pytest.MonkeyPatc
 
 
 def test_the_table_shows_the_numbers() -> None:
-    document = calibrate(Plan(comparisons=60, planted=(0.02, 0.05), planted_comparisons=20, pairs=30), ignore)
+    document = calibrate(
+        CalibrationPlan(comparisons=60, planted=(0.02, 0.05), planted_comparisons=20, pairs=30), ignore
+    )
     shown = table(document)
     assert shown == table(json.loads(json.dumps(document, allow_nan=False)))
     assert "6 processes x 30 pairs, margin 1 %" in shown
-    assert "\nnothing loaded by us, " in shown
+    assert "\nquiet (no CPU loaded by us), " in shown
     assert "\nbusy (CPUs [3, 4] loaded), " in shown
     lines = {line.split("  ")[0]: line.split("  ")[1:] for line in shown.splitlines()}
     cells = {name: [cell.strip() for cell in line if cell.strip()] for name, line in lines.items()}
@@ -309,17 +313,17 @@ def test_the_table_shows_the_numbers() -> None:
 @pytest.mark.parametrize(
     ("wrong", "text"),
     [
-        ({"comparisons": 0}, "comparisons=0: it takes at least 1"),
-        ({"processes": 1}, "processes=1: it takes at least 2"),
-        ({"planted": (0.05, 0.0)}, "a planted slowdown is a share above 0"),
-        ({"planted": (0.05, 0.05)}, "name each of them once"),
-        ({"margin": -0.01}, "margin=-0.01: it is a share"),
-        ({"busy": ()}, "needs a condition"),
+        ({"comparisons": 0}, "comparisons=0 is too small: a calibration needs at least 1"),
+        ({"processes": 1}, "processes=1 is too small: a calibration needs at least 2"),
+        ({"planted": (0.05, 0.0)}, "a planted slowdown must be a share above 0"),
+        ({"planted": (0.05, 0.05)}, "name each value once"),
+        ({"margin": -0.01}, "margin=-0.01: the margin must be a share"),
+        ({"busy": ()}, "names no condition"),
     ],
 )
 def test_a_plan_that_cannot_be_is_refused(wrong: dict[str, Any], text: str) -> None:
     with pytest.raises(UsageError, match=text):
-        Plan(**wrong)
+        CalibrationPlan(**wrong)
 
 
 def test_where_the_file_cannot_be_nothing_is_timed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -334,7 +338,9 @@ def test_where_the_file_cannot_be_nothing_is_timed(tmp_path: Path, monkeypatch: 
 
 @pytest.mark.slow
 def test_real_workers_find_what_was_planted_and_nothing_else() -> None:
-    plan = Plan(comparisons=3, planted=(0.2,), planted_comparisons=3, processes=4, pairs=40, margin=0.05, busy=(False,))
+    plan = CalibrationPlan(
+        comparisons=3, planted=(0.2,), planted_comparisons=3, processes=4, pairs=40, margin=0.05, busy=(False,)
+    )
     (condition,) = calibrate(plan, ignore)["conditions"]
     itself, (planted,) = condition["summary"]["itself"], condition["summary"]["planted"]
     assert itself["alarms"]["alone"]["number"] == 0
@@ -351,7 +357,7 @@ def median_ratio(condition: dict[str, Any], planted: float) -> float:
 
 @pytest.mark.slow
 def test_real_workers_beside_a_load_too(tmp_path: Path) -> None:
-    plan = Plan(comparisons=30, planted=(0.05,), planted_comparisons=30)
+    plan = CalibrationPlan(comparisons=30, planted=(0.05,), planted_comparisons=30)
     document = calibrate(plan, print, tmp_path / "calibration.json")
     print(table(document))
     for condition in document["conditions"]:
@@ -360,3 +366,81 @@ def test_real_workers_beside_a_load_too(tmp_path: Path) -> None:
         assert itself["alarms"]["regardless"]["number"] <= 1
         assert planted["alarms"]["regardless"]["share"] >= 0.8
         assert median_ratio(condition, 0.05) == pytest.approx(1.05, abs=0.01)
+
+
+# -------------------------------------------------------------------------------------------------------- options
+
+
+@pytest.fixture
+def calls(monkeypatch: pytest.MonkeyPatch) -> list[tuple[CalibrationPlan, Path | None]]:
+    """The plans that the script passes to a fake `calibrate`."""
+    made: list[tuple[CalibrationPlan, Path | None]] = []
+
+    def calibrate(plan: CalibrationPlan, log: Callable[[str], None], output: Path | None = None) -> dict[str, Any]:
+        made.append((plan, output))
+        log("timing")
+        return {"a": "document"}
+
+    monkeypatch.setattr(script, "calibrate", calibrate)
+    monkeypatch.setattr(script, "table", lambda document: f"the table of {document}")
+    return made
+
+
+def test_without_options_the_script_runs_the_default_plan(
+    calls: list[tuple[CalibrationPlan, Path | None]], capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert script.main([]) == 0
+    assert capsys.readouterr() == ("the table of {'a': 'document'}\n", "timing\n")
+    ((plan, output),) = calls
+    assert output is None
+    assert dataclasses.replace(plan, profile=Profile()) == CalibrationPlan()
+    assert plan.profile == Profile(allocator=["system"])
+
+
+def test_every_option_reaches_the_plan(calls: list[tuple[CalibrationPlan, Path | None]]) -> None:
+    options = (
+        "--comparisons 7 --planted 3%,0.2 --planted-comparisons 5 --processes 4 --pairs 20 --margin 2% --quiet-only "
+        "--allocator jemalloc system --output o.json"
+    )
+    assert script.main(options.split()) == 0
+    expected = CalibrationPlan(
+        comparisons=7,
+        planted=(0.03, 0.2),
+        planted_comparisons=5,
+        processes=4,
+        pairs=20,
+        margin=0.02,
+        busy=(False,),
+        profile=Profile(allocator=["jemalloc", "system"]),
+    )
+    assert calls == [(expected, Path("o.json"))]
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ("--pairs many", "--pairs 'many' is not a whole number"),
+        ("--processes 1", "processes=1 is too small: a calibration needs at least 2"),
+        ("--planted 1%,x", "--planted '1%,x' is not a list of shares such as 2%,10% or 0.02"),
+        ("--margin 1", "did you mean 1%?"),
+        ("--allocator jemaloc", "there is no such allocator; did you mean 'jemalloc'"),
+        ("--unknown", "unrecognized arguments: --unknown (calibrate.py --help lists the options)"),
+    ],
+)
+def test_a_usage_error_is_one_line_and_exit_code_4(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, options: str, message: str
+) -> None:
+    monkeypatch.setattr("sys.argv", ["results/calibration/calibrate.py"])
+    assert script.main(options.split()) == 4
+    out, err = capsys.readouterr()
+    assert (out, len(err.splitlines())) == ("", 1)
+    assert err.startswith("calibrate: ")
+    assert message in err
+
+
+def test_the_script_runs_by_its_path_and_shows_the_defaults() -> None:
+    shown = subprocess.run(
+        [sys.executable, script.__file__, "--help"], capture_output=True, text=True, check=True, env={"COLUMNS": "200"}
+    ).stdout
+    assert "as 1% or 0.01 (default: 1%)" in shown
+    assert "A/A comparisons (of a network with itself) (default: 200)" in shown

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import json
 import subprocess
 import sys
@@ -17,8 +16,6 @@ import run_files
 import toy
 from records import line, record
 
-from harness.api import Profile
-from harness.calibration import calibrate as calibration
 from harness.cli.main import main
 from harness.keys import key_of
 from harness.plugin.manager import Origin, Problem, installed
@@ -100,14 +97,7 @@ def test_plan_uses_the_data_it_is_pointed_at(run: Run) -> None:
         (["doctor", "--margin", "1 percent"], "the margin '1 percent' is not a share of the latency"),
         (["doctor", "--margin", "0"], "no machine resolves a margin of 0"),
         (["doctor", "--allocator", "jemaloc"], "there is no such allocator; did you mean 'jemalloc'"),
-        (["calibrate", "--pairs", "many"], "--pairs is a whole number, and 'many' is not"),
-        (["calibrate", "--processes", "1"], "a calibration with processes=1: it takes at least 2"),
-        (
-            ["calibrate", "--planted", "1%,x"],
-            "--planted is a list of shares such as 2%,10% or 0.02",
-        ),
-        (["calibrate", "--margin", "1"], "did you mean 1%?"),
-        (["calibrate", "--allocator", "jemaloc"], "there is no such allocator; did you mean 'jemalloc'"),
+        (["calibrate", "--pairs", "20"], "calibrate was moved to results/calibration/calibrate.py"),
     ],
 )
 def test_an_error_of_use_is_one_line_and_exit_code_4(run: Run, arguments: Sequence[str], message: str) -> None:
@@ -255,56 +245,12 @@ def test_workers_that_do_not_start_are_one_line(run: Run, monkeypatch: pytest.Mo
     )
 
 
-@pytest.fixture
-def calibrated(monkeypatch: pytest.MonkeyPatch) -> list[tuple[calibration.Plan, Path | None]]:
-    """What ``calibrate`` was asked to do, in place of doing it."""
-    asked = []
-
-    def calibrate(plan: calibration.Plan, say: Callable[[str], None], output: Path | None = None) -> dict[str, Any]:
-        asked.append((plan, output))
-        say("timing")
-        return {"a": "document"}
-
-    monkeypatch.setattr(calibration, "calibrate", calibrate)
-    monkeypatch.setattr("harness.calibration.text.table", lambda document: f"the table of {document}")
-    return asked
-
-
-def test_calibrate_does_by_default_what_the_plan_does(
-    run: Run, calibrated: list[tuple[calibration.Plan, Path | None]]
-) -> None:
-    assert run("calibrate") == (0, "the table of {'a': 'document'}\n", "timing\n")
-    ((plan, output),) = calibrated
-    assert output is None
-    assert dataclasses.replace(plan, profile=Profile()) == calibration.Plan()
-    assert plan.profile == Profile(allocator=["system"])
-
-
-def test_calibrate_hands_on_every_option(run: Run, calibrated: list[tuple[calibration.Plan, Path | None]]) -> None:
-    run(
-        *("calibrate", "--comparisons", "7", "--planted", "3%,0.2", "--planted-comparisons", "5", "--processes", "4"),
-        *("--pairs", "20", "--margin", "2%", "--quiet-only", "--allocator", "jemalloc", "system", "--output", "o.json"),
-    )
-    expected = calibration.Plan(
-        comparisons=7,
-        planted=(0.03, 0.2),
-        planted_comparisons=5,
-        processes=4,
-        pairs=20,
-        margin=0.02,
-        busy=(False,),
-        profile=Profile(allocator=["jemalloc", "system"]),
-    )
-    assert calibrated == [(expected, Path("o.json"))]
-
-
-@pytest.mark.parametrize("command", ["doctor", "calibrate"])
-def test_an_option_says_its_default(capsys: pytest.CaptureFixture[str], command: str) -> None:
+def test_an_option_says_its_default(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit):
-        main([command, "--help"])
+        main(["doctor", "--help"])
     text = " ".join(capsys.readouterr().out.split())
     assert "as 1% or 0.01 (default: 1%)" in text
-    assert command != "doctor" or "0 when the machine is good enough for the margin, 1 when it is not, 4 for" in text
+    assert "0 when the machine is good enough for the margin, 1 when it is not, 4 for" in text
 
 
 STEP = (1.0, 1.001, 0.999, 1.0, 1.0, 1.1, 1.1, 1.101, 1.099)

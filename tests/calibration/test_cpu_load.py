@@ -1,4 +1,4 @@
-"""The load beside a timing: on the CPUs that it should be on, and gone when its parent is."""
+"""The CPU load beside a timing: it runs on the right CPUs and ends with its parent."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ from pathlib import Path
 
 import pytest
 
+import cpu_load
+from cpu_load import burning, other_cpus
 from harness.api import Profile
-from harness.calibration import burn
-from harness.calibration.burn import burning, other_cpus
 from harness.errors import MeasureError, UsageError
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="only Linux pins processes to CPUs")
@@ -24,7 +24,7 @@ def children() -> list[int]:
 
 
 def gone(pid: int, within: float = 10.0) -> bool:
-    """Whether the process has ended, or does so soon; one that waits for its new parent to ask for its status has."""
+    """Whether the process ends within some seconds; a zombie has ended."""
     deadline = time.monotonic() + within
     while time.monotonic() < deadline:
         try:
@@ -37,7 +37,7 @@ def gone(pid: int, within: float = 10.0) -> bool:
 
 
 def ticks(pid: int) -> int:
-    """What a process used of a CPU, in hundredths of a second mostly."""
+    """CPU time of a process in clock ticks, mostly hundredths of a second."""
     return int(Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[11])
 
 
@@ -48,7 +48,7 @@ def test_the_other_cpus_are_those_without_a_worker(monkeypatch: pytest.MonkeyPat
 
 def test_without_another_cpu_there_is_no_load(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(os, "sched_getaffinity", lambda _: {2})
-    with pytest.raises(UsageError, match=r"CPUs \[2\], and this process may use no other.*leave the busy condition"):
+    with pytest.raises(UsageError, match=r"CPUs \[2\], and this process may use no other.*pass --quiet-only"):
         other_cpus(Profile())
     with pytest.raises(UsageError, match="must be pinned"):
         other_cpus(Profile(affinity=None))
@@ -68,15 +68,15 @@ def test_a_cpu_is_kept_busy_and_then_left() -> None:
 
 
 def test_a_load_that_ended_early_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(burn, "BURNER", "raise SystemExit(3)")
-    with pytest.raises(MeasureError, match="load CPU 0 ended with status 3"), burning([0]):
+    monkeypatch.setattr(cpu_load, "BURNER", "raise SystemExit(3)")
+    with pytest.raises(MeasureError, match="loads CPU 0 ended early with status 3"), burning([0]):
         time.sleep(1)
 
 
 SCRIPT = """
 import os, time
 from pathlib import Path
-from harness.calibration.burn import burning
+from cpu_load import burning
 cpu = min(os.sched_getaffinity(0))
 with burning([cpu, cpu]):
     print(Path("/proc/thread-self/children").read_text(), flush=True)
@@ -87,7 +87,11 @@ with burning([cpu, cpu]):
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGKILL], ids=["Ctrl-C", "kill -9"])
 def test_no_burner_outlives_its_parent(number: signal.Signals) -> None:
     with subprocess.Popen(
-        [sys.executable, "-c", SCRIPT], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, start_new_session=True
+        [sys.executable, "-c", SCRIPT],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+        start_new_session=True,
+        cwd=Path(cpu_load.__file__).parent,
     ) as parent:
         assert parent.stdout is not None
         burners = [int(pid) for pid in parent.stdout.readline().split()]

@@ -1,9 +1,9 @@
-"""What the rules of other tools say of the times that we took: pure functions, one a tool.
+"""Apply the regression rules of other benchmark tools to our timings: one pure function per tool.
 
-Each is given two arms, ``baseline`` and ``current``: nanoseconds of single calls, (processes, calls), in the order of
-time. The rules are the tools' own, read in their source; the times are ours, and better than those that the tools
-would take by default: warmed up, pinned to a CPU, without garbage collection, in an environment that was verified.
-They are also fewer, as each rule says.
+Each function gets two arms, ``baseline`` and ``current``: nanoseconds of single calls, (processes, calls), in
+chronological order. The rules are taken from the tools' source. Our times are better than the tools' defaults: warmed
+up, pinned to a CPU, without garbage collection, in a verified environment. They are also fewer; each docstring says
+what the tool does by default.
 """
 
 from __future__ import annotations
@@ -23,8 +23,8 @@ Times: TypeAlias = NDArray[np.int64]
 def pytest_benchmark(baseline: Times, current: Times) -> Alarm | None:
     """pytest-benchmark 5.3.1 with ``--benchmark-compare-fail=mean:5%``: the mean of one process grew by more than 5 %.
 
-    From PercentageRegressionCheck in its utils.py. It has no default threshold; 5 % is that of its manual's example,
-    and it looks in one direction only. The first process counts here. The tool goes on calling for a second.
+    Source: PercentageRegressionCheck in utils.py. The tool has no default threshold; its manual's example uses 5 %. It
+    detects slowdowns only. This function uses the first process. By default the tool measures for one second.
     """
     grown = float(current[0].mean() / baseline[0].mean() * 100 - 100)
     return "slower" if grown > 5 else None
@@ -33,8 +33,8 @@ def pytest_benchmark(baseline: Times, current: Times) -> Alarm | None:
 def pyperf(baseline: Times, current: Times) -> Alarm | None:
     """pyperf 2.10.0, ``compare_to``: Student's t test of all values, pooled variance, two-sided, 95 %.
 
-    From is_significant in its _utils.py. Three values a process, as by default, each the mean of a third of the
-    process's calls. By default the tool starts 20 processes, and each value is the mean of calls for 0.1 s or more.
+    Source: is_significant in _utils.py. As by default, each process gives three values; here each value is the mean
+    of a third of the process's calls. By default the tool starts 20 processes, and a value averages 0.1 s or more.
     """
     first, second = (
         np.concatenate([[part.mean() for part in np.array_split(process, 3)] for process in arm])
@@ -48,10 +48,10 @@ def pyperf(baseline: Times, current: Times) -> Alarm | None:
 def asv(baseline: Times, current: Times) -> Alarm | None:
     """asv 0.6.6, ``compare``, ``continuous``: medians differ by a factor above 1.1, and Mann and Whitney's p < 0.002.
 
-    From _is_result_better in its commands/compare.py and is_different in its _stats.py (exact up to 20 samples, beyond
-    by the normal approximation). A sample is the mean of as many consecutive calls as take about 10 ms, as by default;
-    by default two processes take at most five samples each, and here each takes what its calls are enough for. Where
-    no p can be that small (fewer than seven samples in both arms), the tool compares two intervals; this says None.
+    Source: _is_result_better in commands/compare.py and is_different in _stats.py (exact test up to 20 samples, normal
+    approximation beyond). As by default, a sample is the mean of consecutive calls of about 10 ms. By default two
+    processes take at most five samples each; here each process gives as many samples as its calls allow. If no p can be
+    that small (fewer than seven samples in both arms), the tool compares two intervals; this function returns None.
     """
     first, second = _samples(baseline), _samples(current)
     before, after = np.median(first), np.median(second)
@@ -65,14 +65,14 @@ def asv(baseline: Times, current: Times) -> Alarm | None:
 
 
 def _samples(arm: Times, nanoseconds: float = 10e6) -> NDArray[np.float64]:
-    """Means of so many consecutive calls of one process that they take about ``nanoseconds``; what remains is left."""
+    """Average consecutive calls of one process in groups of about ``nanoseconds``; drop the incomplete last group."""
     calls = arm.shape[1]
     number = min(calls, max(1, math.ceil(nanoseconds / arm.mean())))
     whole = calls // number * number
     return np.asarray(arm[:, :whole].reshape(-1, number).mean(axis=1))
 
 
-#: The rules by the names of their tools.
+#: The rules by the tables' names for them.
 RULES: Mapping[str, Callable[[Times, Times], Alarm | None]] = {
     "pytest-benchmark mean:5%": pytest_benchmark,
     "pyperf compare_to": pyperf,
@@ -81,5 +81,5 @@ RULES: Mapping[str, Callable[[Times, Times], Alarm | None]] = {
 
 
 def alarms(baseline: Times, current: Times) -> dict[str, Alarm | None]:
-    """What every rule says."""
+    """Apply every rule."""
     return {name: rule(baseline, current) for name, rule in RULES.items()}

@@ -1,4 +1,4 @@
-"""Keeps CPUs busy, so that a timing beside them can be seen to bear it."""
+"""Keep CPUs busy while something else is timed, to test that timings withstand load."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from harness.api import Profile
 from harness.errors import MeasureError, UsageError
 from harness.measure.profile import resolve_affinity
 
-#: Burns one CPU until its input ends, which it does when the parent ends, however that is.
+#: Burns one CPU until its standard input closes, which happens however the parent ends.
 BURNER = """
 import os, sys, threading
 
@@ -28,42 +28,42 @@ while True:
 
 
 def other_cpus(profile: Profile) -> tuple[int, ...]:
-    """The CPUs that this process may use and that workers of ``profile`` are not pinned to.
+    """Return the CPUs that this process may use and that workers of ``profile`` are not pinned to.
 
-    Raises UsageError when there is none, or when the workers are not pinned.
+    Raises UsageError if there is no such CPU, or if the workers are not pinned.
     """
     pinned = resolve_affinity(profile)
     if pinned is None:
         raise UsageError(
-            "to load the other CPUs the workers must be pinned to theirs: that takes Linux and a profile with an "
-            "affinity ('auto' will do); or leave the busy condition out"
+            "the workers must be pinned to their CPUs before the other CPUs can be loaded: use Linux and a profile "
+            "with an affinity (such as 'auto'), or pass --quiet-only"
         )
     others = tuple(sorted(os.sched_getaffinity(0) - set(pinned)))
     if not others:
         raise UsageError(
-            f"the workers are pinned to the CPUs {list(pinned)}, and this process may use no other that could be "
-            "loaded: allow it more (taskset, the container's CPU set), or leave the busy condition out"
+            f"no CPU is left to load: the workers are pinned to the CPUs {list(pinned)}, and this process may use no "
+            "other; allow it more CPUs (taskset, the container's CPU set), or pass --quiet-only"
         )
     return others
 
 
 @contextlib.contextmanager
 def burning(cpus: Sequence[int]) -> Iterator[None]:
-    """A process for each of ``cpus`` that computes there without a pause. MeasureError if one ended before its time."""
+    """Run one busy process on each of ``cpus``. Raises MeasureError at the end if one of them ended early."""
     with contextlib.ExitStack() as stack:
         burners = {cpu: stack.enter_context(_burner(cpu)) for cpu in cpus}
         yield
         for cpu, burner in burners.items():
             if burner.poll() is not None:
                 raise MeasureError(
-                    f"the process that was to load CPU {cpu} ended with status {burner.returncode}, so that what was "
-                    "timed beside it means nothing: look for what killed it, and run again"
+                    f"the process that loads CPU {cpu} ended early with status {burner.returncode}, so the timings "
+                    "beside it are invalid: find out what killed it, and run again"
                 )
 
 
 @contextlib.contextmanager
 def _burner(cpu: int) -> Iterator[subprocess.Popen[bytes]]:
-    # A session of its own keeps Ctrl-C away; -I and -S, whatever else could hinder it.
+    # A new session keeps Ctrl-C away from the process; -I and -S keep the user's Python settings away.
     command = [sys.executable, "-I", "-S", "-c", BURNER, str(cpu)]
     with subprocess.Popen(
         command, stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True

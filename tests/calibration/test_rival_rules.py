@@ -1,4 +1,4 @@
-"""Other tools' rules, held to numbers worked by hand and to their formulas written out."""
+"""Check the rules of other tools against hand-worked numbers and against their formulas."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 from scipy import stats
 
-from harness.calibration.rivals import RULES, alarms, asv, pyperf, pytest_benchmark
+from rival_rules import RULES, alarms, asv, pyperf, pytest_benchmark
 
 MS = 1_000_000
 
