@@ -240,6 +240,7 @@ def _judge(run: Session, state: State, baseline: Baseline, config: pytest.Config
     """Say what has become of the earlier run's cells: measured, lost, or left out on purpose."""
     from harness.gate.judge import judge, name_of
     from harness.gate.text import Background, gate_text, typed, write_findings
+    from harness.run.declarations import default_rules
 
     new = {name_of(record): record for record in state.records}
     unmeasured = {
@@ -249,7 +250,8 @@ def _judge(run: Session, state: State, baseline: Baseline, config: pytest.Config
         if cell.name not in new
     }
     lost = baseline.lost(state.collected, state.known, unmeasured | state.unmeasured)
-    found = judge(baseline.records, new, lost, lambda record: run.options.policy(record.get("gate", {})))
+    defaults = default_rules([*baseline.records.values(), *state.records])
+    found = judge(baseline.records, new, lost, lambda record: run.options.policy(record.get("gate", {}), defaults))
     here = {suite: os.path.relpath(config.rootpath / suite, config.invocation_params.dir) for suite in state.collected}
     documents, options = run.documents(state.records), typed(repeated_options(config))
     background = Background(baseline.file, baseline.documents, documents, options, here)

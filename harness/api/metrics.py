@@ -1,14 +1,15 @@
-"""What is told about a cell, and from what."""
+"""Define what a metric declares and computes, and what it may read of a cell."""
 
 from __future__ import annotations
 
 import abc
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol
 
 from harness.api.data import Task
+from harness.errors import UsageError
 from harness.former_names import FormerNames
 
 if TYPE_CHECKING:
@@ -21,16 +22,39 @@ Better = Literal["higher", "lower"]
 
 @dataclasses.dataclass(frozen=True)
 class MetricSpec:
-    """One number that a metric gives: how to print it and which way is good."""
+    """Declare one figure of a metric: how to print it, which direction is better, how to judge and follow it.
+
+    Reports, the gate and the history know figures by these declarations alone, never by their names.
+    """
 
     name: str
     unit: str = ""
     better: Better | None = None
     digits: int = 4
+    #: The figure that decides for its metric. When no figure of a metric says so, the first one does.
+    headline: bool = False
+    #: Counted, not estimated: two runs of the same model give the same value, so any difference is a change.
+    exact: bool = False
+    #: Depends on the machine, so the gate compares it only between runs of one machine.
+    per_machine: bool = False
+    #: The gate's rule where a user gives none: a share of the earlier value ("1%") or an amount ("0.005").
+    gate: str | None = None
+
+    def __post_init__(self) -> None:
+        if self.gate is not None and self.better is None:
+            raise UsageError(
+                f"figure {self.name!r} has the gate rule {self.gate!r}, but no direction that is better: "
+                "add better='higher' or better='lower'"
+            )
+
+
+def headlines(specs: Sequence[MetricSpec]) -> set[str]:
+    """Return the names of the headline figures among all specs of one metric."""
+    return {spec.name for spec in specs if spec.headline} or {spec.name for spec in specs[:1]}
 
 
 class WeightedMetric(Protocol):
-    """A quality figure under many weightings of the examples at once; NaN where it is undefined."""
+    """Compute a quality figure under many weightings of the examples at once; NaN where it is undefined."""
 
     def __call__(
         self, scores: NDArray[Any], targets: NDArray[Any], weights: NDArray[np.float64], /
@@ -40,18 +64,18 @@ class WeightedMetric(Protocol):
 
 
 class EvalContext(Protocol):
-    """What a metric may look at: one cell, after it was built and timed. Each is made when first asked for."""
+    """Give a metric read access to one cell that was built and timed. Attributes are computed on first use."""
 
     task: Task
     #: The deployed file.
     file: Path
-    #: On the test split: probabilities and targets (n, labels), and each row's patient.
+    #: On the test split: probabilities and targets (n, labels), and the patient of each row (n,).
     scores: NDArray[Any]
     targets: NDArray[Any]
     patients: NDArray[Any]
-    #: Nanoseconds of each timed call, bytes resident at the peak of inference, and those before the file was loaded;
-    #: None when nothing was timed.
+    #: Nanoseconds of each timed call (processes, calls); None when nothing was timed.
     samples: NDArray[Any] | None
+    #: Resident bytes at the peak of inference, and before the file was loaded; None when nothing was timed.
     peak_memory: int | None
     base_memory: int | None
 
@@ -67,24 +91,25 @@ class EvalContext(Protocol):
 
 
 class Metric(FormerNames, abc.ABC):
-    """One or more figures about a cell."""
+    """Compute one or more figures of a cell."""
 
     _former_names: ClassVar = {"about": "summary", "figures": "specs"}
     name: ClassVar[str]
     version: ClassVar[str] = "1"
+    #: One line for ``harness list``.
     summary: ClassVar[str] = ""
 
     @abc.abstractmethod
     def specs(self, task: Task) -> tuple[MetricSpec, ...]:
-        """The figures that ``compute`` gives for this task, the first being the headline."""
+        """Declare the figures that ``compute`` returns for this task."""
 
     @abc.abstractmethod
     def compute(self, evidence: EvalContext) -> Mapping[str, float | None]:
-        """The figures by name; None for one that is undefined here."""
+        """Return the figures by name; None for a figure that is undefined here."""
 
     def weighted(self, task: Task) -> Mapping[str, WeightedMetric]:
-        """Those of the figures that the answers alone give, as functions that a bootstrap over patients can weigh.
+        """Return the figures that depend on scores and targets alone, as functions of the examples' weights.
 
-        Each gets an interval, and so does its difference from the reference.
+        The harness bootstraps each over patients: the figure and its difference from the reference get an interval.
         """
         return {}

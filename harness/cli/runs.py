@@ -161,6 +161,7 @@ def _compare(options: argparse.Namespace) -> int:
     from harness.policy.baseline import Baseline
     from harness.policy.rules import check_figures, parse_rules, policy, project_rules
     from harness.records.runs import read
+    from harness.run.declarations import default_rules
 
     project, rules = project_rules(Path()), parse_rules(options.gate) if options.gate else {}
     earlier, later = options.runs
@@ -169,7 +170,8 @@ def _compare(options: argparse.Namespace) -> int:
     new = {name_of(record): record for record in run.records}
     baseline = Baseline.of(earlier, run.records[0]["preset"]).aligned({record["suite"] for record in run.records})
     lost = {name: f"{later} has no record of it" for name in baseline.records if name not in new}
-    found = judge(baseline.records, new, lost, lambda record: policy(project, record.get("gate", {}), rules))
+    defaults = default_rules([*baseline.records.values(), *run.records])
+    found = judge(baseline.records, new, lost, lambda record: policy(defaults, project, record.get("gate", {}), rules))
     again = {"--harness-preset": run.records[0]["preset"], "--harness-against": earlier, "--harness-gate": options.gate}
     background = Background(earlier, baseline.documents, run.documents, typed(again))
     print(gate_text(found, background))

@@ -8,6 +8,7 @@ import math
 from harness.gate.findings import Change, Finding, change_of, measured_again, on_one_machine, placed
 from harness.policy.rules import Tolerance
 from harness.records.record import Against, Interval, MetricValue, Record
+from harness.run.declarations import declaration
 
 #: How a difference in quality is known that was not resampled: that it is worse may be chance.
 NO_INTERVAL = "from the records, which have no interval"
@@ -26,7 +27,7 @@ def judge_figure(name: str, old: Record, new: Record, tolerance: Tolerance) -> F
         # It has no reference to keep a share of: it keeps that share of what it was itself.
         tolerance = Tolerance("share", 1 - tolerance.value)
     again = measured_again(old, new)
-    if name == "memory" and not on_one_machine(old, new):
+    if declaration(name, now).per_machine and not on_one_machine(old, new):
         before = None if again is None else _known(again, name)
     if before is None:
         return None
@@ -66,7 +67,8 @@ def _difference(name: str, old: Record, new: Record, again: Against | None, valu
         drift = value - paired["value"]
         return change_of(paired).map(lambda entry: entry + drift), f"on the same test examples, {paired['method']}"
     if name not in new["differences"]:
-        return Change(value), "a process in each run" if name == "memory" else "exact"
+        exact = declaration(name, new["figures"][name]).exact
+        return Change(value), "exact" if exact else "one measurement in each run"
     if others:
         return None, "the test examples are others, and the earlier model was not measured on them"
     if old["artefact"]["sha256"] == new["artefact"]["sha256"]:

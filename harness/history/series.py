@@ -18,14 +18,11 @@ from harness.records.changes import Documents, around_it, of_the_cell
 from harness.records.machine_id import Fingerprint, fingerprint
 from harness.records.record import Interval, Record
 from harness.records.runs import Run
+from harness.run.declarations import declaration
 from harness.stats.changepoints import LEAST_RUNS, Scale, change_points
 
 #: The latency relative to the reference, which is no figure of a metric.
 RATIO = "latency / reference"
-#: Shown besides the metrics' headlines.
-ALSO = ("file_size", "parameters")
-#: The metrics whose figures are counted, not estimated: whatever differs is a change.
-EXACT = ("size", "operations")
 #: What is measured in these is clock time.
 CLOCK = ("ns", "us", "µs", "ms", "s")
 #: What a profile has where a record does not say: an entry that a later version added has its default until then.
@@ -177,13 +174,13 @@ def _group(
 
 
 def _figures(records: Mapping[int, Record]) -> list[str]:
-    """What is shown of a cell; of a figure's kind the last run's word counts."""
+    """Name the figures to follow: the ratio, the headlines, and what the gate judges by default."""
     names: dict[str, None] = {}
     if any(record["timing"] is not None for record in records.values()):
         names[RATIO] = None
     for number in sorted(records, reverse=True):
         for name, figure in records[number]["figures"].items():
-            if figure["headline"] or name in ALSO:
+            if figure["headline"] or declaration(name, figure).gate is not None:
                 names[name] = None
     return list(names)
 
@@ -191,7 +188,8 @@ def _figures(records: Mapping[int, Record]) -> list[str]:
 def _series(
     cell: str, name: str, records: Mapping[int, Record], documents: Sequence[Documents], margin: float
 ) -> Series:
-    unit, digits, scale = "", 3, _scale("", name, "")
+    unit, digits = "", 3
+    scale: Scale = "ratio"
     better: str | None = "lower"
     last = records[max(records)]
     reference = last["reference"]
@@ -202,7 +200,7 @@ def _series(
         elif name in record["figures"]:
             figure = record["figures"][name]
             unit, digits, better = figure["unit"], figure["digits"], figure["better"]
-            scale = _scale(figure["metric"], name, unit)
+            scale = "ratio" if unit in CLOCK else "exact" if declaration(name, figure).exact else "plain"
             points.append(_figure(number, record, name))
     counted = [point for point in points if not point.left_out]
     values = [point.value for point in counted if point.value is not None]
@@ -222,12 +220,6 @@ def _series(
             )
         )
     return Series(cell, name, unit, digits, scale, tuple(points), tuple(changes))
-
-
-def _scale(metric: str, name: str, unit: str) -> Scale:
-    if name == RATIO or unit in CLOCK:
-        return "ratio"
-    return "exact" if metric in EXACT else "plain"
 
 
 def _ratio(number: int, record: Record, reference: str) -> Point:

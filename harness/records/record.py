@@ -23,7 +23,7 @@ SAMPLES = "harness_samples"
 
 
 class MetricValue(TypedDict):
-    """One figure of one metric; ``value`` is None where it is undefined; the headline is the metric's first.
+    """One figure of one metric; ``value`` is None where it is undefined. The rest is what its MetricSpec declares.
 
     ``interval`` is there for a figure that the answers alone give: by bootstrap over patients.
     """
@@ -34,6 +34,9 @@ class MetricValue(TypedDict):
     better: str | None
     digits: int
     headline: bool
+    exact: NotRequired[bool]
+    per_machine: NotRequired[bool]
+    gate: NotRequired[str]
     interval: NotRequired[Interval]
 
 

@@ -13,12 +13,14 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from harness.api import Data, MetricSpec, Task, WeightedMetric
+from harness.api import Data, Task, WeightedMetric
+from harness.api.metrics import headlines
 from harness.build import artefact
 from harness.errors import CellError
 from harness.plugin.containment import Tell
 from harness.plugin.manager import Plugins
 from harness.records.record import Interval, MetricValue, interval
+from harness.run.declarations import specs_of
 from harness.stats.quality import bootstrap, paired_bootstrap
 
 
@@ -59,7 +61,8 @@ def figures(evidence: CellContext, plugins: Plugins, say: Tell | None = None) ->
         with contain(name, "compute", plugins, say):
             values: object = metric.compute(evidence)
         weighted = _weighted(name, evidence.task, plugins, say)
-        for index, figure in enumerate(declared):
+        decisive = headlines(declared)
+        for figure in declared:
             if figure.name in found:
                 taken = found[figure.name]["metric"]
                 raise CellError(f"metrics {taken!r} and {name!r} both give a figure {figure.name!r}; rename one")
@@ -70,22 +73,19 @@ def figures(evidence: CellContext, plugins: Plugins, say: Tell | None = None) ->
                 "unit": figure.unit,
                 "better": figure.better,
                 "digits": figure.digits,
-                "headline": index == 0,
+                "headline": figure.name in decisive,
             }
+            # What is not declared is omitted.
+            if figure.exact:
+                found[figure.name]["exact"] = True
+            if figure.per_machine:
+                found[figure.name]["per_machine"] = True
+            if figure.gate is not None:
+                found[figure.name]["gate"] = figure.gate
             if value is not None and figure.name in weighted:
                 with contain(name, "weighted", plugins, say):
                     found[figure.name]["interval"] = _bootstrapped(weighted[figure.name], evidence)
     return found
-
-
-def specs_of(name: str, task: Task, plugins: Plugins, say: Tell | None = None) -> tuple[MetricSpec, ...]:
-    """The figures that the metric ``name`` gives for a task. Raises CellError when it cannot say."""
-    with contain(name, "specs", plugins, say):
-        given = tuple(plugins.metrics.get(name).specs(task))
-    for figure in given:
-        if not isinstance(figure, MetricSpec):
-            raise CellError(f"specs() of metric {name!r} gives {figure!r}, which is no harness.MetricSpec")
-    return given
 
 
 def differences(

@@ -9,6 +9,7 @@ import platform
 from collections.abc import Mapping, Sequence
 from importlib.metadata import version
 from pathlib import Path
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, TextIO
 
 import numpy as np
@@ -63,9 +64,9 @@ class Options:
     project_rules: Mapping[str, str] = dataclasses.field(default_factory=dict)
     rules: Mapping[str, str] = dataclasses.field(default_factory=dict)
 
-    def policy(self, declared: Mapping[str, str]) -> Policy:
-        """The policy for a cell whose matrix declares these rules."""
-        return policy(self.project_rules, declared, self.rules)
+    def policy(self, declared: Mapping[str, str], defaults: Mapping[str, str] = MappingProxyType({})) -> Policy:
+        """The policy for a cell whose matrix declares these rules, over the defaults that metrics declare."""
+        return policy(defaults, self.project_rules, declared, self.rules)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -166,7 +167,7 @@ class Session:
 
     def _check_rules(self) -> None:
         """Raise UsageError for a rule of the gate that can judge nothing, before hours are spent."""
-        from harness.run.evaluation import specs_of
+        from harness.run.declarations import specs_of
 
         known: dict[str, str | None] = {}
         for cell in self.selected:

@@ -19,8 +19,10 @@ class Latency(Metric):
     summary: ClassVar[str] = "microseconds of one inference; p90 and p99 need 64 and 662 samples, else they are empty"
 
     def specs(self, task: Task) -> tuple[MetricSpec, ...]:
-        names = ("latency", "latency_mean", "latency_p90", "latency_p99")
-        return tuple(MetricSpec(name, unit="us", better="lower", digits=1) for name in names)
+        return tuple(
+            MetricSpec(name, unit="us", better="lower", digits=1, headline=name == "latency", per_machine=True)
+            for name in ("latency", "latency_mean", "latency_p90", "latency_p99")
+        )
 
     def compute(self, evidence: EvalContext) -> Mapping[str, float | None]:
         import numpy as np

@@ -20,8 +20,9 @@ class Memory(Metric):
 
     def specs(self, task: Task) -> tuple[MetricSpec, ...]:
         return (
-            MetricSpec("memory", unit="MB", better="lower", digits=1),
-            MetricSpec("memory_before", unit="MB", digits=1),
+            # Between two processes of the same network memory differs by about a per cent.
+            MetricSpec("memory", unit="MB", better="lower", digits=1, headline=True, per_machine=True, gate="10%"),
+            MetricSpec("memory_before", unit="MB", digits=1, per_machine=True),
         )
 
     def compute(self, evidence: EvalContext) -> Mapping[str, float | None]:

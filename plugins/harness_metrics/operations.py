@@ -18,8 +18,11 @@ class Operations(Metric):
     summary: ClassVar[str] = "multiply-accumulates of convolutions, linear and recurrent layers for one example"
 
     def specs(self, task: Task) -> tuple[MetricSpec, ...]:
-        shares = (MetricSpec(name, unit="%", digits=1) for name in ("int8_weights", "int8_macs"))
-        return (MetricSpec("macs", better="lower", digits=0), *shares)
+        return (
+            MetricSpec("macs", better="lower", digits=0, headline=True, exact=True),
+            MetricSpec("int8_weights", unit="%", digits=1, exact=True),
+            MetricSpec("int8_macs", unit="%", digits=1, exact=True),
+        )
 
     def compute(self, evidence: EvalContext) -> Mapping[str, float | None]:
         from harness.nn.operations import count

@@ -24,7 +24,8 @@ class Quality(Metric):
     def specs(self, task: Task) -> tuple[MetricSpec, ...]:
         areas = tuple(MetricSpec(f"auroc_{label}", better="higher") for label in task.labels)
         return (
-            MetricSpec("auroc", better="higher"),
+            # Half a point of AUROC is what studies of compression call equal.
+            MetricSpec("auroc", better="higher", headline=True, gate="0.005"),
             *areas,
             MetricSpec("auprc", better="higher"),
             MetricSpec("brier", better="lower"),

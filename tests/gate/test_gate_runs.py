@@ -71,7 +71,10 @@ class Auroc(Metric):
     name = "auroc"
 
     def specs(self, task: Any) -> tuple[MetricSpec, ...]:
-        return MetricSpec("auroc", better="higher"), MetricSpec("file_size", unit="kB", better="lower", digits=3)
+        return (
+            MetricSpec("auroc", better="higher", gate="0.005"),
+            MetricSpec("file_size", unit="kB", better="lower", digits=3, exact=True, gate="1%"),
+        )
 
     def compute(self, evidence: Any) -> dict[str, float]:
         return {

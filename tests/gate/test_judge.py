@@ -15,6 +15,7 @@ from harness.gate.findings import Finding
 from harness.gate.judge import EXIT_CODES, compare, judge, name_of
 from harness.gate.latency import BETWEEN_RUNS
 from harness.policy.rules import policy
+from harness.run.declarations import default_rules
 
 MACHINE = {"cpu": "A CPU", "cpus": 2, "memory_bytes": 8 * 10**9}
 INT8 = {"precision": "int8"}
@@ -33,6 +34,7 @@ def cell(old: bool = False, **changes: Any) -> Any:
     better = {"auroc": "higher", "parameters": "lower", "file_size": "lower", "memory": "lower"}
     for name, figure in made["figures"].items():
         figure["better"] = better.get(name)
+        figure |= {"per_machine": True} if name == "memory" else {"exact": name in ("parameters", "file_size")}
     for difference in made["differences"].values():
         difference |= {"level": 0.95, "method": "bootstrap"}
     made["timing"] |= {"per_process": [0.50, 0.501, 0.499, 0.5]}
@@ -103,7 +105,7 @@ def test_a_figure_that_only_the_new_run_has_is_not_judged_and_a_vanished_one_is_
         del without["figures"]["auroc"]
     else:
         without["figures"]["auroc"]["value"] = value
-    rules = policy({"latency": "off"})
+    rules = policy({"latency": "off", "auroc": "0.005"})
     assert not compare("cell", without, full, rules).outcomes
     judged = {entry.figure: entry for entry in compare("cell", full, without, rules).findings}
     assert (judged["auroc"].kind, judged["auroc"].old, judged["auroc"].new) == ("inconclusive", 0.93, None)
@@ -123,7 +125,7 @@ def test_memory_of_another_machine_is_compared_only_where_both_models_ran_here()
     old, new = cell(figures={"memory": 100.0}), cell(figures={"memory": 150.0})
     assert finding("memory", old, new, memory="10%").kind == "regressed"
     old["machine"]["cpu"] = "another"
-    rules = policy(dict.fromkeys(("latency", "file_size", "parameters", "auroc"), "off"))
+    rules = policy({"latency": "off", "memory": "10%"})
     assert compare("cell", old, new, rules).findings == ()
     again(new, (1, 1, 1), "same", figures={"memory": {"value": 149.0}})
     assert finding("memory", old, new, memory="10%").kind == "fine"
@@ -377,4 +379,4 @@ def test_the_worse_never_fares_better(value: float, below: float, above: float, 
 @given(st.integers(1, 10**6))
 def test_a_run_against_itself_is_fine(size: int) -> None:
     one = cell(figures={"file_size": float(size), "memory": 3.0})
-    assert not compare("cell", one, copy.deepcopy(one), policy()).outcomes
+    assert not compare("cell", one, copy.deepcopy(one), policy(default_rules([]))).outcomes

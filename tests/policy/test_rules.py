@@ -19,6 +19,7 @@ from harness.policy.rules import (
     policy,
     project_rules,
 )
+from harness.run.declarations import default_rules
 
 
 @pytest.mark.parametrize(
@@ -59,7 +60,7 @@ def test_latency_is_a_share(text: str) -> None:
 
 
 def test_a_later_layer_counts() -> None:
-    found = policy({"latency": "2%", "auroc": "0.1"}, {"auroc": "off"}, {"latency": "3%"})
+    found = policy({"memory": "10%"}, {"latency": "2%", "auroc": "0.1"}, {"auroc": "off"}, {"latency": "3%"})
     assert found.latency == pytest.approx(0.03)
     assert "auroc" not in found.tolerances
     assert str(found.tolerances["memory"]) == "10 %"
@@ -67,7 +68,16 @@ def test_a_later_layer_counts() -> None:
 
 
 def test_the_defaults_judge_latency_size_memory_and_quality() -> None:
-    assert set(policy().tolerances) == set(DEFAULTS) == {"latency", "file_size", "parameters", "memory", "auroc"}
+    """Latency is the harness' own; the other rules are declared by the installed metrics."""
+    assert set(policy().tolerances) == set(DEFAULTS) == {"latency"}
+    declared = policy(default_rules([]))
+    assert {figure: str(tolerance) for figure, tolerance in declared.tolerances.items()} == {
+        "latency": "1 %",
+        "auroc": "0.005",
+        "file_size": "1 %",
+        "parameters": "0 %",
+        "memory": "10 %",
+    }
 
 
 @pytest.mark.parametrize("outcomes", ["regressed", "lost+contaminated", "+".join(OUTCOMES), ""])

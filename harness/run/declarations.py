@@ -1,0 +1,81 @@
+"""Look up what metrics declare about their figures, for a run and for files of earlier runs."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Iterable, Mapping
+
+from harness.api import MetricSpec, Task
+from harness.errors import CellError, HarnessError, UsageError
+from harness.plugin.containment import Tell
+from harness.plugin.manager import Plugins, installed
+from harness.policy.rules import parse_tolerance
+from harness.records.record import MetricValue, Record
+
+#: Files of earlier runs do not hold their task; the declarations of figures that have a rule do not depend on it.
+ANY_TASK = Task(input_shape=(1,), labels=("label",))
+
+
+def specs_of(name: str, task: Task, plugins: Plugins, say: Tell | None = None) -> tuple[MetricSpec, ...]:
+    """Return the figures that the metric ``name`` declares for a task. Raises CellError when they are not valid."""
+    metric, origin = plugins.metrics.get(name), plugins.metrics.origin(name)
+    with plugins.contain(origin, f"specs() of metric {name!r}", say, thing=type(metric)):
+        specs = tuple(metric.specs(task))
+    for spec in specs:
+        if not isinstance(spec, MetricSpec):
+            raise CellError(f"specs() of metric {name!r} returns {spec!r}, which is not a harness.MetricSpec")
+        if spec.gate is not None:
+            try:
+                parse_tolerance(spec.name, spec.gate)
+            except UsageError as error:
+                raise CellError(f"specs() of metric {name!r}: {error}") from None
+    return specs
+
+
+def declaration(name: str, figure: MetricValue) -> MetricSpec:
+    """Return what the figure ``name`` of a record declares.
+
+    Records of version 0.1 hold neither ``exact``, ``per_machine`` nor ``gate``; there, the installed metric's
+    declaration counts.
+    """
+    known = _specs().get((figure["metric"], name))
+    if known is not None and not figure.keys() & {"exact", "per_machine", "gate"}:
+        return known
+    return MetricSpec(
+        name,
+        unit=figure["unit"],
+        better=figure["better"],  # type: ignore[arg-type]
+        digits=figure["digits"],
+        headline=figure["headline"],
+        exact=figure.get("exact", False),
+        per_machine=figure.get("per_machine", False),
+        gate=figure.get("gate"),
+    )
+
+
+def default_rules(records: Iterable[Record]) -> dict[str, str]:
+    """Return the gate rules that metrics declare, figure to tolerance: the installed ones', then the records'.
+
+    The rules of a later record replace those of an earlier one.
+    """
+    rules = {spec.name: spec.gate for spec in _specs().values() if spec.gate is not None}
+    for record in records:
+        rules |= {name: figure["gate"] for name, figure in record["figures"].items() if "gate" in figure}
+    return rules
+
+
+def _specs() -> Mapping[tuple[str, str], MetricSpec]:
+    """The declarations of all installed metrics, by the names of metric and figure."""
+    plugins = installed()
+    return _specs_of_all(plugins, tuple(plugins.metrics))
+
+
+@functools.cache
+def _specs_of_all(plugins: Plugins, metrics: tuple[str, ...]) -> Mapping[tuple[str, str], MetricSpec]:
+    known: dict[tuple[str, str], MetricSpec] = {}
+    for name in metrics:
+        try:
+            known.update({(name, spec.name): spec for spec in specs_of(name, ANY_TASK, plugins)})
+        except HarnessError as error:
+            plugins.note(plugins.metrics.origin(name), str(error))
+    return known
