@@ -71,7 +71,7 @@ class Data:
         import numpy as np
 
         for part_name, part in self.splits():
-            where = f"{name}, {part_name} part"
+            where = f"{name}, {part_name} split"
             if len(part) == 0:
                 raise DataError(f"{where}: no examples; is the data set complete?")
             if part.inputs.shape[1:] != self.task.input_shape:
