@@ -1,4 +1,4 @@
-"""Many recordings of one layout at once: read, verified, filtered and standardised, on all processors."""
+"""Read many recordings of one layout at once: verify, filter and standardise them, on all processors."""
 
 from __future__ import annotations
 

@@ -1,10 +1,11 @@
-"""PTB-XL's two tables: which record has which labels, in which fold, of which patient."""
+"""Read PTB-XL's two tables: the labels, fold, patient and file of each record."""
 
 from __future__ import annotations
 
 import ast
 import csv
 import functools
+import os
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -18,7 +19,7 @@ FOLDS = range(1, 11)
 
 
 class Record(NamedTuple):
-    """One row of the database: ``line`` in the file, ``name`` of the record in the folder, ``labels`` it has."""
+    """One row of the database, at ``line`` of its file; ``name`` is the record's path in the folder, no suffix."""
 
     line: int
     ecg_id: int
@@ -29,7 +30,7 @@ class Record(NamedTuple):
 
 
 def read_records(folder: Path, labels: Sequence[str]) -> list[Record]:
-    """All records of the database, in its order. Raises DataError naming file and row for whatever is wrong.
+    """Return all records of the database, in its order. Raises DataError naming file and row for what is wrong.
 
     A record has a label when any key of its ``scp_codes`` belongs to that diagnostic class, whatever the
     likelihood (Strodthoff et al., IEEE JBHI 2021, 10.1109/JBHI.2020.3022989). A record without a patient
@@ -40,6 +41,7 @@ def read_records(folder: Path, labels: Sequence[str]) -> list[Record]:
     records: list[Record] = []
     lines: dict[int, int] = {}
     folds: dict[str, Record] = {}
+    files: dict[str, int] = {}
     for line, row in _rows(path, ("ecg_id", "patient_id", "scp_codes", "strat_fold", "filename_lr")):
         where = f"{path}, line {line}"
         ecg_id = _number(row["ecg_id"], where, "ecg_id")
@@ -50,26 +52,31 @@ def read_records(folder: Path, labels: Sequence[str]) -> list[Record]:
         fold = _number(row["strat_fold"], where, "strat_fold")
         if fold not in FOLDS:
             raise DataError(f"{where}: strat_fold is {fold}, not 1 to 10; {REMEDY}")
-        if not row["filename_lr"]:
-            raise DataError(f"{where}: filename_lr is empty; {REMEDY}")
+        file = _record_file(row["filename_lr"], where)
+        if file in files:
+            raise DataError(
+                f"{where}: filename_lr {row['filename_lr']} is the recording of line {files[file]} as well, so that "
+                f"training could see recordings of the test split; {REMEDY}"
+            )
+        files[file] = line
         patient = str(_number(row["patient_id"], where, "patient_id")) if row["patient_id"] else f"ecg-{ecg_id}"
         codes = _codes(row["scp_codes"])
         if codes is None:
             raise DataError(f"{where}: scp_codes is not a dictionary of codes: {row['scp_codes'][:60]!r}; {REMEDY}")
-        found = frozenset(classes[code] for code in codes if code in classes)
-        record = Record(line, ecg_id, patient, fold, row["filename_lr"], found)
+        record_labels = frozenset(classes[code] for code in codes if code in classes)
+        record = Record(line, ecg_id, patient, fold, row["filename_lr"], record_labels)
         first = folds.setdefault(patient, record)
         if first.fold != fold:
             raise DataError(
                 f"{where}: patient {patient} is in fold {fold} here and in fold {first.fold} in line {first.line}, "
-                f"so that training would see patients of the test; {REMEDY}"
+                f"so that training would see patients of the test split; {REMEDY}"
             )
         records.append(record)
     return records
 
 
 def read_classes(path: Path, labels: Sequence[str]) -> dict[str, str]:
-    """The label of each diagnostic code. Raises DataError for a class that is none of ``labels``."""
+    """Return the label of each diagnostic code. Raises DataError for a class that is not in ``labels``."""
     classes = {}
     for line, row in _rows(path, ("", "diagnostic_class")):
         label = row["diagnostic_class"]
@@ -82,7 +89,7 @@ def read_classes(path: Path, labels: Sequence[str]) -> dict[str, str]:
 
 
 def _rows(path: Path, columns: Sequence[str]) -> Iterator[tuple[int, Mapping[str, str]]]:
-    """Line number and row of a CSV file, which must have these columns; cells are stripped of blanks."""
+    """Yield line number and row of a CSV file that has these columns; cells are stripped of blanks."""
     try:
         with path.open(newline="", encoding="utf-8-sig") as file:
             reader = csv.reader(file)
@@ -91,6 +98,8 @@ def _rows(path: Path, columns: Sequence[str]) -> Iterator[tuple[int, Mapping[str
                 if column not in header:
                     name = f"column {column!r}" if column else "unnamed first column (the codes)"
                     raise DataError(f"{path}: no {name}; it has {', '.join(header) or 'nothing'}; {REMEDY}")
+                if header.count(column) > 1:
+                    raise DataError(f"{path}: has the column {column!r} twice; {REMEDY}")
             places = {column: header.index(column) for column in columns}
             for row in reader:
                 if len(row) != len(header):
@@ -102,8 +111,18 @@ def _rows(path: Path, columns: Sequence[str]) -> Iterator[tuple[int, Mapping[str
         raise DataError(f"{path}: cannot be read as a CSV file ({error}); {REMEDY}") from error
 
 
+def _record_file(name: str, where: str) -> str:
+    """One spelling for each file that a ``filename_lr`` can name. Raises DataError for a name outside the folder."""
+    if not name:
+        raise DataError(f"{where}: filename_lr is empty; {REMEDY}")
+    file = os.path.normcase(os.path.normpath(name))
+    if "\0" in name or os.path.isabs(file) or file.split(os.sep)[0] == os.pardir:
+        raise DataError(f"{where}: filename_lr {name!r} is not a path in the folder; {REMEDY}")
+    return file
+
+
 def _number(text: str, where: str, column: str) -> int:
-    """A whole number, which pandas may have written as ``15709.0``."""
+    """Parse a whole number, which pandas may have written as ``15709.0``."""
     try:
         number = float(text)
         if number != int(number):
@@ -115,7 +134,7 @@ def _number(text: str, where: str, column: str) -> int:
 
 @functools.lru_cache(maxsize=2**15)
 def _codes(text: str) -> tuple[str, ...] | None:
-    """The keys of the dictionary that ``text`` spells, or None when it spells none."""
+    """Return the keys of the dictionary literal ``text``, or None when it is not one."""
     try:
         value = ast.literal_eval(text)
     except (ValueError, SyntaxError, TypeError, MemoryError, RecursionError):

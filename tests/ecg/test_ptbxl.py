@@ -1,4 +1,4 @@
-"""PTB-XL from its official layout: labels, split, standardisation, cache, and what is said of a damaged folder."""
+"""Load PTB-XL: labels, splits, standardisation, cache, downloads, and messages about damaged folders."""
 
 from __future__ import annotations
 
@@ -197,9 +197,9 @@ ROW = rf"\[.*{LINE}, ecg_id 5\]"
         (record(fs=500), rf"sampled at 500 Hz, not 100 Hz.*{ROW}"),
         (record(leads=11), rf"no lead V6.*{ROW}"),
         (record(sig_name=["II", "I", "III", "AVR", "AVL", "AVF", *(f"V{i}" for i in range(1, 7))]), f"order.*{ROW}"),
-        (record(length=999), rf"999 samples a signal, not 1000.*{ROW}"),
+        (record(length=999), rf"999 samples per signal, not 1000.*{ROW}"),
         (record(units=["uV"] * 12), rf"signal I is in uV, not in mV.*{ROW}"),
-        (record(fmt=["24"] * 12), rf"signal format 24; only 16.*{ROW}"),
+        (record(fmt=["24"] * 12, sample=-(2**23)), rf"lead AVR has no valid sample at 5.*{ROW}"),
         (record(sample=-(2**15)), rf"lead AVR has no valid sample at 5.*{ROW}"),
         (without("strat_fold"), "ptbxl_database.csv: no column 'strat_fold'"),
         (without("scp_codes"), "ptbxl_database.csv: no column 'scp_codes'"),
@@ -212,6 +212,20 @@ ROW = rf"\[.*{LINE}, ecg_id 5\]"
         (spoil_row(scp_codes="open('x')"), rf"{LINE} \(ecg_id 5\): scp_codes is not a dictionary"),
         (spoil_row(filename_lr=""), rf"{LINE} \(ecg_id 5\): filename_lr is empty"),
         (spoil_row(filename_lr="records100/x"), r"records100/x\.hea: missing"),
+        (
+            spoil_row(filename_lr="records100/\0x"),
+            rf"{LINE} \(ecg_id 5\): filename_lr 'records100/.x00x' is not a path",
+        ),
+        (spoil_row(filename_lr="/records100/x"), rf"{LINE} \(ecg_id 5\): filename_lr '/records100/x' is not a path"),
+        (spoil_row(filename_lr="x/../../y"), rf"{LINE} \(ecg_id 5\): filename_lr 'x/../../y' is not a path in the"),
+        (
+            spoil_row(filename_lr=RECORD.format(20)),
+            r"line 21 \(ecg_id 20\): filename_lr records100/00000/00020_lr is the recording of line 6 as well",
+        ),
+        (
+            spoil_row(filename_lr="records100/./00000//00001_lr"),
+            rf"{LINE} \(ecg_id 5\): filename_lr .* is the recording of line 2 as well",
+        ),
         (spoil_row(patient_id="1009"), r"line 18 .*patient 1009 is in fold 9 here and in fold 3 in line 6"),
         (lambda folder, rows: (folder / "scp_statements.csv").unlink() and None, "scp_statements.csv: missing"),
         (
@@ -241,12 +255,20 @@ def test_damage_is_named_by_file_and_row(
 def test_a_dead_lead_cannot_be_standardised(tiny: Path, rows: Rows, cache: Path) -> None:
     samples = np.random.default_rng(2).integers(-9, 9, (1000, 12))
     samples[:, 7] = 0
-    write_record(tiny, RECORD.format(1), samples)
     for row in rows:
-        row["filename_lr"] = RECORD.format(1)
-    write_tables(tiny, rows)
+        write_record(tiny, str(row["filename_lr"]), samples)
     with pytest.raises(DataError, match="lead V2 is constant in the whole training split"):
         PTBXL().load(tiny, cache)
+
+
+def test_records_in_another_format_give_the_same_inputs(tiny: Path, cache: Path) -> None:
+    expected = PTBXL().load(tiny, cache)
+    for ecg_id in (3, 20):
+        samples = wfdb.rdrecord(str(tiny / RECORD.format(ecg_id)), physical=False).d_signal
+        write_record(tiny, RECORD.format(ecg_id), samples, fmt=["212"] * 12)
+    data = PTBXL().load(tiny, cache)
+    for (_, a), (_, b) in zip(expected.splits(), data.splits(), strict=True):
+        np.testing.assert_array_equal(a.inputs, b.inputs)
 
 
 # ----------------------------------------------------------------------------------------------------------- fetch
