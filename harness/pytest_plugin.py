@@ -12,7 +12,8 @@ import pytest
 from harness.errors import HarnessError, Unsupported, UsageError, check_writable, explain_disk_errors
 from harness.plugin.manager import installed
 from harness.pytest_options import add_options, check_options, chosen_preset, repeated_options, run_options
-from harness.records.record import FIELD, SAMPLES, Left, Record, left_of
+from harness.records.record import Record, Unmeasured, to_json
+from harness.records.runs import FIELD, SAMPLES, unmeasured
 from harness.store.shared import shared_url, without_password
 from harness.suite.collect import cells_of
 from harness.suite.matrix import Cell, Matrix
@@ -47,10 +48,10 @@ class State:
         self.told = 0
 
     @property
-    def left(self) -> list[Left]:
+    def left(self) -> list[Unmeasured]:
         """The cells that were selected and not measured, each with why."""
         chosen = [] if self.session is None else self.session.chosen
-        return left_of(chosen, self.records, self.unmeasured, self.unsupported)
+        return unmeasured(chosen, self.records, self.unmeasured, self.unsupported)
 
 
 STATE = pytest.StashKey[State]()
@@ -238,11 +239,11 @@ def pytest_runtestloop(session: pytest.Session) -> Iterator[None]:
 
 def _judge(run: Session, state: State, baseline: Baseline, config: pytest.Config) -> None:
     """Say what has become of the earlier run's cells: measured, lost, or left out on purpose."""
-    from harness.gate.judge import judge, name_of
+    from harness.gate.judge import judge
     from harness.gate.text import Background, gate_text, typed, write_findings
     from harness.run.declarations import default_rules
 
-    new = {name_of(record): record for record in state.records}
+    new = {record.name: record for record in state.records}
     unmeasured = {
         # Of what pytest itself skipped, by a marker or a plugin, no more is known.
         cell.name: "selected, and not measured" if cell.skip is None else f"skipped: {cell.skip}"
@@ -251,7 +252,7 @@ def _judge(run: Session, state: State, baseline: Baseline, config: pytest.Config
     }
     lost = baseline.lost(state.collected, state.known, unmeasured | state.unmeasured)
     defaults = default_rules([*baseline.records.values(), *state.records])
-    found = judge(baseline.records, new, lost, lambda record: run.options.policy(record.get("gate", {}), defaults))
+    found = judge(baseline.records, new, lost, lambda record: run.options.policy(record.gate, defaults))
     here = {suite: os.path.relpath(config.rootpath / suite, config.invocation_params.dir) for suite in state.collected}
     documents, options = run.documents(state.records), typed(repeated_options(config))
     background = Background(baseline.file, baseline.documents, documents, options, here)
@@ -302,12 +303,16 @@ def pytest_sessionfinish(session: pytest.Session, exitstatus: int) -> None:
             session.exitstatus = state.exit_code
 
 
-@pytest.hookimpl(optionalhook=True)
+@pytest.hookimpl(optionalhook=True, tryfirst=True)
 def pytest_benchmark_update_json(config: pytest.Config, output_json: dict[str, Any]) -> None:
-    """Add what the cells' artefacts depend on, so that a later run can say what changed."""
+    """Write the records as plain JSON, now that they have their verdicts, and what the cells' artefacts depend on."""
     state = config.stash[STATE]
+    for entry in output_json["benchmarks"]:
+        if isinstance(record := entry["extra_info"].get(FIELD), Record):
+            entry["extra_info"][FIELD] = to_json(record)
     if state.session is not None and state.records:
-        output_json[FIELD] = {"documents": state.session.documents(state.records), "left": state.left}
+        documents = state.session.documents(state.records)
+        output_json[FIELD] = {"documents": documents, "left": to_json(state.left)}
 
 
 # --------------------------------------------------------------------------------------------------------- reports

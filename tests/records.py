@@ -1,14 +1,17 @@
-"""What tests of reports share: records of made-up cells, and a look into a printed table."""
+"""What tests of records share: the JSON and the classes of made-up cells, and a look into a printed table."""
 
 from __future__ import annotations
 
+import copy
 from typing import Any
 
-from harness.records.record import Record
+from harness.records.record import Record, decode
+
+INTERVAL = {"level": 0.95, "method": "made up"}
 
 
-def record(**changes: Any) -> Record:
-    """The record of one cell; ``changes`` are its axes, or any of figures, difference, ratio, synthetic."""
+def record(**changes: Any) -> Any:
+    """The JSON of a cell's record; ``changes`` are its axes, or any of figures, difference, ratio, synthetic."""
     axes: dict[str, Any] = {
         "dataset": "toy",
         "architecture": "conv",
@@ -26,7 +29,7 @@ def record(**changes: Any) -> Record:
     def identify(options: dict[str, Any]) -> str:
         return "-".join(str(options[name]) for name in ("architecture", "training", "pruning", "precision", "seed"))
 
-    made: Any = {
+    return {
         "schema": 1,
         "suite": "suites/toy.py",
         "matrix": "m",
@@ -37,25 +40,42 @@ def record(**changes: Any) -> Record:
         "synthetic": changes.get("synthetic", False),
         "preset": "quick",
         "device": "cpu",
+        "artefact": {"key": "a" * 64, "sha256": "a" * 64},
+        "reference_artefact": {"key": "b" * 64, "sha256": "b" * 64},
+        "steps": [],
         "figures": {
             name: {"metric": name, "value": value, "unit": "", "better": None, "digits": 4, "headline": True}
             for name, value in figures.items()
         },
-        "differences": {
-            "auroc": dict(zip(("value", "low", "high"), changes.get("difference", (0.0, 0.0, 0.0)), strict=True))
-        },
+        "differences": {"auroc": interval(*changes.get("difference", (0.0, 0.0, 0.0)))},
         "test_examples": 20,
         "timing": {
             "profile": {},
             "processes": 4,
             "pairs": 50,
-            "ratio": dict(zip(("value", "low", "high"), ratio, strict=True)),
+            "warmup": 100,
+            "ratio": interval(*ratio),
             "environment": [{"threads": 1, "allocator": "jemalloc"}],
         }
         if ratio
         else None,
+        "versions": {"torch": "2.13.0"},
     }
-    return made
+
+
+def interval(value: float, low: float | None, high: float | None) -> dict[str, Any]:
+    """The JSON of an interval."""
+    return {"value": value, "low": low, "high": high} | INTERVAL
+
+
+def verdict(kind: str, reason: str = "", margin: float = 0.01) -> dict[str, Any]:
+    """The JSON of a verdict."""
+    return {"kind": kind, "margin": margin, "p": None, "processes_needed": None, "reason": reason, "confirmation": None}
+
+
+def decoded(document: Any) -> Record:
+    """The record of a JSON object, which may still be changed afterwards."""
+    return decode(copy.deepcopy(document))
 
 
 def line(text: str, *words: str) -> list[str]:

@@ -1,4 +1,4 @@
-"""What tests of the history share: records that are complete, and benchmark files of made-up runs."""
+"""What tests of runs share: the JSON of complete records, and run files of made-up runs."""
 
 from __future__ import annotations
 
@@ -10,8 +10,6 @@ from pathlib import Path
 from typing import Any
 
 import records
-
-from harness.records.record import Record
 
 MACHINE: dict[str, Any] = {
     "cpu": "Some CPU",
@@ -27,28 +25,18 @@ MACHINE: dict[str, Any] = {
 START = datetime(2026, 3, 1, 12, tzinfo=UTC)
 
 
-def cell(ratio: float | None = 1.0, error: float = 0.001, **changes: Any) -> Record:
-    """A complete record; ``error`` is the ratio's relative standard error, of four processes.
+def cell(ratio: float | None = 1.0, error: float = 0.001, **changes: Any) -> Any:
+    """The JSON of a complete record; ``error`` is the ratio's relative standard error, of four processes.
 
     ``changes`` are its axes, its figures, its ``machine`` (None: without), entries of its ``timing``, or its own.
     """
     half = 3.182 * error
     bounds = None if ratio is None else (ratio, ratio * math.exp(-half), ratio * math.exp(half))
-    made: Any = records.record(**{"ratio": bounds} | changes)
-    interval = {"level": 0.95, "method": "made up"}
-    made["differences"]["auroc"] |= interval
-    made |= {
-        "artefact": {"key": "a" * 64, "sha256": "a" * 64},
-        "reference_artefact": {"key": "b" * 64, "sha256": "b" * 64},
-        "steps": [],
-        "versions": {"torch": "2.13.0"},
-    }
+    made = records.record(**{"ratio": bounds} | changes)
     made["figures"]["file_size"] = {**made["figures"]["parameters"], "metric": "size", "unit": "kB", "headline": False}
     made["figures"]["parameters"] |= {"metric": "size", "headline": False, "digits": 0}
     made["figures"]["auroc"] |= {"metric": "quality", "better": "higher"}
     if made["timing"] is not None:
-        made["timing"] |= {"warmup": 100}
-        made["timing"]["ratio"] |= interval
         made["timing"] |= changes.get("timing", {})
     made |= {name: value for name, value in changes.items() if name in ENTRIES}
     machine = changes.get("machine", MACHINE)
@@ -61,14 +49,13 @@ ENTRIES = ("suite", "matrix", "cell", "reference", "preset", "device", "artefact
            "test_examples")  # fmt: skip
 
 
-def contaminated(**changes: Any) -> Record:
-    """A record whose timing was disturbed."""
-    verdict = {"kind": "contaminated", "margin": 0.01, "p": None, "processes_needed": None, "reason": "steal"}
-    return cell(timing={"verdict": verdict | {"confirmation": None}}, **changes)
+def contaminated(**changes: Any) -> Any:
+    """The JSON of a record whose timing was disturbed."""
+    return cell(timing={"verdict": records.verdict("contaminated", "steal")}, **changes)
 
 
 def write(file: Path, made: Sequence[Any], day: float = 0, **entries: Any) -> Path:
-    """A benchmark file of these records, made so many days after `START` from a commit of its own."""
+    """A run file of these records, made so many days after `START` from a commit of its own."""
     date = START + timedelta(days=day)
     commit = {"id": f"{round(day * 1000) + 1:040x}"[::-1], "branch": "main", "dirty": False, "time": None}
     benchmarks = [{"name": "x", "extra_info": {"harness": record}} for record in made]

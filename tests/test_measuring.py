@@ -13,7 +13,7 @@ import pytest
 from harness.gate.latency import BETWEEN_RUNS
 from harness.measure.noise import SIGNALS
 from harness.measure.warmup import TOLERANCE, WINDOW
-from harness.records.record import read
+from harness.records.runs import read_records
 from harness.run.deployment import TIMED_INPUTS
 from harness.suite.presets import PRESETS
 from harness.text import DEFAULT_MARGIN, format_margin
@@ -163,7 +163,7 @@ def test_references_are_cited_and_citations_are_referenced() -> None:
 def test_networks_of_one_shape_differ_in_their_records_as_is_said() -> None:
     latencies: dict[tuple[str, ...], list[tuple[float, float]]] = {}
     for file in ("cnn", "rnn", "resnet"):
-        for record in read(ROOT / "results" / "ptbxl" / f"{file}.json"):
+        for record in read_records(ROOT / "results" / "ptbxl" / f"{file}.json"):
             timing, axes = record["timing"], record["axes"]
             assert timing is not None
             shape = (file, str(axes["profile"]), str(axes["precision"]), str(axes["pruning"]).partition("keep")[2])

@@ -10,8 +10,9 @@ import pytest
 
 from calibration_tables import summarize, table
 from harness.plugin.manager import installed
-from harness.records.record import Record, read
+from harness.records.record import Record
 from harness.records.runs import read as read_run
+from harness.records.runs import read_records
 from harness.report.charts import all_charts, slug
 from harness.report.model import report
 from harness.report.page import island
@@ -43,13 +44,13 @@ def test_there_are_results() -> None:
 
 @pytest.mark.parametrize("file", FILES, ids=lambda file: file.stem)
 def test_a_table_is_what_its_records_give(file: Path) -> None:
-    assert file.with_suffix(".txt").read_text().rstrip("\n") == report_text(read(file), installed(), 200)
+    assert file.with_suffix(".txt").read_text().rstrip("\n") == report_text(read_records(file), installed(), 200)
 
 
 @pytest.mark.parametrize("table", STUDIES, ids=lambda table: table.stem)
 def test_a_study_s_table_is_what_the_records_give(table: Path) -> None:
     name, runs = STUDIES[table]
-    records = [record for run in runs for record in read(RESULTS / f"{run}.json")]
+    records = [record for run in runs for record in read_records(RESULTS / f"{run}.json")]
     found = compare(installed().studies.get(name), records)
     assert table.read_text().rstrip("\n") == study_text(found, 160)
     assert f"`studies/{table.stem}`" in (RESULTS / "README.md").read_text()
@@ -85,7 +86,7 @@ def test_other_observers_were_tried_on_the_networks_of_the_records(table: Path) 
     rows = [re.split(r" {2,}", line.strip()) for line in lines[4:]]
     found: dict[str, Record] = {}
     for run in ("cnn", "rnn"):
-        for record in read(RESULTS / "ptbxl" / f"{run}.json"):
+        for record in read_records(RESULTS / "ptbxl" / f"{run}.json"):
             axes = record["axes"]
             if axes["training"] == "plain" and not axes["profile"].startswith("native"):
                 found[f"{axes['architecture']} {axes['pruning']} {axes['precision']}"] = record
@@ -99,7 +100,7 @@ def test_other_observers_were_tried_on_the_networks_of_the_records(table: Path) 
 
 @pytest.mark.parametrize("file", FILES, ids=lambda file: file.stem)
 def test_results_are_of_real_data_and_say_where_they_come_from(file: Path) -> None:
-    for record in read(file):
+    for record in read_records(file):
         assert not record["synthetic"]
         assert len(record["artefact"]["key"]) == len(record["artefact"]["sha256"]) == 64
     assert f"`{file.relative_to(RESULTS).with_suffix('')}`" in (RESULTS / "README.md").read_text()

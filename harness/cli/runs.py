@@ -71,7 +71,7 @@ def add_margin(command: argparse.ArgumentParser) -> None:
 
 
 def _report(options: argparse.Namespace) -> None:
-    from harness.records.record import identity, read
+    from harness.records.runs import read_records
     from harness.report.terminal import report_text
 
     if options.output is not None or options.figures is not None:
@@ -81,7 +81,7 @@ def _report(options: argparse.Namespace) -> None:
         return
     plugins = installed()
     try:
-        newest = {identity(record): record for file in options.runs for record in read(file)}
+        newest = {record.identity: record for file in options.runs for record in read_records(file)}
         records, width = list(newest.values()), shutil.get_terminal_size((120, 40)).columns
         if options.study is None:
             print(report_text(records, plugins, width))
@@ -156,7 +156,7 @@ def _compare(options: argparse.Namespace) -> int:
     if len(options.runs) > 2:
         _history(argparse.Namespace(runs=options.runs, margin=DEFAULT_MARGIN, figure=None, json=False, all=False))
         return 0
-    from harness.gate.judge import judge, name_of
+    from harness.gate.judge import judge
     from harness.gate.text import Background, gate_text, typed, write_findings
     from harness.policy.baseline import Baseline
     from harness.policy.rules import check_figures, parse_rules, policy, project_rules
@@ -166,13 +166,13 @@ def _compare(options: argparse.Namespace) -> int:
     project, rules = project_rules(Path()), parse_rules(options.gate) if options.gate else {}
     earlier, later = options.runs
     run = read(later)
-    check_figures(rules, {name: found["better"] for record in run.records for name, found in record["figures"].items()})
-    new = {name_of(record): record for record in run.records}
-    baseline = Baseline.of(earlier, run.records[0]["preset"]).aligned({record["suite"] for record in run.records})
+    check_figures(rules, {name: figure.better for record in run.records for name, figure in record.figures.items()})
+    new = {record.name: record for record in run.records}
+    baseline = Baseline.of(earlier, run.records[0].preset).aligned({record.suite for record in run.records})
     lost = {name: f"{later} has no record of it" for name in baseline.records if name not in new}
     defaults = default_rules([*baseline.records.values(), *run.records])
-    found = judge(baseline.records, new, lost, lambda record: policy(defaults, project, record.get("gate", {}), rules))
-    again = {"--harness-preset": run.records[0]["preset"], "--harness-against": earlier, "--harness-gate": options.gate}
+    found = judge(baseline.records, new, lost, lambda record: policy(defaults, project, record.gate, rules))
+    again = {"--harness-preset": run.records[0].preset, "--harness-against": earlier, "--harness-gate": options.gate}
     background = Background(earlier, baseline.documents, run.documents, typed(again))
     print(gate_text(found, background))
     write_findings(found, background, options.summary, options.junit)

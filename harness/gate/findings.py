@@ -7,7 +7,7 @@ from collections.abc import Callable
 from typing import Literal
 
 from harness.policy.rules import Tolerance
-from harness.records.machine_id import fingerprint, same_machine
+from harness.records.machine_id import same_machine
 from harness.records.record import Against, Interval, Record
 
 #: "fine" is no worse than the tolerance allows.
@@ -64,15 +64,15 @@ def placed(worse: Change, allowed: float) -> tuple[Kind, str]:
 
 def change_of(found: Interval) -> Change:
     """An interval of a record as a change."""
-    return Change(found["value"], found["low"], found["high"])
+    return Change(found.value, found.low, found.high)
 
 
 def measured_again(old: Record, new: Record) -> Against | None:
     """What the new run measured of the very model that the old record is of."""
-    found = new.get("against")
-    return found if found is not None and found["artefact"]["key"] == old["artefact"]["key"] else None
+    found = new.against
+    return found if found is not None and found.artefact.key == old.artefact.key else None
 
 
 def on_one_machine(old: Record, new: Record) -> bool:
     """Whether both records are known to be of one machine."""
-    return same_machine(fingerprint(old), fingerprint(new))
+    return same_machine(old.fingerprint, new.fingerprint)

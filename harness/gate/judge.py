@@ -62,18 +62,13 @@ class Judgement:
         return EXIT_CODES[self.failures[0]] if self.failures else 0
 
 
-def name_of(record: Record) -> str:
-    """A cell's name in all runs: what pytest calls its item."""
-    return f"{record['suite']}::{record['matrix']}[{record['cell']}]"
-
-
 def judge(
     old: Mapping[str, Record],
     new: Mapping[str, Record],
     lost: Mapping[str, str],
     policy_of: Callable[[Record], Policy],
 ) -> Judgement:
-    """Compare two runs' records, which are by their names (``name_of``).
+    """Compare two runs' records, which are by their names (`Record.name`).
 
     ``lost`` has the cells of the earlier run that this one should have, each with the reason why it has not. What is
     neither there nor in ``new`` was left out on purpose, and is not judged.

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from harness.gate.findings import Change, Finding, Kind, change_of, measured_again, on_one_machine, placed
 from harness.policy.rules import LATENCY, Tolerance
 from harness.records.changes import environment
-from harness.records.record import Against, Record, Timing
+from harness.records.record import Record, Timing
 from harness.text import format_margin
 
 #: Where the earlier model cannot be timed again, both runs' ratios to the reference are compared. Between undisturbed
@@ -21,17 +21,17 @@ NO_INTERVAL = "from the records, which have no interval"
 def judge_latency(old: Record, new: Record, tolerance: Tolerance) -> Finding | None:
     """The latency: of both models in pairs, or else of each beside its reference in its own run."""
     again = measured_again(old, new)
-    if new["timing"] is None:
-        if old["timing"] is not None:
+    if new.timing is None:
+        if old.timing is not None:
             reason = "this run timed nothing, and the earlier one did"
             return Finding(LATENCY, "inconclusive", None, None, None, tolerance, reason=reason)
         return None
-    if again is not None and again["timing"] is not None:
-        return _in_pairs(again["timing"], _latency_of(again), again["latency"], tolerance)
-    if old["timing"] is not None:
-        same = old["artefact"]["sha256"] == new["artefact"]["sha256"] or (again is not None and again["same"])
-        why = new["against"]["reason"] if "against" in new else ""
-        return _beside_references(old, new, old["timing"], new["timing"], same, why, tolerance)
+    if again is not None and again.timing is not None:
+        return _in_pairs(again.timing, again.value(LATENCY), again.latency, tolerance)
+    if old.timing is not None:
+        same = old.artefact.sha256 == new.artefact.sha256 or (again is not None and again.same)
+        why = "" if new.against is None else new.against.reason
+        return _beside_references(old, new, old.timing, new.timing, same, why, tolerance)
     return None
 
 
@@ -45,13 +45,13 @@ def _in_pairs(timing: Timing, earlier: float | None, now: float | None, toleranc
     }
     kind: Kind = "inconclusive"
     reason = "the run ended before it was judged"
-    how = f"timed in pairs with the earlier model, {timing['processes']} processes"
-    verdict = timing.get("verdict")
+    how = f"timed in pairs with the earlier model, {timing.processes} processes"
+    verdict = timing.verdict
     if verdict is not None:
-        kind, reason = kinds.get(verdict["kind"], kind), verdict["reason"]
+        kind, reason = kinds.get(verdict.kind, kind), verdict.reason
     if kind == "regressed":
         how += ", confirmed by fresh ones"
-    return Finding(LATENCY, kind, earlier, now, change_of(timing["ratio"]), tolerance, "us", 1, how, reason)
+    return Finding(LATENCY, kind, earlier, now, change_of(timing.ratio), tolerance, "us", 1, how, reason)
 
 
 def _beside_references(
@@ -65,9 +65,9 @@ def _beside_references(
 
     problem, contaminated = _incomparable(old, new), ""
     for run, timing in (("the earlier", before), ("this", now)):
-        verdict = timing.get("verdict")
-        if verdict is not None and verdict["kind"] == "contaminated":
-            contaminated = f"{run} run was contaminated: {verdict['reason']}"
+        verdict = timing.verdict
+        if verdict is not None and verdict.kind == "contaminated":
+            contaminated = f"{run} run was contaminated: {verdict.reason}"
     if same and (problem or contaminated):
         reason = f"whether what runs it became slower is not known: {problem or contaminated}"
         return unknown("fine", "the same file", reason)
@@ -78,7 +78,7 @@ def _beside_references(
     from harness.stats.ratios import quotient
 
     margin = max(tolerance.value, BETWEEN_RUNS)
-    change = Change(*quotient(before["per_process"], now["per_process"]))
+    change = Change(*quotient(before.per_process, now.per_process))
     kind, reason = placed(change.map(math.log), math.log1p(margin))
     if kind == "inconclusive" and same:  # only code that runs it can have become slower, and that is not shown
         kind, reason = "fine", "the same file"
@@ -88,7 +88,7 @@ def _beside_references(
         # Nobody can time it again beside itself, and what is known to be the same cannot have become slower.
         kind, reason = "inconclusive", "slower, though the file, its key and all versions are the same"
     how = f"each run's ratio to its reference, at {format_margin(margin)}{known}"
-    ratios = before["ratio"]["value"], now["ratio"]["value"]
+    ratios = before.ratio.value, now.ratio.value
     return Finding(LATENCY, kind, *ratios, change, tolerance, "of the reference", 3, how, reason)
 
 
@@ -96,16 +96,16 @@ def _incomparable(old: Record, new: Record) -> str:
     """Why two runs' ratios to the reference cannot be compared; empty when they can."""
     if not on_one_machine(old, new):
         return "the earlier run is of another machine"
-    if old["cell"] == old["reference"]:
+    if old.is_reference:
         return "this cell is its own reference"
-    if old["reference_artefact"]["sha256"] != new["reference_artefact"]["sha256"]:
+    if old.reference_artefact.sha256 != new.reference_artefact.sha256:
         return "its reference changed too"
     for run, record in (("the earlier", old), ("this", new)):
-        timing = record["timing"]
-        if timing is None or len(timing.get("per_process", ())) < 2:
+        timing = record.timing
+        if timing is None or len(timing.per_process) < 2:
             return f"{run} run's ratio has no interval"
-        if not all(math.isfinite(ratio) and ratio > 0 for ratio in timing["per_process"]):
-            return f"{run} run has ratios that no clock gives, {timing['per_process']}"
+        if not all(math.isfinite(ratio) and ratio > 0 for ratio in timing.per_process):
+            return f"{run} run has ratios that no clock gives, {timing.per_process}"
     if environment(old) != environment(new):
         return "it was timed in another environment"
     return ""
@@ -113,9 +113,4 @@ def _incomparable(old: Record, new: Record) -> str:
 
 def _changed(old: Record, new: Record) -> bool:
     """Whether anything that is known of what runs one and the same file is another."""
-    return old["artefact"]["key"] != new["artefact"]["key"] or old["versions"] != new["versions"]
-
-
-def _latency_of(again: Against) -> float | None:
-    found = again["figures"].get(LATENCY)
-    return None if found is None else found["value"]
+    return old.artefact.key != new.artefact.key or old.versions != new.versions

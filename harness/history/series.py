@@ -15,7 +15,7 @@ from scipy import stats
 from harness.api import Profile
 from harness.keys import to_jsonable
 from harness.records.changes import Documents, around_it, of_the_cell
-from harness.records.machine_id import Fingerprint, fingerprint
+from harness.records.machine_id import Fingerprint
 from harness.records.record import Interval, Record
 from harness.records.runs import Run
 from harness.run.declarations import declaration
@@ -135,7 +135,7 @@ def history(runs: Sequence[Run], margin: float) -> History:
         for record in run.records:
             setting = _setting(record)
             if setting.machine.known:
-                found.setdefault(setting, collections.defaultdict(dict))[record["cell"]][number] = record
+                found.setdefault(setting, collections.defaultdict(dict))[record.cell][number] = record
             elif number not in unknown:
                 unknown.append(number)
     documents = [run.documents for run in runs]
@@ -144,16 +144,16 @@ def history(runs: Sequence[Run], margin: float) -> History:
 
 
 def _setting(record: Record) -> Setting:
-    timing = record["timing"]
+    timing = record.timing
     return Setting(
-        machine=fingerprint(record),
-        suite=record["suite"],
-        matrix=record["matrix"],
-        preset=record["preset"],
-        device=record["device"],
-        synthetic=record["synthetic"],
-        protocol="not timed" if timing is None else timing.get("protocol", "paired"),
-        profile="" if timing is None else json.dumps(PROFILE | timing["profile"], sort_keys=True),
+        machine=record.fingerprint,
+        suite=record.suite,
+        matrix=record.matrix,
+        preset=record.preset,
+        device=record.device,
+        synthetic=record.synthetic,
+        protocol=record.protocol or "not timed",
+        profile="" if timing is None else json.dumps(PROFILE | timing.profile, sort_keys=True),
     )
 
 
@@ -176,11 +176,11 @@ def _group(
 def _figures(records: Mapping[int, Record]) -> list[str]:
     """Name the figures to follow: the ratio, the headlines, and what the gate judges by default."""
     names: dict[str, None] = {}
-    if any(record["timing"] is not None for record in records.values()):
+    if any(record.timing is not None for record in records.values()):
         names[RATIO] = None
     for number in sorted(records, reverse=True):
-        for name, figure in records[number]["figures"].items():
-            if figure["headline"] or declaration(name, figure).gate is not None:
+        for name, figure in records[number].figures.items():
+            if figure.headline or declaration(name, figure).gate is not None:
                 names[name] = None
     return list(names)
 
@@ -192,14 +192,14 @@ def _series(
     scale: Scale = "ratio"
     better: str | None = "lower"
     last = records[max(records)]
-    reference = last["reference"]
+    reference = last.reference
     points = []
     for number, record in records.items():
         if name == RATIO:
             points.append(_ratio(number, record, reference))
-        elif name in record["figures"]:
-            figure = record["figures"][name]
-            unit, digits, better = figure["unit"], figure["digits"], figure["better"]
+        elif name in record.figures:
+            figure = record.figures[name]
+            unit, digits, better = figure.unit, figure.digits, figure.better
             scale = "ratio" if unit in CLOCK else "exact" if declaration(name, figure).exact else "plain"
             points.append(_figure(number, record, name))
     counted = [point for point in points if not point.left_out]
@@ -223,15 +223,15 @@ def _series(
 
 
 def _ratio(number: int, record: Record, reference: str) -> Point:
-    timing = record["timing"]
+    timing = record.timing
     if timing is None:
         return Point(number, None, left_out="not timed")
-    ratio = timing["ratio"]
-    value = _number(ratio["value"], positive=True)
-    low, high = _number(ratio["low"], positive=True), _number(ratio["high"], positive=True)
-    error = _error_of_log(ratio, low, high, timing["processes"])
-    left_out = "undefined" if value is None else _contamination(record)
-    if record["reference"] != reference:
+    ratio = timing.ratio
+    value = _number(ratio.value, positive=True)
+    low, high = _number(ratio.low, positive=True), _number(ratio.high, positive=True)
+    error = _error_of_log(ratio, low, high, timing.processes)
+    left_out = "undefined" if value is None else ("contaminated" if record.disturbed else "")
+    if record.reference != reference:
         left_out = "of another reference"
     return Point(number, value, low, high, error, left_out)
 
@@ -241,29 +241,20 @@ def _figure(number: int, record: Record, name: str) -> Point:
 
     The same patients answer in every run: what their choice adds to a figure it adds to all.
     """
-    figure = record["figures"][name]
-    clock = figure["unit"] in CLOCK
-    value = _number(figure["value"], positive=clock)
-    interval = figure.get("interval")
-    low, high = (None, None) if interval is None else (_number(interval["low"]), _number(interval["high"]))
-    left_out = "undefined" if value is None else _contamination(record) if clock else ""
+    figure = record.figures[name]
+    clock = figure.unit in CLOCK
+    value = _number(figure.value, positive=clock)
+    interval = figure.interval
+    low, high = (None, None) if interval is None else (_number(interval.low), _number(interval.high))
+    left_out = "undefined" if value is None else ("contaminated" if record.disturbed else "") if clock else ""
     return Point(number, value, low, high, left_out=left_out)
-
-
-def _contamination(record: Record) -> str:
-    timing = record["timing"]
-    if timing is None:
-        return ""
-    verdict = timing.get("verdict")
-    beyond = any(signal["beyond"] for signal in timing.get("signals", []))
-    return "contaminated" if beyond or (verdict is not None and verdict["kind"] == "contaminated") else ""
 
 
 def _error_of_log(ratio: Interval, low: float | None, high: float | None, processes: int) -> float | None:
     """The standard error behind Student's interval over processes; None without one."""
-    if low is None or high is None or not low < high or processes < 2 or not 0 < ratio["level"] < 1:
+    if low is None or high is None or not low < high or processes < 2 or not 0 < ratio.level < 1:
         return None
-    return math.log(high / low) / 2 / _student(ratio["level"], min(processes, 10**6))
+    return math.log(high / low) / 2 / _student(ratio.level, min(processes, 10**6))
 
 
 @functools.cache

@@ -9,10 +9,12 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import msgspec
+
 from harness.api import Profile
 from harness.errors import HarnessError
 from harness.keys import to_jsonable
-from harness.records.record import Confirmation, Interval, ItselfRecord, SignalRecord, Timing, VerdictRecord, interval
+from harness.records.record import AARun, Confirmation, Cost, Interval, SignalRecord, Timing, VerdictRecord
 from harness.suite.matrix import Cell
 from harness.suite.presets import Preset
 from harness.text import pluralize
@@ -75,7 +77,7 @@ class Taken:
 
     @property
     def beyond(self) -> list[SignalRecord]:
-        return [signal for signal in self.signals if signal["beyond"]]
+        return [signal for signal in self.signals if signal.beyond]
 
     @property
     def disturbed(self) -> bool:
@@ -125,15 +127,15 @@ class LatencyTimer:
         """Time a cell as study B did: the mean of one process, and its reference's likewise, one after the other."""
         reference, candidate = self._measure_single(pair, pair.reference), self._measure_single(pair, pair.candidate)
         ratio = float(candidate.times.mean() / reference.times.mean())
-        timing: Timing = {
-            "protocol": "single",
-            "profile": to_jsonable(pair.cell.profile),
-            "processes": 1,
-            "pairs": len(candidate.times),
-            "warmup": SINGLE_WARMUP,
-            "ratio": interval(ratio, None, None, 0.95, "ratio of two means, each of one process: it has no interval"),
-            "environment": [dict(candidate.environment)],
-        }
+        timing = Timing(
+            protocol="single",
+            profile=to_jsonable(pair.cell.profile),
+            processes=1,
+            pairs=len(candidate.times),
+            warmup=SINGLE_WARMUP,
+            ratio=Interval(ratio, None, None, 0.95, "ratio of two means, each of one process: it has no interval"),
+            environment=[dict(candidate.environment)],
+        )
         kept = {"reference": [reference.times.tolist()], "candidate": [candidate.times.tolist()]}
         return timing, Samples(candidate.times[None], kept, reference.sha256, candidate.sha256)
 
@@ -150,18 +152,18 @@ class LatencyTimer:
             clean = []
             for entry in group:
                 _, timing, _ = entry
-                if beyond := [signal for signal in timing["signals"] if signal["beyond"]]:
-                    timing["verdict"] = self._verdict("contaminated", _explain(beyond))
+                if timing.exceeded:
+                    timing.verdict = self._verdict("contaminated", _explain(timing.exceeded))
                 else:
                     clean.append(entry)
-            verdicts = judge([timing["per_process"] for _, timing, _ in clean], self._margin)
+            verdicts = judge([timing.per_process for _, timing, _ in clean], self._margin)
             for entry, found in zip(clean, verdicts, strict=True):
                 if found.kind == "slower":
                     suspects.append((entry, self._verdict("slower", found.reason, found.p)))
                     reason = "slower, but the run ended before fresh processes could confirm it"
-                    entry[1]["verdict"] = self._verdict("inconclusive", reason)
+                    entry[1].verdict = self._verdict("inconclusive", reason)
                 else:
-                    entry[1]["verdict"] = self._verdict(found.kind, found.reason, found.p, found.processes_needed)
+                    entry[1].verdict = self._verdict(found.kind, found.reason, found.p, found.processes_needed)
         self._timed.clear()
         if suspects and confirm:
             is_slower, it = ("is slower than its", "it") if len(suspects) == 1 else ("are slower than their", "them")
@@ -169,7 +171,7 @@ class LatencyTimer:
             self._say(f"harness: {said}")
             self._pool.renew()
             for (pair, timing, samples), verdict in suspects:
-                timing["verdict"] = self._confirmed(pair, verdict, samples)
+                timing.verdict = self._confirmed(pair, verdict, samples)
 
     def _confirmed(self, pair: Pair, verdict: VerdictRecord, first: Samples) -> VerdictRecord:
         """The verdict once the pair was timed again: itself if it is slower again, else inconclusive."""
@@ -189,12 +191,10 @@ class LatencyTimer:
         elif not confirms_slower(taken.ratio.per_process, self._margin):
             reason = f"slower at first, but fresh processes gave {taken.ratio.ratio:.4f}"
             verdict = self._verdict("inconclusive", reason)
-        confirmation: Confirmation = {
-            "ratio": _student(taken.ratio),
-            "per_process": list(taken.ratio.per_process),
-            "signals": taken.signals,
-        }
-        return {**verdict, "confirmation": confirmation}
+        confirmation = Confirmation(
+            ratio=_student(taken.ratio), per_process=list(taken.ratio.per_process), signals=taken.signals
+        )
+        return msgspec.structs.replace(verdict, confirmation=confirmation)
 
     def _time_itself(self, pair: Pair, again: bool = False) -> Taken:
         """The steady file against a copy of itself, in the cell's profile; taken once a run, unless ``again``."""
@@ -230,8 +230,8 @@ class LatencyTimer:
             found.append(differs_from_itself(itself.ratio, self._margin))
         elif pair.candidate == pair.reference:
             found.append(differs_from_itself(_ratio(samples), self._margin))
-        signals: list[SignalRecord] = [
-            {"signal": entry.signal, "value": entry.value, "limit": entry.limit, "beyond": entry.beyond}
+        signals = [
+            SignalRecord(signal=entry.signal, value=entry.value, limit=entry.limit, beyond=entry.beyond)
             for entry in found
         ]
         return Taken(samples, _ratio(samples), signals, itself)
@@ -241,24 +241,24 @@ class LatencyTimer:
 
         samples, ratio = taken.samples, taken.ratio
         calls = samples.reference.sum() + samples.candidate.sum()
-        return {
-            "protocol": "paired",
-            "profile": to_jsonable(pair.cell.profile),
-            "processes": ratio.processes,
-            "pairs": ratio.pairs,
-            "warmup": samples.warmup,
-            "steady": samples.steady,
-            "ratio": _student(ratio),
-            "bootstrap": _bootstrapped(taken),
-            "per_process": list(ratio.per_process),
-            "environment": [dict(entry) for entry in samples.environment],
-            "involuntary_switches": [entry.involuntary_switches for entry in samples.disturbances],
-            "load": to_jsonable(samples.load),
-            "signals": taken.signals,
-            "canary": np.median(samples.canary, axis=2).astype(int).tolist(),
-            "itself": _against_itself(taken.itself or taken),
-            "cost": {"wall": samples.wall, "calls": float(calls) / 1e9},
-        }
+        return Timing(
+            protocol="paired",
+            profile=to_jsonable(pair.cell.profile),
+            processes=ratio.processes,
+            pairs=ratio.pairs,
+            warmup=samples.warmup,
+            steady=samples.steady,
+            ratio=_student(ratio),
+            bootstrap=_bootstrapped(taken),
+            per_process=list(ratio.per_process),
+            environment=[dict(entry) for entry in samples.environment],
+            involuntary_switches=[entry.involuntary_switches for entry in samples.disturbances],
+            load=to_jsonable(samples.load),
+            signals=taken.signals,
+            canary=np.median(samples.canary, axis=2).astype(int).tolist(),
+            aa_run=_aa_run(taken.itself or taken),
+            cost=Cost(wall=samples.wall, calls=float(calls) / 1e9),
+        )
 
     def _measure_single(self, pair: Pair, file: Path) -> SingleSamples:
         key = (dataclasses.replace(pair.cell.profile, name=""), pair.cell.runtime, file)
@@ -271,14 +271,14 @@ class LatencyTimer:
     def _verdict(
         self, kind: str, reason: str, p: float | None = None, processes_needed: int | None = None
     ) -> VerdictRecord:
-        return {
-            "kind": kind,
-            "margin": self._margin,
-            "p": p,
-            "processes_needed": processes_needed,
-            "reason": reason,
-            "confirmation": None,
-        }
+        return VerdictRecord(
+            kind=kind,
+            margin=self._margin,
+            p=p,
+            processes_needed=processes_needed,
+            reason=reason,
+            confirmation=None,
+        )
 
 
 def _family(timed: tuple[Pair, Timing, Samples]) -> tuple[str, str]:
@@ -295,7 +295,7 @@ def _ratio(samples: PairedSamples) -> Ratio:
 
 def _student(ratio: Ratio) -> Interval:
     method = ratio.reason or f"Student's t over {ratio.processes} processes"
-    return interval(ratio.ratio, ratio.low, ratio.high, ratio.level, method)
+    return Interval(ratio.ratio, ratio.low, ratio.high, ratio.level, method)
 
 
 def _bootstrapped(taken: Taken) -> Interval | None:
@@ -304,22 +304,22 @@ def _bootstrapped(taken: Taken) -> Interval | None:
     if taken.ratio.processes < 2:
         return None
     low, high = hierarchical_bootstrap(taken.samples.reference, taken.samples.candidate)
-    return interval(taken.ratio.ratio, low, high, 0.95, "hierarchical bootstrap over processes, then pairs")
+    return Interval(taken.ratio.ratio, low, high, 0.95, "hierarchical bootstrap over processes, then pairs")
 
 
-def _against_itself(taken: Taken) -> ItselfRecord:
+def _aa_run(taken: Taken) -> AARun:
     from harness.stats.ratios import minimum_detectable_effect
 
-    return {
-        "sha256": taken.samples.reference_sha256,
-        "ratio": _student(taken.ratio),
-        "per_process": list(taken.ratio.per_process),
-        "smallest_change": minimum_detectable_effect([taken.ratio.per_process], around_one=True),
-        "disturbed": taken.disturbed,
-    }
+    return AARun(
+        sha256=taken.samples.reference_sha256,
+        ratio=_student(taken.ratio),
+        per_process=list(taken.ratio.per_process),
+        smallest_change=minimum_detectable_effect([taken.ratio.per_process], around_one=True),
+        disturbed=taken.disturbed,
+    )
 
 
 def _explain(beyond: Sequence[SignalRecord]) -> str:
     from harness.measure.noise import SIGNALS
 
-    return "; ".join(SIGNALS[entry["signal"]].say(entry["value"] or 0.0) for entry in beyond)
+    return "; ".join(SIGNALS[entry.signal].say(entry.value or 0.0) for entry in beyond)

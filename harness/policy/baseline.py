@@ -7,8 +7,9 @@ import re
 from collections.abc import Collection, Iterable, Mapping
 from pathlib import Path
 
+import msgspec
+
 from harness.errors import UsageError
-from harness.gate.judge import name_of
 from harness.records.changes import Documents
 from harness.records.record import Record
 from harness.records.runs import read
@@ -28,15 +29,15 @@ class Baseline:
     def of(cls, file: Path, preset: str) -> Baseline:
         """Read a run's file. Raises UsageError when it holds nothing that was run at this preset."""
         run = read(file)
-        fitting = {name_of(record): record for record in run.records if record["preset"] == preset}
+        fitting = {record.name: record for record in run.records if record.preset == preset}
         if not fitting:
-            presets = ", ".join(sorted({record["preset"] for record in run.records}))
+            presets = ", ".join(sorted({record.preset for record in run.records}))
             raise UsageError(
                 f"{file} was run at preset {presets}, which cannot be compared with {preset}: choose the same with "
                 "--harness-preset"
             )
         for name, record in fitting.items():
-            if not KEY.fullmatch(record["artefact"]["key"]):
+            if not KEY.fullmatch(record.artefact.key):
                 raise UsageError(f"{file} is damaged: the artefact of {name} has no key; restore it, or run again")
         return cls(file, fitting, run.documents)
 
@@ -45,7 +46,7 @@ class Baseline:
 
         A suite is known again when the end of one path is the other, and of no third. Raises UsageError when none is.
         """
-        before = {record["suite"] for record in self.records.values()}
+        before = {record.suite for record in self.records.values()}
         names = {}
         for suite in before - set(suites):
             again = [entry for entry in set(suites) - before if _same_file(entry, suite)]
@@ -53,10 +54,10 @@ class Baseline:
                 names[suite] = again[0]
         records: dict[str, Record] = {}
         for record in self.records.values():
-            found: Record = {**record, "suite": names.get(record["suite"], record["suite"])}
-            records[name_of(found)] = found
-        if suites and not any(record["suite"] in suites for record in records.values()):
-            theirs = ", ".join(sorted({record["suite"] for record in self.records.values()}))
+            renamed = msgspec.structs.replace(record, suite=names.get(record.suite, record.suite))
+            records[renamed.name] = renamed
+        if suites and not any(record.suite in suites for record in records.values()):
+            theirs = ", ".join(sorted({record.suite for record in self.records.values()}))
             raise UsageError(
                 f"{self.file} is of other suites ({theirs}) than this run ({', '.join(sorted(suites))}), so there is "
                 "nothing to compare: name a run of the same suite"
@@ -72,7 +73,7 @@ class Baseline:
         known = set(known)
         lost = {}
         for name, record in self.records.items():
-            if record["suite"] in suites and name not in known:
+            if record.suite in suites and name not in known:
                 lost[name] = "the suite declares it no more"
             elif name in unmeasured:
                 lost[name] = unmeasured[name]

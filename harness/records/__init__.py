@@ -1,1 +1,1 @@
-"""The schema of a cell's record, and reading and comparing run files."""
+"""The record of a cell, run files, what differs between two records, and the identity of a machine."""

@@ -1,4 +1,4 @@
-"""What differs between two records of one cell apart from its figures, in a person's words."""
+"""Describe what differs between two records of one cell, other than its figures."""
 
 from __future__ import annotations
 
@@ -7,16 +7,16 @@ from itertools import zip_longest
 from typing import Any
 
 from harness.keys import differences
-from harness.records.machine_id import ENTRIES, fingerprint
+from harness.records.machine_id import ENTRIES
 from harness.records.record import Record
 
-#: What the keys of artefacts are made of, by the keys: those that a run's file holds.
+#: The documents that the keys of artefacts are hashes of, by key, as a run file holds them.
 Documents = Mapping[str, Mapping[str, Any]]
-#: Of what a worker verifies, what must be equal for two runs' ratios to be compared.
+#: The entries of a worker's environment that must be equal for two runs' ratios to be compared.
 ENVIRONMENT = ("allocator", "threads", "interop_threads", "onednn", "cpu_capability")
-#: Entries of a worker's environment that differ from process to process, or that ``versions`` has too.
+#: The entries of a worker's environment that differ from process to process, or that ``versions`` repeats.
 PASSING = ("pid", "affinity", "torch", "python", "library")
-#: So many digits tell keys and hashes apart; ``harness explain`` takes them.
+#: This many digits tell keys and hashes apart; ``harness explain`` accepts them.
 DIGITS = 12
 
 
@@ -28,8 +28,8 @@ def changes(old: Record, new: Record, old_documents: Documents, new_documents: D
 def of_the_cell(old: Record, new: Record, old_documents: Documents, new_documents: Documents) -> list[str]:
     """A line for each difference in steps and their parameters, code, plugins, data, the reference, the test examples.
 
-    Without the documents of the two runs' files the steps are compared as the suites wrote them. A model that differs
-    though nothing that its key knows does, is said to.
+    Without the documents of both run files it compares the steps as the suites wrote them. A line also says when the
+    deployed files differ although their keys are equal.
     """
     return list(dict.fromkeys(_of_the_cell(old, new, old_documents, new_documents)))
 
@@ -37,7 +37,7 @@ def of_the_cell(old: Record, new: Record, old_documents: Documents, new_document
 def around_it(old: Record, new: Record) -> list[str]:
     """A line for each difference in the machine, its software, and how the cell was timed."""
     before, now = _surroundings(old), _surroundings(new)
-    machines = [fingerprint(record) for record in (old, new)]
+    machines = [old.fingerprint, new.fingerprint]
     lines = [f"machine {machines[0]} -> {machines[1]}"] if machines[0] != machines[1] else []
     return lines + [
         f"{name} {before.get(name, '-')} -> {now.get(name, '-')}"
@@ -47,45 +47,45 @@ def around_it(old: Record, new: Record) -> list[str]:
 
 
 def environment(record: Record) -> dict[str, Any]:
-    """How the cell was timed, as its workers verified it, as far as it matters to its times; empty when it was not."""
-    timing = record["timing"]
-    found = timing["environment"][0] if timing is not None and timing["environment"] else {}
-    return {name: found[name] for name in ENVIRONMENT if name in found}
+    """The environment of the timing that its times depend on, as a worker verified it; empty where there is none."""
+    timing = record.timing
+    verified = timing.environment[0] if timing is not None and timing.environment else {}
+    return {name: verified[name] for name in ENVIRONMENT if name in verified}
 
 
 def _of_the_cell(old: Record, new: Record, old_documents: Documents, new_documents: Documents) -> Iterator[str]:
-    before, now = old["artefact"], new["artefact"]
-    if before["key"] != now["key"]:
-        known = list(_artefact(before["key"], now["key"], old_documents, new_documents))
-        recipes = [" > ".join(entry["step"] for entry in record["steps"]) for record in (old, new)]
-        if not known and recipes[0] != recipes[1]:
-            known = [f"steps {recipes[0]} -> {recipes[1]}"]
-        yield from known or [f"artefact {before['key'][:DIGITS]} -> {now['key'][:DIGITS]}"]
-    elif before["sha256"] != now["sha256"]:
-        yield "the deployed file: other bytes, though nothing that the key knows differs"
-    if old["cell"] != old["reference"]:
-        keys = [record["reference_artefact"]["key"] for record in (old, new)]
+    before, now = old.artefact, new.artefact
+    if before.key != now.key:
+        lines = list(_artefact(before.key, now.key, old_documents, new_documents))
+        recipes = [" > ".join(entry.step for entry in record.steps) for record in (old, new)]
+        if not lines and recipes[0] != recipes[1]:
+            lines = [f"steps {recipes[0]} -> {recipes[1]}"]
+        yield from lines or [f"artefact {before.key[:DIGITS]} -> {now.key[:DIGITS]}"]
+    elif before.sha256 != now.sha256:
+        yield "the deployed file has other bytes, although its key is the same"
+    if not old.is_reference:
+        keys = [record.reference_artefact.key for record in (old, new)]
         if keys[0] != keys[1]:
             yield f"reference's artefact {keys[0][:DIGITS]} -> {keys[1][:DIGITS]}"
-    if old["test_examples"] != new["test_examples"]:
-        yield f"test examples {old['test_examples']} -> {new['test_examples']}"
+    if old.test_examples != new.test_examples:
+        yield f"test examples {old.test_examples} -> {new.test_examples}"
 
 
 def _artefact(old: str, new: str, old_documents: Documents, new_documents: Documents) -> Iterator[str]:
-    """What differs between two keys' documents, step by step; nothing where one is not known."""
+    """What differs between two keys' documents, step by step; nothing where a document is missing."""
     before, now = _lineage(old, old_documents), _lineage(new, new_documents)
     for first, second in zip_longest(before, now) if before and now else ():
         if first is None or second is None:
             verb, only = ("added", second) if first is None else ("removed", first)
             yield f"step {only['step']} {verb}"
             continue
-        # That the parents differ is told by their own lines.
+        # The parents have lines of their own.
         before_own, now_own = ({name: entry[name] for name in entry if name != "parent"} for entry in (first, second))
         yield from (f"{second.get('step', 'network')}: {line}" for line in differences(before_own, now_own))
 
 
 def _lineage(key: str, documents: Documents) -> list[Mapping[str, Any]]:
-    """The documents from the fresh network to ``key``; empty where one is missing."""
+    """The documents from the fresh network to ``key``; empty where one of them is missing."""
     lineage: list[Mapping[str, Any]] = []
     wanted: str | None = key
     while wanted is not None:
@@ -98,13 +98,13 @@ def _lineage(key: str, documents: Documents) -> list[Mapping[str, Any]]:
 
 
 def _surroundings(record: Record) -> dict[str, str]:
-    """What surrounds the cell, but for what makes the machine another one."""
-    facts: dict[str, str] = {name: str(value) for name, value in record["versions"].items()}
-    facts |= {name: _shown(value) for name, value in record.get("machine", {}).items() if name not in ENTRIES}
-    timing = record["timing"]
+    """The versions, the timing's environment, and the facts of the machine that are not in its fingerprint."""
+    facts: dict[str, str] = {name: str(value) for name, value in record.versions.items()}
+    facts |= {name: _shown(value) for name, value in record.machine.items() if name not in ENTRIES}
+    timing = record.timing
     if timing is not None:
-        facts["processes"] = str(timing["processes"])
-        workers = timing["environment"]
+        facts["processes"] = str(timing.processes)
+        workers = timing.environment
         for name in dict.fromkeys(name for worker in workers for name in worker if name not in PASSING):
             facts[name] = ", ".join(dict.fromkeys(_shown(worker.get(name)) for worker in workers))
     return facts

@@ -1,9 +1,9 @@
-"""The fingerprint of a machine: what must be equal for the timings of two runs to belong to one series.
+"""Identify a machine: what must be equal for the timings of two runs to belong to one series.
 
-It has what a machine is: the model of its CPU, the architecture, the numbers of CPUs and cores, the memory, the system,
-and whether it is virtual. What is updated on a machine that stays the same is left out: kernel, microcode, governor,
-torch, allocator. They do move timings, and so one wants to see the series before and after; were they in the
-fingerprint, each update would begin a new series and hide the very change that it made.
+The fingerprint says what a machine is: the model of its CPU, the architecture, the numbers of CPUs and cores, the
+memory, the system, and whether it is virtual. It leaves out what is updated while the machine stays the same: kernel,
+microcode, governor, torch, allocator. Updates do move timings, which is why a series must continue across them. If they
+were in the fingerprint, each would begin a new series and hide the change that it caused.
 """
 
 from __future__ import annotations
@@ -14,13 +14,13 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
-#: The entries of a record's ``machine`` that the fingerprint is made of.
+#: The entries of a record's ``machine`` that make the fingerprint.
 ENTRIES = ("cpu", "architecture", "cpus", "cores", "memory_bytes", "system", "hypervisor")
 
 
 @dataclasses.dataclass(frozen=True)
 class Fingerprint:
-    """A machine; None for what its system did not tell. Compare two by `same_machine`, not by equality."""
+    """A machine; None for what its system does not tell. Compare two with `same_machine`, not by equality."""
 
     cpu: str | None = None
     architecture: str | None = None
@@ -32,7 +32,7 @@ class Fingerprint:
 
     @property
     def known(self) -> bool:
-        """Whether the machine can be told from others at all: without the model of its CPU it cannot."""
+        """Whether the machine can be told from others: without the model of its CPU it cannot."""
         return self.cpu is not None
 
     @property
@@ -56,10 +56,8 @@ class Fingerprint:
         return ", ".join(part for part in parts if part)
 
 
-def fingerprint(record: Mapping[str, Any]) -> Fingerprint:
-    """The machine of a cell's record; an unknown one when the record does not have it, or not the CPU's model."""
-    machine = record.get("machine")
-    facts: Mapping[str, Any] = machine if isinstance(machine, Mapping) else {}
+def fingerprint(facts: Mapping[str, Any]) -> Fingerprint:
+    """The machine that a record's ``machine`` describes; an unknown one where the model of the CPU is missing."""
     memory = _whole(facts.get("memory_bytes"))
     hypervisor = facts.get("hypervisor")
     return Fingerprint(
@@ -67,7 +65,7 @@ def fingerprint(record: Mapping[str, Any]) -> Fingerprint:
         architecture=_text(facts.get("architecture")),
         cpus=_whole(facts.get("cpus")),
         cores=_whole(facts.get("cores")),
-        # To the GB (2**30 bytes), as what the kernel keeps of it for itself changes with every update.
+        # To the GB (2**30 bytes), because the kernel's own share changes with every update.
         memory_gb=None if memory is None else round(memory / 2**30),
         system=_text(facts.get("system")),
         hypervisor=hypervisor if isinstance(hypervisor, bool) else None,
@@ -75,7 +73,7 @@ def fingerprint(record: Mapping[str, Any]) -> Fingerprint:
 
 
 def same_machine(first: Fingerprint, second: Fingerprint) -> bool:
-    """Whether timings of both may be compared. An unknown machine is the same as no other, not even as itself."""
+    """Whether timings of both may be compared. An unknown machine is never the same, not even as itself."""
     return first.known and first == second
 
 

@@ -1,47 +1,56 @@
-"""The schema of a cell's record: what goes into the benchmark JSON, and all that reports and gates read.
+"""Define the record of a cell as classes, and convert them from and to JSON.
 
 A record stands in ``benchmarks[].extra_info["harness"]`` of a pytest-benchmark file; the paired samples stand beside it
-in ``extra_info["harness_samples"]``. A record is plain JSON: no value in it needs this package to be read.
+in ``extra_info["harness_samples"]``. In the file a record is plain JSON: no value in it needs this package to be read.
+Fields that this version does not know are ignored, because later versions add some.
 """
 
 from __future__ import annotations
 
-import json
-from collections.abc import Container, Iterable, Mapping
-from pathlib import Path
-from typing import TYPE_CHECKING, Any, NotRequired, TypedDict
+import copy
+import functools
+import re
+from typing import Any, TypeVar
 
-from harness.errors import UsageError
-from harness.records.schema import fault
+import msgspec
+from msgspec import UNSET, UnsetType, field
 
-if TYPE_CHECKING:
-    from harness.suite.matrix import Cell
+from harness.records.machine_id import Fingerprint, fingerprint
 
 SCHEMA = 1
-FIELD = "harness"
-SAMPLES = "harness_samples"
+
+T = TypeVar("T")
 
 
-class MetricValue(TypedDict):
-    """One figure of one metric; ``value`` is None where it is undefined. The rest is what its MetricSpec declares.
+class MappingView:
+    """Read a class of a record as the JSON object that it stands for.
 
-    ``interval`` is there for a figure that the answers alone give: by bootstrap over patients.
+    For the packages that still index records; it goes when they use attributes. A field that the JSON omits is absent.
     """
 
-    metric: str
-    value: float | None
-    unit: str
-    better: str | None
-    digits: int
-    headline: bool
-    exact: NotRequired[bool]
-    per_machine: NotRequired[bool]
-    gate: NotRequired[str]
-    interval: NotRequired[Interval]
+    __slots__ = ()
+
+    def __getitem__(self, name: str) -> Any:
+        attribute, omitted = _json_fields(type(self))[name]  # type: ignore[arg-type]
+        value = getattr(self, attribute)
+        if value is UNSET or any(value == default for default in omitted):
+            raise KeyError(name)
+        return value
+
+    def __contains__(self, name: object) -> bool:
+        try:
+            self[name]  # type: ignore[index]
+        except KeyError:
+            return False
+        return True
+
+    def get(self, name: str, default: Any = None) -> Any:
+        """The value of a JSON field, or ``default`` where the JSON omits it."""
+        return self[name] if name in self else default  # noqa: SIM401
 
 
-class Interval(TypedDict):
-    """An estimate with its confidence interval at ``level``, and how that was found.
+class Interval(MappingView, msgspec.Struct, frozen=True):
+    """An estimate with its confidence interval at ``level`` (0.95 is 95 %), and the method that gave it.
 
     The bounds are None where there are too few units for an interval; ``method`` then says so.
     """
@@ -53,8 +62,29 @@ class Interval(TypedDict):
     method: str
 
 
-class SignalRecord(TypedDict):
-    """A sign that the machine was disturbed: ``beyond`` its limit it contaminates the cell. None: not known here."""
+class MetricValue(MappingView, msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """One figure of one metric; ``value`` is None where it is undefined. The rest is what its MetricSpec declares.
+
+    Only a figure that follows from the answers alone has an ``interval``: by bootstrap over patients.
+    """
+
+    metric: str
+    value: float | None
+    unit: str
+    better: str | None
+    digits: int
+    headline: bool
+    exact: bool = False
+    per_machine: bool = False
+    gate: str | None = None
+    interval: Interval | None = None
+
+
+class SignalRecord(MappingView, msgspec.Struct, frozen=True, kw_only=True):
+    """A sign that the machine was disturbed; ``beyond`` its limit it contaminates the cell.
+
+    ``value`` is None where this machine does not tell it.
+    """
 
     signal: str
     value: float | None
@@ -62,11 +92,11 @@ class SignalRecord(TypedDict):
     beyond: bool
 
 
-class ItselfRecord(TypedDict):
+class AARun(MappingView, msgspec.Struct, frozen=True, kw_only=True):
     """The reference timed against a copy of itself in the same run and profile.
 
     ``smallest_change`` is the relative change that the cell's number of processes would have detected with a power of
-    80 %. ``disturbed`` tells that the machine moved meanwhile, a second time too.
+    80 %. ``disturbed``: the machine was disturbed during the run, and during its repetition too.
     """
 
     sha256: str
@@ -76,7 +106,7 @@ class ItselfRecord(TypedDict):
     disturbed: bool
 
 
-class Confirmation(TypedDict):
+class Confirmation(MappingView, msgspec.Struct, frozen=True, kw_only=True):
     """What fresh processes measured of a cell that was slower."""
 
     ratio: Interval
@@ -84,10 +114,10 @@ class Confirmation(TypedDict):
     signals: list[SignalRecord]
 
 
-class VerdictRecord(TypedDict):
+class VerdictRecord(MappingView, msgspec.Struct, frozen=True, kw_only=True):
     """What the ratio says at a ``margin`` (0.01 is 1 %): faster, slower, same, inconclusive, or contaminated.
 
-    ``p`` is adjusted for the cells of the matrix; ``processes_needed`` would settle an inconclusive cell.
+    ``p`` is adjusted for the cells of the matrix; ``processes_needed`` would decide an inconclusive cell.
     """
 
     kind: str
@@ -98,57 +128,72 @@ class VerdictRecord(TypedDict):
     confirmation: Confirmation | None
 
 
-class Cost(TypedDict):
-    """Seconds that the timing took on the clock, and those that the timed calls took."""
+class Cost(MappingView, msgspec.Struct, frozen=True, kw_only=True):
+    """Seconds of wall time that the timing took, and seconds that the timed calls took."""
 
     wall: float
     calls: float
 
 
-class Timing(TypedDict):
-    """How the latency was measured; ``ratio`` is candidate over reference, the environment what each worker verified.
+class Timing(MappingView, msgspec.Struct, kw_only=True, omit_defaults=True):
+    """How the latency was measured: ``ratio`` is candidate / reference, ``environment`` what each worker verified.
 
-    Of the protocol "single" (study B's: the mean of one process) there is no more than the entries that all have.
-    The others: ``steady``, whether the warm-up ended so; ``bootstrap``, a second interval of the ratio;
-    ``per_process``, each process's ratio; ``canary``, the canary's nanoseconds, a list a process, in the order of time.
+    ``protocol`` is "paired" or "single" (study B's: the mean of one process), which has only the fields that both
+    have. ``steady``: whether the warm-up ended with steady times; ``bootstrap``: a second interval of the ratio;
+    ``per_process``: the ratio of each process; ``canary``: the canary's nanoseconds, one list a process, in the order
+    of time.
     """
 
-    protocol: NotRequired[str]
+    # A factory keeps a default from being omitted: the files always name the protocol. The oldest have none.
+    protocol: str = field(default_factory=lambda: "paired")
     profile: dict[str, Any]
     processes: int
     pairs: int
     warmup: int
+    #: Null and absent differ in the files: null is "not known" of a paired timing.
+    steady: bool | UnsetType | None = UNSET
     ratio: Interval
+    bootstrap: Interval | UnsetType | None = UNSET
+    per_process: list[float] = []
     environment: list[dict[str, Any]]
-    steady: NotRequired[bool | None]
-    bootstrap: NotRequired[Interval | None]
-    per_process: NotRequired[list[float]]
-    involuntary_switches: NotRequired[list[int]]
-    load: NotRequired[dict[str, Any]]
-    signals: NotRequired[list[SignalRecord]]
-    canary: NotRequired[list[list[int]]]
-    itself: NotRequired[ItselfRecord]
-    verdict: NotRequired[VerdictRecord]
-    cost: NotRequired[Cost]
+    involuntary_switches: list[int] = []
+    load: dict[str, Any] = {}
+    signals: list[SignalRecord] = []
+    canary: list[list[int]] = []
+    aa_run: AARun | None = field(default=None, name="itself")
+    cost: Cost | None = None
+    #: The only field that is set later: a verdict depends on the other cells of the matrix.
+    verdict: VerdictRecord | None = None
+
+    @property
+    def exceeded(self) -> list[SignalRecord]:
+        """The signals beyond their limits."""
+        return [signal for signal in self.signals if signal.beyond]
+
+    @property
+    def disturbed(self) -> bool:
+        """Whether a signal is beyond its limit, or the verdict says "contaminated"."""
+        return bool(self.exceeded) or (self.verdict is not None and self.verdict.kind == "contaminated")
 
 
-class ArtefactRecord(TypedDict):
+class ArtefactRef(MappingView, msgspec.Struct, frozen=True):
     """The artefact behind a cell: its key, and the hash of the deployed file that was timed and evaluated."""
 
     key: str
     sha256: str
 
 
-class Against(TypedDict):
-    """The cell's model of an earlier run, measured again in this one beside the new model.
+class Against(MappingView, msgspec.Struct, kw_only=True):
+    """The cell's model of an earlier run, measured again in this run beside the new model.
 
-    ``timing`` has it as the reference; None, with the ``reason``, where it was not timed again. ``latency`` is the new
-    model's median in these pairs, microseconds. ``sha256`` is that of its deployed file today; empty where there is
-    none. ``same``: that is the new model's file. ``differences`` are the new model's figures less its figures.
+    ``timing`` has the earlier model as the reference; it is None, with the ``reason``, where the model was not timed
+    again. ``latency`` is the new model's median in these pairs, in microseconds. ``sha256`` is the hash of the file
+    deployed from the earlier artefact today; empty where there is none. ``same``: it is the new model's file.
+    ``differences`` are the new model's figures minus the earlier model's.
     """
 
     run: str
-    artefact: ArtefactRecord
+    artefact: ArtefactRef
     sha256: str
     same: bool
     timing: Timing | None
@@ -157,11 +202,15 @@ class Against(TypedDict):
     figures: dict[str, MetricValue]
     differences: dict[str, Interval]
 
+    def value(self, figure: str) -> float | None:
+        """The value of a figure; None where the record has no such figure, or it is undefined."""
+        return self.figures[figure].value if figure in self.figures else None
 
-class StepRecord(TypedDict):
-    """One step of the recipe: as the suite wrote it, what it reported, how long it took when it was built.
 
-    ``facts`` is empty and ``seconds`` None when the store no longer has the step's own artefact.
+class StepRecord(MappingView, msgspec.Struct, frozen=True):
+    """One step of the recipe: as the suite wrote it, what it reported, and the seconds that building it took.
+
+    ``facts`` is empty and ``seconds`` None when the store no longer has the step's artefact.
     """
 
     step: str
@@ -169,8 +218,8 @@ class StepRecord(TypedDict):
     seconds: float | None
 
 
-class Record(TypedDict):
-    """One cell."""
+class Record(MappingView, msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """One measured cell."""
 
     schema: int
     suite: str
@@ -182,21 +231,65 @@ class Record(TypedDict):
     synthetic: bool
     preset: str
     device: str
-    artefact: ArtefactRecord
-    reference_artefact: ArtefactRecord
+    artefact: ArtefactRef
+    reference_artefact: ArtefactRef
     steps: list[StepRecord]
     figures: dict[str, MetricValue]
     differences: dict[str, Interval]
     test_examples: int
     timing: Timing | None
+    machine: dict[str, Any] = {}
     versions: dict[str, str]
-    machine: NotRequired[dict[str, Any]]
-    #: What the matrix declares for the gate.
-    gate: NotRequired[dict[str, str]]
-    against: NotRequired[Against]
+    #: The gate rules that the matrix declares. The files have it even when it is empty.
+    gate: dict[str, str] = field(default_factory=lambda: {})
+    against: Against | None = None
+
+    @property
+    def name(self) -> str:
+        """The cell's name in all runs: the id of its pytest item."""
+        return f"{self.suite}::{self.matrix}[{self.cell}]"
+
+    @property
+    def identity(self) -> tuple[str, ...]:
+        """What two records share that measure the same thing: suite, matrix, cell, preset and protocol."""
+        return (self.suite, self.matrix, self.cell, self.preset, self.protocol or "")
+
+    @property
+    def is_reference(self) -> bool:
+        """Whether the cell is its own reference."""
+        return self.cell == self.reference
+
+    @property
+    def protocol(self) -> str | None:
+        """How the cell was timed: "paired", "single", or None where it was not timed."""
+        return None if self.timing is None else self.timing.protocol
+
+    @property
+    def disturbed(self) -> bool:
+        """Whether the machine was disturbed while the cell was timed."""
+        return self.timing is not None and self.timing.disturbed
+
+    @property
+    def verdict(self) -> VerdictRecord | None:
+        """The verdict on the latency; None where there is none: not timed, not in pairs, or not judged yet."""
+        return None if self.timing is None else self.timing.verdict
+
+    @property
+    def fingerprint(self) -> Fingerprint:
+        """The machine that the cell was measured on."""
+        return fingerprint(self.machine)
+
+    @property
+    def headlines(self) -> dict[str, MetricValue]:
+        """The headline figures of all metrics."""
+        return {name: figure for name, figure in self.figures.items() if figure.headline}
+
+    def value(self, figure: str) -> float | None:
+        """The value of a figure; None where the record has no such figure, or it is undefined."""
+        return self.figures[figure].value if figure in self.figures else None
 
 
-class Left(TypedDict):
+class Unmeasured(MappingView, msgspec.Struct, frozen=True, kw_only=True):
     """A cell that was selected and not measured: ``outcome`` is "skipped", "failed" or "not run", with the reason."""
 
     suite: str
@@ -206,77 +299,61 @@ class Left(TypedDict):
     reason: str
 
 
-def interval(value: float, low: float | None, high: float | None, level: float, method: str) -> Interval:
-    """An Interval from its entries."""
-    return {"value": value, "low": low, "high": high, "level": level, "method": method}
-
-
-def read(file: Path) -> list[Record]:
-    """The records of a benchmark JSON, in order. Raises UsageError for a file that has none."""
-    return load(file)[1]
-
-
-def load(file: Path) -> tuple[dict[str, Any], list[Record]]:
-    """A benchmark JSON as it is, and its records in order. Raises UsageError for a file that has none."""
-    try:
-        document = json.loads(file.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise UsageError(f"there is no file {file}; a run writes one with --benchmark-json={file}") from None
-    except (ValueError, OSError, RecursionError) as error:
-        raise UsageError(f"{file} cannot be read as a benchmark JSON: {error}") from error
-    benchmarks = document.get("benchmarks") if isinstance(document, Mapping) else None
-    entries = benchmarks if isinstance(benchmarks, list) else []
-    extras = [entry.get("extra_info") for entry in entries if isinstance(entry, Mapping)]
-    records = [extra.get(FIELD) for extra in extras if isinstance(extra, Mapping)]
-    found: list[Record] = [record for record in records if isinstance(record, dict)]  # type: ignore[misc]
-    if not found:
-        raise UsageError(f"{file} holds no record of this harness; make one: pytest SUITE.py --benchmark-json={file}")
-    for record in found:
-        if record.get("schema") != SCHEMA:
-            raise UsageError(f"{file} has records of schema {record.get('schema')}; this version reads {SCHEMA}")
-    return document, found
-
-
-def documents_in(document: Mapping[str, Any]) -> dict[str, Mapping[str, Any]]:
-    """What the artefacts of a benchmark JSON depend on, by their keys; empty where it does not say."""
-    ours = document.get(FIELD)
-    found = ours.get("documents") if isinstance(ours, Mapping) else None
-    entries = found.items() if isinstance(found, Mapping) else ()
-    return {key: entry for key, entry in entries if isinstance(entry, Mapping)}
-
-
-def left_in(document: Mapping[str, Any]) -> list[Left]:
-    """The cells of a benchmark JSON that were selected and not measured; empty where it does not say."""
-    ours = document.get(FIELD)
-    found = ours.get("left") if isinstance(ours, Mapping) else None
-    entries = found if isinstance(found, list) else []
-    return [entry for entry in entries if fault(entry, Left) is None]
+#: The former name, for the packages that are not converted yet.
+Left = Unmeasured
 
 
 def identity(record: Record) -> tuple[str, ...]:
-    """What is measured again when it is in a later run too."""
-    timing = record["timing"]
-    protocol = "" if timing is None else timing.get("protocol", "paired")
-    return (record["suite"], record["matrix"], record["cell"], record["preset"], protocol)
+    """`Record.identity`, for the packages that are not converted yet."""
+    return record.identity
 
 
-def left_of(
-    cells: Iterable[Cell], records: Iterable[Record], reasons: Mapping[str, str], unsupported: Container[str]
-) -> list[Left]:
-    """Those of the selected cells that have no record, each with why.
+def decode(document: Any, kind: type[T] = Record) -> T:  # type: ignore[assignment]
+    """A record, or another class of this module, from what JSON gave.
 
-    ``reasons`` are those of cells that were tried, by their names; cells that are ``unsupported`` have not failed.
+    Raises ValueError, with the path of the field and what was expected there.
     """
-    measured = {(record["suite"], record["matrix"], record["cell"]) for record in records}
-    left: list[Left] = []
-    for cell in cells:
-        if (cell.suite, cell.matrix, cell.id) in measured:
-            continue
-        if cell.skip is not None:
-            outcome, reason = "skipped", cell.skip
-        elif cell.name in reasons:
-            outcome, reason = "skipped" if cell.name in unsupported else "failed", reasons[cell.name]
-        else:  # pytest itself skipped it, or the run was interrupted
-            outcome, reason = "not run", "selected, and not measured"
-        left.append({"suite": cell.suite, "matrix": cell.matrix, "cell": cell.id, "outcome": outcome, "reason": reason})
-    return left
+    try:
+        return msgspec.convert(document, kind)
+    except msgspec.ValidationError as error:
+        problem, _, path = str(error).partition(" - at `$")
+        path = _with_key(path.removesuffix("`"), document, kind).removeprefix(".")
+        raise ValueError(f"{path}: {problem}" if path else problem) from error
+
+
+def to_json(value: Any) -> Any:
+    """A record, or another class of this module, as plain mappings and lists of its own."""
+    return msgspec.to_builtins(value)
+
+
+def _with_key(path: str, document: Any, kind: type[Any]) -> str:
+    """The path of a fault with the key of the mapping that it is in, for which msgspec writes "..."."""
+    if "[...]" not in path:
+        return path
+    place = document = copy.deepcopy(document)
+    for name, number in re.findall(r"\.(\w+)|\[(\d+)\]", path.partition("[...]")[0]):
+        place = place[int(number)] if number else place[name]
+    entries = dict(place)
+    for key, value in entries.items():
+        place.clear()
+        place[key] = value
+        try:
+            msgspec.convert(document, kind)
+        except msgspec.ValidationError:
+            return path.replace("[...]", f".{key}")
+    return path
+
+
+@functools.cache
+def _json_fields(kind: type[Any]) -> dict[str, tuple[str, tuple[Any, ...]]]:
+    """By JSON name, the attribute of a class and the values that its JSON omits."""
+    found = {}
+    for entry in msgspec.structs.fields(kind):
+        omitted: tuple[Any, ...] = ()
+        if kind.__struct_config__.omit_defaults:
+            if entry.default is not msgspec.NODEFAULT:
+                omitted = (entry.default,)
+            elif entry.default_factory in (list, dict):
+                omitted = (entry.default_factory(),)
+        found[entry.encode_name] = entry.name, omitted
+    return found

@@ -1,23 +1,30 @@
-"""Runs: benchmark JSON files as wholes, with when they were made and from which commit, in the order of time."""
+"""Read run files: the records of each file, when the run was made and from which commit, and the order of runs."""
 
 from __future__ import annotations
 
 import dataclasses
+import json
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from harness.errors import UsageError
 from harness.records.changes import Documents
-from harness.records.record import Left, Record, documents_in, left_in, load
-from harness.records.schema import fault
+from harness.records.record import SCHEMA, Record, Unmeasured, decode
+
+if TYPE_CHECKING:
+    from harness.suite.matrix import Cell
+
+#: Where a benchmark's ``extra_info`` has the record and the paired samples; a file has its other entries under FIELD.
+FIELD = "harness"
+SAMPLES = "harness_samples"
 
 
 @dataclasses.dataclass(frozen=True)
 class Commit:
-    """The commit that a run was made from; ``dirty``: with changes besides. What is not known is None."""
+    """The commit that a run was made from; None for what is not known. ``dirty``: with uncommitted changes."""
 
     id: str | None = None
     branch: str | None = None
@@ -26,13 +33,13 @@ class Commit:
 
     @property
     def short(self) -> str:
-        """The first seven digits of its id, and whether there were changes besides."""
+        """The first seven digits of its id, and "(dirty)" where there were uncommitted changes."""
         return "no commit" if self.id is None else self.id[:7] + (" (dirty)" if self.dirty else "")
 
 
 @dataclasses.dataclass(frozen=True)
 class Run:
-    """One benchmark JSON; ``date`` is in UTC."""
+    """One run file; ``date`` is in UTC."""
 
     path: Path
     date: datetime
@@ -40,37 +47,33 @@ class Run:
     records: tuple[Record, ...]
     #: What the artefacts depend on, by their keys.
     documents: Documents = dataclasses.field(default_factory=dict)
-    #: What was selected and not measured.
-    left: tuple[Left, ...] = ()
+    #: The cells that were selected and not measured.
+    left: tuple[Unmeasured, ...] = ()
 
 
 def read(file: Path) -> Run:
-    """The run in a file. Raises UsageError for what is no run, is damaged, or does not say when it was made."""
+    """The run in a file. Raises UsageError as `load` does, and for a file that does not say when it was made."""
     document, records = load(file)
-    for number, record in enumerate(records, 1):
-        if found := fault(record, Record):
-            raise UsageError(f"{file} is damaged: in record {number}, {found}; restore it, or run again")
     date = _date(document.get("datetime"))
     if date is None:
         raise UsageError(
             f"{file} does not say when it was made: its datetime is {document.get('datetime')!r}; take the file as "
             "pytest-benchmark wrote it"
         )
-    return Run(
-        file,
-        date,
-        commit_of(document.get("commit_info")),
-        tuple(records),
-        documents_in(document),
-        tuple(left_in(document)),
-    )
+    commit = commit_of(document.get("commit_info"))
+    return Run(file, date, commit, tuple(records), documents_in(document), tuple(unmeasured_in(document)))
+
+
+def read_records(file: Path) -> list[Record]:
+    """The records of a run file, in order; the file need not have a date. Raises UsageError as `load` does."""
+    return load(file)[1]
 
 
 def collect(paths: Sequence[Path]) -> tuple[list[Run], list[str]]:
-    """The runs of files, and of all JSON files in folders and below, in the order of time; those of one time as given.
+    """The runs of files and of all JSON files below folders, in the order of time; of equal times in the given order.
 
-    Also remarks: what in a folder is no run, and is passed over; which runs are copies of others, and count once; whose
-    clock was wrong. A file that is named itself must be a run: raises UsageError, as it does where there is no run.
+    Also remarks: which files of a folder are no runs and were passed over, which runs are copies and count once, and
+    whose clock was wrong. Raises UsageError for a named file that is no run, and where there is no run at all.
     """
     runs: dict[Path, Run] = {}
     remarks = []
@@ -99,7 +102,7 @@ def collect(paths: Sequence[Path]) -> tuple[list[Run], list[str]]:
 
 
 def labels(runs: Sequence[Run]) -> list[str]:
-    """A name for each run, for people: its date and commit; with the time, then the file, where these do not tell."""
+    """A label for each run: its date and commit, with the time, or else the file, where these are not unique."""
     names: list[str] = []
     for form in ("%Y-%m-%d", "%Y-%m-%d %H:%M", "%Y-%m-%d %H:%M:%S"):
         names = [f"{run.date:{form}} {run.commit.short}" for run in runs]
@@ -108,8 +111,84 @@ def labels(runs: Sequence[Run]) -> list[str]:
     return [f"{name} {run.path}" for name, run in zip(names, runs, strict=True)]
 
 
+def load(file: Path) -> tuple[dict[str, Any], list[Record]]:
+    """The JSON of a run file, and its records in order.
+
+    Raises UsageError for a file that cannot be read, has no record, has records of another schema, or is damaged.
+    """
+    try:
+        document = json.loads(file.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise UsageError(f"there is no file {file}; a run writes one with --benchmark-json={file}") from None
+    except (ValueError, OSError, RecursionError) as error:
+        raise UsageError(f"{file} cannot be read as a benchmark JSON: {error}") from error
+    benchmarks = document.get("benchmarks") if isinstance(document, Mapping) else None
+    entries = benchmarks if isinstance(benchmarks, list) else []
+    extras = [entry.get("extra_info") for entry in entries if isinstance(entry, Mapping)]
+    values = [extra.get(FIELD) for extra in extras if isinstance(extra, Mapping)]
+    objects = [value for value in values if isinstance(value, dict)]
+    if not objects:
+        raise UsageError(f"{file} holds no record of this harness; make one: pytest SUITE.py --benchmark-json={file}")
+    for value in objects:
+        if value.get("schema") != SCHEMA:
+            raise UsageError(f"{file} has records of schema {value.get('schema')}; this version reads {SCHEMA}")
+    records: list[Record] = []
+    for number, value in enumerate(objects, 1):
+        try:
+            records.append(decode(value))
+        except ValueError as error:
+            cell = f" (cell {value['cell']})" if isinstance(value.get("cell"), str) else ""
+            raise UsageError(
+                f"{file} is damaged: record {number}{cell}, {error}; restore the file, or run again"
+            ) from error
+    return document, records
+
+
+def documents_in(document: Mapping[str, Any]) -> dict[str, Mapping[str, Any]]:
+    """The key documents of a run file's artefacts, by key; empty where the file has none."""
+    ours = document.get(FIELD)
+    documents = ours.get("documents") if isinstance(ours, Mapping) else None
+    entries = documents.items() if isinstance(documents, Mapping) else ()
+    return {key: entry for key, entry in entries if isinstance(entry, Mapping)}
+
+
+def unmeasured_in(document: Mapping[str, Any]) -> list[Unmeasured]:
+    """The cells of a run file that were selected and not measured; damaged entries are ignored."""
+    ours = document.get(FIELD)
+    entries = ours.get("left") if isinstance(ours, Mapping) else None
+    cells = []
+    for entry in entries if isinstance(entries, list) else []:
+        try:
+            cells.append(decode(entry, Unmeasured))
+        except ValueError:
+            continue
+    return cells
+
+
+def unmeasured(
+    cells: Iterable[Cell], records: Iterable[Record], reasons: Mapping[str, str], unsupported: Container[str]
+) -> list[Unmeasured]:
+    """The selected ``cells`` that have no record, each with the reason.
+
+    ``reasons`` has, by cell name, why a cell that was tried has none. A cell in ``unsupported`` is skipped, not failed.
+    """
+    measured = {(record.suite, record.matrix, record.cell) for record in records}
+    missing = []
+    for cell in cells:
+        if (cell.suite, cell.matrix, cell.id) in measured:
+            continue
+        if cell.skip is not None:
+            outcome, reason = "skipped", cell.skip
+        elif cell.name in reasons:
+            outcome, reason = "skipped" if cell.name in unsupported else "failed", reasons[cell.name]
+        else:  # pytest itself skipped it, or the run was interrupted
+            outcome, reason = "not run", "selected, and not measured"
+        missing.append(Unmeasured(suite=cell.suite, matrix=cell.matrix, cell=cell.id, outcome=outcome, reason=reason))
+    return missing
+
+
 def _files(paths: Sequence[Path]) -> Iterator[tuple[Path, bool]]:
-    """The files, each with whether it was named itself."""
+    """The files of these paths, each with whether it was named itself rather than found in a folder."""
     for path in paths:
         if path.is_dir():
             yield from ((file, False) for file in sorted(path.rglob("*.json")) if file.is_file())
@@ -124,13 +203,13 @@ def _same(run: Run, other: Run) -> bool:
 def _doubts(run: Run) -> Iterator[str]:
     if run.commit.date is not None and run.date < run.commit.date:
         yield (
-            f"{run.path} says that it was made at {run.date:%Y-%m-%d %H:%M} and from a commit of "
-            f"{run.commit.date:%Y-%m-%d %H:%M}: a clock was wrong, and its place in the order of time may be"
+            f"{run.path} was made at {run.date:%Y-%m-%d %H:%M}, before its commit of "
+            f"{run.commit.date:%Y-%m-%d %H:%M}: a clock was wrong, and the run may be out of order"
         )
 
 
 def commit_of(info: Any) -> Commit:
-    """The commit that pytest-benchmark tells of."""
+    """The commit in what pytest-benchmark writes as ``commit_info``."""
     if not isinstance(info, Mapping):
         return Commit()
     name, branch = info.get("id"), info.get("branch")
@@ -144,7 +223,7 @@ def commit_of(info: Any) -> Commit:
 
 
 def _date(text: Any) -> datetime | None:
-    """A moment, in UTC; also where the text does not say so."""
+    """A date in ISO form, as UTC unless it names another zone; None for anything else."""
     try:
         moment = datetime.fromisoformat(text)
         return (moment.replace(tzinfo=UTC) if moment.tzinfo is None else moment).astimezone(UTC)

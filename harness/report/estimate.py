@@ -42,7 +42,7 @@ def pooled(intervals: Sequence[Interval]) -> Estimate | None:
         return Estimate(only["value"], only["low"], only["high"], only.get("method", ""))
     values = [entry["value"] for entry in intervals]
     centre, over_seeds = statistics.fmean(values), _half(values)
-    known = [(entry["high"] - entry["low"]) / 2 for entry in intervals if None not in (entry["low"], entry["high"])]  # type: ignore[operator]
+    known = [(entry["high"] - entry["low"]) / 2 for entry in intervals if None not in (entry["low"], entry["high"])]
     own = statistics.fmean(known) if len(known) == len(values) else 0.0
     half = math.hypot(over_seeds, own)
     how = f"Student's t over {len(values)} seeds" + (" and the interval over patients" if own else "")

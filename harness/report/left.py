@@ -47,7 +47,8 @@ def file_figure(records: Sequence[Record]) -> MetricValue | None:
     """The deployed file's figure, as a record has it, where it is `telling`."""
     if FILE not in telling(records):
         return None
-    return next(record["figures"][FILE] for record in records if FILE in record["figures"])
+    figure: MetricValue = next(record["figures"][FILE] for record in records if FILE in record["figures"])
+    return figure
 
 
 def file_title(figure: MetricValue) -> str:
@@ -67,4 +68,4 @@ def _quotient(above: Record, name: str, below: Record, other: str) -> float | No
     part, whole = above["figures"].get(name), below["figures"].get(other)
     if part is None or whole is None or part["value"] is None or not whole["value"]:
         return None
-    return part["value"] / whole["value"]
+    return float(part["value"] / whole["value"])

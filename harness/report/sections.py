@@ -7,7 +7,7 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from harness.records.record import Timing
+from harness.records.record import Record, Timing
 from harness.report.choice import Choice, choices
 from harness.report.left import FILE, NONZERO, NONZERO_LEFT, bases, file_figure, file_title, nonzero_share, telling
 from harness.report.model import Network, Report, Variant
@@ -138,7 +138,7 @@ def classes_table(network: Network) -> Table | None:
     return Table(f"{network.title}: {network.quality.name} of each class", headers, found)
 
 
-def _metric(record: Mapping[str, Any], name: str) -> str | None:
+def _metric(record: Record, name: str) -> str | None:
     figure = record["figures"].get(name)
     return None if figure is None else figure["metric"]
 

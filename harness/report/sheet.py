@@ -30,7 +30,7 @@ def sheet(report: Report) -> str:
 
 def _row(cell: Cell, report: Report) -> dict[str, Any]:
     record, run = cell.record, report.runs[cell.run]
-    row: dict[str, Any] = {name: record[name] for name in ENTRIES}  # type: ignore[literal-required]
+    row: dict[str, Any] = {name: record[name] for name in ENTRIES}
     row |= dict(record["axes"])
     for name, figure in record["figures"].items():
         row[name] = figure["value"]
@@ -55,7 +55,7 @@ def _row(cell: Cell, report: Report) -> dict[str, Any]:
 
 
 def _bounds(name: str, interval: Interval | None) -> dict[str, float | None]:
-    return {} if interval is None else {f"{name} ({bound})": interval[bound] for bound in BOUNDS}  # type: ignore[literal-required]
+    return {} if interval is None else {f"{name} ({bound})": interval[bound] for bound in BOUNDS}
 
 
 def _inert(value: Any) -> Any:

@@ -150,7 +150,7 @@ def _verdict(cells: Sequence[Record]) -> str:
         return f"{found[0]['kind']} ({found[0]['processes_needed']})"
     counts = collections.Counter(entry["kind"] for entry in found)
     if len(counts) == 1:
-        return next(iter(counts))
+        return str(next(iter(counts)))
     return ", ".join(f"{count} {kind}" for kind, count in counts.most_common()) or MISSING
 
 

@@ -38,18 +38,18 @@ def declaration(name: str, figure: MetricValue) -> MetricSpec:
     Records of version 0.1 hold neither ``exact``, ``per_machine`` nor ``gate``; there, the installed metric's
     declaration counts.
     """
-    known = _specs().get((figure["metric"], name))
-    if known is not None and not figure.keys() & {"exact", "per_machine", "gate"}:
+    known = _specs().get((figure.metric, name))
+    if known is not None and not (figure.exact or figure.per_machine or figure.gate is not None):
         return known
     return MetricSpec(
         name,
-        unit=figure["unit"],
-        better=figure["better"],  # type: ignore[arg-type]
-        digits=figure["digits"],
-        headline=figure["headline"],
-        exact=figure.get("exact", False),
-        per_machine=figure.get("per_machine", False),
-        gate=figure.get("gate"),
+        unit=figure.unit,
+        better=figure.better,  # type: ignore[arg-type]
+        digits=figure.digits,
+        headline=figure.headline,
+        exact=figure.exact,
+        per_machine=figure.per_machine,
+        gate=figure.gate,
     )
 
 
@@ -60,7 +60,7 @@ def default_rules(records: Iterable[Record]) -> dict[str, str]:
     """
     rules = {spec.name: spec.gate for spec in _specs().values() if spec.gate is not None}
     for record in records:
-        rules |= {name: figure["gate"] for name, figure in record["figures"].items() if "gate" in figure}
+        rules |= {name: figure.gate for name, figure in record.figures.items() if figure.gate is not None}
     return rules
 
 

@@ -19,7 +19,7 @@ from harness.build import artefact
 from harness.errors import CellError
 from harness.plugin.containment import Tell
 from harness.plugin.manager import Plugins
-from harness.records.record import Interval, MetricValue, interval
+from harness.records.record import Interval, MetricValue
 from harness.run.declarations import specs_of
 from harness.stats.quality import bootstrap, paired_bootstrap
 
@@ -64,27 +64,25 @@ def figures(evidence: CellContext, plugins: Plugins, say: Tell | None = None) ->
         decisive = headlines(declared)
         for figure in declared:
             if figure.name in found:
-                taken = found[figure.name]["metric"]
+                taken = found[figure.name].metric
                 raise CellError(f"metrics {taken!r} and {name!r} both give a figure {figure.name!r}; rename one")
             value = _value(name, figure.name, values)
-            found[figure.name] = {
-                "metric": name,
-                "value": value,
-                "unit": figure.unit,
-                "better": figure.better,
-                "digits": figure.digits,
-                "headline": figure.name in decisive,
-            }
-            # What is not declared is omitted.
-            if figure.exact:
-                found[figure.name]["exact"] = True
-            if figure.per_machine:
-                found[figure.name]["per_machine"] = True
-            if figure.gate is not None:
-                found[figure.name]["gate"] = figure.gate
+            interval = None
             if value is not None and figure.name in weighted:
                 with contain(name, "weighted", plugins, say):
-                    found[figure.name]["interval"] = _bootstrapped(weighted[figure.name], evidence)
+                    interval = _bootstrapped(weighted[figure.name], evidence)
+            found[figure.name] = MetricValue(
+                metric=name,
+                value=value,
+                unit=figure.unit,
+                better=figure.better,
+                digits=figure.digits,
+                headline=figure.name in decisive,
+                exact=figure.exact,
+                per_machine=figure.per_machine,
+                gate=figure.gate,
+                interval=interval,
+            )
     return found
 
 
@@ -144,4 +142,4 @@ def _bootstrapped(function: WeightedMetric, candidate: CellContext, reference: C
         else paired_bootstrap(function, reference.scores, scores, targets, patients)
     )
     method = f"bootstrap over {found.patients} patients, {found.repetitions} samples"
-    return interval(found.estimate, found.low, found.high, found.level, method)
+    return Interval(float(found.estimate), found.low, found.high, found.level, method)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import collections
-import copy
 import dataclasses
 import platform
 from collections.abc import Mapping, Sequence
@@ -24,7 +23,7 @@ from harness.measure.profile import worker_environment
 from harness.plugin.manager import Plugins
 from harness.policy.baseline import Baseline
 from harness.policy.rules import FAIL_ON, LATENCY, Policy, check_figures, policy
-from harness.records.record import SCHEMA, Against, Record, StepRecord, Timing
+from harness.records.record import SCHEMA, Against, ArtefactRef, Record, StepRecord, Timing, to_json
 from harness.run.deployment import Deployment
 from harness.run.progress import Display
 from harness.store.local import Store
@@ -193,7 +192,7 @@ class Session:
             self.display.say(f"harness: {pluralize(len(missing), 'step')} to build, in about {duration}")
         executor.build_all()
         earlier = {} if self.baseline is None else self.baseline.records
-        models = {earlier[cell.name]["artefact"]["key"] for cell in self.selected if cell.name in earlier}
+        models = {earlier[cell.name].artefact.key for cell in self.selected if cell.name in earlier}
         for key in models:  # fetched now, for nothing else may go on while cells are timed
             self.store.get(key)
         self.store.share(models | self.plan.nodes.keys())
@@ -222,33 +221,37 @@ class Session:
             self.deployment.measure_memory(cell, evidence)
         from harness.run.evaluation import differences, figures
 
-        record: Record = {
-            "schema": SCHEMA,
-            "suite": cell.suite,
-            "matrix": cell.matrix,
-            "cell": cell.id,
-            "reference": reference.id,
-            "axes": dict(cell.axes),
-            "columns": cell.columns,
-            "synthetic": self.plugins.datasets.get(cell.dataset).synthetic,
-            "preset": self.options.preset.name,
-            "device": self.options.device,
-            "artefact": {"key": candidate_artefact.key, "sha256": evidence.sha256},
-            "reference_artefact": {"key": reference_artefact.key, "sha256": base.sha256},
-            "steps": self._steps(self._key(cell)),
-            "figures": figures(evidence, self.plugins, self.display.say),
-            "differences": differences(base, evidence, self.plugins, self.display.say),
-            "test_examples": len(evidence.targets),
-            "timing": timing,
-            "machine": dict(self._machine),
-            "versions": {"python": platform.python_version(), **{name: version(name) for name in PACKAGES}},
-            "gate": dict(cell.gate),
-        }
+        metric_values = figures(evidence, self.plugins, self.display.say)
+        metric_differences = differences(base, evidence, self.plugins, self.display.say)
+        against = None
         if self.baseline is not None and cell.name in self.baseline.records:
             earlier = self.baseline.records[cell.name]
-            record["against"] = self._against(self.baseline.file, earlier, cell, base, evidence)
-        # What a plugin does to it stays with that plugin.
-        self.plugins.notify("harness_cell_finished", say=self.display.say, record=copy.deepcopy(record))
+            against = self._against(self.baseline.file, earlier, cell, base, evidence)
+        record = Record(
+            schema=SCHEMA,
+            suite=cell.suite,
+            matrix=cell.matrix,
+            cell=cell.id,
+            reference=reference.id,
+            axes=dict(cell.axes),
+            columns=cell.columns,
+            synthetic=self.plugins.datasets.get(cell.dataset).synthetic,
+            preset=self.options.preset.name,
+            device=self.options.device,
+            artefact=ArtefactRef(candidate_artefact.key, evidence.sha256),
+            reference_artefact=ArtefactRef(reference_artefact.key, base.sha256),
+            steps=self._steps(self._key(cell)),
+            figures=metric_values,
+            differences=metric_differences,
+            test_examples=len(evidence.targets),
+            timing=timing,
+            machine=dict(self._machine),
+            versions={"python": platform.python_version(), **{name: version(name) for name in PACKAGES}},
+            gate=dict(cell.gate),
+            against=against,
+        )
+        # Plugins get a plain mapping of their own: what one does to it reaches neither the record nor another plugin.
+        self.plugins.notify("harness_cell_finished", say=self.display.say, record=to_json(record))
         return Measured(record, samples)
 
     def _key(self, cell: Cell) -> str:
@@ -262,48 +265,48 @@ class Session:
         """What the cell's model of an earlier run is now, beside the new one."""
         from harness.run.evaluation import differences, figures
 
-        found: Against = {
-            "run": file.name,
-            "artefact": earlier["artefact"],
-            "sha256": "",
-            "same": False,
-            "timing": None,
-            "latency": None,
-            "reason": "",
-            "figures": {},
-            "differences": {},
-        }
-        key, margin = earlier["artefact"]["key"], self.options.policy(cell.gate).latency
-        if earlier["axes"]["dataset"] != cell.dataset:
-            found["reason"] = f"the earlier run is on {earlier['axes']['dataset']}"
+        found = Against(
+            run=file.name,
+            artefact=earlier.artefact,
+            sha256="",
+            same=False,
+            timing=None,
+            latency=None,
+            reason="",
+            figures={},
+            differences={},
+        )
+        key, margin = earlier.artefact.key, self.options.policy(cell.gate).latency
+        if earlier.axes["dataset"] != cell.dataset:
+            found.reason = f"the earlier run is on {earlier.axes['dataset']}"
             return found
         artefact = self.store.get(key)
         if artefact is None:
-            found["reason"] = f"its artefact {key[:12]} is not in the store"
+            found.reason = f"its artefact {key[:12]} is not in the store"
             return found
         try:
             before = self.deployment.evidence(cell, artefact)
-            found["sha256"] = before.sha256
-            if before.sha256 == evidence.sha256 != earlier["artefact"]["sha256"]:
+            found.sha256 = before.sha256
+            if before.sha256 == evidence.sha256 != earlier.artefact.sha256:
                 # The same key, but built anew here, or deployed otherwise: the file of then is not had.
-                found["reason"] = "under its key there is another file than the earlier run had"
+                found.reason = "under its key there is another file than the earlier run had"
                 return found
             if before.sha256 == evidence.sha256:
-                found["same"], found["reason"] = True, "the same file"
+                found.same, found.reason = True, "the same file"
             elif not self.options.timed or self._protocol(cell) == "single":
-                found["reason"] = "the latency was not timed in pairs"
+                found.reason = "the latency was not timed in pairs"
             elif margin is not None:
                 pair = Pair(cell, before.file, evidence.file, self.deployment.inputs(cell), steady=reference.file)
-                found["timing"], samples = self._keeper(EARLIER, margin).time(pair)
-                found["latency"] = float(np.median(samples.candidate)) / 1000
+                found.timing, samples = self._keeper(EARLIER, margin).time(pair)
+                found.latency = float(np.median(samples.candidate)) / 1000
                 before.samples = np.asarray(samples.kept["reference"])
                 self.deployment.measure_memory(cell, before)
-            found["figures"] = figures(before, self.plugins, self.display.say)
-            found["differences"] = differences(before, evidence, self.plugins, self.display.say)
+            found.figures = figures(before, self.plugins, self.display.say)
+            found.differences = differences(before, evidence, self.plugins, self.display.say)
         except HarnessError as error:
-            found["reason"] = f"its model could not be measured again: {error}"
+            found.reason = f"its model could not be measured again: {error}"
         except Exception as error:  # the code that made it may be gone
-            found["reason"] = f"its model could not be rebuilt: {describe_error(error)}"
+            found.reason = f"its model could not be rebuilt: {describe_error(error)}"
         return found
 
     def _time(self, pair: Pair) -> tuple[Timing, Samples]:
@@ -321,7 +324,7 @@ class Session:
 
     def documents(self, records: Sequence[Record]) -> dict[str, Mapping[str, Any]]:
         """What the artefacts of these records depend on: each document by its key, ancestors included."""
-        keys = {record[which]["key"] for record in records for which in ("artefact", "reference_artefact")}
+        keys = {ref.key for record in records for ref in (record.artefact, record.reference_artefact)}
         return {node.key: node.document for key in sorted(keys) for node in self.plan.lineage(key)}
 
     def finalize_verdicts(self, confirm: bool = True) -> None:
@@ -347,5 +350,5 @@ class Session:
             if node.step is not None:
                 made = descriptions.get(node.key)  # an ancestor may be gone: it is not needed any more
                 facts, seconds = ({}, None) if made is None else (dict(made.facts), made.seconds)
-                rows.append({"step": planning.describe(node.step), "facts": facts, "seconds": seconds})
+                rows.append(StepRecord(planning.describe(node.step), facts, seconds))
         return rows

@@ -17,7 +17,7 @@ from filelock import FileLock, Timeout
 from harness.errors import StoreError, UsageError, explain_disk_errors
 from harness.files import prefix
 from harness.keys import key_of
-from harness.records.record import documents_in, load
+from harness.records.runs import documents_in, load
 from harness.store.entry import META, MODEL, Damaged, Description, Entry, parse
 
 KEY = re.compile(r"[0-9a-f]{64}")
@@ -73,14 +73,14 @@ def named(runs: Iterable[Path]) -> Kept:
     for run in runs:
         document, records = load(run)
         for record in records:
-            try:
-                own = {record["artefact"]["key"], record["reference_artefact"]["key"]}
-                if "against" in record:
-                    own.add(record["against"]["artefact"]["key"])
-                if not all(map(KEY.fullmatch, own)):
-                    raise ValueError(f"{sorted(own)} are no keys")
-            except (KeyError, TypeError, ValueError) as error:
-                raise UsageError(f"a record of {run} names no artefacts ({error!r}); nothing was removed") from error
+            own = {record.artefact.key, record.reference_artefact.key}
+            if record.against is not None:
+                own.add(record.against.artefact.key)
+            if not all(map(KEY.fullmatch, own)):
+                raise UsageError(
+                    f"{run} is damaged: the artefacts of {record.name} are {sorted(own)}, which are no keys; "
+                    "nothing was removed"
+                )
             keys |= own
         for key, entry in documents_in(document).items():
             with contextlib.suppress(UsageError):  # one without a key is not what it says, and is asked for elsewhere

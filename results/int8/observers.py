@@ -27,7 +27,7 @@ from harness import Data
 from harness.build import artefact
 from harness.data.library import Library
 from harness.plugin.manager import installed
-from harness.records import record
+from harness.records.runs import read_records
 from harness.run.progress import Display
 from harness.store.local import Store
 from harness_compress import _fx_int8
@@ -70,9 +70,9 @@ def networks(runs: list[Path], store: Store) -> Iterator[tuple[str, torch.nn.Mod
     """The plain float networks of the runs, full and pruned by the L1 norm, each once."""
     seen: set[str] = set()
     for run in runs:
-        for cell in record.read(run):
-            axes, key = cell["axes"], cell["artefact"]["key"]
-            wanted = axes["training"] == "plain" and axes["precision"] == "float32" and "l2" not in axes["pruning"]
+        for cell in read_records(run):
+            axes, key = cell.axes, cell.artefact.key
+            wanted = axes["training"] == "plain" and axes["precision"] == "float32" and "l2" not in str(axes["pruning"])
             if wanted and key not in seen:
                 seen.add(key)
                 found = store.local(key)

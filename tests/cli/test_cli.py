@@ -154,7 +154,7 @@ def test_a_record_that_lacks_what_it_must_have_is_told(run: Run) -> None:
     Path("run.json").write_text('{"benchmarks": [{"extra_info": {"harness": {"schema": 1}}}]}')
     code, _, err = run("report", "run.json")
     assert code == 4
-    assert "a record of run.json is damaged" in err
+    assert "run.json is damaged: record 1, Object missing required field `suite`" in err
 
 
 def test_data_status_and_fetch(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from records import record
+from records import decoded, interval, record, verdict
 
+from harness.gate import judge as gate
 from harness.gate.findings import Finding
-from harness.gate.judge import EXIT_CODES, compare, judge, name_of
+from harness.gate.judge import EXIT_CODES, Comparison, Judgement
 from harness.gate.latency import BETWEEN_RUNS
-from harness.policy.rules import policy
+from harness.policy.rules import Policy, policy
+from harness.records.record import Record
 from harness.run.declarations import default_rules
 
 MACHINE = {"cpu": "A CPU", "cpus": 2, "memory_bytes": 8 * 10**9}
@@ -22,21 +25,18 @@ INT8 = {"precision": "int8"}
 
 
 def cell(old: bool = False, **changes: Any) -> Any:
-    """A record of an int8 cell on a known machine, with per-process ratios to its reference."""
-    made: Any = record(**(INT8 | changes))
+    """The JSON of an int8 cell on a known machine, with per-process ratios to its reference."""
+    made = record(**(INT8 | changes))
     made |= {
         "artefact": {"key": "k1", "sha256": "s1"},
         "reference_artefact": {"key": "k0", "sha256": "s0"},
-        "versions": {"torch": "2.13.0"},
         "machine": dict(MACHINE),
-        "steps": [{"step": "train()"}],
+        "steps": [{"step": "train()", "facts": {}, "seconds": None}],
     }
     better = {"auroc": "higher", "parameters": "lower", "file_size": "lower", "memory": "lower"}
     for name, figure in made["figures"].items():
         figure["better"] = better.get(name)
         figure |= {"per_machine": True} if name == "memory" else {"exact": name in ("parameters", "file_size")}
-    for difference in made["differences"].values():
-        difference |= {"level": 0.95, "method": "bootstrap"}
     made["timing"] |= {"per_process": [0.50, 0.501, 0.499, 0.5]}
     return made
 
@@ -45,19 +45,29 @@ def again(new: Any, ratio: tuple[float, float, float], kind: str, **rest: Any) -
     """The earlier model was timed beside the new one."""
     new["artefact"] = {"key": "k2", "sha256": "s2"}
     timing = copy.deepcopy(new["timing"])
-    timing["ratio"] = dict(zip(("value", "low", "high"), ratio, strict=True))
-    timing["verdict"] = {"kind": kind, "reason": f"because {kind}", "margin": 0.01}
+    timing["ratio"] = interval(*ratio)
+    timing["verdict"] = verdict(kind, f"because {kind}")
+    latency = {"metric": "latency", "value": 100.0, "unit": "us", "better": "lower", "digits": 1, "headline": True}
     new["against"] = {
+        "run": "old.json",
         "artefact": {"key": "k1", "sha256": "s1"},
         "sha256": "s1",
         "same": False,
         "timing": timing,
         "latency": 110.0,
         "reason": "",
-        "figures": {"latency": {"value": 100.0}},
+        "figures": {"latency": latency},
         "differences": {},
     } | rest
     return new
+
+
+def compare(name: str, old: Any, new: Any, rules: Policy) -> Comparison:
+    return gate.compare(name, decoded(old), decoded(new), rules)
+
+
+def judge(old: Any, new: Any, lost: dict[str, str], policy_of: Callable[[Record], Policy]) -> Judgement:
+    return gate.judge(*({name: decoded(made) for name, made in run.items()} for run in (old, new)), lost, policy_of)
 
 
 def finding(figure: str, old: Any, new: Any, **rules: str) -> Finding:
@@ -127,7 +137,7 @@ def test_memory_of_another_machine_is_compared_only_where_both_models_ran_here()
     old["machine"]["cpu"] = "another"
     rules = policy({"latency": "off", "memory": "10%"})
     assert compare("cell", old, new, rules).findings == ()
-    again(new, (1, 1, 1), "same", figures={"memory": {"value": 149.0}})
+    again(new, (1, 1, 1), "same", figures={"memory": cell(figures={"memory": 149.0})["figures"]["memory"]})
     assert finding("memory", old, new, memory="10%").kind == "fine"
 
 
@@ -135,7 +145,7 @@ def test_memory_of_another_machine_is_compared_only_where_both_models_ran_here()
 
 
 @pytest.mark.parametrize(
-    ("interval", "kind"),
+    ("bounds", "kind"),
     [
         ((-0.02, -0.03, -0.01), "regressed"),
         ((-0.004, -0.0049, -0.003), "fine"),
@@ -145,9 +155,9 @@ def test_memory_of_another_machine_is_compared_only_where_both_models_ran_here()
         ((0.01, -0.004, 0.02), "fine"),
     ],
 )
-def test_quality_is_judged_by_its_paired_interval(interval: tuple[float, float, float], kind: str) -> None:
-    old, new = cell(figures={"auroc": 0.93}), cell(figures={"auroc": 0.93 + interval[0]})
-    paired = dict(zip(("value", "low", "high"), interval, strict=True)) | {"method": "bootstrap over 9 patients"}
+def test_quality_is_judged_by_its_paired_interval(bounds: tuple[float, float, float], kind: str) -> None:
+    old, new = cell(figures={"auroc": 0.93}), cell(figures={"auroc": 0.93 + bounds[0]})
+    paired = interval(*bounds) | {"method": "bootstrap over 9 patients"}
     again(new, (1, 1, 1), "same", differences={"auroc": paired})
     found = finding("auroc", old, new, auroc="0.005")
     assert (found.kind, "bootstrap over 9 patients" in found.how) == (kind, True)
@@ -156,7 +166,7 @@ def test_quality_is_judged_by_its_paired_interval(interval: tuple[float, float, 
 def test_what_the_earlier_model_itself_lost_since_counts() -> None:
     """A new version of what runs the models costs both of them 0.02: their difference is nil, the loss is not."""
     old, new = cell(figures={"auroc": 0.93}), cell(figures={"auroc": 0.91})
-    paired = {"value": 0.0, "low": -0.001, "high": 0.001, "method": "bootstrap"}
+    paired = interval(0.0, -0.001, 0.001)
     again(new, (1, 1, 1), "same", differences={"auroc": paired})
     found = finding("auroc", old, new, auroc="0.005")
     assert found.kind == "regressed"
@@ -198,7 +208,7 @@ def test_the_reference_itself_must_keep_the_share_of_what_it_was() -> None:
     old, new = (cell(precision="float32", figures={"auroc": value}) for value in (0.93, 0.5))
     new["artefact"]["sha256"] = new["reference_artefact"]["sha256"] = "other"
     for entry in (old, new):
-        entry["figures"]["auroc"]["interval"] = {"low": 0.0, "high": 0.02}
+        entry["figures"]["auroc"]["interval"] = interval(0.01, 0.0, 0.02)
     found = finding("auroc", old, new, auroc="99% of reference")
     assert (found.kind, str(found.tolerance)) == ("regressed", "1 %")
 
@@ -210,7 +220,7 @@ def test_worse_quality_without_an_interval_may_be_chance() -> None:
     assert finding("auroc", old, new, auroc="0.005").kind == "inconclusive"
     new["differences"]["auroc"] |= {"value": -0.03, "low": None, "high": None}
     assert finding("auroc", old, new, auroc="99% of reference").kind == "inconclusive"
-    paired = {"value": -0.03, "low": None, "high": None, "method": "too few patients"}
+    paired = interval(-0.03, None, None)
     again(new, (1, 1, 1), "same", differences={"auroc": paired})
     assert finding("auroc", old, new, auroc="0.005").kind == "inconclusive"
 
@@ -219,9 +229,9 @@ def test_other_test_examples_are_no_loss_of_quality() -> None:
     old, new = cell(figures={"auroc": 0.93}), cell(figures={"auroc": 0.90})
     new["test_examples"] = 30
     assert finding("auroc", old, new, auroc="0.005").kind == "inconclusive"
-    again(new, (1, 1, 1), "same", differences={"auroc": {"value": 0.0, "low": 0.0, "high": 0.0, "method": ""}})
+    again(new, (1, 1, 1), "same", differences={"auroc": interval(0.0, 0.0, 0.0)})
     assert finding("auroc", old, new, auroc="0.005").kind == "fine"
-    again(new, (1, 1, 1), "same", differences={"auroc": {"value": -0.03, "low": -0.04, "high": -0.02, "method": ""}})
+    again(new, (1, 1, 1), "same", differences={"auroc": interval(-0.03, -0.04, -0.02)})
     assert finding("auroc", old, new, auroc="0.005").kind == "regressed"
 
 
@@ -275,7 +285,7 @@ def test_a_margin_wider_than_that_between_runs_counts() -> None:
 @pytest.mark.parametrize("which", ["old", "new"])
 def test_a_contaminated_run_says_nothing(which: str) -> None:
     records = {"old": cell(), "new": cell()}
-    records[which]["timing"]["verdict"] = {"kind": "contaminated", "reason": "busy"}
+    records[which]["timing"]["verdict"] = verdict("contaminated", "busy")
     records["new"]["timing"]["per_process"] = [9.0] * 4
     same = finding("latency", records["old"], records["new"], latency="1%")
     assert (same.kind, same.change, same.how) == ("fine", None, "the same file")
@@ -358,10 +368,6 @@ def test_exit_codes_are_distinct() -> None:
     assert len({0, 1, 2, 4, 5, 13, *EXIT_CODES.values()}) == 6 + len(EXIT_CODES)
 
 
-def test_a_record_s_name_is_its_item_s() -> None:
-    assert name_of(record()) == "suites/toy.py::m[conv-plain-full-float32-0]"
-
-
 ORDER = ["improved", "fine", "inconclusive", "regressed"]
 
 
@@ -369,7 +375,7 @@ ORDER = ["improved", "fine", "inconclusive", "regressed"]
 def test_the_worse_never_fares_better(value: float, below: float, above: float, allowed: float, more: float) -> None:
     def kind(shift: float) -> str:
         old, new = cell(figures={"auroc": 0.9}), cell(figures={"auroc": 0.9 + value - shift})
-        paired = {"value": value - shift, "low": value - shift - below, "high": value - shift + above, "method": ""}
+        paired = interval(value - shift, value - shift - below, value - shift + above)
         again(new, (1, 1, 1), "same", differences={"auroc": paired})
         return finding("auroc", old, new, auroc=repr(allowed)).kind
 

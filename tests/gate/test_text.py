@@ -9,10 +9,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from records import record
+from records import decoded, record
 
 from harness.gate.findings import Change, Finding
-from harness.gate.judge import Comparison, Judgement, judge, name_of
+from harness.gate.judge import Comparison, Judgement, judge
 from harness.gate.junit import junit_xml
 from harness.gate.markdown import MOST, gate_markdown
 from harness.gate.text import Background, conclusion, gate_text, headline, summary, typed
@@ -47,8 +47,7 @@ def finding(kind: Any = "regressed", **changes: Any) -> Finding:
 
 
 def cell(*findings: Finding, name: str = "s.py::m[a]", **changes: Any) -> Comparison:
-    made: Any = record()
-    made |= {"artefact": {"key": "k", "sha256": "s"}, "versions": {}, "steps": []}
+    made = decoded(record() | {"artefact": {"key": "k", "sha256": "s"}, "versions": {}})
     given: Any = {"name": name, "old": made, "new": made, "policy": policy(), "findings": findings}
     return Comparison(**(given | changes))
 
@@ -170,8 +169,8 @@ def test_junit_has_a_case_a_cell() -> None:
 
 def test_a_name_from_a_file_steers_neither_a_terminal_nor_a_ci_system() -> None:
     """A runner of GitHub takes a line that begins with :: for a command."""
-    old: Any = {**record(), "cell": "a\n::error::\x1b[31m<b>"}
-    found = judge({name_of(old): old}, {}, {name_of(old): "gone"}, lambda entry: policy())
+    old = decoded(record() | {"cell": "a\n::error::\x1b[31m<b>"})
+    found = judge({old.name: old}, {}, {old.name: "gone"}, lambda entry: policy())
     assert "[a\\n::error::\\x1b[31m<b>]" in text(found)
 
 

@@ -6,12 +6,24 @@ import copy
 from typing import Any
 
 import pytest
-from records import record
+from records import decoded, record
 
 from harness.keys import key_of
-from harness.records.changes import around_it, changes, of_the_cell
+from harness.records import changes as module
 
 NETWORK = {"torch": "2.13", "data": {"fingerprint": "abc"}}
+
+
+def changes(old: Any, new: Any, old_documents: Any, new_documents: Any) -> list[str]:
+    return module.changes(decoded(old), decoded(new), old_documents, new_documents)
+
+
+def of_the_cell(old: Any, new: Any, old_documents: Any, new_documents: Any) -> list[str]:
+    return module.of_the_cell(decoded(old), decoded(new), old_documents, new_documents)
+
+
+def around_it(old: Any, new: Any) -> list[str]:
+    return module.around_it(decoded(old), decoded(new))
 
 
 def documents(network: Any, *steps: Any) -> dict[str, Any]:
@@ -36,7 +48,7 @@ def of(known: dict[str, Any], **more: Any) -> Any:
     made |= {
         "artefact": {"key": list(known)[-1], "sha256": list(known)[-1]},
         "versions": {"torch": "2.13.0"},
-        "steps": [{"step": "train()"}],
+        "steps": [{"step": "train()", "facts": {}, "seconds": None}],
     }
     return made | more
 
@@ -73,12 +85,12 @@ def test_other_bytes_under_one_key_are_told() -> None:
     known = documents(NETWORK, train())
     other = of(known, artefact={"key": list(known)[-1], "sha256": "other"})
     (line,) = changes(of(known), other, known, known)
-    assert line == "the deployed file: other bytes, though nothing that the key knows differs"
+    assert line == "the deployed file has other bytes, although its key is the same"
 
 
 def test_without_documents_the_steps_are_compared_as_they_were_written() -> None:
     old = of(documents(NETWORK, train()))
-    new = of(documents(NETWORK, train("2")), steps=[{"step": "train(epochs=2)"}])
+    new = of(documents(NETWORK, train("2")), steps=[{"step": "train(epochs=2)", "facts": {}, "seconds": None}])
     assert changes(old, new, {}, {}) == ["steps train() -> train(epochs=2)"]
     keys = [list(documents(NETWORK, train(version)))[-1][:12] for version in "12"]
     assert changes(old, of(documents(NETWORK, train("2"))), {}, {}) == [f"artefact {keys[0]} -> {keys[1]}"]

@@ -14,7 +14,7 @@ from harness.records.machine_id import ENTRIES, fingerprint, same_machine
 
 
 def of(**changes: Any) -> Any:
-    return fingerprint({"machine": MACHINE | changes})
+    return fingerprint(MACHINE | changes)
 
 
 def test_a_machine_is_itself_and_reads_well() -> None:
@@ -53,11 +53,10 @@ def test_what_is_updated_on_a_machine_leaves_it_the_same(change: dict[str, Any])
 
 
 @pytest.mark.parametrize(
-    "record", [{}, {"machine": None}, {"machine": "a machine"}, {"machine": {}}, {"machine": MACHINE | {"cpu": None}},
-               {"machine": MACHINE | {"cpu": " "}}, {"machine": MACHINE | {"cpu": ["a"]}}]
-)  # fmt: skip
-def test_an_unknown_machine_is_not_even_itself(record: dict[str, Any]) -> None:
-    unknown = fingerprint(record)
+    "facts", [{}, {"cpus": 2}, MACHINE | {"cpu": None}, MACHINE | {"cpu": " "}, MACHINE | {"cpu": ["a"]}]
+)
+def test_an_unknown_machine_is_not_even_itself(facts: dict[str, Any]) -> None:
+    unknown = fingerprint(facts)
     assert str(unknown) == "unknown machine"
     assert unknown.digest == "unknown"
     assert not same_machine(unknown, unknown)

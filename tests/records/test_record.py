@@ -1,74 +1,230 @@
-"""Reading records from benchmark files, and refusing what is none."""
+"""The classes of a record: decoding, encoding, refusing what is damaged, and the questions that they answer."""
 
 from __future__ import annotations
 
+import copy
 import json
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from records import decoded, interval, verdict
+from run_files import cell, contaminated
 
-from harness import Profile, UsageError
-from harness.records.record import SCHEMA, left_in, left_of, read
-from harness.suite.matrix import Cell
+from harness.records.record import Interval, Record, Timing, decode, to_json
 
-
-def written(folder: Path, *records: Any) -> Path:
-    """A benchmark JSON with an entry for each record; None is an entry that is not ours."""
-    benchmarks = [{"name": "x", "extra_info": {} if record is None else {"harness": record}} for record in records]
-    file = folder / "run.json"
-    file.write_text(json.dumps({"benchmarks": benchmarks}))
-    return file
+RESULTS = Path(__file__).parents[2] / "results"
 
 
-def test_records_are_read_in_order_among_other_benchmarks(tmp_path: Path) -> None:
-    ours = [{"schema": SCHEMA, "cell": name} for name in "ab"]
-    assert read(written(tmp_path, ours[0], None, ours[1])) == ours
+def published() -> Iterator[Any]:
+    """The JSON of all records in ``results/``."""
+    for file in sorted(RESULTS.rglob("*.json")):
+        document = json.loads(file.read_text())
+        if isinstance(document, dict):
+            yield from (entry["extra_info"]["harness"] for entry in document.get("benchmarks", []))
+
+
+def complete() -> Any:
+    """The JSON of a record that has every field."""
+    signals = [{"signal": "steal", "value": 0.5, "limit": 0.01, "beyond": True},
+               {"signal": "load", "value": None, "limit": 1, "beyond": False}]  # fmt: skip
+    ratio = interval(1.1, 1.05, 1.15)
+    confirmation = {"ratio": ratio, "per_process": [1.1, 1.2], "signals": signals}
+    made = cell(
+        timing={
+            "protocol": "paired",
+            "steady": None,
+            "bootstrap": None,
+            "per_process": [1.0, 1.1],
+            "involuntary_switches": [0, 3],
+            "load": {"before": 0.5},
+            "signals": signals,
+            "canary": [[3, 4], [5, 6]],
+            "itself": {
+                "sha256": "b",
+                "ratio": ratio,
+                "per_process": [1.0],
+                "smallest_change": None,
+                "disturbed": False,
+            },
+            "cost": {"wall": 3.5, "calls": 2.0},
+            "verdict": verdict("slower") | {"confirmation": confirmation},
+        }
+    )
+    made["steps"] = [{"step": "train()", "facts": {"epochs": 2}, "seconds": 1.5}]
+    made["figures"]["auroc"]["interval"] = interval(0.93, 0.9, 0.95)
+    made["gate"] = {"latency": "2%"}
+    made["against"] = {
+        "run": "old.json",
+        "artefact": {"key": "c" * 64, "sha256": "c"},
+        "sha256": "",
+        "same": False,
+        "timing": copy.deepcopy(made["timing"]),
+        "latency": None,
+        "reason": "",
+        "figures": copy.deepcopy(made["figures"]),
+        "differences": {"auroc": interval(0.0, None, None)},
+    }
+    return made
+
+
+def test_every_published_record_is_the_same_after_decoding_and_encoding() -> None:
+    documents = list(published())
+    assert len(documents) == 284
+    for document in documents:
+        again = to_json(decode(document))
+        assert again == document
+        assert list(again) == list(document), "fields in another order"
+        assert list(again["timing"]) == list(document["timing"])
+
+
+@pytest.mark.parametrize("document", [complete(), cell(), cell(None), contaminated()], ids=range(4))
+def test_a_record_is_the_same_after_encoding_and_decoding(document: Any) -> None:
+    record = decoded(document)
+    assert decode(to_json(record)) == record
+    assert decode(json.loads(json.dumps(to_json(record)))) == record
+
+
+def test_a_complete_record_is_the_same_after_decoding_and_encoding() -> None:
+    assert to_json(decoded(complete())) == complete()
+
+
+def test_what_a_file_omits_is_omitted_and_what_it_has_as_null_stays_null() -> None:
+    bare, full = cell(machine=None), complete()
+    timing = to_json(decoded(bare))["timing"]
+    assert timing.keys() - bare["timing"].keys() == {"protocol"}, "the oldest files do not name it"
+    assert to_json(decoded(bare)).keys() - bare.keys() == {"gate"}
+    encoded = to_json(decoded(full))["timing"]
+    assert (encoded["steady"], encoded["bootstrap"], encoded["itself"]["smallest_change"]) == (None, None, None)
+
+
+def test_not_a_number_stays_what_it_is() -> None:
+    document = cell(figures={"auroc": float("nan"), "parameters": float("inf")})
+    figures = to_json(decoded(document))["figures"]
+    assert str(figures["auroc"]["value"]) == "nan"
+    assert figures["parameters"]["value"] == float("inf")
+
+
+def test_what_a_reader_does_to_the_json_does_not_reach_the_record() -> None:
+    record = decoded(complete())
+    encoded = to_json(record)
+    encoded["steps"][0]["facts"].clear()
+    encoded["timing"]["signals"].clear()
+    encoded["machine"].clear()
+    assert to_json(record) == complete()
+
+
+def test_fields_of_later_versions_are_allowed_at_every_depth() -> None:
+    document = complete()
+    for place in (document, document["timing"], document["timing"]["ratio"], document["steps"][0]):
+        place["later"] = {"anything": [1]}
+    assert decode(document) == decode(complete())
 
 
 @pytest.mark.parametrize(
-    ("content", "message"),
+    ("path", "value", "message"),
     [
-        (None, "there is no file .*run.json; a run writes one with --benchmark-json="),
-        ("{", "cannot be read as a benchmark JSON"),
-        (b"\xff\xfe", "cannot be read as a benchmark JSON"),
-        ("[]", "holds no record"),
-        ('{"benchmarks": null}', "holds no record"),
-        ('{"benchmarks": [3, {"extra_info": null}, {"extra_info": {"harness": "text"}}]}', "holds no record"),
+        ("timing.ratio", "fast", "timing.ratio: Expected `object`, got `str`"),
+        ("timing.ratio", [1.0], "timing.ratio: Expected `object`, got `array`"),
+        ("timing.ratio.value", None, "timing.ratio.value: Expected `float`, got `null`"),
+        ("timing.ratio.value", ..., "timing.ratio: Object missing required field `value`"),
+        ("timing.processes", 1.5, "timing.processes: Expected `int`, got `float`"),
+        ("timing.processes", True, "timing.processes: Expected `int`, got `bool`"),
+        ("timing.signals.1.beyond", 1, "timing.signals[1].beyond: Expected `bool`, got `int`"),
+        ("timing.canary.0.1", "3", "timing.canary[0][1]: Expected `int`, got `str`"),
+        ("timing.itself.per_process", {}, "timing.itself.per_process: Expected `array`, got `object`"),
+        ("timing.verdict.confirmation.signals.0.limit", None, "signals[0].limit: Expected `float`, got `null`"),
+        ("timing.verdict.p", ..., "timing.verdict: Object missing required field `p`"),
+        ("figures.auroc.value", True, "figures.auroc.value: Expected `float | null`, got `bool`"),
+        ("against.timing.cost.wall", "1 s", "against.timing.cost.wall: Expected `float`, got `str`"),
+        ("axes.seed", 0.5, "axes.seed: Expected `int | str`, got `float`"),
+        ("artefact", None, "artefact: Expected `object`, got `null`"),
+        ("artefact.key", 3, "artefact.key: Expected `str`, got `int`"),
+        ("test_examples", ..., "Object missing required field `test_examples`"),
+        ("steps", {}, "steps: Expected `array`, got `object`"),
     ],
 )
-def test_what_is_no_run_is_refused(tmp_path: Path, content: str | bytes | None, message: str) -> None:
-    file = tmp_path / "run.json"
-    if content is not None:
-        file.write_bytes(content.encode() if isinstance(content, str) else content)
-    with pytest.raises(UsageError, match=message):
-        read(file)
+def test_a_fault_is_refused_with_its_path_and_what_was_expected(path: str, value: Any, message: str) -> None:
+    document = complete()
+    *places, last = [int(name) if name.isdigit() else name for name in path.split(".")]
+    place = document
+    for name in places:
+        place = place[name]
+    if value is ...:
+        del place[last]
+    else:
+        place[last] = value
+    with pytest.raises(ValueError) as caught:  # noqa: PT011
+        decode(document)
+    assert message in str(caught.value)
 
 
-def test_a_folder_is_no_run(tmp_path: Path) -> None:
-    with pytest.raises(UsageError, match="cannot be read as a benchmark JSON"):
-        read(tmp_path)
+@pytest.mark.parametrize("document", [None, [], 3, "text"])
+def test_what_is_no_object_is_refused(document: Any) -> None:
+    with pytest.raises(ValueError, match="Expected `object`, got"):
+        decode(document)
 
 
-def test_another_schema_is_refused_with_both_numbers(tmp_path: Path) -> None:
-    with pytest.raises(UsageError, match=f"has records of schema 99; this version reads {SCHEMA}"):
-        read(written(tmp_path, {"schema": SCHEMA}, {"schema": 99}))
+NAMES = st.sampled_from(["share", "timing", "figures", "schema", "suite"])
 
 
-def test_what_was_left_is_told_with_its_reason() -> None:
-    def cell(name: str, skip: str | None = None) -> Cell:
-        axes = {"dataset": "toy", "architecture": "conv", "runtime": "eager", "seed": 0}
-        return Cell("s.py", "m", "pruning", axes, (), Profile(), "r", name, skip=skip)
+@given(
+    st.recursive(
+        st.none() | st.booleans() | st.floats() | st.integers() | st.text(),
+        lambda inner: st.lists(inner) | st.dictionaries(NAMES, inner),
+    )
+)
+def test_whatever_json_holds_is_decoded_or_refused(document: Any) -> None:
+    for kind in (Record, Timing, Interval):
+        with pytest.raises(ValueError):  # noqa: PT011
+            decode(document, kind)
 
-    cells = [cell("done"), cell("ruled", "a rule"), cell("broken"), cell("beyond"), cell("late")]
-    done: Any = {"suite": "s.py", "matrix": "m", "cell": "done"}
-    reasons = {"s.py::m[broken]": "an error", "s.py::m[beyond]": "no such layer"}
-    left = left_of(cells, [done], reasons, {"s.py::m[beyond]"})
-    assert [(entry["cell"], entry["outcome"], entry["reason"]) for entry in left] == [
-        ("ruled", "skipped", "a rule"),
-        ("broken", "failed", "an error"),
-        ("beyond", "skipped", "no such layer"),
-        ("late", "not run", "selected, and not measured"),
-    ]
-    assert left_in({"harness": {"left": left}}) == left
-    assert left_in({"harness": {"left": "damaged"}}) == left_in({}) == []
+
+def test_a_record_answers_how_it_was_timed() -> None:
+    timed, single, untimed = decoded(cell()), decoded(cell(timing={"protocol": "single"})), decoded(cell(None))
+    assert [record.protocol for record in (timed, single, untimed)] == ["paired", "single", None]
+    assert [record.identity[-1] for record in (timed, single, untimed)] == ["paired", "single", ""]
+    assert untimed.verdict is None
+    assert timed.verdict is None
+    slower = decoded(complete()).verdict
+    assert slower is not None
+    assert slower.kind == "slower"
+
+
+def test_a_record_answers_whether_it_was_disturbed() -> None:
+    signal = {"signal": "steal", "value": 0.5, "limit": 0.01}
+    beyond, within = ([signal | {"beyond": answer}] for answer in (True, False))
+    answers = [decoded(cell(timing={"signals": signals})).disturbed for signals in (beyond, within)]
+    assert answers == [True, False]
+    assert decoded(contaminated()).disturbed
+    assert not decoded(cell(None)).disturbed
+    timing = decoded(complete()).timing
+    assert timing is not None
+    assert [signal.signal for signal in timing.exceeded] == ["steal"]
+
+
+def test_a_record_answers_for_its_figures_and_its_name() -> None:
+    record = decoded(cell(figures={"auroc": None}))
+    assert (record.value("auroc"), record.value("parameters"), record.value("absent")) == (None, 1000.0, None)
+    assert list(record.headlines) == ["auroc"]
+    assert record.name == "suites/toy.py::m[conv-plain-full-float32-0]"
+    assert record.is_reference
+    assert not decoded(cell(pruning="half")).is_reference
+    assert record.fingerprint.cpu == "Some CPU"
+
+
+def test_a_record_can_be_indexed_as_the_json_that_it_stands_for() -> None:
+    record, document = decoded(complete()), complete()
+    assert record["timing"]["itself"]["sha256"] == document["timing"]["itself"]["sha256"]
+    assert record["timing"]["steady"] is None
+    bare = decoded(cell(machine=None))
+    assert "machine" not in bare
+    assert bare.get("machine", {}) == {}
+    assert "steady" not in bare["timing"]
+    assert bare["timing"].get("protocol") == "paired"
+    assert "nonsense" not in bare
+    with pytest.raises(KeyError, match="against"):
+        bare["against"]

@@ -1,4 +1,4 @@
-"""Reading runs, and their order."""
+"""Reading run files, refusing what is none, and the order of runs."""
 
 from __future__ import annotations
 
@@ -9,11 +9,76 @@ from typing import Any
 
 import pytest
 from fakes import TOYS, Suite, Workers
+from records import decoded
 from run_files import cell, contaminated, write, write_all
 
-from harness import UsageError
+from harness import Profile, UsageError
 from harness.measure.machine import Disturbance
-from harness.records.runs import collect, labels, read
+from harness.records.record import SCHEMA, to_json
+from harness.records.runs import collect, labels, read, read_records, unmeasured, unmeasured_in
+from harness.suite.matrix import Cell
+
+
+def written(folder: Path, *records: Any) -> Path:
+    """A run file with an entry for each record; None is an entry that is not ours."""
+    benchmarks = [{"name": "x", "extra_info": {} if record is None else {"harness": record}} for record in records]
+    file = folder / "run.json"
+    file.write_text(json.dumps({"benchmarks": benchmarks}))
+    return file
+
+
+def test_records_are_read_in_order_among_other_benchmarks(tmp_path: Path) -> None:
+    ours = [cell(cell=name) for name in "ab"]
+    assert read_records(written(tmp_path, ours[0], None, ours[1])) == [decoded(entry) for entry in ours]
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (None, "there is no file .*run.json; a run writes one with --benchmark-json="),
+        ("{", "cannot be read as a benchmark JSON"),
+        (b"\xff\xfe", "cannot be read as a benchmark JSON"),
+        ("[]", "holds no record"),
+        ('{"benchmarks": null}', "holds no record"),
+        ('{"benchmarks": [3, {"extra_info": null}, {"extra_info": {"harness": "text"}}]}', "holds no record"),
+    ],
+)
+def test_what_is_no_run_is_refused(tmp_path: Path, content: str | bytes | None, message: str) -> None:
+    file = tmp_path / "run.json"
+    if content is not None:
+        file.write_bytes(content.encode() if isinstance(content, str) else content)
+    with pytest.raises(UsageError, match=message):
+        read_records(file)
+
+
+def test_a_folder_is_no_run(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="cannot be read as a benchmark JSON"):
+        read_records(tmp_path)
+
+
+def test_another_schema_is_refused_with_both_numbers(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match=f"has records of schema 99; this version reads {SCHEMA}"):
+        read_records(written(tmp_path, cell(), {"schema": 99}))
+
+
+def test_the_cells_that_were_not_measured_have_their_reasons() -> None:
+    def selected(name: str, skip: str | None = None) -> Cell:
+        axes = {"dataset": "toy", "architecture": "conv", "runtime": "eager", "seed": 0}
+        return Cell("s.py", "m", "pruning", axes, (), Profile(), "r", name, skip=skip)
+
+    cells = [selected("done"), selected("ruled", "a rule"), *map(selected, ("broken", "beyond", "late"))]
+    done = decoded(cell(suite="s.py", matrix="m", cell="done"))
+    reasons = {"s.py::m[broken]": "an error", "s.py::m[beyond]": "no such layer"}
+    missing = unmeasured(cells, [done], reasons, {"s.py::m[beyond]"})
+    assert [(entry.cell, entry.outcome, entry.reason) for entry in missing] == [
+        ("ruled", "skipped", "a rule"),
+        ("broken", "failed", "an error"),
+        ("beyond", "skipped", "no such layer"),
+        ("late", "not run", "selected, and not measured"),
+    ]
+    assert unmeasured_in({"harness": {"left": to_json(missing)}}) == missing
+    assert unmeasured_in({"harness": {"left": [3, {"cell": 1}, *to_json(missing)]}}) == missing
+    assert unmeasured_in({"harness": {"left": "damaged"}}) == unmeasured_in({}) == []
 
 
 def test_a_run_has_its_records_date_and_commit(tmp_path: Path) -> None:
@@ -24,7 +89,7 @@ def test_a_run_has_its_records_date_and_commit(tmp_path: Path) -> None:
         commit_info={"id": "abcdef1234", "branch": "b", "dirty": True, "time": "2026-02-01T00:00:00Z"},
     )
     run = read(file)
-    assert [record["axes"]["seed"] for record in run.records] == [0, 1]
+    assert [record.axes["seed"] for record in run.records] == [0, 1]
     assert run.date.isoformat() == "2026-03-01T12:00:00+00:00"
     assert (run.commit.id, run.commit.branch, run.commit.short) == ("abcdef1234", "b", "abcdef1 (dirty)")
     assert run.commit.date is not None
@@ -43,10 +108,13 @@ def test_a_run_must_say_when_it_was_made(tmp_path: Path, date: Any) -> None:
         read(write(tmp_path / "r.json", [cell()], datetime=date))
 
 
-def test_a_damaged_record_is_told_with_its_place(tmp_path: Path) -> None:
-    broken: Any = cell()
+def test_a_damaged_record_is_named_with_the_path_of_its_fault(tmp_path: Path) -> None:
+    broken = cell(cell="half")
     broken["timing"]["ratio"] = "fast"
-    with pytest.raises(UsageError, match=r"r\.json is damaged: in record 2, timing\.ratio is 'fast', not an object"):
+    message = (
+        r"r\.json is damaged: record 2 \(cell half\), timing\.ratio: Expected `object`, got `str`; restore the file"
+    )
+    with pytest.raises(UsageError, match=message):
         read(write(tmp_path / "r.json", [cell(), broken]))
 
 
@@ -124,13 +192,13 @@ def test_a_clock_that_was_wrong_is_told(tmp_path: Path) -> None:
     info = {"id": "a" * 40, "time": "2027-01-01T00:00:00Z"}
     file = write(tmp_path / "a.json", [cell()], commit_info=info)
     (remark,) = collect([file])[1]
-    assert "made at 2026-03-01 12:00 and from a commit of 2027-01-01 00:00: a clock was wrong" in remark
+    assert "made at 2026-03-01 12:00, before its commit of 2027-01-01 00:00: a clock was wrong" in remark
 
 
 @pytest.mark.parametrize("protocol", ["paired", "single"])
 def test_what_the_harness_writes_is_a_run(suite: Suite, protocol: str) -> None:
     suite(TOYS, "--benchmark-json=run.json", "-k", "conv", f"--harness-protocol={protocol}")
-    assert [record["cell"] for record in read(Path("run.json")).records] == [
+    assert [record.cell for record in read(Path("run.json")).records] == [
         "toy-synthetic-conv-full-seed0",
         "toy-synthetic-conv-half-seed0",
     ]
@@ -140,5 +208,6 @@ def test_a_run_on_a_disturbed_machine_is_one_too(suite: Suite, monkeypatch: pyte
     monkeypatch.setattr(Workers, "disturbance", Disturbance(0, 0.5, None))
     suite(TOYS, "--benchmark-json=run.json", "-k", "conv and half")
     (record,) = read(Path("run.json")).records
-    assert record["timing"] is not None
-    assert record["timing"]["verdict"]["kind"] == "contaminated"
+    assert record.disturbed
+    assert record.verdict is not None
+    assert record.verdict.kind == "contaminated"
