@@ -240,11 +240,11 @@ def _timed(one: Match, other: Match) -> tuple[Match, ...]:
 
 
 def _is_reference_of(reference: Record, record: Record) -> bool:
-    return record.reference == reference.cell and not record.is_reference
+    return bool(record["reference"] == reference["cell"] and record["cell"] != reference["cell"])
 
 
 def _share_reference(one: Record, other: Record) -> bool:
-    return one.reference == other.reference
+    return bool(one["reference"] == other["reference"])
 
 
 def _contaminated(match: Match) -> bool:

@@ -130,7 +130,7 @@ def test_clock_time_is_a_ratio_and_contaminated_too(tmp_path: Path) -> None:
     assert [point.left_out for point in latency.points] == ["", "contaminated", "undefined"]
 
 
-@pytest.mark.parametrize("value", [None, math.nan, math.inf, -math.inf, 10**400, 1e200])
+@pytest.mark.parametrize("value", [None, math.nan, math.inf, -math.inf, 1e200])
 def test_figures_that_are_none_do_not_count(tmp_path: Path, value: Any) -> None:
     runs = [[cell(figures={"auroc": each})] for each in (0.8, value, 0.8)]
     auroc = series_of(only(of(tmp_path, runs)), "auroc")

@@ -139,6 +139,7 @@ def test_fields_of_later_versions_are_allowed_at_every_depth() -> None:
         ("timing.verdict.confirmation.signals.0.limit", None, "signals[0].limit: Expected `float`, got `null`"),
         ("timing.verdict.p", ..., "timing.verdict: Object missing required field `p`"),
         ("figures.auroc.value", True, "figures.auroc.value: Expected `float | null`, got `bool`"),
+        ("figures.auroc.value", 10**400, "figures.auroc.value: Number out of range"),
         ("against.timing.cost.wall", "1 s", "against.timing.cost.wall: Expected `float`, got `str`"),
         ("axes.seed", 0.5, "axes.seed: Expected `int | str`, got `float`"),
         ("artefact", None, "artefact: Expected `object`, got `null`"),
