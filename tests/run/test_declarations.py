@@ -5,12 +5,13 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from records import record
+from records import decoded, record
 
 from harness import Metric, MetricSpec, Task, UsageError
 from harness.api.metrics import headlines
 from harness.errors import CellError
 from harness.plugin.manager import Origin, Plugins
+from harness.records.record import MetricValue
 from harness.run.declarations import declaration, default_rules, specs_of
 
 TASK = Task((1,), ("a", "b"))
@@ -38,7 +39,7 @@ def installed_with(metric: Metric) -> Plugins:
 
 
 def figure(metric: str, **declared: Any) -> Any:
-    return {"metric": metric, "value": 1.0, "unit": "J", "better": "lower", "digits": 2, "headline": False} | declared
+    return MetricValue(metric=metric, value=1.0, unit="J", better="lower", digits=2, headline=False, **declared)
 
 
 def test_headlines_are_those_declared_or_else_the_first() -> None:
@@ -78,4 +79,4 @@ def test_default_rules_are_the_installed_metrics_and_then_the_records() -> None:
     old, new = record(figures={"joules": 3.0}), record(figures={"joules": 3.0})
     old["figures"]["joules"]["gate"], new["figures"]["joules"]["gate"] = "1%", "2%"
     old["figures"]["auroc"]["gate"] = "0.01"
-    assert default_rules([old, new]) == {**default_rules([]), "joules": "2%", "auroc": "0.01"}
+    assert default_rules([decoded(old), decoded(new)]) == {**default_rules([]), "joules": "2%", "auroc": "0.01"}
