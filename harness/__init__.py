@@ -1,10 +1,12 @@
 """A benchmarking harness for compressed neural networks. Importing it loads no torch.
 
 What a suite imports: ``Matrix``, ``Profile``, ``Skip``, ``train``, ``step``.
-What a plugin imports: ``hookimpl``, ``compressor`` and the contracts.
+What a plugin imports: ``hookimpl``, ``compressor``, ``load_artefact`` and the contracts.
 """
 
-from typing import Any
+import logging
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from harness import former_names
 from harness.api import (
@@ -30,7 +32,6 @@ from harness.api import (
 from harness.api.compressor import compressor
 from harness.api.hookspecs import hookimpl
 from harness.api.train import Train as train
-from harness.api.train import step
 from harness.errors import (
     CellError,
     DataError,
@@ -40,9 +41,25 @@ from harness.errors import (
     Unsupported,
     UsageError,
 )
+from harness.plugin.manager import step
 from harness.suite.matrix import Matrix, Skip
 
+if TYPE_CHECKING:
+    import torch
+
+# A library prints nothing by itself: ``harness.progress.log_to`` adds the handler that prints.
+logging.getLogger("harness").addHandler(logging.NullHandler())
 former_names.install()
+
+
+def load_artefact(file: Path) -> "torch.nn.Module":
+    """The network that an artefact file holds, in evaluation mode; a runtime's ``deploy`` receives such a file.
+
+    Raises StoreError for any other file, and CellError when the plugin that rebuilds the network fails. Imports torch.
+    """
+    from harness.build import artefact
+
+    return artefact.load(file)
 
 
 def __getattr__(name: str) -> Any:
@@ -79,6 +96,7 @@ __all__ = [
     "WeightedMetric",
     "compressor",
     "hookimpl",
+    "load_artefact",
     "step",
     "train",
 ]

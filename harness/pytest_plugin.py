@@ -11,6 +11,7 @@ import pytest
 
 from harness.errors import HarnessError, Unsupported, UsageError, check_writable, explain_disk_errors
 from harness.plugin.manager import installed
+from harness.progress import log_to
 from harness.pytest_options import add_options, check_options, chosen_preset, repeated_options, run_options
 from harness.records.record import Record, Unmeasured, to_json
 from harness.records.runs import FIELD, SAMPLES, unmeasured
@@ -206,8 +207,9 @@ def pytest_runtestloop(session: pytest.Session) -> Iterator[None]:
         for option in ("benchmark_json", "--harness-summary", "--harness-junit", "--harness-report"):
             _make_room(option, config.getoption(option))
         _check_plots(config.getoption("benchmark_histogram"))
-        state.session = Run(cells, state.known, installed(), options, None if reporter is None else reporter._tw._file)
-        with state.session as run:
+        stream = None if reporter is None else reporter._tw._file
+        with log_to(stream), Run(cells, state.known, installed(), options, stream) as run:
+            state.session = run
             state.selected = len(cells)
             if config.getoption("--harness-plan"):
                 from harness.run.plan_text import plan_text

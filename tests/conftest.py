@@ -20,14 +20,14 @@ sys.path.insert(0, str(Path(__file__).parent.parent / "results" / "calibration")
 
 import environments
 import toy
-from fakes import HEAD, Suite, Workers
+from fakes import HEAD, Suite, Workers, logged
 
 from harness.build.plan import make
 from harness.data.library import Library
 from harness.measure import pool
 from harness.plugin import manager as plugins_module
 from harness.plugin.manager import Origin, Plugins
-from harness.run.progress import Display
+from harness.progress import Display
 from harness.store.local import Store
 from harness.suite.matrix import Cell
 from harness.suite.presets import preset
@@ -60,14 +60,15 @@ def plugins(nowhere: None) -> Plugins:
 
 
 @pytest.fixture
-def said() -> list[str]:
-    """What the store said."""
-    return []
+def said() -> Iterator[list[str]]:
+    """The lines that the store logs."""
+    with logged("harness.store") as lines:
+        yield lines
 
 
 @pytest.fixture
-def store(tmp_path: Path, said: list[str]) -> Store:
-    return Store(tmp_path / "store", said.append)
+def store(tmp_path: Path) -> Store:
+    return Store(tmp_path / "store")
 
 
 @pytest.fixture(scope="session")

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
-from collections.abc import Callable
+import logging
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, ClassVar
@@ -85,6 +87,23 @@ class Workers:
 
     def close(self) -> None:
         pass
+
+
+@contextlib.contextmanager
+def logged(name: str = "harness") -> Iterator[list[str]]:
+    """Collects the messages of a logger and of those below it, of the level INFO and above."""
+    lines: list[str] = []
+    handler = logging.Handler()
+    handler.emit = lambda record: lines.append(record.getMessage())  # type: ignore[method-assign]
+    logger = logging.getLogger(name)
+    level = logger.level
+    logger.addHandler(handler)
+    logger.setLevel(logging.INFO)
+    try:
+        yield lines
+    finally:
+        logger.removeHandler(handler)
+        logger.setLevel(level)
 
 
 def benchmarks(file: str = "run.json") -> dict[str, dict[str, Any]]:

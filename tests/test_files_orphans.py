@@ -78,7 +78,7 @@ from test_orphans import ask
 from harness.measure.pool import Workers
 from harness.store.local import Store
 
-with Store(Path(sys.argv[2]), print).scratch() as folder, Workers((sys.executable, sys.argv[3])) as workers:
+with Store(Path(sys.argv[2])).scratch() as folder, Workers((sys.executable, sys.argv[3])) as workers:
     ask(workers, sys.argv[4], folder, "hang")
 """
 

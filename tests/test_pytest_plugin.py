@@ -217,7 +217,7 @@ def test_a_failing_cell_does_not_stop_the_others(suite: Suite) -> None:
     text = "\n".join(result.outlines)
     assert "SKIPPED" in text
     assert "picky cannot prune a Sequential" in text
-    assert "broken() raised ZeroDivisionError: the toy broke" in text
+    assert "apply() of step 'broken' raised ZeroDivisionError: the toy broke" in text
     assert len(benchmarks()) == 2
 
 

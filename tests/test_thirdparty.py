@@ -37,7 +37,7 @@ class Run:
 
     def artefact(self, option: str) -> Artefact:
         """The artefact of a cell, with the document of its key."""
-        found = Store(self.folder / ".harness", print).get(self.records[CELL.format(option)]["artefact"]["key"])
+        found = Store(self.folder / ".harness").get(self.records[CELL.format(option)]["artefact"]["key"])
         assert found is not None
         return found
 

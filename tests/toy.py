@@ -34,6 +34,7 @@ from harness import (
     Unsupported,
     WeightedMetric,
     hookimpl,
+    load_artefact,
 )
 from harness.api import Phase, silent
 
@@ -309,9 +310,7 @@ class Eager(Runtime):
     def load(self, file: Path) -> Predictor:
         import torch
 
-        from harness.build import artefact
-
-        model = artefact.load(file)
+        model = load_artefact(file)
 
         def predict(inputs: torch.Tensor) -> torch.Tensor:
             with torch.inference_mode():

@@ -1,4 +1,4 @@
-"""The step that every recipe starts with, and steps given by name."""
+"""The step ``train``, with which every recipe begins."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 @dataclasses.dataclass(frozen=True)
 class Train(Step):
-    """Train the network from scratch as its architecture says; what is given here replaces that.
+    """Train the network from scratch as its architecture declares; arguments here replace that.
 
     ``precision`` is the arithmetic of the forward and backward pass: bfloat16 is autocast, with float32 weights.
     """
@@ -39,16 +39,3 @@ class Train(Step):
 
     def preview(self, model: torch.nn.Module, example: torch.Tensor) -> torch.nn.Module:
         return model
-
-
-def step(name: str, **parameters: Any) -> Step:
-    """The step called ``name`` with these parameters, from whichever plugin brings it.
-
-    Raises UsageError for a name or a parameter that does not exist, with the nearest right ones.
-    """
-    from harness.plugin.manager import installed
-
-    try:
-        return installed().steps.get(name)(**parameters)
-    except TypeError as error:  # of a value, at which the step fails as it is made
-        raise UsageError(f"step {name!r}: {error}") from error

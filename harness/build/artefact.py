@@ -12,7 +12,7 @@ import safetensors.torch
 import torch
 from safetensors import SafetensorError, safe_open
 
-from harness.api import Step, Task
+from harness.api import Architecture, Step, Task
 from harness.errors import CellError, StoreError
 from harness.keys import canonical, to_jsonable
 from harness.plugin.manager import Plugins, installed
@@ -20,7 +20,9 @@ from harness.plugin.manager import Plugins, installed
 HEADER = "harness"
 
 
-def save(file: Path, model: torch.nn.Module, steps: Sequence[Step], architecture: str, task: Task) -> None:
+def save(
+    file: Path, model: torch.nn.Module, steps: Sequence[Step], architecture: str, task: Task, plugins: Plugins | None = None
+) -> None:
     """Write ``model``, which ``steps`` made of a fresh ``architecture``, so that ``load`` gives it back.
 
     It is dumped by the last step that brings a form of its own, or else in the form of stock torch modules. What lies
@@ -28,7 +30,7 @@ def save(file: Path, model: torch.nn.Module, steps: Sequence[Step], architecture
     """
     begin = next((index for index in reversed(range(len(steps))) if steps[index].is_teacher), 0)
     dumper = next((step for step in reversed(steps[begin:]) if type(step).dump is not Step.dump), Step())
-    dumped: object = dumper.dump(model)
+    dumped = dumper.dump(model) if type(dumper) is Step else (plugins or installed()).call(dumper, "dump", model)
     if not isinstance(dumped, tuple) or len(dumped) != 2 or not all(isinstance(part, Mapping) for part in dumped):
         raise CellError(f"dump() of step {dumper.name!r} gives {type(dumped).__name__}, not a pair (tensors, notes)")
     tensors, notes = dumped
@@ -68,24 +70,22 @@ def load(file: Path, plugins: Plugins | None = None) -> torch.nn.Module:
         tensors = {name: stream.get_tensor(name) for name in stream.keys()}  # noqa: SIM118 (not a mapping)
     if found["restore"] is None:
         return Step().restore(fresh, tensors, found["notes"]).eval()
-    name = found["restore"]["step"]
-    kind, origin = plugins.steps.get(name), plugins.steps.origin(name)
-    what = f"restore() of step {name!r}"
-    with plugins.contain(origin, what, thing=kind):
-        model: object = kind(**found["restore"]["parameters"]).restore(fresh, tensors, found["notes"])
-    if not isinstance(model, torch.nn.Module):
-        raise CellError(f"plugin {origin}: {what} gives {type(model).__name__}, not a network")
-    return model.eval()
+    kind = plugins.steps.get(found["restore"]["step"])
+    step = plugins.call(kind, kind, **found["restore"]["parameters"])
+    return _network(step, "restore", plugins, fresh, tensors, found["notes"]).eval()
 
 
 def build(architecture: str, task: Task, plugins: Plugins) -> torch.nn.Module:
     """A fresh network of the architecture of that name. Raises CellError when its plugin gives none."""
-    network, origin = plugins.architectures.get(architecture), plugins.architectures.origin(architecture)
-    what = f"build() of architecture {architecture!r}"
-    with plugins.contain(origin, what, thing=type(network)):
-        model: object = network.build(task)
+    return _network(plugins.architectures.get(architecture), "build", plugins, task)
+
+
+def _network(thing: Architecture | Step, method: str, plugins: Plugins, *arguments: Any) -> torch.nn.Module:
+    """The network that a plugin's method returns. Raises CellError when it fails, or returns something else."""
+    model = plugins.call(thing, method, *arguments)
     if not isinstance(model, torch.nn.Module):
-        raise CellError(f"plugin {origin}: {what} gives {type(model).__name__}, not a network")
+        where = f"plugin {plugins.origin(thing)}: {plugins.name_of(thing, method)}"
+        raise CellError(f"{where} gives {type(model).__name__}, not a network")
     return model
 
 

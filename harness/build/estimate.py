@@ -1,4 +1,4 @@
-"""Parameters and multiply-accumulates of a recipe's network, from shapes alone, and from them a guess at durations."""
+"""Estimate a recipe's parameters and multiply-accumulates from shapes alone, and from these how long a run takes."""
 
 from __future__ import annotations
 
@@ -9,23 +9,22 @@ import dataclasses
 import torch
 
 from harness.build.artefact import build
-from harness.plugin.containment import Tell
-from harness.api import Step, Task, Training
+from harness.api import Architecture, Step, Task, Training
 from harness.errors import HarnessError, UsageError
 from harness.keys import key_of
 from harness.measure.warmup import WINDOW
 from harness.nn.operations import count, parameters
-from harness.build.plan import Node, Plan, describe
+from harness.build.plan import Node, Plan
 from harness.plugin.manager import Plugins
 from harness.suite.presets import Preset
 from harness.store.local import Store
 from harness.build.fits import changed
 
-#: Multiply-accumulates a second in training on two common cores, used until the store holds something trained here.
+#: Multiply-accumulates per second of training on two common cores; used until the store holds a network trained here.
 NOMINAL_RATE = 2e10
-#: A training step costs about three forward passes: one, and the gradients of the inputs and of the weights.
+#: A training step costs about three forward passes: the pass itself, and the gradients of inputs and weights.
 TRAINING_FACTOR = 3
-#: Seconds to evaluate and record a cell, and multiply-accumulates a second of one inference on one core.
+#: Seconds to evaluate and record a cell; multiply-accumulates per second of inference on one core.
 CELL_OVERHEAD, INFERENCE_RATE = 2.0, 1e10
 #: Seconds until a worker has imported torch.
 WORKER_START = 2.0
@@ -33,7 +32,7 @@ WORKER_START = 2.0
 
 @dataclasses.dataclass(frozen=True)
 class Shape:
-    """What can be told without data: None where a step cannot tell, ``problem`` when a step refuses the network."""
+    """Sizes known without data: None where a step cannot preview; ``problem`` when a step refuses the network."""
 
     parameters: int | None
     macs: int | None
@@ -43,13 +42,12 @@ class Shape:
 class Previews:
     """Shapes of recipes, each network built once, with random weights."""
 
-    def __init__(self, plugins: Plugins, say: Tell | None = None) -> None:
+    def __init__(self, plugins: Plugins) -> None:
         self._plugins = plugins
-        self._say = say
         self._shapes: dict[str, tuple[torch.nn.Module | None, Shape]] = {}
 
     def shape(self, architecture: str, task: Task, steps: tuple[Step, ...]) -> Shape:
-        """The shape of the network that ``steps`` make of ``architecture``."""
+        """The shape of the network that ``steps`` make from ``architecture``."""
         return self._follow(architecture, task, steps)[1]
 
     def _follow(self, architecture: str, task: Task, steps: tuple[Step, ...]) -> tuple[torch.nn.Module | None, Shape]:
@@ -70,25 +68,24 @@ class Previews:
                 torch.manual_seed(0)
                 if before is None or steps[-1].is_teacher:  # the student is a fresh network
                     network: torch.nn.Module | None = build(architecture, task, self._plugins).eval()
-                    author, what = self._plugins.architectures.origin(architecture), f"architecture {architecture!r}"
+                    author: Architecture | Step = self._plugins.architectures.get(architecture)
                 else:
-                    author, what = self._plugins.steps.origin(steps[-1].name), f"preview() of {describe(steps[-1])}"
-                    with self._plugins.contain(author, what, self._say, thing=type(steps[-1])):
-                        network = steps[-1].preview(copy.deepcopy(before), example)
+                    author = steps[-1]
+                    network = self._plugins.call(author, "preview", copy.deepcopy(before), example)
             if network is None:
                 return None, Shape(None, None)
-            with self._plugins.contain(author, what, self._say):
-                return network, Shape(parameters(network), count(network, example).macs)
+            macs = self._plugins.call(author, count, network, example).macs
+            return network, Shape(parameters(network), macs)
         except HarnessError as error:
             return None, Shape(None, None, str(error))
 
 
 class Estimate:
-    """Guesses at seconds, from what the store's artefacts took where it has some, else from a nominal rate."""
+    """Estimates seconds, from the build times of the artefacts in the store, or else from a nominal rate."""
 
-    def __init__(self, plan: Plan, plugins: Plugins, store: Store, say: Tell | None = None) -> None:
+    def __init__(self, plan: Plan, plugins: Plugins, store: Store) -> None:
         self._plugins = plugins
-        self._previews = Previews(plugins, say)
+        self._previews = Previews(plugins)
         self._rates = self._measured_rates(plan, store)
 
     def build(self, node: Node) -> float:
@@ -98,7 +95,7 @@ class Estimate:
 
     def time(self, macs: int | None, preset: Preset) -> float:
         """Seconds to time and evaluate one cell."""
-        calls = preset.pairs + min(preset.warmup, 2 * WINDOW)  # that many when they are steady from the start
+        calls = preset.pairs + min(preset.warmup, 2 * WINDOW)  # the least warm-up, when it is steady from the start
         pairs = calls * 2 * (macs or 0) / INFERENCE_RATE
         bounded = pairs if preset.seconds is None else min(pairs, 2 * preset.seconds)
         return CELL_OVERHEAD + preset.processes * bounded
@@ -115,7 +112,7 @@ class Estimate:
         work = 0.0
         for phase, changes in node.fits or ():
             plan: Training = node.root.train if phase == "train" else node.root.finetune
-            with contextlib.suppress(UsageError):  # a wrong change is told when the step is built
+            with contextlib.suppress(UsageError):  # building the step reports a wrong change
                 plan = changed(plan, changes)
             available = dataset.examples
             visits = plan.epochs * min(plan.examples or available, available)

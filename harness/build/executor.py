@@ -1,10 +1,11 @@
-"""Running the graph: builds what the store lacks, in order; nothing here is timed."""
+"""Build the artefacts that the store lacks, in the order of the plan. Nothing here is timed."""
 
 from __future__ import annotations
 
 import contextlib
 import copy
 import hashlib
+import logging
 import random
 import re
 import time
@@ -17,30 +18,30 @@ import torch
 from harness import former_names
 from harness.build import artefact as artefacts
 from harness.build import training
-from harness.build.answers import wrong_answer
-from harness.plugin.containment import FOREIGN
-from harness.api import Data, Loss, Split, Phase, Progress, Task, Training
+from harness.plugin.isolation import FOREIGN
+from harness.api import Architecture, Data, Loss, Step, Split, Phase, Progress, Task, Training
 from harness.data.library import Library
 from harness.store.entry import Artefact
 from harness.errors import CellError, HarnessError, Unsupported, UsageError, describe_error, nearest
 from harness.keys import to_jsonable
 from harness.build.plan import Node, Plan, describe
-from harness.plugin.manager import KERNEL, Origin, Plugins
-from harness.run.progress import Display
+from harness.plugin.manager import KERNEL, Plugins
+from harness.progress import Display
 from harness.store.local import Store
 from harness.build.fits import PHASES, broken_promise, changed
 
-#: A fit's name is that of its checkpoint.
+logger = logging.getLogger(__name__)
+#: The name of a fit is also the name of its checkpoint file.
 FIT_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._+-]*")
 
 
 def derive(*parts: Any) -> int:
-    """A seed of 63 bits from anything that has a text: the same on every machine."""
+    """A seed of 63 bits from the texts of ``parts``; the same on every machine."""
     return int.from_bytes(hashlib.sha256("/".join(map(str, parts)).encode()).digest()[:8], "big") >> 1
 
 
 class Context:
-    """What a step may use (contracts.StepContext). Nothing that it holds leads to the test split."""
+    """Implements harness.StepContext. Nothing in it leads to the test split."""
 
     def __init__(
         self,
@@ -49,7 +50,6 @@ class Context:
         teacher: torch.nn.Module | None,
         plugins: Plugins,
         store: Store,
-        display: Display,
         progress: Progress,
     ) -> None:
         self.task: Task = data.task
@@ -57,13 +57,12 @@ class Context:
         self._validation: Split = data.validation
         self.example = torch.from_numpy(np.array(data.validation.inputs[:1]))
         self.facts: dict[str, Any] = {}
-        #: The trainings that were run.
+        #: The trainings that the step ran.
         self.ran: list[tuple[Phase, Training]] = []
         self._names: list[str] = []
         self._node = node
         self._plugins = plugins
         self._store = store
-        self._say = display.say
         self.progress: Progress = progress
         self.teacher = teacher
         self._loss: Loss = training.task_loss
@@ -105,7 +104,7 @@ class Context:
             try:
                 self.facts[name] = to_jsonable(value)
             except UsageError as error:
-                raise CellError(f"{self._node.label} reports {name}, which cannot be kept: {error}") from error
+                raise CellError(f"{self._node.label} reports {name}, which cannot be stored: {error}") from error
 
     def fit(
         self, model: torch.nn.Module, phase: Phase = "finetune", name: str = "fit", **changes: Any
@@ -113,7 +112,7 @@ class Context:
         root = self._node.root
         plan = self._training(model, phase, name, changes)
         self.ran.append((phase, plan))
-        # Else the second of two would go on from the checkpoint of the first.
+        # Otherwise the second fit of one name would resume from the checkpoint of the first.
         self._names.append(name)
         name = name if self._names.count(name) == 1 else f"{name}-{self._names.count(name)}"
         model = copy.deepcopy(model)
@@ -128,7 +127,6 @@ class Context:
             device=root.device,
             checkpoint=self._store.progress(self._node.key) / f"{name}.safetensors",
             progress=self.progress,
-            say=self._say,
         )
         examples = min(len(self._train), plan.examples or len(self._train))
         row = {"name": name, "phase": phase, "epochs": plan.epochs, "examples": examples, "history": history}
@@ -136,7 +134,7 @@ class Context:
         return model
 
     def _training(self, model: torch.nn.Module, phase: Phase, name: str, changes: Mapping[str, Any]) -> Training:
-        """The training that a step asks for. Raises CellError for one that cannot be, or that would train nothing."""
+        """The training that a step asks for. Raises CellError when it is impossible, or would train nothing."""
         where = f"{self._node.label} calls fit()"
         if not isinstance(model, torch.nn.Module):
             raise CellError(f"{where} with {type(model).__name__}, not with a network")
@@ -162,7 +160,7 @@ class Context:
 
 
 class Executor:
-    """Builds nodes and remembers what became of each."""
+    """Builds nodes; remembers the artefact or the error of each."""
 
     def __init__(self, plan: Plan, plugins: Plugins, library: Library, store: Store, display: Display) -> None:
         self.plan = plan
@@ -173,14 +171,14 @@ class Executor:
         self._built: dict[str, Artefact | HarnessError] = {}
 
     def build(self, key: str) -> Artefact:
-        """The artefact, from the store or built now with all it needs. Raises what kept it from being built."""
+        """The artefact, from the store or built now with its ancestors. Raises the error that prevented it."""
         built = self._built.get(key)
-        if built is None or (isinstance(built, Artefact) and not built.file.exists()):  # it was collected as garbage
+        if built is None or (isinstance(built, Artefact) and not built.file.exists()):  # garbage collection removed it
             try:
                 self._built[key] = self.store.get(key) or self._make(self.plan.nodes[key])
             except HarnessError as error:
                 self._built[key] = error
-            except FOREIGN as error:  # a plugin's code may raise anything
+            except FOREIGN as error:  # plugin code that runs outside of Plugins.call, such as a module's state_dict
                 step = self.plan.nodes[key].step
                 what = "building the fresh network" if step is None else describe(step)
                 failed = CellError(f"{what} raised {describe_error(error)}")
@@ -192,25 +190,25 @@ class Executor:
         return found
 
     def build_all(self) -> None:
-        """Build or fetch every artefact of the plan's cells; what fails is kept for its cells, and the rest goes on."""
+        """Build or fetch the artefacts of all cells. A failure is kept for its cells; the other builds go on."""
         missing = self.plan.needed(self.store.has)
-        said: set[HarnessError] = set()
+        logged: set[HarnessError] = set()
         for index, node in enumerate(missing, start=1):
             self.display.overall(index, len(missing))
-            self._try(node, said)
-        for key in self.plan.artefacts.values():  # fetched now, for nothing else may go on while cells are timed
+            self._try(node, logged)
+        for key in self.plan.artefacts.values():  # fetch now: nothing else may run while cells are timed
             if key not in self._built:
-                self._try(self.plan.nodes[key], said)
+                self._try(self.plan.nodes[key], logged)
 
-    def _try(self, node: Node, said: set[HarnessError]) -> None:
+    def _try(self, node: Node, logged: set[HarnessError]) -> None:
         try:
             self.build(node.key)
         except Unsupported as error:
-            self.display.say(f"skipped: {node.label}: {error}")
+            logger.info(f"skipped: {node.label}: {error}")
         except HarnessError as error:
-            if error not in said:  # what else needs it fails for the same reason
-                self.display.say(f"failed: {node.label}: {error}")
-            said.add(error)
+            if error not in logged:  # its descendants fail with the same error
+                logger.warning(f"failed: {node.label}: {error}")
+            logged.add(error)
 
     def model(self, key: str) -> torch.nn.Module:
         """The model of an artefact, in evaluation mode."""
@@ -230,63 +228,63 @@ class Executor:
         with _global_seeds(derive(node.key)):
             if node.step is None or node.parent is None:
                 model = _fresh(self.plugins, node, data.task, derive(node.root.seed, "fresh"))
-                with self._contained(node):
-                    self._check(node, model, data)
+                self._check(node, model, data)
             else:
                 teacher = None
                 if node.teacher is not None and node.objective is not node.step:
                     teacher = self.model(node.teacher)
                 parent = self.model(node.parent)
-                with self.display.step(node.label) as progress, self._contained(node):
-                    context = Context(node, data, teacher, self.plugins, self.store, self.display, progress)
-                    model = node.step.apply(parent, context)
+                with self.display.step(node.label) as progress:
+                    context = Context(node, data, teacher, self.plugins, self.store, progress)
+                    model = self._run(node, node.step, parent, context)
                     self._check(node, model, data)
                 self._check_fits(node, context)
                 facts = context.facts
-        with self._contained(node):
-            return self.store.put(
-                node.document,
-                lambda file: artefacts.save(file, model, node.steps, node.root.architecture, data.task),
-                facts,
-                time.perf_counter() - began,
-            )
+        return self.store.put(
+            node.document,
+            lambda file: artefacts.save(file, model, node.steps, node.root.architecture, data.task, self.plugins),
+            facts,
+            time.perf_counter() - began,
+        )
 
-    def _author(self, node: Node) -> tuple[Origin, str, type]:
-        """Whose code makes this node, what it is called, and where it is: the kernel trains what is another's."""
-        name = node.root.architecture
-        architecture, origin = type(self.plugins.architectures.get(name)), self.plugins.architectures.origin(name)
-        if node.step is None:
-            return origin, f"build() of architecture {name!r}", architecture
-        if (owner := self.plugins.steps.origin(node.step.name)) is KERNEL:
-            return origin, f"{describe(node.step)} of architecture {name!r}", architecture
-        return owner, describe(node.step), type(node.step)
+    def _run(self, node: Node, step: Step, parent: torch.nn.Module, context: Context) -> torch.nn.Module:
+        def train(model: torch.nn.Module, context: Context) -> torch.nn.Module:
+            return step.apply(model, context)
 
-    def _contained(self, node: Node) -> contextlib.AbstractContextManager[None]:
-        origin, what, thing = self._author(node)
-        return self.plugins.contain(origin, what, self.display.say, thing=thing)
+        author = self._author(node)
+        return self.plugins.call(author, "apply" if author is step else train, parent, context)  # type: ignore[no-any-return]
+
+    def _author(self, node: Node) -> Architecture | Step:
+        """The object whose code makes this node. The harness's own step ``train`` runs the architecture's code."""
+        if node.step is None or self.plugins.origin(node.step) == KERNEL:
+            return self.plugins.architectures.get(node.root.architecture)
+        return node.step
+
+    def _plugin(self, node: Node) -> str:
+        return f"plugin {self.plugins.origin(self._author(node))}"
 
     def _check(self, node: Node, model: object, data: Data) -> None:
-        """Raise CellError for a model that does not answer, before it is stored."""
+        """Raise CellError for a model with wrong answers, before it is stored."""
         if not isinstance(model, torch.nn.Module):
             raise CellError(f"{node.label} gave {type(model).__name__}, not a network")
         example = torch.from_numpy(np.array(data.validation.inputs[:1]))
-        reason = wrong_answer(model, example, len(data.task.labels))
+        author = self._author(node)
+        reason = self.plugins.call(author, wrong_answer, model, example, len(data.task.labels))
         if reason is not None:
-            origin, what, _ = self._author(node)
-            raise CellError(f"plugin {origin}: the network that {what} gives {reason}")
+            what = self.plugins.name_of(author, "build") if node.step is None else describe(node.step)
+            raise CellError(f"{self._plugin(node)}: the network that {what} gives {reason}")
 
     def _check_fits(self, node: Node, context: Context) -> None:
-        """Raise CellError unless the trainings that were run are those that the step tells."""
+        """Raise CellError unless the step ran exactly the trainings that it declared."""
         if node.step is not None:
             trainings: Mapping[Phase, Training] = {"train": node.root.train, "finetune": node.root.finetune}
             reason = broken_promise(node.fits, context.ran, trainings)
             if reason is not None:
-                origin, what, _ = self._author(node)
-                raise CellError(f"plugin {origin}: {what} {reason}")
+                raise CellError(f"{self._plugin(node)}: {describe(node.step)} {reason}")
 
 
 def _fresh(plugins: Plugins, node: Node, task: Task, seed: int) -> torch.nn.Module:
-    """A newly initialised network."""
+    """A freshly initialised network."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         return artefacts.build(node.root.architecture, task, plugins)
@@ -294,7 +292,7 @@ def _fresh(plugins: Plugins, node: Node, task: Task, seed: int) -> torch.nn.Modu
 
 @contextlib.contextmanager
 def _global_seeds(seed: int) -> Iterator[None]:
-    """Seed what a plugin may draw from without asking, and put it back as it was."""
+    """Seed the global random generators, which a plugin may use unasked, and restore their states afterwards."""
     states = random.getstate(), np.random.get_state()
     try:
         with torch.random.fork_rng(devices=[]):
@@ -305,3 +303,24 @@ def _global_seeds(seed: int) -> Iterator[None]:
     finally:
         random.setstate(states[0])
         np.random.set_state(states[1])
+
+
+def wrong_answer(model: torch.nn.Module, example: torch.Tensor, labels: int) -> str | None:
+    """What is wrong with the answer of ``model`` to ``example`` (1, *input_shape), or None for a finite (1, labels).
+
+    Sets the model to evaluation mode. Exceptions of the model pass.
+    """
+    model.eval()
+    with torch.no_grad():
+        answer = model(example.clone())
+    if not isinstance(answer, torch.Tensor):
+        return f"answers with {type(answer).__name__}, not with a tensor of shape (1, {labels})"
+    if tuple(answer.shape) != (1, labels):
+        return (
+            f"answers one example with the shape {tuple(answer.shape)}, not (1, {labels}): "
+            "a step keeps the shapes of inputs and answers, one number for each label"
+        )
+    wrong = labels - int(answer.isfinite().sum())
+    if wrong:
+        return f"answers NaN or infinity for {wrong} of {labels} labels of one example"
+    return None

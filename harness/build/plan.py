@@ -7,7 +7,6 @@ from collections.abc import Callable, Iterable, Mapping
 from importlib.metadata import version
 from typing import Any, Generic, TypeVar
 
-from harness.plugin.containment import Tell
 from harness.api import Step, Training
 from harness.errors import CellError, HarnessError, StoreError, UsageError
 from harness.keys import SCHEMA, key_of, to_jsonable
@@ -115,7 +114,6 @@ def make(
     fingerprint: Callable[[str], str],
     preset: Preset,
     device: str,
-    say: Tell | None = None,
 ) -> Plan:
     """The graph of ``cells``. ``fingerprint`` gives the fingerprint of a data set by name; each is asked for once."""
     nodes: dict[str, Node] = {}
@@ -126,9 +124,9 @@ def make(
         where = (cell.dataset, cell.architecture, cell.seed)
         try:
             printed = prints(cell.dataset, cell.dataset)
-            chain: list[Node] = [roots(where, *where, plugins, printed, preset, device, say)]
+            chain: list[Node] = [roots(where, *where, plugins, printed, preset, device)]
             for step in cell.steps:
-                chain.append(_child(chain[-1], step, plugins, *tell(id(step), step, plugins, say)))
+                chain.append(_child(chain[-1], step, plugins, *tell(id(step), step, plugins)))
         except StoreError:
             raise
         except HarnessError as error:
@@ -167,12 +165,9 @@ def _root(
     fingerprint: str,
     preset: Preset,
     device: str,
-    say: Tell | None,
 ) -> Node:
     network = plugins.architectures.get(architecture)
-    origin, what = plugins.architectures.origin(architecture), f"training() of architecture {architecture!r}"
-    with plugins.contain(origin, what, say, thing=type(network), files=False):
-        trainings = {phase: preset.training(network, phase) for phase in PHASES}
+    trainings = {phase: plugins.call(network, preset.training, network, phase) for phase in PHASES}
     root = Root(
         dataset=dataset,
         architecture=architecture,
@@ -220,7 +215,7 @@ def _child(parent: Node, step: Step, plugins: Plugins, fits: Fits | None, parame
     return Node(key_of(document), document, parent.root, (*parent.steps, step), parent.key, objective, teacher, fits)
 
 
-def _told(step: Step, plugins: Plugins, say: Tell | None) -> tuple[Fits | None, Any]:
+def _told(step: Step, plugins: Plugins) -> tuple[Fits | None, Any]:
     """The trainings and the parameters that a step tells."""
     if plugins.steps.get(step.name) is not type(step):
         raise UsageError(
@@ -228,13 +223,15 @@ def _told(step: Step, plugins: Plugins, say: Tell | None) -> tuple[Fits | None, 
             f"{plugins.steps.origin(step.name)} registers under this name; rename one"
         )
     origin = plugins.steps.origin(step.name)
-    with plugins.contain(origin, f"trainings() of step {step.name!r}", say, thing=type(step), files=False):
-        fits = told(step)
-    with plugins.contain(origin, f"parameters() of step {step.name!r}", say, thing=type(step), files=False):
-        try:
-            parameters = to_jsonable(step.parameters())
-        except UsageError as error:
-            raise CellError(f"plugin {origin}: parameters() of step {step.name!r}: {error}") from error
+
+    def trainings() -> Fits | None:
+        return told(step)
+
+    fits = plugins.call(step, trainings)
+    try:
+        parameters = to_jsonable(plugins.call(step, "parameters"))
+    except UsageError as error:
+        raise CellError(f"plugin {origin}: parameters() of step {step.name!r}: {error}") from error
     return fits, parameters
 
 

@@ -7,6 +7,7 @@ import functools
 import hashlib
 import inspect
 import json
+import logging
 import math
 import os
 import time
@@ -26,6 +27,7 @@ from harness.errors import CellError, UsageError, explain_disk_errors, nearest
 from harness.stats.quality import macro_auroc
 
 
+logger = logging.getLogger(__name__)
 def task_loss(logits: torch.Tensor, targets: torch.Tensor, teacher: torch.Tensor | None = None) -> torch.Tensor:
     """Binary cross-entropy summed over the labels, averaged over the batch (studies A and B)."""
     return functional.binary_cross_entropy_with_logits(logits, targets, reduction="sum") / len(logits)
@@ -43,7 +45,6 @@ def fit(
     device: str = "cpu",
     checkpoint: Path | None = None,
     progress: Progress = silent,
-    say: Callable[[str], None] = lambda text: None,
 ) -> list[dict[str, float]]:
     """Train ``model`` in place and leave it with the weights of its best epoch, by validation AUROC alone.
 
@@ -63,13 +64,13 @@ def fit(
     started = digest(model)
     best = _copy(model)
     history: list[dict[str, float]] = []
-    if checkpoint is not None and (saved := _read_checkpoint(checkpoint, started, say)) is not None:
+    if checkpoint is not None and (saved := _read_checkpoint(checkpoint, started)) is not None:
         model.load_state_dict(saved["model"])
         optimizer.load_state_dict(saved["optimizer"])
         if scheduler is not None:
             scheduler.load_state_dict(saved["scheduler"])
         best, history = saved["best"], saved["history"]
-        say(f"going on after epoch {len(history)} of {training.epochs}, from {checkpoint}")
+        logger.info(f"going on after epoch {len(history)} of {training.epochs}, from {checkpoint}")
 
     total = training.epochs * len(inputs)
     for epoch in range(len(history), training.epochs):
@@ -208,7 +209,7 @@ def _write_checkpoint(file: Path, started: str, state: Mapping[str, Any]) -> Non
         os.replace(temporary, file)
 
 
-def _read_checkpoint(file: Path, started: str, say: Callable[[str], None]) -> dict[str, Any] | None:
+def _read_checkpoint(file: Path, started: str) -> dict[str, Any] | None:
     if not file.exists():
         return None
     try:
@@ -220,5 +221,5 @@ def _read_checkpoint(file: Path, started: str, say: Callable[[str], None]) -> di
         reason = "began from other weights"
     except (SafetensorError, KeyError, ValueError, OSError) as error:
         reason = f"cannot be read ({error})"
-    say(f"checkpoint {file} {reason}: training starts over")
+    logger.warning(f"checkpoint {file} {reason}: training starts over")
     return None

@@ -14,11 +14,11 @@ from typing import Any, NoReturn
 from harness.cli.plugins import add_plugin_command
 from harness.cli.runs import add_margin, add_run_commands
 from harness.cli.store import add_store, add_store_command, existing
-from harness.data.library import DEFAULT, contain, status
+from harness.data.library import DEFAULT, status
 from harness.errors import HarnessError, UsageError, explain_disk_errors
 from harness.keys import differences
 from harness.plugin.manager import Registry, installed
-from harness.run.progress import Display
+from harness.progress import Display, log_to
 from harness.store.shared import SharedStore, shared_url
 from harness.suite.presets import PRESETS, preset
 
@@ -37,7 +37,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
                 f"the command {command} was moved to {script}; run it with python, the options are the same"
             )
         options = _parser().parse_args(arguments)
-        code: int | None = options.run(options)
+        with log_to(sys.stderr):
+            code: int | None = options.run(options)
         return code or 0
     except HarnessError as error:
         print(f"harness: {error}", file=sys.stderr)
@@ -148,7 +149,7 @@ def _plan(options: argparse.Namespace) -> None:
 
 
 def _data_status(options: argparse.Namespace) -> None:
-    status(installed(), options.data, print)
+    print("\n".join(status(installed(), options.data)))
 
 
 def _data_fetch(options: argparse.Namespace) -> None:
@@ -158,11 +159,9 @@ def _data_fetch(options: argparse.Namespace) -> None:
     with explain_disk_errors(f"cannot make the folder {folder}", "or choose another with --data"):
         folder.mkdir(parents=True, exist_ok=True)
     display = Display(sys.stderr)
-    with display.step(f"fetch {dataset.name}") as progress, contain(plugins, dataset.name, "fetch", display.say):
-        dataset.fetch(folder, progress)
-    with contain(plugins, dataset.name, "matches", display.say):
-        complete = dataset.matches(folder)
-    if not complete:
+    with display.step(f"fetch {dataset.name}") as progress:
+        plugins.call(dataset, "fetch", folder, progress)
+    if not plugins.call(dataset, "matches", folder):
         raise UsageError(f"{folder} is still not a complete {dataset.name}; fetch again")
     print(f"{dataset.name} is in {folder}")
 
@@ -171,7 +170,7 @@ def _doctor(options: argparse.Namespace) -> int:
     from harness.doctor.doctor import examine
     from harness.doctor.text import doctor_text
 
-    diagnosis = examine(options.margin, options.allocator, Display(sys.stderr).say)
+    diagnosis = examine(options.margin, options.allocator)
     print(json.dumps(dataclasses.asdict(diagnosis), indent=1) if options.json else doctor_text(diagnosis))
     return 0 if diagnosis.fit else NOT_FIT
 
@@ -181,7 +180,7 @@ def _explain(options: argparse.Namespace) -> None:
 
     url = shared_url(options.shared)
     root = options.store if url else existing(options.store)
-    store = Store(root, lambda text: print(text, file=sys.stderr), SharedStore(url) if url else None, create=False)
+    store = Store(root, SharedStore(url) if url else None, create=False)
     if len(options.keys) > 2:
         raise UsageError("explain takes one key or two")
     first, *others = [store.lineage(key) for key in options.keys]

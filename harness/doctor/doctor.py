@@ -6,6 +6,7 @@ Nothing is changed on the machine.
 from __future__ import annotations
 
 import dataclasses
+import logging
 import math
 import tempfile
 import time
@@ -31,6 +32,7 @@ from harness.stats.verdict import Verdict, judge
 from harness.suite.presets import MOST_PROCESSES
 from harness.text import format_margin, percent
 
+logger = logging.getLogger(__name__)
 PROCESSES, AMOUNT = 6, Amount(pairs=100, warmup=300)
 #: So many comparisons of the network with itself; fewer, but at least some, when they take more than so many seconds.
 COMPARISONS, LEAST_COMPARISONS, SECONDS = 8, 3, 40.0
@@ -89,10 +91,8 @@ class Diagnosis:
 # --------------------------------------------------------------------------------------------------------- measuring
 
 
-def examine(
-    margin: float, allocator: Sequence[str], say: Callable[[str], None], clock: Callable[[], float] = time.monotonic
-) -> Diagnosis:
-    """Diagnose this machine by timings of about half a minute; ``say`` is told how far they are.
+def examine(margin: float, allocator: Sequence[str], clock: Callable[[], float] = time.monotonic) -> Diagnosis:
+    """Diagnose this machine by timings of about half a minute, and log how far they are.
 
     Raises UsageError for a margin of 0 or an unknown allocator, MeasureError for one that is not here, CellError when
     the workers cannot be started, StoreError when there is no room for a temporary file.
@@ -122,12 +122,14 @@ def examine(
                 seed=seed,
             )
 
-        say(f"starting {PROCESSES} processes; this takes about half a minute")
+        logger.info(f"starting {PROCESSES} processes; this takes about half a minute")
         itself = [compare(network, 0)]
-        say(f"a network beside itself: 1 of {COMPARISONS}; beside a copy {format_margin(PLANTED * margin)} slower")
+        logger.info(
+            f"a network beside itself: 1 of {COMPARISONS}; beside a copy {format_margin(PLANTED * margin)} slower"
+        )
         planted = compare(slowed, -1)
         while len(itself) < COMPARISONS and (len(itself) < LEAST_COMPARISONS or clock() < until):
-            say(f"a network beside itself: {len(itself) + 1} of {COMPARISONS}")
+            logger.info(f"a network beside itself: {len(itself) + 1} of {COMPARISONS}")
             itself.append(compare(network, len(itself)))
     return diagnose(margin, host, itself, planted)
 

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
+import logging
 import random
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
     from harness.measure.pool import PairedSamples, SingleSamples, Workers
     from harness.stats.ratios import Ratio
 
+logger = logging.getLogger(__name__)
 #: Study B's protocol, "single": so many untimed calls come first.
 SINGLE_WARMUP = 100
 #: The arrays of the samples that are kept.
@@ -95,14 +97,12 @@ class LatencyTimer:
         pool: Workers,
         preset: Preset,
         margin: float,
-        say: Callable[[str], None],
         versus: str = "reference",
     ) -> None:
         self._versus = versus
         self._pool = pool
         self._preset = preset
         self._margin = margin
-        self._say = say
         self._timed: list[tuple[Pair, Timing, Samples]] = []
         self._itself: dict[tuple[Profile, str, Path], Taken] = {}
         self._single: dict[tuple[Profile, str, Path], SingleSamples] = {}
@@ -167,8 +167,8 @@ class LatencyTimer:
         self._timed.clear()
         if suspects and confirm:
             is_slower, it = ("is slower than its", "it") if len(suspects) == 1 else ("are slower than their", "them")
-            said = f"{pluralize(len(suspects), 'cell')} {is_slower} {self._versus}; timing {it} in fresh processes"
-            self._say(f"harness: {said}")
+            message = f"{pluralize(len(suspects), 'cell')} {is_slower} {self._versus}; timing {it} in fresh processes"
+            logger.info(message)
             self._pool.renew()
             for (pair, timing, samples), verdict in suspects:
                 timing.verdict = self._confirmed(pair, verdict, samples)

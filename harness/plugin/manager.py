@@ -1,12 +1,11 @@
-"""Loading plugins one by one: a broken one is named and left out, and everything else runs."""
+"""Load plugins and run their code: a plugin that fails is named and left out, and everything else runs."""
 
 from __future__ import annotations
 
 import contextlib
 import dataclasses
 import functools
-import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from importlib.metadata import EntryPoint, entry_points, version
 from typing import Any, Generic, TypeVar
 
@@ -14,9 +13,9 @@ import pluggy
 
 from harness.api import Architecture, Dataset, Metric, Runtime, Step, Study, hookspecs
 from harness.api.train import Train
-from harness.errors import CellError, HarnessError, UsageError, describe_error, nearest
-from harness.plugin.containment import FOREIGN, Tell, contained, watched
-from harness.plugin.validation import KINDS, hooks_of, refusal, unmarked_hooks, wrong_hooks
+from harness.errors import CellError, DataError, UsageError, describe_error, nearest
+from harness.plugin.isolation import FOREIGN, isolated
+from harness.plugin.validation import KINDS, Kind, hooks_of, refusal, unmarked_hooks, wrong_hooks
 
 GROUP = "harness"
 T = TypeVar("T")
@@ -24,7 +23,7 @@ T = TypeVar("T")
 
 @dataclasses.dataclass(frozen=True)
 class Origin:
-    """Who brought a registered thing: the plugin's entry point, its distribution and that one's version."""
+    """Where a registered object comes from: the plugin's entry point, and its distribution with the version."""
 
     plugin: str
     distribution: str
@@ -34,13 +33,13 @@ class Origin:
         return f"{self.plugin} ({self.distribution} {self.version})"
 
 
-#: The kernel itself, which brings the step that trains.
+#: The harness itself, which brings the step ``train``.
 KERNEL = Origin("kernel", "harness", version("harness"))
 
 
 @dataclasses.dataclass(frozen=True)
 class Problem:
-    """Why a plugin, or one thing that it brings, was left out."""
+    """Why a plugin or one of its objects was left out, or what its code did wrong."""
 
     origin: Origin
     reason: str
@@ -50,24 +49,24 @@ class Problem:
 
 
 class Registry(Generic[T]):
-    """The things of one kind by name, in the order of their registration, each with its origin."""
+    """Registered objects of one kind by name, in the order of registration, each with its origin."""
 
     def __init__(self, kind: str) -> None:
         self.kind = kind
         self._items: dict[str, tuple[T, Origin]] = {}
 
     def add(self, name: str, item: T, origin: Origin) -> None:
-        """Register ``item``; raises UsageError when the name is taken, naming both sides."""
+        """Register ``item``. Raises UsageError when the name is taken, and names both plugins."""
         if name in self._items:
             raise UsageError(f"{self.kind} {name!r} is already registered by plugin {self._items[name][1]}")
         self._items[name] = (item, origin)
 
     def discard(self, name: str) -> None:
-        """Forget what is called ``name``, if there is anything: for what was only lent (``harness.testing``)."""
+        """Remove ``name`` if it is registered: ``harness.testing`` registers objects for a while only."""
         self._items.pop(name, None)
 
     def get(self, name: str) -> T:
-        """The thing called ``name``; raises UsageError with the nearest right names."""
+        """The object called ``name``. Raises UsageError with the nearest names."""
         return self._entry(name)[0]
 
     def origin(self, name: str) -> Origin:
@@ -80,7 +79,7 @@ class Registry(Generic[T]):
             raise UsageError(f"no {self.kind} is called {name!r}{nearest(name, self._items)}") from None
 
     def brought_by(self, origin: Origin) -> list[str]:
-        """The names of what a plugin registered."""
+        """The names that a plugin registered."""
         return [name for name, (_, owner) in self._items.items() if owner == origin]
 
     def __iter__(self) -> Iterator[str]:
@@ -94,7 +93,7 @@ class Registry(Generic[T]):
 
 
 class Plugins:
-    """Every plugin that could be loaded, what they registered, and what was left out and why."""
+    """The loaded plugins, the objects that they registered, and the problems: what was left out, and why."""
 
     def __init__(self) -> None:
         self.datasets: Registry[Dataset] = Registry("dataset")
@@ -108,7 +107,7 @@ class Plugins:
         self.origins: list[Origin] = []
         self._manager = pluggy.PluginManager(hookspecs.PROJECT)
         self._manager.add_hookspecs(hookspecs)
-        #: What the hooks that bring things fill.
+        #: By hook: the registry that it fills.
         self._registries: dict[str, Registry[Any]] = {
             "harness_datasets": self.datasets,
             "harness_architectures": self.architectures,
@@ -120,19 +119,19 @@ class Plugins:
 
     @property
     def hook(self) -> pluggy.HookRelay:
-        """The life-cycle hooks; call them through ``notify``, which contains what a plugin raises."""
+        """The life-cycle hooks. Call them through ``notify``, which isolates them."""
         return self._manager.hook
 
     def note(self, origin: Origin, reason: str) -> None:
-        """Keep a problem for the end of the run, once."""
+        """Record a problem, once; all are shown at the end of the run."""
         problem = Problem(origin, reason)
         if problem not in self.problems:
             self.problems.append(problem)
 
     def load(self, entry_point: EntryPoint) -> None:
-        """Import one plugin and let it register; whatever it does wrong becomes a problem, never an exception."""
+        """Import one plugin and let it register its objects. Each failure becomes a problem, never an exception."""
         origin = _origin(entry_point)
-        with self._held(origin, "its import"):
+        with self.isolated(origin, "its import"):
             try:
                 module = entry_point.load()
             except FOREIGN as error:
@@ -161,7 +160,7 @@ class Plugins:
         self.origins.append(origin)
         hooks, problems = hooks_of(module, marked_only=True), len(self.problems)
         for name in (name for name in self._registries if name in hooks):
-            with self._held(origin, name):
+            with self.isolated(origin, name):
                 try:
                     hooks[name](register=functools.partial(self._register, origin, name))
                 except FOREIGN as error:
@@ -180,67 +179,77 @@ class Plugins:
         except UsageError as error:
             self.note(origin, f"refused: {error}")
 
-    def _held(self, origin: Origin, what: str) -> contextlib.AbstractContextManager[None]:
-        return self.contain(origin, what, _to_stderr, files=False)
+    def call(self, thing: Any, method: str | Callable[..., Any], /, *args: Any, **kwargs: Any) -> Any:
+        """Run ``method`` of a registered object in isolation and return its result. The one way to run plugin code.
 
-    @contextlib.contextmanager
-    def contain(
-        self,
-        origin: Origin,
-        what: str,
-        say: Tell | None = None,
-        *,
-        error: type[HarnessError] = CellError,
-        thing: type | None = None,
-        passing: type[Exception] | None = None,
-        files: bool = True,
-    ) -> Iterator[None]:
-        """Run code of the plugin ``origin``: see harness.plugin.containment. What it does wrong is said, and a problem.
+        ``thing`` is a data set, architecture, metric or runtime, or a step (an instance or its class). ``method`` is
+        the method's name, or a function of the harness that runs code of ``thing``, such as the bootstrap of a metric.
+        Such a function must also exhaust what is evaluated lazily, such as a generator. Never call timed code by this.
 
-        ``say`` shows lines now, on the standard error unless it is given.
+        Raises DataError for a data set and CellError for others, with plugin, method, object and line. A HarnessError
+        that the code itself raises passes unchanged.
+        """
+        with self.isolated(self.origin(thing), self.name_of(thing, method), thing):
+            function = getattr(thing, method) if isinstance(method, str) else method
+            return function(*args, **kwargs)
+
+    def origin(self, thing: Any) -> Origin:
+        """The origin of a registered object. Raises UsageError when its name is not registered."""
+        return self._kind(thing)[1].origin(thing.name)
+
+    def name_of(self, thing: Any, method: str | Callable[..., Any]) -> str:
+        """A method in messages, such as "apply() of step 'prune'"."""
+        name = method if isinstance(method, str) else method.__name__
+        return f"{name}() of {self._kind(thing)[0].name} {thing.name!r}"
+
+    def _kind(self, thing: Any) -> tuple[Kind, Registry[Any]]:
+        kind = thing if isinstance(thing, type) else type(thing)
+        hook_name = next(hook_name for hook_name in KINDS if issubclass(kind, KINDS[hook_name].contract))
+        return KINDS[hook_name], self._registries[hook_name]
+
+    def isolated(
+        self, origin: Origin, what: str, thing: Any = None, remember: bool = True
+    ) -> contextlib.AbstractContextManager[None]:
+        """Isolate code of a plugin that belongs to no registered object; ``call`` is for those that do.
+
+        ``what`` is the code's name in messages. Remarks on its conduct become problems, if ``remember``.
         """
 
         def note(remark: str) -> None:
-            self.note(origin, f"{what} {remark}")
+            if remember:
+                self.note(origin, f"{what} {remark}")
 
-        who, say = f"plugin {origin}: {what}", say or _to_stderr
-        held = contained(who, say, note, error=error, thing=thing, passing=passing)
-        with watched(who, say, note, files=files), held:
-            yield
+        return isolated(
+            f"plugin {origin}: {what}",
+            note,
+            error=DataError if isinstance(thing, Dataset) else CellError,
+            thing=thing if thing is None or isinstance(thing, type) else type(thing),
+        )
 
-    def notify(
-        self, hook_name: str, wanted: str = "nothing", say: Tell | None = None, **arguments: Any
-    ) -> list[tuple[str, str]]:
-        """Call a life-cycle hook of every plugin, and give the pairs of texts that it returned.
+    def notify(self, hook_name: str, expected: str = "nothing", **arguments: Any) -> list[tuple[str, str]]:
+        """Call a life-cycle hook of every plugin, and return the pairs of texts that they returned.
 
-        A plugin that raises, or returns anything but None or what is ``wanted``, is noted as a problem, and left out.
-        What it prints is said.
+        A plugin that raises, or that returns anything but None or what is ``expected``, gets a problem and no pair.
         """
         results = []
         for implementation in getattr(self.hook, hook_name).get_hookimpls():
             origin = next(o for o in self.origins if o.plugin == implementation.plugin_name)
-            given = {name: arguments[name] for name in implementation.argnames}
-            who = f"plugin {origin}"
-            # To print is what some of these hooks are for.
-            with contained(who, say or _to_stderr, lambda remark: None):
+            accepted = {name: arguments[name] for name in implementation.argnames}
+            with self.isolated(origin, hook_name, remember=False):  # some of these hooks exist to print
                 try:
-                    result = implementation.function(**given)
+                    result = implementation.function(**accepted)
                 except FOREIGN as error:
                     self.note(origin, f"{hook_name} failed: {describe_error(error)}")
                     continue
             if isinstance(result, tuple) and list(map(type, result)) == [str, str]:
                 results.append(result)
             elif result is not None:
-                self.note(origin, f"{hook_name} returned {result!r}, not {wanted}")
+                self.note(origin, f"{hook_name} returned {result!r}, not {expected}")
         return results
 
 
-def _to_stderr(text: str) -> None:
-    print(text, file=sys.stderr)
-
-
 def load_plugins(extra: Iterable[EntryPoint] = ()) -> Plugins:
-    """Load every plugin of the entry-point group ``harness``, in the order of their names."""
+    """Load every plugin of the entry-point group ``harness``: the built-in ones first, then by name."""
     plugins = Plugins()
     found = [*entry_points(group=GROUP), *extra]
     for entry_point in sorted(found, key=lambda point: (not _built_in(point), point.name)):
@@ -254,6 +263,17 @@ def installed() -> Plugins:
     return load_plugins()
 
 
+def step(name: str, **parameters: Any) -> Step:
+    """The step called ``name`` with these parameters, from whichever plugin registers it.
+
+    Raises UsageError for an unknown name or parameter, with the nearest known ones.
+    """
+    try:
+        return installed().steps.get(name)(**parameters)
+    except TypeError as error:  # the step rejects a value
+        raise UsageError(f"step {name!r}: {error}") from error
+
+
 def _origin(entry_point: EntryPoint) -> Origin:
     distribution = entry_point.dist
     if distribution is None:
@@ -262,5 +282,5 @@ def _origin(entry_point: EntryPoint) -> Origin:
 
 
 def _built_in(entry_point: EntryPoint) -> bool:
-    """Ours come first, so that a third party cannot take a built-in name by sorting before it."""
+    """Built-in plugins load first, so that no third party takes a built-in name by sorting before it."""
     return entry_point.dist is not None and entry_point.dist.name == "harness"

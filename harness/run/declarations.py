@@ -7,7 +7,6 @@ from collections.abc import Iterable, Mapping
 
 from harness.api import MetricSpec, Task
 from harness.errors import CellError, HarnessError, UsageError
-from harness.plugin.containment import Tell
 from harness.plugin.manager import Plugins, installed
 from harness.policy.rules import parse_tolerance
 from harness.records.record import MetricValue, Record
@@ -16,12 +15,15 @@ from harness.records.record import MetricValue, Record
 ANY_TASK = Task(input_shape=(1,), labels=("label",))
 
 
-def specs_of(name: str, task: Task, plugins: Plugins, say: Tell | None = None) -> tuple[MetricSpec, ...]:
+def specs_of(name: str, task: Task, plugins: Plugins) -> tuple[MetricSpec, ...]:
     """Return the figures that the metric ``name`` declares for a task. Raises CellError when they are not valid."""
-    metric, origin = plugins.metrics.get(name), plugins.metrics.origin(name)
-    with plugins.contain(origin, f"specs() of metric {name!r}", say, thing=type(metric)):
-        specs = tuple(metric.specs(task))
-    for spec in specs:
+    metric = plugins.metrics.get(name)
+
+    def specs() -> tuple[MetricSpec, ...]:
+        return tuple(metric.specs(task))  # specs() may be a generator
+
+    declared: tuple[MetricSpec, ...] = plugins.call(metric, specs)
+    for spec in declared:
         if not isinstance(spec, MetricSpec):
             raise CellError(f"specs() of metric {name!r} returns {spec!r}, which is not a harness.MetricSpec")
         if spec.gate is not None:
@@ -29,7 +31,7 @@ def specs_of(name: str, task: Task, plugins: Plugins, say: Tell | None = None) -
                 parse_tolerance(spec.name, spec.gate)
             except UsageError as error:
                 raise CellError(f"specs() of metric {name!r}: {error}") from None
-    return specs
+    return declared
 
 
 def declaration(name: str, figure: MetricValue) -> MetricSpec:

@@ -1,8 +1,7 @@
-"""The evidence about one cell: its deployed file, its answers and its timing; and what the metrics make of it."""
+"""Evaluate one cell: compute its metrics from its deployed file, predictions and timing, with intervals."""
 
 from __future__ import annotations
 
-import contextlib
 import functools
 import math
 from collections.abc import Mapping
@@ -13,11 +12,10 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from harness.api import Data, Task, WeightedMetric
+from harness.api import Data, Metric, Task, WeightedMetric
 from harness.api.metrics import headlines
 from harness.build import artefact
 from harness.errors import CellError
-from harness.plugin.containment import Tell
 from harness.plugin.manager import Plugins
 from harness.records.record import Interval, MetricValue
 from harness.run.declarations import specs_of
@@ -25,7 +23,7 @@ from harness.stats.quality import bootstrap, paired_bootstrap
 
 
 class CellContext:
-    """contracts.EvalContext, each part made when first asked for."""
+    """Implements harness.EvalContext; the model and the example are loaded when first used."""
 
     def __init__(
         self, file: Path, sha256: str, artefact_file: Path, data: Data, plugins: Plugins, scores: NDArray[Any]
@@ -52,70 +50,58 @@ class CellContext:
         return torch.from_numpy(np.array(self._data.validation.inputs[:1]))
 
 
-def figures(evidence: CellContext, plugins: Plugins, say: Tell | None = None) -> dict[str, MetricValue]:
-    """The figures of all metrics. Raises CellError when a metric fails, or two give a figure of one name."""
-    found: dict[str, MetricValue] = {}
+def figures(context: CellContext, plugins: Plugins) -> dict[str, MetricValue]:
+    """The values of all metrics. Raises CellError when a metric fails, or two give a value of the same name."""
+    values_by_name: dict[str, MetricValue] = {}
     for name in plugins.metrics:
         metric = plugins.metrics.get(name)
-        declared = specs_of(name, evidence.task, plugins, say)
-        with contain(name, "compute", plugins, say):
-            values: object = metric.compute(evidence)
-        weighted = _weighted(name, evidence.task, plugins, say)
-        decisive = headlines(declared)
-        for figure in declared:
-            if figure.name in found:
-                taken = found[figure.name].metric
-                raise CellError(f"metrics {taken!r} and {name!r} both give a figure {figure.name!r}; rename one")
-            value = _value(name, figure.name, values)
+        specs = specs_of(name, context.task, plugins)
+        values = plugins.call(metric, "compute", context)
+        weighted = _weighted(metric, context.task, plugins)
+        headline_names = headlines(specs)
+        for spec in specs:
+            if spec.name in values_by_name:
+                other = values_by_name[spec.name].metric
+                raise CellError(f"metrics {other!r} and {name!r} both give a figure {spec.name!r}; rename one")
+            value = _value(name, spec.name, values)
             interval = None
-            if value is not None and figure.name in weighted:
-                with contain(name, "weighted", plugins, say):
-                    interval = _bootstrapped(weighted[figure.name], evidence)
-            found[figure.name] = MetricValue(
+            if value is not None and spec.name in weighted:
+                interval = plugins.call(metric, bootstrapped, weighted[spec.name], context)
+            values_by_name[spec.name] = MetricValue(
                 metric=name,
                 value=value,
-                unit=figure.unit,
-                better=figure.better,
-                digits=figure.digits,
-                headline=figure.name in decisive,
-                exact=figure.exact,
-                per_machine=figure.per_machine,
-                gate=figure.gate,
+                unit=spec.unit,
+                better=spec.better,
+                digits=spec.digits,
+                headline=spec.name in headline_names,
+                exact=spec.exact,
+                per_machine=spec.per_machine,
+                gate=spec.gate,
                 interval=interval,
             )
-    return found
+    return values_by_name
 
 
-def differences(
-    reference: CellContext, candidate: CellContext, plugins: Plugins, say: Tell | None = None
-) -> dict[str, Interval]:
-    """The candidate's figures less the reference's, of those that have an interval."""
-    found = {}
-    for name in plugins.metrics:
-        for figure, function in _weighted(name, candidate.task, plugins, say).items():
-            with contain(name, "weighted", plugins, say):
-                found[figure] = _bootstrapped(function, candidate, reference)
-    return found
+def differences(reference: CellContext, candidate: CellContext, plugins: Plugins) -> dict[str, Interval]:
+    """The differences candidate minus reference, of the values that have an interval."""
+    intervals: dict[str, Interval] = {}
+    for metric in map(plugins.metrics.get, plugins.metrics):
+        for name, function in _weighted(metric, candidate.task, plugins).items():
+            intervals[name] = plugins.call(metric, bootstrapped, function, candidate, reference)
+    return intervals
 
 
-def contain(
-    name: str, method: str, plugins: Plugins, say: Tell | None = None
-) -> contextlib.AbstractContextManager[None]:
-    """Run code of the metric called ``name``."""
-    thing, what = type(plugins.metrics.get(name)), f"{method}() of metric {name!r}"
-    return plugins.contain(plugins.metrics.origin(name), what, say, thing=thing)
-
-
-def _weighted(name: str, task: Task, plugins: Plugins, say: Tell | None) -> Mapping[str, WeightedMetric]:
-    with contain(name, "weighted", plugins, say):
-        given: object = plugins.metrics.get(name).weighted(task)
-    if not isinstance(given, Mapping):
-        raise CellError(f"weighted() of metric {name!r} gives {given!r}, not a mapping from figures to functions")
-    return given
+def _weighted(metric: Metric, task: Task, plugins: Plugins) -> Mapping[str, WeightedMetric]:
+    functions = plugins.call(metric, "weighted", task)
+    if not isinstance(functions, Mapping):
+        raise CellError(
+            f"weighted() of metric {metric.name!r} gives {functions!r}, not a mapping from figures to functions"
+        )
+    return functions
 
 
 def _value(metric: str, figure: str, values: object) -> float | None:
-    """The value of a figure, checked: records and their files hold finite numbers."""
+    """One checked value: records hold finite numbers only."""
     if not isinstance(values, Mapping):
         raise CellError(f"compute() of metric {metric!r} gives {type(values).__name__}, not a mapping from figures")
     if figure not in values:
@@ -133,8 +119,8 @@ def _value(metric: str, figure: str, values: object) -> float | None:
     return value
 
 
-def _bootstrapped(function: WeightedMetric, candidate: CellContext, reference: CellContext | None = None) -> Interval:
-    """A figure of the candidate, or its difference from the reference's, with its interval over patients."""
+def bootstrapped(function: WeightedMetric, candidate: CellContext, reference: CellContext | None = None) -> Interval:
+    """A value of the candidate, or its difference from the reference, with a bootstrap interval over patients."""
     scores, targets, patients = candidate.scores, candidate.targets, candidate.patients
     found = (
         bootstrap(function, scores, targets, patients)

@@ -19,13 +19,13 @@ def plan_document(run: Session) -> dict[str, Any]:
     Parameters and multiply-accumulates come from the shapes alone; they are None where a step cannot tell. A cell or a
     step that is refused has a ``problem``, and no time is reckoned for building it.
     """
-    previews = Previews(run.plugins, run.display.say)
+    previews = Previews(run.plugins)
 
     def shape_of(dataset: str, architecture: str, steps: tuple[Step, ...]) -> Shape:
         task = run.plugins.datasets.get(dataset).task_in(run.plugins.architectures.get(architecture).layout)
         return previews.shape(architecture, task, steps)
 
-    estimate = Estimate(run.plan, run.plugins, run.store, run.display.say)
+    estimate = Estimate(run.plan, run.plugins, run.store)
     missing = {node.key for node in run.plan.needed(run.store.has)}
     cells, timing = [], 0.0
     for cell in run.selected:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import collections
 import dataclasses
+import logging
 import platform
 from collections.abc import Mapping, Sequence
 from importlib.metadata import version
@@ -23,9 +24,9 @@ from harness.measure.profile import worker_environment
 from harness.plugin.manager import Plugins
 from harness.policy.baseline import Baseline
 from harness.policy.rules import FAIL_ON, LATENCY, Policy, check_figures, policy
+from harness.progress import Display
 from harness.records.record import SCHEMA, Against, ArtefactRef, Record, StepRecord, Timing, to_json
 from harness.run.deployment import Deployment
-from harness.run.progress import Display
 from harness.store.local import Store
 from harness.store.shared import SharedStore
 from harness.suite.matrix import Cell
@@ -37,6 +38,7 @@ if TYPE_CHECKING:
     from harness.measure.pool import Workers
     from harness.run.evaluation import CellContext
 
+logger = logging.getLogger(__name__)
 #: What cells are timed beside.
 REFERENCE, EARLIER = "reference", "model of the earlier run"
 PACKAGES = ("harness", "torch", "numpy", "scipy", "pytest-benchmark")
@@ -92,13 +94,13 @@ class Session:
         self.plugins = plugins
         self.display = Display(stream)
         shared = None if options.shared is None else SharedStore(options.shared)
-        self.store = Store(options.store, self.display.say, shared)
+        self.store = Store(options.store, shared)
         self.library = Library(plugins, self.store, options.data, self.display)
         self.chosen = list(selected)
         self.selected = [cell for cell in selected if cell.skip is None and cell.problem is None]
         for problem in dict.fromkeys(cell.problem for cell in selected if cell.skip is None and cell.problem):
             count = sum(cell.problem == problem for cell in selected)
-            self.display.say(f"harness: {pluralize(count, 'cell')} cannot run: {problem}")
+            logger.warning(f"{pluralize(count, 'cell')} cannot run: {problem}")
         self._references = {cell.name: known[cell.reference_name] for cell in self.selected}
         self._unmeasurable = self._check_profiles() if options.timed else {}
         self.baseline = None
@@ -107,15 +109,13 @@ class Session:
             self.baseline = options.baseline.aligned({cell.suite for cell in known.values()})
         measurable = [cell for cell in self.selected if cell.profile not in self._unmeasurable]
         cells = {cell.name: cell for own in measurable for cell in (own, self._references[own.name])}
-        self.plan = planning.make(
-            cells.values(), plugins, self.library.fingerprint, options.preset, options.device, self.display.say
-        )
+        self.plan = planning.make(cells.values(), plugins, self.library.fingerprint, options.preset, options.device)
         words = collections.Counter(str(error) for error in self.plan.problems.values())
         for problem, count in words.items():
-            self.display.say(f"harness: {pluralize(count, 'cell')} cannot run: {problem}")
+            logger.warning(f"{pluralize(count, 'cell')} cannot run: {problem}")
         if untrained := [cell for cell in self.plan.untrained() if cell in {own.name for own in self.selected}]:
             named = f"{untrained[0]} and {len(untrained) - 1} more" if len(untrained) > 1 else untrained[0]
-            self.display.say(f"harness: no step of its recipe trains the network of {named}")
+            logger.warning(f"no step of its recipe trains the network of {named}")
         self._executor: Executor | None = None
         self._workers: Workers | None = None
         #: By what the cells are compared with, and the margin.
@@ -123,8 +123,8 @@ class Session:
         self._machine = machine.facts()
         self._scratch = self.store.scratch()
         evaluation = options.preset.evaluation
-        folder, say = self._scratch.folder, self.display.say
-        self.deployment = Deployment(plugins, self.library, evaluation, folder, self._pool, say)
+        folder = self._scratch.folder
+        self.deployment = Deployment(plugins, self.library, evaluation, folder, self._pool)
 
     def __enter__(self) -> Session:
         return self
@@ -161,7 +161,7 @@ class Session:
             except MeasureError as error:
                 problems[profile] = error
                 count = sum(cell.profile == profile for cell in self.selected)
-                self.display.say(f"harness: {pluralize(count, 'cell')} cannot be timed: {error}")
+                logger.warning(f"{pluralize(count, 'cell')} cannot be timed: {error}")
         return problems
 
     def _check_rules(self) -> None:
@@ -173,12 +173,12 @@ class Session:
             layout = self.plugins.architectures.get(cell.architecture).layout
             task = self.plugins.datasets.get(cell.dataset).task_in(layout)
             for name in self.plugins.metrics:
-                given = specs_of(name, task, self.plugins, self.display.say)
+                given = specs_of(name, task, self.plugins)
                 known.update({figure.name: figure.better for figure in given})
         declared = {figure for cell in self.selected for figure in cell.gate}
         check_figures([*self.options.rules, *sorted(declared)], known)
         for figure in self.options.project_rules.keys() - known.keys() - {LATENCY, FAIL_ON}:
-            self.display.say(f"harness: [tool.harness.gate] has a rule for {figure!r}, which no cell of this run has")
+            logger.warning(f"[tool.harness.gate] has a rule for {figure!r}, which no cell of this run has")
 
     def build(self) -> None:
         """Build what the store lacks, before anything is timed."""
@@ -187,9 +187,9 @@ class Session:
         if missing:
             from harness.build.estimate import Estimate
 
-            estimate = Estimate(self.plan, self.plugins, self.store, self.display.say)
+            estimate = Estimate(self.plan, self.plugins, self.store)
             duration = format_duration(sum(map(estimate.build, missing)))
-            self.display.say(f"harness: {pluralize(len(missing), 'step')} to build, in about {duration}")
+            logger.info(f"{pluralize(len(missing), 'step')} to build, in about {duration}")
         executor.build_all()
         earlier = {} if self.baseline is None else self.baseline.records
         models = {earlier[cell.name].artefact.key for cell in self.selected if cell.name in earlier}
@@ -221,8 +221,8 @@ class Session:
             self.deployment.measure_memory(cell, evidence)
         from harness.run.evaluation import differences, figures
 
-        metric_values = figures(evidence, self.plugins, self.display.say)
-        metric_differences = differences(base, evidence, self.plugins, self.display.say)
+        metric_values = figures(evidence, self.plugins)
+        metric_differences = differences(base, evidence, self.plugins)
         against = None
         if self.baseline is not None and cell.name in self.baseline.records:
             earlier = self.baseline.records[cell.name]
@@ -251,7 +251,7 @@ class Session:
             against=against,
         )
         # Plugins get a plain mapping of their own: what one does to it reaches neither the record nor another plugin.
-        self.plugins.notify("harness_cell_finished", say=self.display.say, record=to_json(record))
+        self.plugins.notify("harness_cell_finished", record=to_json(record))
         return Measured(record, samples)
 
     def _key(self, cell: Cell) -> str:
@@ -301,8 +301,8 @@ class Session:
                 found.latency = float(np.median(samples.candidate)) / 1000
                 before.samples = np.asarray(samples.kept["reference"])
                 self.deployment.measure_memory(cell, before)
-            found.figures = figures(before, self.plugins, self.display.say)
-            found.differences = differences(before, evidence, self.plugins, self.display.say)
+            found.figures = figures(before, self.plugins)
+            found.differences = differences(before, evidence, self.plugins)
         except HarnessError as error:
             found.reason = f"its model could not be measured again: {error}"
         except Exception as error:  # the code that made it may be gone
@@ -318,7 +318,7 @@ class Session:
 
     def _keeper(self, versus: str, margin: float) -> LatencyTimer:
         if (versus, margin) not in self._timekeepers:
-            keeper = LatencyTimer(self._pool(), self.options.preset, margin, self.display.say, versus)
+            keeper = LatencyTimer(self._pool(), self.options.preset, margin, versus)
             self._timekeepers[versus, margin] = keeper
         return self._timekeepers[versus, margin]
 

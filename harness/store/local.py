@@ -6,6 +6,7 @@ import contextlib
 import errno
 import itertools
 import json
+import logging
 import os
 import shutil
 import tempfile
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 CACHEDIR_TAG = "Signature: 8a477f597d28d172789f06886806bc55\n# Made by harness; safe to delete.\n"
+logger = logging.getLogger(__name__)
 #: Seconds for which a shared store that failed is left alone: asking a dead network costs half a minute each time.
 PAUSE = 300.0
 
@@ -38,12 +40,9 @@ class Store:
     is said and the run goes on without it: hours of training must not be lost to a network.
     """
 
-    def __init__(
-        self, root: Path, say: Callable[[str], None], shared: SharedStore | None = None, create: bool = True
-    ) -> None:
+    def __init__(self, root: Path, shared: SharedStore | None = None, create: bool = True) -> None:
         """``create`` makes the folder; who only reads needs none."""
         self.root = root
-        self.say = say
         self.shared = shared
         self._fetched, self._sent = 0, 0
         self._said: set[tuple[str, str]] = set()
@@ -187,7 +186,7 @@ class Store:
         used = [entry for entry in entries if entry.name in keys]
         self._ask("write", lambda shared: shared.refresh(used), None)
         if self._fetched or self._sent:
-            self.say(f"harness: {self._fetched} artefacts came from {self.shared.url}, {self._sent} went there")
+            logger.info(f"{self._fetched} artefacts came from {self.shared.url}, {self._sent} went there")
 
     @contextlib.contextmanager
     def lock(self, key: str) -> Iterator[None]:
@@ -196,7 +195,7 @@ class Store:
         try:
             lock.acquire(timeout=0.05)
         except Timeout:
-            self.say(f"another run builds {key[:12]} in this store; waiting for it")
+            logger.info(f"another run builds {key[:12]} in this store; waiting for it")
             lock.acquire()
         try:
             yield
@@ -268,13 +267,13 @@ class Store:
         except StoreError as error:
             self._pauses[what] = time.monotonic() + PAUSE
             if (what, "failed") not in self._said:
-                self.say(f"harness: {error}; the run goes on with {self.root} alone, and tries again later")
+                logger.warning(f"{error}; the run goes on with {self.root} alone, and tries again later")
             self._said.add((what, "failed"))
             return otherwise
 
     def _complain(self, name: str, problem: str) -> None:
         if (name, problem) not in self._said:
-            self.say(f"{name} {problem}: it is not used, and built again when it is needed")
+            logger.warning(f"{name} {problem}: it is not used, and built again when it is needed")
         self._said.add((name, problem))
 
     def _folder(self, key: str) -> Path:

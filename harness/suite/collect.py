@@ -8,7 +8,7 @@ from pathlib import Path
 
 from harness.data.library import resolve
 from harness.errors import DataError, NoData, UsageError, describe_error
-from harness.plugin.containment import FOREIGN
+from harness.plugin.isolation import FOREIGN
 from harness.plugin.manager import Plugins
 from harness.suite.matrix import Cell, Matrix
 from harness.suite.presets import Preset

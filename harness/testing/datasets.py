@@ -33,7 +33,7 @@ class Shelf:
 
     def folder(self, dataset: Dataset) -> Path:
         """Its folder; skips the check where there is none."""
-        from harness.data.library import VARIABLE, locate, roots
+        from harness.data.library import VARIABLE, candidates, roots
 
         if dataset.synthetic:
             folder = self.root / dataset.name
@@ -44,7 +44,7 @@ class Shelf:
             where = roots(None)
         except UsageError as error:
             pytest.skip(str(error))
-        found = locate(dataset, where)
+        found = next((folder for folder in candidates(dataset, where) if dataset.matches(folder)), None)
         if found is None:
             pytest.skip(f"{dataset.name} is not in {', '.join(map(str, where))}; point {VARIABLE} at it")
         return found

@@ -173,7 +173,7 @@ def test_step_previews_its_result(step: Step, network: str, bench: Bench) -> Non
 
 
 def _again(step: Step, parameters: dict[str, Any]) -> Step | str:
-    from harness.api.train import step as step_by_name
+    from harness.plugin.manager import step as step_by_name
 
     try:
         with lent(step):

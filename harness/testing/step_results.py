@@ -114,7 +114,7 @@ def _composes(step: Step, network: str, bench: Bench, steps: list[Step]) -> None
 
 
 def _built_in(name: str) -> Step:
-    from harness.api.train import step as step_by_name
+    from harness.plugin.manager import step as step_by_name
 
     try:
         return step_by_name(name)

@@ -181,7 +181,7 @@ def _process(sighting: Sighting, test_file: Path) -> Iterator[None]:
         sighting.left = [
             *(f"{name} changed from {settings[name]} to {now}" for name, now in _settings().items() if
               name in settings and settings[name] != now),
-            *(f"the thread {thread.name!r} still runs" for thread in _still_running(threads)),
+            *(_describe(thread) for thread in _still_running(threads)),
             *(f"the file {target} is still open" for target in sorted(_new_handles(handles))),
             *(f"the process {name} still runs" for name in sorted(_children() - children)),
         ]  # fmt: skip
@@ -222,6 +222,11 @@ def _still_running(before: set[threading.Thread]) -> list[threading.Thread]:
     for thread in new:
         thread.join(max(0.0, deadline - time.monotonic()))
     return [thread for thread in new if thread.is_alive()]
+
+
+def _describe(thread: threading.Thread) -> str:
+    waits = "" if thread.daemon else ", and the process waits for its end"
+    return f"the thread {thread.name!r} still runs{waits}"
 
 
 def _children() -> set[str]:

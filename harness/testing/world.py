@@ -204,8 +204,7 @@ class World:
     def __init__(self, folder: Path, test_seed: int = 2) -> None:
         from harness.store.local import Store
 
-        self.said: list[str] = []
-        self.store = Store(folder, self.said.append)
+        self.store = Store(folder)
         data = self.store.data(Conformance.name) / f"made-{Conformance.version}"
         Conformance().make(data)
         if test_seed != 2:
@@ -220,7 +219,7 @@ class World:
         from harness.build.executor import Executor
         from harness.build.plan import make
         from harness.data.library import Library
-        from harness.run.progress import Display
+        from harness.progress import Display
         from harness.suite.presets import preset
 
         borrowed = [] if isinstance(network, str) else [network]

@@ -6,7 +6,7 @@ import shutil
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from harness import Predictor, Runtime
+from harness import Predictor, Runtime, load_artefact
 
 if TYPE_CHECKING:
     import torch
@@ -28,9 +28,7 @@ class TorchEager(Runtime):
         """The network in evaluation mode, ended by a sigmoid unless it has its own (``gives_probabilities``)."""
         import torch
 
-        from harness.build.artefact import load
-
-        model = load(file)
+        model = load_artefact(file)
         if not getattr(model, "gives_probabilities", False):
             model = torch.nn.Sequential(model, torch.nn.Sigmoid()).eval()
 

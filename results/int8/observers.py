@@ -12,7 +12,6 @@ import argparse
 import copy
 import io
 import statistics
-import sys
 import warnings
 from collections.abc import Iterator
 from pathlib import Path
@@ -27,8 +26,8 @@ from harness import Data
 from harness.build import artefact
 from harness.data.library import Library
 from harness.plugin.manager import installed
+from harness.progress import Display
 from harness.records.runs import read_records
-from harness.run.progress import Display
 from harness.store.local import Store
 from harness_compress import _fx_int8
 
@@ -103,7 +102,7 @@ def main() -> None:
     torch.set_num_threads(1)
     if not hasattr(torch.fx.config, "do_not_emit_stack_traces"):  # PyTorch 2.2 does not know it
         torch.fx.config.do_not_emit_stack_traces = False
-    store = Store(options.store, say=lambda problem: print(problem, file=sys.stderr), create=False)
+    store = Store(options.store, create=False)
     data = Library(installed(), store, None, Display(None)).load("ptbxl")
     validation = torch.from_numpy(data.validation.inputs)
     rows, choices = [], schemes()

@@ -81,7 +81,7 @@ def test_the_last_step_with_a_form_of_its_own_dumps_and_restores(plugins: Plugin
 
     plugins.add(Bring, Origin("signed", "signed-dist", "1"))
     model = network("lstm")
-    artefact.save(tmp_path / "m", model, [Signed(4.0), toy.Halve()], "lstm", TASK)
+    artefact.save(tmp_path / "m", model, [Signed(4.0), toy.Halve()], "lstm", TASK, plugins)
     back = artefact.load(tmp_path / "m", plugins)
     for name, tensor in model.state_dict().items():
         assert torch.equal(back.state_dict()[name], tensor.sign() * 0.5)

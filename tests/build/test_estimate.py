@@ -52,7 +52,7 @@ def test_a_step_with_a_bug_is_a_problem_of_its_cell(plugins: Plugins) -> None:
     problem = shape(plugins, Broken()).problem
     assert problem is not None
     assert problem.startswith(
-        "plugin toy (toy-plugin 1.2): preview() of broken() raised ZeroDivisionError: the toy broke ("
+        "plugin toy (toy-plugin 1.2): preview() of step 'broken' raised ZeroDivisionError: the toy broke ("
     )
 
 

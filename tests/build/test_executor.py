@@ -73,7 +73,7 @@ def test_an_architecture_reads_the_form_of_the_data_that_it_asks_for(executor: B
 
 def test_the_same_recipe_gives_the_same_weights_in_another_store(executor: Build, tmp_path: Path) -> None:
     first = built(executor(cells(train(), Mimic(), Tune())))
-    store = Store(tmp_path / "another", print)
+    store = Store(tmp_path / "another")
     run = executor(cells(train(), Mimic(), Tune()))
     again = Executor(run.plan, run.plugins, run.library, store, run.display)
     assert digest(built(again)) == digest(first)
@@ -288,7 +288,7 @@ def outcome(executor: Executor) -> pytest.ExceptionInfo[Exception]:
 @pytest.mark.parametrize(
     ("step", "kind", "message"),
     [
-        (Broken(), CellError, r"broken\(\) raised ZeroDivisionError: the toy broke \(.*toy.py, line \d+\)"),
+        (Broken(), CellError, r"apply\(\) of step 'broken' raised ZeroDivisionError: the toy broke \(.*toy.py, line \d+\)"),
         (Nothing(), CellError, r"train\(\) > nothing\(\) gave NoneType, not a network"),
         (Picky(), Unsupported, "picky cannot prune a Sequential"),
         (Tune(epochs=0), Exception, "at least one epoch"),

@@ -175,7 +175,7 @@ def test_a_fetch_that_is_not_complete_says_so(run: Run, monkeypatch: pytest.Monk
 
 
 def put(*documents: dict[str, Any]) -> list[str]:
-    store = Store(Path("s"), print)
+    store = Store(Path("s"))
     for document in documents:
         store.put(document, lambda file: file.write_bytes(b"x") and None, {}, 0)
     return [key_of(document) for document in documents]

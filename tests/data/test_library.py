@@ -12,7 +12,7 @@ from toy import Toy, ToySynthetic
 from harness import Data, DataError, Split, UsageError
 from harness.data.library import Library, locate, resolve, roots, status
 from harness.plugin.manager import Plugins
-from harness.run.progress import Display
+from harness.progress import Display
 from harness.store.local import Store
 
 
@@ -45,12 +45,12 @@ def test_a_root_that_does_not_exist_is_an_error_that_names_its_source(
         roots(None)
 
 
-def test_a_root_is_the_data_set_or_holds_it_by_name(tmp_path: Path) -> None:
-    assert locate(Toy(), [tmp_path]) is None
+def test_a_root_is_the_data_set_or_holds_it_by_name(tmp_path: Path, plugins: Plugins) -> None:
+    assert locate(Toy(), [tmp_path], plugins) is None
     inside = toy.write(tmp_path / "toy")
-    assert locate(Toy(), [tmp_path / "other", tmp_path]) == inside
+    assert locate(Toy(), [tmp_path / "other", tmp_path], plugins) == inside
     toy.write(tmp_path)
-    assert locate(Toy(), [tmp_path]) == tmp_path
+    assert locate(Toy(), [tmp_path], plugins) == tmp_path
 
 
 def test_the_default_folder_is_used_when_it_has_the_data(plugins: Plugins) -> None:
@@ -99,15 +99,12 @@ def test_synthetic_data_can_be_asked_for_although_the_real_is_there(plugins: Plu
 
 
 def test_status_says_what_is_found_where(plugins: Plugins) -> None:
-    lines: list[str] = []
-    status(plugins, None, lines.append)
-    assert lines == [
+    assert list(status(plugins, None)) == [
         "toy: not found in data; get it: harness data fetch toy\n    a toy",
         "toy-synthetic: made when it is needed\n    a made-up toy",
     ]
     toy.write(Path("data"))
-    status(plugins, None, lines.append)
-    assert lines[2] == "toy: found in data\n    a toy"
+    assert next(status(plugins, None)) == "toy: found in data\n    a toy"
 
 
 # ------------------------------------------------------------------------------------------------------ loading
@@ -155,7 +152,7 @@ def test_data_that_vanishes_after_collection_is_an_error(plugins: Plugins, store
 
 def test_a_data_set_that_breaks_is_named(plugins: Plugins, store: Store) -> None:
     (toy.write(Path("data")) / toy.MARKER).write_text("{}")
-    with pytest.raises(DataError, match=r"data set 'toy'.* KeyError: 'seed'"):
+    with pytest.raises(DataError, match=r"dataset 'toy'.* KeyError: 'seed'"):
         Library(plugins, store, None, Display(None)).load("toy")
 
 
@@ -175,7 +172,7 @@ def test_a_data_set_that_cannot_say_its_fingerprint_is_named(
 ) -> None:
     monkeypatch.setattr(Toy, "fingerprint", lambda self, folder: 1 / 0)
     toy.write(Path("data"))
-    with pytest.raises(DataError, match=r"data set 'toy'.* ZeroDivisionError"):
+    with pytest.raises(DataError, match=r"dataset 'toy'.* ZeroDivisionError"):
         Library(plugins, store, None, Display(None)).fingerprint("toy")
 
 

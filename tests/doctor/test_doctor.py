@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from fakes import logged
 from hypothesis import given
 from hypothesis import strategies as st
 from scipy import stats
@@ -238,13 +239,13 @@ def test_fewer_comparisons_are_made_on_a_slow_machine(
 ) -> None:
     workers = Workers(seconds)
     monkeypatch.setattr(doctor, "Workers", workers)
-    said: list[str] = []
-    found = examine(MARGIN, ["system"], said.append, workers.clock)
+    with logged("harness.doctor") as lines:
+        found = examine(MARGIN, ["system"], workers.clock)
     assert found.fit
     assert len(found.itself) == alone
     assert sorted(workers.planted) == [0.0] * alone + [2 * MARGIN]
     assert len(workers.seeds) == alone + 1, "two comparisons drew the same orders"
-    assert said[-1] == f"a network beside itself: {alone} of 8"
+    assert lines[-1] == f"a network beside itself: {alone} of 8"
     assert workers.closed
 
 
@@ -252,7 +253,7 @@ def test_an_interruption_ends_the_workers(monkeypatch: pytest.MonkeyPatch) -> No
     workers = Workers(interrupted=4)
     monkeypatch.setattr(doctor, "Workers", workers)
     with pytest.raises(KeyboardInterrupt):
-        examine(MARGIN, ["system"], lambda text: None, workers.clock)
+        examine(MARGIN, ["system"], workers.clock)
     assert workers.closed
 
 
@@ -260,18 +261,18 @@ def test_nothing_is_started_for_what_cannot_be_had(monkeypatch: pytest.MonkeyPat
     monkeypatch.setattr(doctor, "Workers", None)
     monkeypatch.setattr("harness.measure.profile._libraries", lambda: iter(()))
     with pytest.raises(UsageError, match="no machine resolves a margin of 0"):
-        examine(0.0, ["system"], print)
+        examine(0.0, ["system"])
     with pytest.raises(UsageError, match="did you mean 'jemalloc'"):
-        examine(MARGIN, ["jemaloc"], print)
+        examine(MARGIN, ["jemaloc"])
     with pytest.raises(MeasureError, match="allocator mimalloc is not on this machine"):
-        examine(MARGIN, ["mimalloc"], print)
+        examine(MARGIN, ["mimalloc"])
 
 
 def test_a_real_machine_is_diagnosed(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(doctor, "PROCESSES", 2)
     monkeypatch.setattr(doctor, "AMOUNT", Amount(pairs=20, warmup=20))
     monkeypatch.setattr(doctor, "COMPARISONS", 3)
-    found = examine(0.5, ["system"], lambda text: None)
+    found = examine(0.5, ["system"])
     assert found.itself[0].ratio.ratio == pytest.approx(1, abs=0.3)
     assert found.planted.ratio.ratio == pytest.approx(2, abs=0.5)
     assert 10_000 < found.canary_ns < 100_000_000

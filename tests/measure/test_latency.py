@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import dataclasses
 import re
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-from fakes import Workers
+from fakes import Workers, logged
 
 from harness import Matrix, Profile, train
 from harness.errors import CellError
@@ -64,13 +65,14 @@ def bench() -> Bench:
 
 
 @pytest.fixture
-def said() -> list[str]:
-    return []
+def said() -> Iterator[list[str]]:
+    with logged("harness.measure.latency") as lines:
+        yield lines
 
 
 @pytest.fixture
-def keeper(bench: Bench, said: list[str]) -> LatencyTimer:
-    return LatencyTimer(bench, preset("quick"), 0.01, said.append)  # type: ignore[arg-type]
+def keeper(bench: Bench) -> LatencyTimer:
+    return LatencyTimer(bench, preset("quick"), 0.01)  # type: ignore[arg-type]
 
 
 def cells(matrix: str = "m", **profile: Any) -> list[Cell]:
@@ -126,7 +128,7 @@ def test_a_reference_is_timed_against_itself_once_for_all_its_cells(
 def test_one_slower_cell_is_told_of_in_the_singular(keeper: LatencyTimer, said: list[str], tmp_path: Path) -> None:
     keeper.time(pair(tmp_path, 1.1))
     keeper.finalize_verdicts()
-    assert said == ["harness: 1 cell is slower than its reference; timing it in fresh processes"]
+    assert said == ["1 cell is slower than its reference; timing it in fresh processes"]
 
 
 def test_what_is_slower_is_timed_again_by_fresh_processes(
@@ -139,7 +141,7 @@ def test_what_is_slower_is_timed_again_by_fresh_processes(
     assert bench.renewed == 1
     assert [candidate for _, candidate, _ in bench.asked[before:]] == ["1.1", "1.2"]
     assert len({seed for _, _, seed in bench.asked}) > 1, "the order of the calls is drawn anew"
-    assert said == ["harness: 2 cells are slower than their reference; timing them in fresh processes"]
+    assert said == ["2 cells are slower than their reference; timing them in fresh processes"]
     (slower, samples), (faster, others), _ = timings
     assert slower["verdict"]["confirmation"]["ratio"]["value"] == pytest.approx(1.1, rel=0.01)  # type: ignore[index]
     assert len(samples.kept["confirmation_candidate"]) == PROCESSES
@@ -243,7 +245,7 @@ def test_whoever_interrupts_the_confirmation_leaves_nothing_unconfirmed(
 
 
 def test_where_a_model_differs_from_itself_nothing_can_be_told(bench: Bench, tmp_path: Path) -> None:
-    strict = LatencyTimer(bench, preset("quick"), 0.0001, print)  # type: ignore[arg-type]
+    strict = LatencyTimer(bench, preset("quick"), 0.0001)  # type: ignore[arg-type]
     bench.noise = 0
     (tmp_path / "reference").write_text("1")
     original = bench.time_pair

@@ -17,6 +17,7 @@ import toy
 
 from harness import Step, UsageError, hookimpl
 from harness.plugin.manager import Origin, Plugins, load_plugins
+from harness.progress import log_to
 
 NUMBERS = itertools.count()
 Write = Callable[[str], EntryPoint]
@@ -333,7 +334,8 @@ def test_a_hook_that_is_not_marked_is_told_and_not_called(written: Write) -> Non
 
 def test_what_a_plugin_prints_while_it_is_loaded_is_named(written: Write, capsys: pytest.CaptureFixture[str]) -> None:
     loaded, point = Plugins(), written("print('hello')\n" + GOOD + "    print('registered')\n")
-    loaded.load(point)
+    with log_to(sys.stderr):
+        loaded.load(point)
     captured = capsys.readouterr()
     assert captured.out == ""
     who = f"plugin {point.name} (unknown distribution ?)"

@@ -18,7 +18,7 @@ from unittest import mock
 
 import fsspec
 import pytest
-from fakes import TOYS, Suite, benchmarks
+from fakes import TOYS, Suite, benchmarks, logged
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from records import record
@@ -134,7 +134,11 @@ def reached(graph: Graph, starts: list[int], known: list[bool]) -> set[str]:
 @settings(deadline=None, max_examples=100)
 @given(graph=graphs())
 def test_a_kept_runs_artefacts_and_their_ancestors_stay_and_other_old_ones_go(kind: str, graph: Graph) -> None:
-    with tempfile.TemporaryDirectory() as home, mock.patch("os.fsync"):  # the disk may be slow, and proves nothing here
+    with (
+        tempfile.TemporaryDirectory() as home,
+        mock.patch("os.fsync"),
+        logged("harness.store") as lines,
+    ):  # the disk may be slow, and proves nothing here
         place, store = _filled(graph, kind, Path(home))
         all_keys = [key_of(document) for document in graph.documents]
         roots = {key for key, is_named in zip(all_keys, graph.named, strict=True) if is_named}
@@ -152,11 +156,12 @@ def test_a_kept_runs_artefacts_and_their_ancestors_stay_and_other_old_ones_go(ki
         assert removed == there - needed - recent
         assert {key for key in all_keys if store.get(key)} == there - removed
         assert collect(place, roots, documents=documents) == set()
+        assert lines == []
 
 
 def _filled(graph: Graph, kind: str, home: Path) -> tuple[Place, Store]:
     """A place that holds the graph, and a store that sees it."""
-    making = Store(home / "making", pytest.fail)
+    making = Store(home / "making")
     if kind == "folder":
         for document, days, there in zip(graph.documents, graph.days, graph.there, strict=True):
             if there:
@@ -172,7 +177,7 @@ def _filled(graph: Graph, kind: str, home: Path) -> tuple[Place, Store]:
             for name in memory:
                 if key in name.rpartition("/")[2][:64]:
                     memory[name].created = _ago(days)
-    return shared, Store(home / "reading", pytest.fail, shared)
+    return shared, Store(home / "reading", shared)
 
 
 def _ago(days: float) -> Any:
@@ -333,7 +338,7 @@ def test_halves_of_uploads_and_of_removals_go_when_they_are_old(
     removed = collect(store.shared, {whole}, days=-1)
     assert removed == {half, "harness-x-1-2.partial"}
     assert len(system.find(root, refresh=True) if kind == "s3" else system.find(root)) == 2
-    assert Store(tmp_path / "another", print, SharedStore(url)).get(whole) is not None
+    assert Store(tmp_path / "another", SharedStore(url)).get(whole) is not None
 
 
 def test_a_removal_that_is_stopped_leaves_nothing_that_a_reader_takes(
@@ -347,7 +352,7 @@ def test_a_removal_that_is_stopped_leaves_nothing_that_a_reader_takes(
         patch.setattr(store.shared._fs, "rm_file", lambda path: remove(path) if path.endswith("json") else 1 / 0)
         with pytest.raises(StoreError, match="cannot remove from the shared store"):
             store.shared.remove(entry)
-    another = Store(tmp_path / "another", said.append, SharedStore(f"file://{tmp_path}/shared"))
+    another = Store(tmp_path / "another", SharedStore(f"file://{tmp_path}/shared"))
     assert not another.has(key)
     assert another.get(key) is None
     assert said == []
@@ -392,7 +397,7 @@ def test_what_is_no_age_is_an_error(text: str) -> None:
 def test_gc_refuses_and_removes_nothing(
     gc: Callable[..., tuple[int, str, str]], arguments: list[str], message: str
 ) -> None:
-    store = Store(Path(".harness"), print)
+    store = Store(Path(".harness"))
     key = put(store, {"root": 1}, days=9)
     run_file(key_of("another")).rename("good.json")
     Path("half.json").write_text(Path("good.json").read_text()[:-9])
@@ -408,7 +413,7 @@ def test_gc_refuses_and_removes_nothing(
 
 
 def test_gc_says_what_it_removes_and_a_dry_run_removes_nothing(gc: Callable[..., tuple[int, str, str]]) -> None:
-    store = Store(Path(".harness"), print)
+    store = Store(Path(".harness"))
     root = put(store, {"root": 1}, days=30)
     kept, reference = put(store, {"parent": root, "a": 1}, days=30), put(store, {"parent": root, "a": 2}, days=30)
     old, recent = put(store, {"parent": root, "a": 3}, days=10), put(store, {"parent": root, "a": 4}, days=3)
@@ -443,7 +448,7 @@ def test_gc_looks_at_the_place_that_is_named_alone(
     gc: Callable[..., tuple[int, str, str]], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     url = f"file://{Path.cwd()}/shared"
-    store = Store(Path(".harness"), print, SharedStore(url))
+    store = Store(Path(".harness"), SharedStore(url))
     one = put(store, {"root": 1}, days=9)
     for file in Path("shared/artefacts").iterdir():
         os.utime(file, (5 * DAY,) * 2)
@@ -463,7 +468,7 @@ def test_gc_looks_at_the_place_that_is_named_alone(
 
 
 def test_gc_in_s3(gc: Callable[..., tuple[int, str, str]], s3: Any) -> None:
-    store = Store(Path(".harness"), print, SharedStore("s3://models/toys"))
+    store = Store(Path(".harness"), SharedStore("s3://models/toys"))
     parent = put(store, {"root": 1})
     kept, other = put(store, {"parent": parent}), put(store, {"root": 2})
     code, out, err = gc("--shared", "s3://models/toys", "--keep", str(run_file(kept)), "--older-than", "1h")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import json
+import logging
 import multiprocessing
 import os
 import pickle
@@ -95,7 +96,7 @@ def test_a_kill_in_the_middle_leaves_nothing_that_counts(store: Store, said: lis
     code = (
         "import sys, time\nfrom pathlib import Path\nfrom harness.store.local import Store\n"
         "def write(file):\n    file.write_bytes(b'half'); print('writing', flush=True); time.sleep(60)\n"
-        "Store(Path(sys.argv[1]), print).put({'a': 1}, write, {}, 0)\n"
+        "Store(Path(sys.argv[1])).put({'a': 1}, write, {}, 0)\n"
     )
     process = subprocess.Popen([sys.executable, "-c", code, str(store.root)], stdout=subprocess.PIPE)
     assert process.stdout is not None
@@ -130,7 +131,7 @@ def test_a_full_disk_is_an_error_that_says_so_and_leaves_nothing_half(
 def test_a_store_that_cannot_be_made_is_an_error(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(StoreError, match=r"cannot create the store in .*file/store"):
-        Store(tmp_path / "file" / "store", print)
+        Store(tmp_path / "file" / "store")
 
 
 # ------------------------------------------------------------------------------------------------------- damage
@@ -200,7 +201,11 @@ def test_only_the_models_of_two_artefacts_were_swapped(store: Store, said: list[
 
 
 def _build(root: Path, started: Any, log: Path) -> None:
-    store = Store(root, lambda text: _note(log, text))
+    handler = logging.Handler()
+    handler.emit = lambda record: _note(log, record.getMessage())  # type: ignore[method-assign]
+    logging.getLogger("harness.store").addHandler(handler)
+    logging.getLogger("harness.store").setLevel(logging.INFO)
+    store = Store(root)
     key = key_of({"a": 1})
     started.wait()
     with store.lock(key):
@@ -236,7 +241,7 @@ def test_of_two_runs_on_one_store_one_builds_and_the_other_waits(store: Store, t
 def test_a_run_that_is_overtaken_while_it_writes_puts_its_own_in_place(
     store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    other = put(Store(tmp_path / "other", print), {"a": 1}, b"faster").file.parent
+    other = put(Store(tmp_path / "other"), {"a": 1}, b"faster").file.parent
     rename, calls = Path.rename, []
 
     def overtaken(self: Path, target: Path) -> Path:

@@ -60,7 +60,7 @@ def machine(tmp_path: Path, said: list[str]) -> Callable[..., Store]:
     """A store of its own for each call, with that shared store."""
     count = iter(range(100))
     return lambda url, number=None: Store(
-        tmp_path / f"machine-{next(count) if number is None else number}", said.append, SharedStore(url)
+        tmp_path / f"machine-{next(count) if number is None else number}", SharedStore(url)
     )
 
 
@@ -127,14 +127,14 @@ def test_has_asks_nothing_and_descriptions_are_asked_for_together(
 
 
 def test_share_sends_what_the_other_lacks(url: str, tmp_path: Path, said: list[str]) -> None:
-    alone = Store(tmp_path / "alone", said.append)
+    alone = Store(tmp_path / "alone")
     one, two = put(alone, {"number": 1}), put(alone, {"number": 2})
-    joined = Store(tmp_path / "alone", said.append, SharedStore(url))
+    joined = Store(tmp_path / "alone", SharedStore(url))
     joined.share([one, key_of("not here")])
     assert {name[:64] for name in files(url)} == {one}
     joined.share([one, two])
     assert {name[:64] for name in files(url)} == {one, two}
-    assert said[-1] == f"harness: 0 artefacts came from {url}, 2 went there"
+    assert said[-1] == f"0 artefacts came from {url}, 2 went there"
 
 
 def test_share_notes_the_use_of_what_is_old(url: str, machine: Callable[..., Store], monkeypatch: Any) -> None:
@@ -253,7 +253,7 @@ def test_what_is_damaged_here_is_fetched_again(folder: str, machine: Callable[..
 
 
 def _write_again_and_again(url: str, root: Path, data: bytes, stop: Any) -> None:
-    store = Store(root, print, SharedStore(url))
+    store = Store(root, SharedStore(url))
     while not stop.is_set():
         put(store, data=data)
 
@@ -280,7 +280,7 @@ def test_of_two_writers_of_one_key_a_reader_gets_one_whole(
         deadline = time.monotonic() + 60
         reader = SharedStore(url)
         while (len(got) < 20 or len(set(got)) < 2) and time.monotonic() < deadline:
-            fresh = Store(tmp_path / f"reader-{time.monotonic_ns()}", said.append, reader)
+            fresh = Store(tmp_path / f"reader-{time.monotonic_ns()}", reader)
             artefact = fresh.get(KEY)
             if artefact is not None:
                 got.append(artefact.file.read_bytes())
@@ -317,7 +317,7 @@ else:
     print("uploading", flush=True)
 content = bytes(int(when)) if when.isdigit() else b"half"
 document = {"step": "halve", "parameters": {"factor": 0.5}}
-Store(Path(root), print, shared).put(document, lambda file: file.write_bytes(content), {}, 0)
+Store(Path(root), shared).put(document, lambda file: file.write_bytes(content), {}, 0)
 print("uploaded", flush=True)
 time.sleep(60)
 """
@@ -513,7 +513,7 @@ def test_a_store_that_goes_away_is_said_once_left_alone_and_served_when_it_is_ba
         assert len(said) == 2
     store.share([key_of({"number": number}) for number in range(3)])
     assert len(files(folder)) == 6
-    assert said[2:] == [f"harness: 0 artefacts came from {folder}, 3 went there"]
+    assert said[2:] == [f"0 artefacts came from {folder}, 3 went there"]
 
 
 def test_the_option_wins_over_the_variable(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -23,6 +23,7 @@ from harness import (
     Task,
     Training,
     WeightedMetric,
+    load_artefact,
 )
 from harness.api import Phase, silent
 from harness.testing.world import MLP, Conformance
@@ -294,9 +295,7 @@ class Eager(Runtime):
     def load(self, file: Path) -> Predictor:
         import torch
 
-        from harness.build.artefact import load
-
-        model = load(file)
+        model = load_artefact(file)
 
         def predict(inputs: torch.Tensor) -> torch.Tensor:
             with torch.inference_mode():

@@ -12,7 +12,6 @@ import pytest
 from failures import Failures
 
 from harness import Step
-from harness.plugin import containment
 from harness.testing import steps, watch
 from harness.testing.bench import Bench, bench  # noqa: F401 (a fixture)
 from harness.testing.world import MLP, lent
@@ -63,7 +62,6 @@ def clean_up(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """What bad steps leave behind, and no long wait for threads that never end."""
     monkeypatch.setenv("BAD_STEP", "")
     monkeypatch.setattr(watch, "GRACE", 0.01)
-    monkeypatch.setattr(containment, "GRACE", 0.01)
     bad.ENOUGH.clear()
     yield
     bad.ENOUGH.set()

@@ -1,10 +1,9 @@
-"""Careless and hostile plugins: each is named, held and reported, and everything else runs."""
+"""Isolation of careless and hostile plugins: each is named and reported, and everything else runs."""
 
 from __future__ import annotations
 
 import json
 import os
-import threading
 import time
 import warnings
 from collections.abc import Callable, Iterator
@@ -15,16 +14,17 @@ import careless
 import pytest
 import torch
 import toy
-from fakes import Suite, benchmarks
+from fakes import Suite, benchmarks, logged
 
-from harness import CellError, Matrix, Step, UsageError, train
+from harness import CellError, DataError, Matrix, Step, UsageError, train
 from harness.api import Training
 from harness.build.executor import Executor
 from harness.build.fits import broken_promise, changed
 from harness.cli.main import main
-from harness.plugin.containment import LINES, WIDTH, contained, open_files, watched
+from harness.plugin.isolation import LINES, WIDTH, isolated
 from harness.plugin.manager import Origin, Plugins, installed
 from harness.suite.matrix import Cell
+from harness.testing.watch import _handles
 
 CARELESS = Origin("careless", "careless-dist", "0.1")
 WHO = "plugin careless (careless-dist 0.1)"
@@ -62,52 +62,49 @@ def failure(executor: Build, step: Step) -> str:
 # ---------------------------------------------------------------------------------------------------------- output
 
 
-def test_what_is_printed_is_said_line_by_line_by_whom(capsys: pytest.CaptureFixture[str]) -> None:
-    said: list[str] = []
-    noted: list[str] = []
-    with contained("plugin p", said.append, noted.append):
+def test_each_printed_line_is_logged_with_its_plugin(capsys: pytest.CaptureFixture[str]) -> None:
+    remarks: list[str] = []
+    with logged() as lines, isolated("plugin p", remarks.append):
         print("one\ntwo")
         print("and \x1b[31mred", end="")
-    assert said == ["plugin p: one", "plugin p: two", "plugin p: and \\x1b[31mred"]
-    assert noted == ["prints to the standard output (3 lines)"]
+    assert lines == ["plugin p: one", "plugin p: two", "plugin p: and \\x1b[31mred"]
+    assert remarks == ["prints to the standard output (3 lines)"]
     assert capsys.readouterr().out == ""
 
 
-def test_only_the_first_lines_are_said_and_they_are_cut() -> None:
-    said: list[str] = []
-    with contained("p", said.append, lambda remark: None):
+def test_only_the_first_lines_are_logged_and_they_are_cut() -> None:
+    with logged() as lines, isolated("p"):
         for _ in range(LINES + 7):
             print("x" * 1000)
-    assert len(said) == LINES + 1
-    assert said[0] == "p: " + "x" * WIDTH
-    assert said[-1] == "p: and 7 more lines, which are not shown"
+    assert len(lines) == LINES + 1
+    assert lines[0] == "p: " + "x" * WIDTH
+    assert lines[-1] == "p: and 7 more lines, which are not shown"
 
 
-def test_bytes_and_a_closed_output_are_held() -> None:
+def test_bytes_and_a_closed_output_are_captured() -> None:
     import sys
 
-    said: list[str] = []
-    with contained("p", said.append, lambda remark: None):
+    with logged() as lines, isolated("p"):
         sys.stdout.buffer.write(b"bytes \xff\n")
         sys.stdout.close()
-    assert said == ["p: bytes \ufffd"]
+    assert lines == ["p: bytes \ufffd"]
 
 
-def test_who_is_silent_is_not_noted() -> None:
-    noted: list[str] = []
-    with contained("p", noted.append, noted.append), watched("p", noted.append, noted.append):
+def test_silent_code_gets_no_remark() -> None:
+    remarks: list[str] = []
+    with logged() as lines, isolated("p", remarks.append):
         pass
-    assert noted == []
+    assert remarks == lines == []
 
 
 def test_an_interruption_interrupts() -> None:
-    with pytest.raises(KeyboardInterrupt), contained("p", print, print):
+    with pytest.raises(KeyboardInterrupt), isolated("p"):
         raise KeyboardInterrupt
 
 
 def test_the_place_is_the_plugins_own_line() -> None:
-    place = pytest.raises(CellError, match=r"p raised JSONDecodeError: .* \(.*test_containment.py, line \d+\)")
-    with place, contained("p", print, print, thing=_Here):
+    place = pytest.raises(CellError, match=r"p raised JSONDecodeError: .* \(.*test_isolation.py, line \d+\)")
+    with place, isolated("p", thing=_Here):
         json.loads("{")
 
 
@@ -115,65 +112,30 @@ class _Here:
     """Something of this module."""
 
 
-# ------------------------------------------------------------------------------------ settings, and what is left
+# -------------------------------------------------------------------------------------------------------- settings
 
 
-def test_settings_are_put_back_and_told(executor: Build, plugins: Plugins, tmp_path: Path) -> None:
+def test_settings_are_restored_and_reported(executor: Build, plugins: Plugins, tmp_path: Path) -> None:
     torch.use_deterministic_algorithms(False)  # what it imports has filters of its own
     before = torch.get_num_threads(), list(warnings.filters), dict(os.environ)
     run = executor(cells(careless.switches()))
-    run.build_all()
+    with logged() as lines:
+        run.build_all()
     run.build(list(run.plan.nodes)[-1])
     assert Path.cwd() == tmp_path
     assert (torch.get_num_threads(), list(warnings.filters), dict(os.environ)) == before
     assert torch.get_default_dtype() is torch.float32
     assert torch.is_grad_enabled()
     assert not torch.are_deterministic_algorithms_enabled()
-    told = [problem.reason for problem in plugins.problems]
+    reasons = [problem.reason for problem in plugins.problems]
     for part in (
         "the current folder to /", "the environment's CARELESS", "the environment's PATH", "the filters of warnings",
         "torch's default dtype to torch.float64", "torch's grad mode to False", "torch's number of threads to",
         "torch's deterministic mode to",
     ):  # fmt: skip
-        assert any(f"switches() changed {part}" in reason for reason in told), part
-    assert all(reason.endswith("; it was put back") for reason in told)
-
-
-def test_a_thread_and_a_file_that_are_left_are_named(executor: Build, plugins: Plugins, tmp_path: Path) -> None:
-    run = executor(cells(careless.leaks()))
-    run.build_all()
-    run.build(list(run.plan.nodes)[-1])
-    told = {str(problem) for problem in plugins.problems}
-    assert f"{WHO}: leaks() left the thread 'leaked' running" in told
-    if Path("/proc/self/fd").exists():
-        assert f"{WHO}: leaks() left the file {tmp_path / 'leaked.txt'} open" in told
-    assert len(told) == 1 + Path("/proc/self/fd").exists()
-
-
-def test_a_thread_for_which_the_process_would_wait_is_called_so() -> None:
-    noted: list[str] = []
-    end = threading.Event()
-    thread = threading.Thread(target=end.wait, name="stays")
-    with watched("p", print, noted.append):
-        thread.start()
-    end.set()
-    thread.join()
-    assert noted == ["left the thread 'stays' running, for whose end the process will wait"]
-
-
-def test_what_ends_or_is_collected_at_once_is_not_left(tmp_path: Path) -> None:
-    noted: list[str] = []
-
-    class Holder:
-        """Holds itself, so that only the collection of garbage frees it."""
-
-    with warnings.catch_warnings(), watched("p", print, noted.append):
-        threading.Thread(target=time.sleep, args=(0.03,)).start()
-        holder = Holder()
-        holder.me, holder.file = holder, (tmp_path / "f").open("w")  # type: ignore[attr-defined]
-        del holder
-        warnings.simplefilter("ignore", ResourceWarning)
-    assert [remark for remark in noted if "left" in remark] == []
+        assert any(f"apply() of step 'switches' changed {part}" in reason for reason in reasons), part
+    assert all(reason.endswith("; it was restored") for reason in reasons)
+    assert {f"{WHO}: {reason}" for reason in reasons} <= set(lines)
 
 
 def test_a_step_that_breaks_keeps_no_file_open(tmp_path: Path) -> None:
@@ -182,25 +144,53 @@ def test_a_step_that_breaks_keeps_no_file_open(tmp_path: Path) -> None:
         file.write("x")
         raise LookupError
 
-    noted: list[str] = []
-    with (
-        pytest.raises(CellError) as caught,
-        warnings.catch_warnings(action="ignore"),
-        watched("p", print, noted.append),
-        contained("p", print, noted.append),
-    ):
+    remarks: list[str] = []
+    with pytest.raises(CellError) as caught, warnings.catch_warnings(action="ignore"), isolated("p", remarks.append):
         breaks()
     assert isinstance(caught.value.__cause__, LookupError)
-    assert str(tmp_path / "held") not in open_files().values()
-    assert noted == []
+    assert str(tmp_path / "held") not in _handles().values()
+    assert remarks == []
 
 
-def test_holding_a_step_takes_no_time() -> None:
+def test_isolation_takes_no_time() -> None:
     began = time.process_time()
     for _ in range(50):
-        with watched("p", print, print), contained("p", print, print):
+        with isolated("p"):
             pass
     assert (time.process_time() - began) / 50 < 0.005
+
+
+# ------------------------------------------------------------------------------------------------------------- call
+
+
+def test_every_kind_of_object_can_be_called_and_is_named(plugins: Plugins) -> None:
+    def breaks() -> None:
+        raise LookupError("no")
+
+    things = {
+        "dataset 'toy'": plugins.datasets.get("toy"),
+        "architecture 'conv'": plugins.architectures.get("conv"),
+        "step 'halve'": toy.Halve(0.5),
+        "metric 'mean'": plugins.metrics.get("mean"),
+        "runtime 'eager'": plugins.runtimes.get("eager"),
+    }
+    for name, thing in things.items():
+        kind = DataError if name.startswith("dataset") else CellError
+        with pytest.raises(kind) as caught:
+            plugins.call(thing, breaks)
+        assert str(caught.value).startswith(
+            f"plugin toy (toy-plugin 1.2): breaks() of {name} raised LookupError: no ({__file__}, line "
+        )
+        assert plugins.call(thing, lambda value, **options: (value, options), 1, method=2) == (1, {"method": 2})
+
+
+def test_a_method_is_called_by_its_name_and_errors_of_the_harness_pass(plugins: Plugins) -> None:
+    assert plugins.call(toy.Halve(0.5), "parameters") == {"factor": 0.5}
+    step = plugins.call(toy.Halve, toy.Halve, factor=0.25)
+    assert step == toy.Halve(0.25)
+    with pytest.raises(UsageError, match="step 'halve' has no parameter 'x'") as caught:
+        plugins.call(toy.Halve, toy.Halve, x=1)
+    assert not isinstance(caught.value, CellError)
 
 
 # ----------------------------------------------------------------------------------------------------------- steps
@@ -209,10 +199,10 @@ def test_holding_a_step_takes_no_time() -> None:
 @pytest.mark.parametrize(
     ("step", "words"),
     [
-        (careless.breaks(), "breaks() raised LookupError: in the middle of apply ("),
-        (careless.leaves(), "leaves() raised SystemExit: 3 ("),
-        (careless.recurs(), "recurs() raised RecursionError: maximum recursion depth exceeded"),
-        (careless.mute(), "mute() raised MuteError: (it cannot say what) ("),
+        (careless.breaks(), "apply() of step 'breaks' raised LookupError: in the middle of apply ("),
+        (careless.leaves(), "apply() of step 'leaves' raised SystemExit: 3 ("),
+        (careless.recurs(), "apply() of step 'recurs' raised RecursionError: maximum recursion depth exceeded"),
+        (careless.mute(), "apply() of step 'mute' raised MuteError: (it cannot say what) ("),
         (careless.poisons(), "network that poisons() gives answers NaN or infinity for 1 of 2 labels of one example"),
         (careless.widens(), "widens() gives answers one example with the shape (1, 5), not (1, 2): a step keeps"),
         (careless.Promises("train", 0), "told of fit('train', epochs=1) and never ran it: its key would not hold"),
@@ -279,7 +269,7 @@ def test_a_step_that_is_not_the_registered_one_fails_its_own_cells(executor: Bui
 
     ((_, problem),) = executor(cells(Halve())).plan.problems.items()
     assert isinstance(problem, UsageError)
-    assert "test_containment is not the one that plugin toy (toy-plugin 1.2) registers" in str(problem)
+    assert "test_isolation is not the one that plugin toy (toy-plugin 1.2) registers" in str(problem)
 
 
 # --------------------------------------------------------------------------------------------------------- a suite
@@ -297,8 +287,8 @@ toys = Matrix(dataset="toy", architecture="conv", runtime="eager", steps=steps)
 print("a suite may print")
 """
 FAIL = {
-    "breaks": "breaks() raised LookupError: in the middle of apply",
-    "leaves": "leaves() raised SystemExit: 3",
+    "breaks": "apply() of step 'breaks' raised LookupError: in the middle of apply",
+    "leaves": "apply() of step 'leaves' raised SystemExit: 3",
     "forgets": "gave NoneType, not a network",
     "poisons": "answers NaN or infinity for 1 of 2 labels",
     "widens": "with the shape (1, 5), not (1, 2)",
@@ -322,13 +312,13 @@ def test_a_suite_of_bad_steps_measures_the_good_ones(suite: Suite, careless_inst
     for option, words in FAIL.items():
         line = next(line for line in result.outlines if line.startswith(f"toy-synthetic-conv-{option}-seed0: "))
         assert words in line
-    assert f"{WHO}: chatters(lines=30): chatter 0" in out
+    assert f"{WHO}: apply() of step 'chatters': chatter 0" in out
     assert "chatter 29" not in out
     summary = [line for line in result.outlines if line.startswith(f"harness: {WHO}: ")]
     for words in (
-        "chatters(lines=30) prints to the standard output (30 lines)", "leaks() left the thread 'leaked' running",
-        "switches() changed torch's grad mode to False; it was put back",
-    ):  # fmt: skip
+        "apply() of step 'chatters' prints to the standard output (30 lines)",
+        "apply() of step 'switches' changed torch's grad mode to False; it was restored",
+    ):
         assert f"harness: {WHO}: {words}" in summary
     measured = {f"toys[toy-synthetic-conv-{option}-seed0]" for option in ("good", "chatters", "leaks", "switches")}
     assert benchmarks().keys() == measured
@@ -348,6 +338,6 @@ def test_the_plan_for_programs_is_json_whatever_is_printed(
     found = {cell["id"]: cell for cell in json.loads(out)["cells"]}
     assert len(found) == 13
     assert "trainings() of step 'wonders' raised" in next(c for i, c in found.items() if "wonders" in i)["problem"]
-    assert "preview() of halve(factor=0.5): a preview prints" in err
-    assert "of data set 'toy-synthetic': so does a data set" in err
+    assert "preview() of step 'halve': a preview prints" in err
+    assert "of dataset 'toy-synthetic': so does a data set" in err
     assert "a suite may print" in err

@@ -1,0 +1,188 @@
+"""Run plugin code in isolation: convert its exceptions, capture its output, restore process-wide settings.
+
+All of it is attributed to the plugin. These cannot be isolated: ``os._exit``, a crash of the interpreter, a call that
+never returns, an exception derived from BaseException alone (it interrupts, as Ctrl-C does), and what C code or child
+processes write to file descriptor 1. Only code that runs in a worker process (deployed files and their runtimes) can do
+all that and fail nothing but its own cell. Threads and files that plugin code leaves behind harm no measurement; the
+conformance kit reports them (``harness.testing.watch``).
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import io
+import logging
+import os
+import sys
+import traceback
+import warnings
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any
+
+from harness.errors import CellError, HarnessError, describe_error
+from harness.text import pluralize, printable
+
+logger = logging.getLogger(__name__)
+#: What plugin code may raise without ending the run.
+FOREIGN = (Exception, SystemExit)
+#: Limits on the output that one call may log: lines, and characters in a line.
+LINES, WIDTH = 10, 300
+
+
+@contextlib.contextmanager
+def isolated(
+    who: str,
+    note: Callable[[str], None] = lambda remark: None,
+    *,
+    error: type[HarnessError] = CellError,
+    thing: type | None = None,
+) -> Iterator[None]:
+    """Run plugin code; raise ``error`` for any exception in it. A HarnessError passes unchanged.
+
+    ``who`` begins each message. ``note`` receives each remark about the plugin's conduct, to repeat at the end of the
+    run. The error names the last line of code in the package of ``thing``.
+    """
+    settings, output = Settings.now(), _Output(who)
+    try:
+        with contextlib.redirect_stdout(output.stream):
+            yield
+    except HarnessError as raised:
+        traceback.clear_frames(raised.__traceback__)
+        raise
+    except FOREIGN as raised:
+        failure = error(f"{who} raised {describe_error(raised, thing)}")
+        traceback.clear_frames(raised.__traceback__)  # the frames would keep models and open files until the run ends
+        raise failure from raised
+    finally:
+        if lines := output.end():
+            note(f"prints to the standard output ({pluralize(lines, 'line')})")
+        for change in settings.restore():
+            remark = f"changed {change}; it was restored"
+            logger.warning(f"{who} {remark}")
+            note(remark)
+
+
+# ---------------------------------------------------------------------------------------------------------- output
+
+
+class _Output(io.RawIOBase):
+    """Replaces the standard output: logs the first lines, each with the name of the code that wrote it."""
+
+    def __init__(self, who: str) -> None:
+        self.lines = 0
+        self._who = who
+        self._rest = b""
+        self.stream = io.TextIOWrapper(io.BufferedWriter(self), "utf-8", "replace", write_through=True)
+
+    def writable(self) -> bool:
+        return True
+
+    def write(self, data: Any) -> int:
+        *lines, self._rest = (self._rest + bytes(data)).split(b"\n")
+        for line in lines:
+            self._log(line)
+        self._rest = self._rest[-10 * WIDTH :]  # bounds the memory of a line that never ends
+        return len(data)
+
+    def _log(self, line: bytes) -> None:
+        self.lines += 1
+        if self.lines <= LINES:
+            text = printable(line.decode("utf-8", "replace").rpartition("\r")[2])
+            logger.info(f"{self._who}: {text[:WIDTH]}")
+
+    def end(self) -> int:
+        """Log the last, unfinished line; return the number of lines."""
+        with contextlib.suppress(ValueError):  # the plugin closed the stream
+            self.stream.flush()
+        if self._rest:
+            self._log(self._rest)
+            self._rest = b""
+        if self.lines > LINES:
+            logger.info(f"{self._who}: and {self.lines - LINES} more lines, which are not shown")
+        return self.lines
+
+
+# -------------------------------------------------------------------------------------------------------- settings
+
+
+@dataclasses.dataclass(frozen=True)
+class Settings:
+    """The process-wide settings that would change what the other cells compute, and how fast.
+
+    - the current folder: the store, data sets and result files may have relative paths;
+    - the environment: workers inherit from it, and libraries read their number of threads there;
+    - warning filters: with the filter "error", other code fails at a warning;
+    - torch's dtype, grad mode, threads, determinism and precision: they change weights, answers and training times.
+
+    torch's settings are known only once torch is imported.
+    """
+
+    folder: str | None
+    environment: Mapping[str, str]
+    filters: list[Any]
+    torch: Mapping[str, Any]
+    #: The number of imported modules. A module may set variables and filters when it is imported; those stay.
+    modules: int
+
+    @classmethod
+    def now(cls) -> Settings:
+        switches = {name: read() for name, (read, _) in _torch_switches().items()}
+        return cls(_folder(), dict(os.environ), list(warnings.filters), switches, len(sys.modules))
+
+    def restore(self) -> list[str]:
+        """Restore each setting that differs now; return a description of each change."""
+        changes = []
+        if self.folder is not None and (folder := _folder()) != self.folder:
+            with contextlib.suppress(OSError):  # the folder was removed
+                os.chdir(self.folder)
+            changes.append(f"the current folder to {folder}")
+        imported = len(sys.modules) > self.modules
+        for name in sorted(self.environment.keys() | os.environ.keys()):
+            before, after = self.environment.get(name), os.environ.get(name)
+            if before == after or (before is None and imported):
+                continue
+            if before is None:
+                del os.environ[name]
+            else:
+                os.environ[name] = before
+            changes.append(f"the environment's {name}")
+        if list(warnings.filters) != self.filters and not imported:
+            warnings.simplefilter("default")  # makes Python notice the change below
+            warnings.filters[:] = self.filters  # type: ignore[index]
+            changes.append("the filters of warnings")
+        for name, (read, write) in _torch_switches().items():
+            if name in self.torch and (value := read()) != self.torch[name]:
+                write(self.torch[name])
+                changes.append(f"torch's {name} to {value}")
+        return changes
+
+
+def _folder() -> str | None:
+    try:
+        return os.getcwd()
+    except FileNotFoundError:
+        return None
+
+
+def _torch_switches() -> Mapping[str, tuple[Callable[[], Any], Callable[[Any], Any]]]:
+    """How to read and write each setting of torch; empty before torch is imported."""
+    torch: Any = sys.modules.get("torch")
+    if torch is None or not hasattr(torch, "get_num_threads"):
+        return {}
+    return {
+        "default dtype": (torch.get_default_dtype, torch.set_default_dtype),
+        "grad mode": (torch.is_grad_enabled, torch.set_grad_enabled),
+        "number of threads": (torch.get_num_threads, torch.set_num_threads),
+        "deterministic mode": (
+            torch.get_deterministic_debug_mode,
+            torch.set_deterministic_debug_mode,
+        ),
+        "precision of matrix products": (torch.get_float32_matmul_precision, torch.set_float32_matmul_precision),
+        "cudnn.deterministic": _attribute(torch.backends.cudnn, "deterministic"),
+        "cudnn.benchmark": _attribute(torch.backends.cudnn, "benchmark"),
+    }
+
+
+def _attribute(home: Any, name: str) -> tuple[Callable[[], Any], Callable[[Any], Any]]:
+    return lambda: getattr(home, name), lambda value: setattr(home, name, value)
