@@ -1,8 +1,8 @@
-"""MIMIC-III: death in hospital from the first 48 hours in the ICU, read from the official CSV tables.
+"""Load MIMIC-III from its official CSV tables: death in hospital, from the first 48 hours in the ICU.
 
 Johnson et al., MIMIC-III, a freely accessible critical care database, Sci Data 2016, 10.1038/sdata.2016.35. Task and
-preparation of Harutyunyan et al., Sci Data 2019, 10.1038/s41597-019-0103-9, which Liu et al., JMIR Form Res 2021,
-10.2196/20767 compress networks for.
+preparation are those of Harutyunyan et al., Sci Data 2019, 10.1038/s41597-019-0103-9; Liu et al., JMIR Form Res 2021,
+10.2196/20767, compress networks for them.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-#: This text in ICUSTAYS' first rows, or a file of this name, marks a folder as made up.
+#: This text in ICUSTAYS' first rows, or a file of this name, marks a folder as synthetic.
 SYNTHETIC = "mimic3-synthetic"
 LABELS = ("in-hospital mortality",)
 #: The tables that are read whole, and those that are streamed.
@@ -30,7 +30,7 @@ ENDS = 2**20
 
 
 def is_synthetic(folder: Path) -> bool:
-    """Whether the folder's MIMIC-III is made up: by its marker file or, should that be lost, by the table itself."""
+    """Whether the folder holds the synthetic MIMIC-III, by its marker file or, if that is lost, by the table itself."""
     if (folder / SYNTHETIC).exists():
         return True
     try:
@@ -41,11 +41,17 @@ def is_synthetic(folder: Path) -> bool:
 
 
 class Mimic3(Dataset):
-    """17 channels, hour by hour for 48 hours: 76 features, of which 17 say what was measured."""
+    """17 channels, hour by hour for 48 hours: 76 features, of which 17 are masks of what was measured.
+
+    Rows that the hospital flagged as errors (ERROR or ISERROR is 1) are used, as in the published pipeline. A subclass
+    with another ``name`` and ``drop_flagged = True`` leaves them out.
+    """
 
     name = "mimic3"
     version = "1"
     task = Task((48, 76), LABELS)
+    #: Whether rows that are flagged as errors are left out.
+    drop_flagged: ClassVar[bool] = False
     #: The same without time: the means of the measured values.
     layouts: ClassVar[Mapping[str, Task]] = {"flat": Task((76,), LABELS)}
     examples = 14_681
@@ -56,12 +62,12 @@ class Mimic3(Dataset):
     )
 
     def matches(self, folder: Path) -> bool:
-        """By ICUSTAYS alone: of the other tables one that is missing is named when the folder is read."""
+        """Recognize a folder by ICUSTAYS alone; reading it names other tables that are missing."""
         names = {path.name.lower().removesuffix(".gz") for path in folder.iterdir()} if folder.is_dir() else set()
         return "icustays.csv" in names and is_synthetic(folder) == self.synthetic
 
     def fingerprint(self, folder: Path) -> str:
-        """Of the small tables and the lists whole, of each event table its size, first and last MiB, and the rules.
+        """Hash the small tables, the lists, the size, first and last MiB of each event table, and the rules.
 
         The event tables, 33 GB, are not hashed whole: a change in their middle that keeps the size goes unnoticed.
         """
@@ -74,6 +80,8 @@ class Mimic3(Dataset):
         rules: dict[str, object] = {
             "dataset": [self.name, self.version],
             "fio2": mimic3_channels.FIO2_SLIP,
+            "largest": mimic3_channels.LARGEST,
+            "drop flagged": self.drop_flagged,
             "parts": sorted(lists) or [mimic3_cohort.SEED, mimic3_cohort.SHARES],
         }
         digest = hashlib.sha256(json.dumps(rules, sort_keys=True).encode())
@@ -92,7 +100,7 @@ class Mimic3(Dataset):
         return self._data(cached(cache, self.fingerprint(folder), lambda: self._arrays(folder, progress)))
 
     def to_layout(self, inputs: NDArray[np.float32], name: str) -> NDArray[np.float32]:
-        """Inputs (n, 48, 76) as the layout ``name`` wants them: "flat" is (n, 76), see ``harness_icu.series.flat``."""
+        """Convert inputs (n, 48, 76) into the layout ``name``: "flat" is (n, 76), see ``harness_icu.series.flat``."""
         from harness_icu.mimic3_channels import CHANNELS
         from harness_icu.series import flat
 
@@ -105,7 +113,7 @@ class Mimic3(Dataset):
             f"{self.name} cannot be downloaded by the harness, since it needs your credentials: get access at "
             "https://physionet.org/content/mimiciii/1.4/ (a course and a data use agreement), download ADMISSIONS, "
             "PATIENTS, ICUSTAYS, CHARTEVENTS, LABEVENTS and OUTPUTEVENTS (.csv.gz, as they are) into "
-            f"{folder}, and for the published division testset.csv and valset.csv from "
+            f"{folder}, and for the published splits testset.csv and valset.csv from "
             "https://github.com/YerevaNN/mimic3-benchmarks. The demo of 100 patients, "
             "https://physionet.org/content/mimiciii-demo/1.4/, needs no credentials"
         )
@@ -116,7 +124,7 @@ class Mimic3(Dataset):
             raise DataError(f"{folder}: holds {holds}; point {self.name!r} at another folder")
 
     def _arrays(self, folder: Path, progress: Progress) -> dict[str, NDArray[Any]]:
-        """What is cached: inputs, targets and patients of each split, checked."""
+        """Compute the arrays to cache: inputs, targets and patients of each split, checked."""
         import numpy as np
 
         from harness_icu.mimic3_channels import CHANNELS
@@ -127,7 +135,7 @@ class Mimic3(Dataset):
         stays = long_enough(cohort(folder))
         if stays.empty:
             raise DataError(f"{folder}: no stay of 48 hours is left by the cohort's rules; is the database complete?")
-        events = read_events(folder, stays, progress)
+        events = read_events(folder, stays, progress, self.drop_flagged)
         inputs = series(events, len(stays), CHANNELS)
         seen = np.unique(events.stays)  # one without any event is no example
         inputs, stays = inputs[seen], stays.iloc[seen]
@@ -146,7 +154,7 @@ class Mimic3(Dataset):
         return arrays
 
     def _data(self, arrays: Mapping[str, NDArray[Any]]) -> Data:
-        """The cached arrays as what the harness wants."""
+        """Build the data set from the cached arrays."""
         parts = {
             part: Split(arrays[f"{part}-inputs"], arrays[f"{part}-targets"], arrays[f"{part}-patients"])
             for part in ("train", "validation", "test")
@@ -155,7 +163,7 @@ class Mimic3(Dataset):
 
 
 def _ends(path: Path) -> bytes:
-    """A digest of a file's size, first and last MiB."""
+    """Hash a file's size, first and last MiB."""
     size = path.stat().st_size
     with path.open("rb") as file:
         digest = hashlib.sha256(b"%d " % size + file.read(ENDS))

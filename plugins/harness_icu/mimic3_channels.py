@@ -1,7 +1,7 @@
-"""The 17 channels of MIMIC-III that the benchmark reads: their items, categories, normal values, and cleaning.
+"""Define the 17 channels of MIMIC-III that the benchmark reads, and clean their values.
 
-Harutyunyan et al., Sci Data 2019, 10.1038/s41597-019-0103-9; the items, and what is done with each text, are those
-of its published pipeline.
+Items, categories, normal values and cleaning are those of the published pipeline of Harutyunyan et al., Sci Data 2019,
+10.1038/s41597-019-0103-9, but for FIO2_SLIP and LARGEST.
 """
 
 from __future__ import annotations
@@ -72,20 +72,23 @@ UNITS: dict[str, dict[str, tuple[float, tuple[str, ...]]]] = {
     "height": {"in": (2.54, ("in",)), "cm": (1.0, ("cm",))},
     "weight": {"oz": (0.453592 / 16, ("oz", "ounce")), "lb": (0.453592, ("lb", "pound")), "kg": (1.0, ("kg", "kilo"))},
 }
-#: Laboratory texts such as ERROR are missing values in these, and nothing else is in the others.
+#: In these a text that is no number, such as ERROR, is a missing value; in the others it is an error.
 LENIENT = {"glucose", "oxygen saturation", "pH"}
-#: The features are float32, which goes a little further.
-LARGEST = 1e38
+#: A larger value, in the channel's own unit, is a typing error and counts as missing: the largest value that the
+#: benchmark's own table of ranges calls plausible in any channel is 2,200. The published pipeline keeps such values.
+LARGEST: Final = 1e4
+#: A still larger one does not fit the float32 of the features: the file is damaged.
+_OVERFLOW = 1e38
 _PLAIN = re.compile(r"\d+(\.\d*)?|\.\d+", re.ASCII)
 _NUMBER = re.compile(r"[+-]?(\d+(\.\d*)?|\.\d+)(e[+-]?\d+)?", re.ASCII | re.IGNORECASE)
 _PRESSURES = re.compile(r"(\d+)/(\d+)", re.ASCII)
 
 
 def clean(item: int, text: str, unit: str) -> float:
-    """The value that a row's VALUE and VALUEUOM give for its item's channel; NaN for one that counts as missing.
+    """Return the value of a row's VALUE and VALUEUOM for its item's channel; NaN for one that counts as missing.
 
-    A category is its place in the channel's columns. Outliers stay. Raises ValueError with the reason for a text
-    that is no number (of 32 bits) or category of the channel, and for a unit that contradicts the item's.
+    A category is its place in the channel's columns. Outliers up to LARGEST stay. Raises ValueError with the reason for
+    a text that is no number (of 32 bits) or category of the channel, and for a unit that contradicts the item's.
     """
     channel = CHANNELS[ITEMS[item]]
     text = text.strip()
@@ -103,13 +106,14 @@ def clean(item: int, text: str, unit: str) -> float:
             return math.nan
     elif not _NUMBER.fullmatch(text):
         raise ValueError(f"it is no number, as {channel.name} needs")
-    if abs(float(text)) > LARGEST:
+    if abs(float(text)) > _OVERFLOW:
         raise ValueError("it is too large for the 32 bits of the features")
-    return _converted(channel.name, item, float(text), unit)
+    value = _converted(channel.name, item, float(text), unit)
+    return value if abs(value) <= LARGEST else math.nan
 
 
 def _converted(channel: str, item: int, value: float, unit: str) -> float:
-    """The value in the channel's own unit."""
+    """Convert a value into the channel's own unit."""
     if channel == "fraction inspired oxygen":
         return value / 100 if "torr" not in unit.lower() and (value > 1 or FIO2_SLIP) else value
     if channel == "oxygen saturation":
@@ -122,7 +126,7 @@ def _converted(channel: str, item: int, value: float, unit: str) -> float:
 
 
 def _by_unit(channel: str, item: int, value: float, unit: str) -> float:
-    """A height in cm (whole ones where it was converted, as published) or a weight in kg."""
+    """Convert into a height in cm (rounded if converted, as published) or a weight in kg."""
     labelled = LABELLED.get(item)
     named = next((name for name, (_, texts) in UNITS[channel].items() if any(t in unit.lower() for t in texts)), None)
     if labelled and named and labelled != named:

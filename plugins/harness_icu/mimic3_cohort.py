@@ -1,12 +1,14 @@
-"""Which ICU stays of MIMIC-III are in the task, who died, and the division into parts.
+"""Select the ICU stays of MIMIC-III that the task uses, label who died, and divide them into splits.
 
-The rules, in this order, of Harutyunyan et al., Sci Data 2019, 10.1038/s41597-019-0103-9. That a stay must also have
-an event in its first 48 hours is seen when the events are read.
+The rules are those of Harutyunyan et al., Sci Data 2019, 10.1038/s41597-019-0103-9, in their order. The last one, that
+a stay has an event in its first 48 hours, is applied when the events are read.
 """
 
 from __future__ import annotations
 
 import csv
+import gzip
+import zlib
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -19,16 +21,16 @@ from harness_icu.mimic3_tables import REMEDY, find, read, real, times, whole
 from harness_icu.series import HOURS
 
 PARTS = ("train", "validation", "test")
-#: The published division: lists of ``subject,0 or 1`` beside the tables, 1 for the patients of that part. The
-#: benchmark's repository has them, resources/testset.csv and mimic3models/resources/valset.csv.
-LISTS = {"test": "testset*.csv", "validation": "valset*.csv"}
-#: Without the lists: patients at random by this seed, in these shares, those who died and the others alike.
+#: The published splits: lists of ``subject,0 or 1`` beside the tables, 1 for the patients of that split, as .csv or
+#: .csv.gz. The benchmark's repository has them, resources/testset.csv and mimic3models/resources/valset.csv.
+LISTS = {"test": "testset", "validation": "valset"}
+#: Without the lists: patients at random by this seed, in these shares of those who died and of the others.
 SEED, SHARES = 20, (0.70, 0.15, 0.15)
 ADULT, ELDERLY, YEAR = 18, 90, np.timedelta64(365, "D")
 
 ADMISSIONS = ("SUBJECT_ID", "HADM_ID", "ADMITTIME", "DISCHTIME", "DEATHTIME")
 PATIENTS = ("SUBJECT_ID", "DOB", "DOD")
-#: Without these nobody's age and outcome is known; the official tables have them in every row.
+#: Age and outcome are computed from these; the official tables have them in every row.
 NEEDED = ("ADMITTIME", "DISCHTIME", "DOB")
 ICUSTAYS = (
     *("SUBJECT_ID", "HADM_ID", "ICUSTAY_ID", "FIRST_CAREUNIT", "LAST_CAREUNIT", "FIRST_WARDID", "LAST_WARDID"),
@@ -37,9 +39,9 @@ ICUSTAYS = (
 
 
 def cohort(folder: Path) -> pd.DataFrame:
-    """The benchmark's stays, by ICUSTAY_ID: SUBJECT_ID, HADM_ID, ICUSTAY_ID, INTIME, LOS (days), DIED (in hospital).
+    """Return the benchmark's stays by ICUSTAY_ID: SUBJECT_ID, HADM_ID, ICUSTAY_ID, INTIME, LOS (days), DIED.
 
-    Raises DataError naming file and row for whatever is wrong.
+    Raises DataError naming file and row for what is wrong.
     """
     stays = _stays(folder)
     same = (stays.FIRST_WARDID == stays.LAST_WARDID) & (stays.FIRST_CAREUNIT == stays.LAST_CAREUNIT)
@@ -55,24 +57,30 @@ def cohort(folder: Path) -> pd.DataFrame:
 
 
 def long_enough(stays: pd.DataFrame) -> pd.DataFrame:
-    """The stays of at least 48 hours; one without a length of stay is none of them."""
+    """Return the stays of at least 48 hours; a stay of unknown length is left out."""
     return stays[stays.LOS * 24 >= HOURS - 1e-6].reset_index(drop=True)
 
 
 def lists(folder: Path) -> dict[str, Path]:
-    """The published lists of patients that lie in the folder, by part: both or none."""
-    found = {part: sorted(folder.glob(pattern)) for part, pattern in LISTS.items()}
-    if not any(found.values()):
+    """Return the published lists of patients in the folder, by split: both or none.
+
+    Raises DataError for one list without the other, for several, and for one that is not .csv or .csv.gz, in either
+    case: a list that is ignored would be replaced by a random division.
+    """
+    files = sorted(folder.iterdir()) if folder.is_dir() else []
+    candidates = {part: [path for path in files if path.name.lower().startswith(LISTS[part])] for part in LISTS}
+    if not any(candidates.values()):
         return {}
-    for part, paths in found.items():
-        if len(paths) != 1:
-            there = " and ".join(path.name for path in paths) or "none"
-            raise DataError(f"{folder}: for the {part} part one list {LISTS[part]} is needed, and there is {there}")
-    return {part: paths[0] for part, paths in found.items()}
+    for part, paths in candidates.items():
+        if len(paths) != 1 or not paths[0].name.lower().endswith((".csv", ".csv.gz")):
+            names = " and ".join(path.name for path in paths) or "none"
+            wanted = f"{LISTS[part]}*.csv or {LISTS[part]}*.csv.gz"
+            raise DataError(f"{folder}: for the {part} split one list {wanted} is needed, and there is {names}")
+    return {part: paths[0] for part, paths in candidates.items()}
 
 
 def divide(subjects: NDArray[np.int64], died: NDArray[np.bool_], paths: Mapping[str, Path]) -> NDArray[np.str_]:
-    """The part of each stay, all of a patient's in one: by the published lists, or else by ``SEED``."""
+    """Return the split of each stay, one for all stays of a patient: by the published lists, or else by ``SEED``."""
     if not paths:
         return _random(subjects, died)
     parts = np.full(len(subjects), "train", dtype="<U10")
@@ -102,22 +110,27 @@ def _random(subjects: NDArray[np.int64], died: NDArray[np.bool_]) -> NDArray[np.
 
 
 def _listed(path: Path) -> dict[int, bool]:
-    """Whether each patient of a list is in its part."""
+    """Return for each patient of a list whether it is in the list's split."""
     listed: dict[int, bool] = {}
-    with path.open(newline="", encoding="utf-8-sig", errors="replace") as file:
-        for number, row in enumerate(csv.reader(file), start=1):
-            if not row:
-                continue
-            if len(row) != 2 or not row[0].strip().isdecimal() or row[1].strip() not in ("0", "1"):
-                raise DataError(f"{path}, line {number}: {','.join(row)!r} is no patient's number and 0 or 1; {REMEDY}")
-            subject, here = int(row[0]), row[1].strip() == "1"
-            if listed.setdefault(subject, here) != here:
-                raise DataError(f"{path}, line {number}: patient {subject} is both in the part and not; {REMEDY}")
+    try:
+        content = path.read_bytes()
+        text = (gzip.decompress(content) if path.suffix.lower() == ".gz" else content).decode("utf-8-sig", "replace")
+        rows = list(csv.reader(text.splitlines()))
+    except (OSError, EOFError, zlib.error, csv.Error) as error:
+        raise DataError(f"{path}: cannot be read ({error}); {REMEDY}") from error
+    for number, row in enumerate(rows, start=1):
+        if not row:
+            continue
+        if len(row) != 2 or not row[0].strip().isdecimal() or row[1].strip() not in ("0", "1"):
+            raise DataError(f"{path}, line {number}: {','.join(row)!r} is no patient's number and 0 or 1; {REMEDY}")
+        subject, here = int(row[0]), row[1].strip() == "1"
+        if listed.setdefault(subject, here) != here:
+            raise DataError(f"{path}, line {number}: patient {subject} is both in the split and not; {REMEDY}")
     return listed
 
 
 def _stays(folder: Path) -> pd.DataFrame:
-    """All ICU stays, each with its admission and patient."""
+    """Return all ICU stays, each with its admission and patient."""
     path = find(folder, "ICUSTAYS")
     raw = read(folder, "ICUSTAYS", ICUSTAYS)
     stays = pd.DataFrame(
@@ -126,7 +139,7 @@ def _stays(folder: Path) -> pd.DataFrame:
         | {"INTIME": times(raw["INTIME"], path), "LOS": real(raw["LOS"], path)},
         index=raw.index,
     )
-    _check(stays.ICUSTAY_ID.duplicated(), stays.ICUSTAY_ID, path, "is there twice")
+    _check(stays.ICUSTAY_ID.duplicated(), stays.ICUSTAY_ID, path, "is in two rows")
     _check(stays.INTIME.isna(), stays.ICUSTAY_ID, path, "has no INTIME")
     for table, columns, key in (("ADMISSIONS", ADMISSIONS, "HADM_ID"), ("PATIENTS", PATIENTS, "SUBJECT_ID")):
         other = _keyed(folder, table, columns, key)
@@ -137,11 +150,11 @@ def _stays(folder: Path) -> pd.DataFrame:
 
 
 def _keyed(folder: Path, table: str, columns: tuple[str, ...], key: str) -> pd.DataFrame:
-    """A table's times by its key, and of an admission the patient, as OWNER."""
+    """Return a table's times by its key; an admission's patient is OWNER."""
     path = find(folder, table)
     raw = read(folder, table, columns)
     keys = pd.Series(whole(raw[key], path), raw.index, name=key)
-    _check(keys.duplicated(), keys, path, "is there twice")
+    _check(keys.duplicated(), keys, path, "is in two rows")
     _check(keys < 0, keys, path, "is empty")
     frame = pd.DataFrame({name: times(raw[name], path) for name in columns if not name.endswith("_ID")}, raw.index)
     for name in (name for name in NEEDED if name in columns):

@@ -1,4 +1,4 @@
-"""The measurements of some stays out of MIMIC-III's event tables, streamed: never more than a piece in memory."""
+"""Read the measurements of ICU stays from MIMIC-III's event tables, one piece in memory at a time."""
 
 from __future__ import annotations
 
@@ -20,33 +20,39 @@ TABLES = ("CHARTEVENTS", "LABEVENTS", "OUTPUTEVENTS")
 COLUMNS = ("HADM_ID", "ITEMID", "CHARTTIME", "VALUE", "VALUEUOM")
 #: LABEVENTS has none: its rows belong to the admission's only stay.
 OPTIONAL = ("ICUSTAY_ID",)
+#: The column of a table that flags a row as an error with 1; LABEVENTS has none.
+FLAGS = {"CHARTEVENTS": "ERROR", "OUTPUTEVENTS": "ISERROR"}
 
 
-def read_events(folder: Path, stays: pd.DataFrame, progress: Progress) -> Events:
-    """The 17 channels' events of each stay (a row of ``stays``, one an admission) in its first 48 hours.
+def read_events(folder: Path, stays: pd.DataFrame, progress: Progress, drop_flagged: bool = False) -> Events:
+    """Return the 17 channels' events of each stay (a row of ``stays``, one an admission) in its first 48 hours.
 
     Rows without an admission or value, and those of another stay, are left out; so are values that count as missing.
+    Rows that the hospital flagged as errors are used, as in the published pipeline, unless ``drop_flagged``.
     Of several values at one time the greatest comes last, of categories the last one by its text, as published.
-    (There the heart rate and other uncleaned numbers are compared as texts, too, "98" after "102": here they are not.)
-    Raises DataError naming file and row for what cannot be understood.
+    (The published code compares the heart rate and other uncleaned numbers as texts, too: "98" after "102".)
+    Raises DataError naming file and row for what cannot be parsed.
     """
     paths = [find(folder, table) for table in TABLES]
     sizes = [path.stat().st_size for path in paths]
     reader = _Reader(stays)
-    found = []
-    for place, path in enumerate(paths):
+    read_pieces = []
+    for place, (table, path) in enumerate(zip(TABLES, paths, strict=True)):
+        flag = FLAGS.get(table) if drop_flagged else None
 
         def read(done: int, path: Path = path, before: int = sum(sizes[:place])) -> None:
             progress(before + done, sum(sizes), f"bytes, {path.name}")
 
-        found += [reader.events(frame, path) for frame in pieces(path, COLUMNS, OPTIONAL, read)]
-    stay, hours, channels, values = (np.concatenate(arrays) for arrays in zip(*found, strict=True))
+        for frame in pieces(path, (*COLUMNS, flag) if flag else COLUMNS, OPTIONAL, read):
+            kept = frame[~frame[flag].str.strip().isin(("1", "1.0"))] if flag else frame
+            read_pieces.append(reader.events(kept, path))
+    stay, hours, channels, values = (np.concatenate(arrays) for arrays in zip(*read_pieces, strict=True))
     order = np.argsort(_ranks(channels, values), kind="stable")
     return Events(stay[order], hours[order], channels[order], values[order])
 
 
 class _Reader:
-    """Picks the events of ``stays`` out of pieces of the tables."""
+    """Select the events of ``stays`` from pieces of the tables."""
 
     def __init__(self, stays: pd.DataFrame) -> None:
         self._items = np.array(list(ITEMS))
@@ -55,7 +61,7 @@ class _Reader:
         self._intime = stays["INTIME"].to_numpy("datetime64[s]")
 
     def events(self, frame: pd.DataFrame, path: Path) -> tuple[NDArray[Any], ...]:
-        """Stay, hour, channel and value of each event in one piece."""
+        """Return stay, hour, channel and value of each event in one piece."""
         items = whole(frame["ITEMID"], path)
         keep = np.isin(items, self._items) & (frame["VALUE"] != "").to_numpy()
         frame, items = frame[keep], items[keep]
@@ -75,7 +81,7 @@ class _Reader:
 
 
 def _values(frame: pd.DataFrame, items: NDArray[np.int64], path: Path) -> NDArray[np.float64]:
-    """The value of each row, worked out once for each different one."""
+    """Return the value of each row; each distinct combination of item, text and unit is cleaned once."""
     rows = pd.DataFrame({"item": items, "text": frame["VALUE"].array, "unit": frame["VALUEUOM"].array})
     numbers = rows.groupby(["item", "text", "unit"], observed=True, sort=False).ngroup().to_numpy()
     firsts = np.unique(numbers, return_index=True)[1]
@@ -92,7 +98,7 @@ def _values(frame: pd.DataFrame, items: NDArray[np.int64], path: Path) -> NDArra
 
 
 def _ranks(channels: NDArray[np.int8], values: NDArray[np.float64]) -> NDArray[np.float64]:
-    """What events of one channel at one time are ordered by: the number, or the place of a category's text."""
+    """Return the order of events of one channel at one time: the number, or the rank of a category's text."""
     ranks = values.copy()
     for place, channel in enumerate(CHANNELS):
         if channel.categories:

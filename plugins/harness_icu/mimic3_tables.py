@@ -1,12 +1,13 @@
-"""MIMIC-III's tables as they are distributed, plain CSV or gzip with names in either case, read piece by piece.
+"""Read MIMIC-III's tables piece by piece: plain CSV or gzip, with names in either case.
 
-With pandas: it streams plain and gzip files in constant memory, notices a truncated or damaged one, and the project
-has it anyway (DuckDB 2.0, twice as fast on plain files, reads over a wrong checksum). Every cell is read as text, so
-that "None", a value of the Glasgow Coma Scale, stays one. In messages, row 1 is the first below the header.
+pandas streams plain and gzip files in constant memory and notices a truncated or damaged one. (DuckDB 2.0 is twice as
+fast on plain files, but ignores a wrong checksum.) Every cell is read as text, so that "None", a value of the Glasgow
+Coma Scale, stays one. In messages, row 1 is the first below the header.
 """
 
 from __future__ import annotations
 
+import csv
 import gzip
 import io
 import re
@@ -25,18 +26,27 @@ from harness.errors import DataError
 REMEDY = "restore the file from the data set's source"
 #: Rows at a time: some hundred megabytes of memory.
 PIECE = 1_000_000
-#: No row is as long, in bytes: where one seems to be, a quote was opened and never closed.
+#: More bytes than any row has: a longer one has a quote that nothing closes.
 LONGEST = 2**24
 
 
 def find(folder: Path, table: str) -> Path:
-    """The file of a table: ``CHARTEVENTS.csv`` or ``.csv.gz``, in either case. Raises DataError when there is none."""
-    there = {path.name.lower(): path for path in folder.iterdir()} if folder.is_dir() else {}
-    for suffix in (".csv", ".csv.gz"):
-        path = there.get(f"{table.lower()}{suffix}")
-        if path is not None and path.is_file():
-            return path
-    raise DataError(f"{folder / table}.csv: missing, and so is {table}.csv.gz; {REMEDY}")
+    """Return the file of a table: ``CHARTEVENTS.csv`` or ``.csv.gz``, in either case.
+
+    Raises DataError unless there is exactly one: of two files that differ, nothing says which one is right.
+    """
+    names = {f"{table.lower()}.csv", f"{table.lower()}.csv.gz"}
+    paths = sorted(path for path in folder.iterdir() if path.name.lower() in names) if folder.is_dir() else []
+    paths = [path for path in paths if path.is_file()]
+    if len(paths) > 1:
+        raise DataError(f"{folder}: holds {table} {len(paths)} times, as {_names(paths)}; remove all but one")
+    if not paths:
+        raise DataError(f"{folder / table}.csv: missing, and so is {table}.csv.gz; {REMEDY}")
+    return paths[0]
+
+
+def _names(paths: Collection[Path]) -> str:
+    return " and ".join(path.name for path in paths)
 
 
 def read(folder: Path, table: str, columns: Collection[str]) -> pd.DataFrame:
@@ -47,11 +57,11 @@ def read(folder: Path, table: str, columns: Collection[str]) -> pd.DataFrame:
 def pieces(
     path: Path, columns: Collection[str], optional: Collection[str] = (), read: Callable[[int], None] | None = None
 ) -> Iterator[pd.DataFrame]:
-    """The table in pieces: these columns (upper-case), all texts; the index counts the rows from 1.
+    """Yield the table in pieces: these columns (upper-case), all texts; the index counts the rows from 1.
 
-    An absent ``optional`` column is left out. ``read`` is told how many bytes of the file have been read. Raises
-    DataError for a file that is empty, truncated or damaged, for a missing column, and for a row with too few or too
-    many cells.
+    An absent ``optional`` column is left out. ``read`` gets the number of bytes read so far. Raises DataError for a
+    file that is empty, truncated or damaged, for a missing or doubled column, and for a row with too few or too many
+    cells or with a carriage return outside of quotes.
     """
     wanted = {*columns, *optional}
     try:
@@ -80,12 +90,12 @@ def pieces(
                 yield frame
     except pd.errors.EmptyDataError:
         raise DataError(f"{path}: is empty; {REMEDY}") from None
-    except (OSError, EOFError, zlib.error, pd.errors.ParserError, ValueError) as error:
+    except (OSError, EOFError, zlib.error, csv.Error, pd.errors.ParserError, ValueError) as error:
         raise DataError(f"{path}: is truncated, damaged or no table of MIMIC-III ({error}); {REMEDY}") from error
 
 
 def whole(column: pd.Series[Any], path: Path) -> NDArray[np.int64]:
-    """A column of numbers from 0; an empty cell is -1. Raises DataError naming the row of anything else."""
+    """Parse a column of numbers from 0; an empty cell is -1. Raises DataError naming the row of anything else."""
 
     def number(text: str) -> int:
         return int(_matching(r"\d+(?=(\.0)?$)", text)) if text else -1
@@ -94,7 +104,7 @@ def whole(column: pd.Series[Any], path: Path) -> NDArray[np.int64]:
 
 
 def real(column: pd.Series[Any], path: Path) -> NDArray[np.float64]:
-    """A column of numbers; an empty cell is NaN. Raises DataError naming the row of anything else."""
+    """Parse a column of numbers; an empty cell is NaN. Raises DataError naming the row of anything else."""
 
     def number(text: str) -> float:
         return float(_matching(r"-?\d+(\.\d+)?$", text)) if text else np.nan
@@ -103,7 +113,7 @@ def real(column: pd.Series[Any], path: Path) -> NDArray[np.float64]:
 
 
 def times(column: pd.Series[Any], path: Path) -> NDArray[np.datetime64]:
-    """A column of times in seconds; an empty cell is NaT. Raises DataError naming the row of anything else."""
+    """Parse a column of times in seconds; an empty cell is NaT. Raises DataError naming the row of anything else."""
     codes, texts = pd.factorize(column)
     parsed = pd.to_datetime(pd.Series(texts), format="%Y-%m-%d %H:%M:%S", errors="coerce").to_numpy("datetime64[s]")
     _check(column, path, codes, np.isnat(parsed) & np.asarray(texts != ""), "a time such as 2101-10-20 19:08:00")
@@ -113,7 +123,7 @@ def times(column: pd.Series[Any], path: Path) -> NDArray[np.datetime64]:
 def _parsed(
     column: pd.Series[Any], path: Path, parse: Callable[[str], float], kind: type[Any], what: str
 ) -> NDArray[Any]:
-    """Each different text parsed once."""
+    """Parse each distinct text once."""
     codes, texts = pd.factorize(column)
     values, wrong = np.zeros(len(texts), kind), np.zeros(len(texts), bool)
     for place, text in enumerate(texts):
@@ -126,15 +136,15 @@ def _parsed(
 
 
 def _matching(pattern: str, text: str) -> str:
-    """What the pattern finds at the text's beginning. Raises ValueError when it finds nothing."""
-    found = re.match(pattern, text, re.ASCII)
-    if not found:
+    """Return the match of the pattern at the text's beginning. Raises ValueError when there is none."""
+    match = re.match(pattern, text, re.ASCII)
+    if not match:
         raise ValueError(text)
-    return found[0]
+    return match[0]
 
 
 def _check(column: pd.Series[Any], path: Path, codes: NDArray[np.intp], wrong: NDArray[np.bool_], what: str) -> None:
-    """Raise DataError for the first row whose text is a wrong one."""
+    """Raise DataError for the first row whose text is wrong."""
     if wrong.any():
         place = int(np.flatnonzero(wrong[codes])[0])
         row, text = column.index[place], column.iloc[place]
@@ -142,9 +152,10 @@ def _check(column: pd.Series[Any], path: Path, codes: NDArray[np.intp], wrong: N
 
 
 class _Counted(io.RawIOBase):
-    """A table's bytes on their way to pandas, which in silence fills up short rows and cuts long ones.
+    """Check a table's bytes on their way to pandas, which silently fills short rows, cuts long ones and splits others.
 
-    Reading raises DataError naming the first row that has not as many cells as the header.
+    Reading raises DataError naming the first row that has more or fewer cells than the header, or a carriage return
+    outside of quotes, where pandas would begin another row.
     """
 
     def __init__(self, content: IO[bytes], path: Path) -> None:
@@ -169,9 +180,15 @@ class _Counted(io.RawIOBase):
         return len(piece)
 
     def _check(self, rows: bytes) -> None:
-        """Of whole rows: outside of quotes they must have the commas of the header, and then an end of line."""
+        """Raise DataError unless all rows have the header's commas and one end of line, outside of quotes."""
         if not self._row:
+            self._check_header(rows)
             self._names = _unquoted(rows).partition(b"\n")[0].count(b",") + 1
+        if b"\r" in rows:
+            for row, line in enumerate(_unquoted(rows, b'"').split(b"\n"), start=self._row):
+                if b"\r" in line.removesuffix(b"\r"):
+                    reason = "it has a carriage return outside of quotes, so that its end is not known"
+                    raise DataError(f"{self._path}, row {row}: is damaged: {reason}; {REMEDY}")
         marks = _unquoted(rows.translate(None, _NO_MARKS))
         count = marks.count(b"\n")
         if marks != (b"," * (self._names - 1) + b"\n") * count:
@@ -181,10 +198,17 @@ class _Counted(io.RawIOBase):
                     raise DataError(f"{self._path}, row {row}: is truncated or damaged: {reason}; {REMEDY}")
         self._row += count
 
+    def _check_header(self, rows: bytes) -> None:
+        header = next(csv.reader(io.StringIO(rows.decode("utf-8-sig", "replace"), newline="")), [])
+        names = [name.upper() for name in header]
+        for name in names:
+            if name and names.count(name) > 1:
+                raise DataError(f"{self._path}: has the column {name} twice; {REMEDY}")
 
-def _unquoted(text: bytes) -> bytes:
-    """What is outside of quotes; one that is doubled, for a quote within a cell, ends it and begins it again."""
-    return b"".join(text.split(b'"')[::2]) if b'"' in text else text
+
+def _unquoted(text: bytes, between: bytes = b"") -> bytes:
+    """Return what is outside of quotes, joined by ``between``; a doubled quote within a cell ends and reopens it."""
+    return between.join(text.split(b'"')[::2]) if b'"' in text else text
 
 
 _NO_MARKS = bytes(set(range(256)) - set(b',\n"'))

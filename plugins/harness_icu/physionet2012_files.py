@@ -42,8 +42,8 @@ def record_file(folder: Path, name: str, number: int) -> Path:
 
 
 def find_sets(folder: Path) -> list[str]:
-    """The names of the sets whose records are in the folder."""
-    return [name for name in SETS if (folder / f"set-{name}").is_dir()]
+    """Return the names of the sets in the folder; also of one that is there, but not as a folder."""
+    return [name for name in SETS if os.path.lexists(folder / f"set-{name}")]
 
 
 def read_records(folder: Path, progress: Progress) -> list[Record]:
@@ -129,7 +129,7 @@ def _numbers(folder: Path) -> set[int]:
     try:
         names = os.listdir(folder)
     except OSError as error:
-        raise DataError(f"{folder}: cannot be listed ({error.strerror})") from error
+        raise DataError(f"{folder}: the folder of a set cannot be listed ({error.strerror}); {REMEDY}") from error
     return {int(match[1]) for match in map(_FILE.fullmatch, names) if match}
 
 

@@ -1,4 +1,4 @@
-"""MIMIC-III from its official tables: cohort, labels, events, division, cache, the demo, and damaged tables."""
+"""Load MIMIC-III: cohort, labels, events, splits, cache, the demo, and messages about damaged tables."""
 
 from __future__ import annotations
 
@@ -171,6 +171,38 @@ def test_events_are_those_of_the_stay_and_the_first_48_hours(tables: Tables, loa
     assert (~np.isnan(measured)).sum() == 5
 
 
+@pytest.mark.parametrize("drop", [False, True])
+def test_rows_flagged_as_errors_are_used_unless_a_data_set_drops_them(
+    tables: Tables, tmp_path: Path, drop: bool
+) -> None:
+    for table, flag in (("CHARTEVENTS", "ERROR"), ("OUTPUTEVENTS", "ISERROR")):
+        tables[table] = [row | {flag: ""} for row in tables[table]]
+    tables["CHARTEVENTS"] += [event(1, 4, 211, 99, ERROR=0), event(1, 5, 211, 300, ERROR=1)]
+    folder = write(tmp_path / "tables", tables)
+    stays = long_enough(cohort(folder))
+    events = read_events(folder, stays, lambda done, total, note="": None, drop)
+    pulse = grid(events, len(stays), len(CHANNELS))[0, :, NAMES.index("heart rate")]
+    assert pulse[~np.isnan(pulse)].tolist() == [81, 99] + [300] * (not drop)
+
+    dropping = type("Dropping", (Mimic3,), {"name": "mimic3-unflagged", "drop_flagged": drop})()
+    assert dropping.load(folder, tmp_path / "cache").task == Mimic3.task
+    assert (
+        dropping.fingerprint(folder) == type("Same", (Mimic3,), {"name": dropping.name})().fingerprint(folder)
+    ) != drop
+
+
+def test_dropping_flagged_rows_needs_the_flag(tables: Tables, tmp_path: Path) -> None:
+    dropping = type("Dropping", (Mimic3,), {"drop_flagged": True})()
+    with pytest.raises(DataError, match=r"CHARTEVENTS\.csv: no column ERROR"):
+        dropping.load(write(tmp_path / "tables", tables), tmp_path / "cache")
+
+
+def test_a_typing_error_in_a_value_counts_as_missing(tables: Tables, load) -> None:
+    tables["CHARTEVENTS"].append(event(1, 4.5, 211, "1e9", "BPM"))
+    pulse = load(tables)[1][:, NAMES.index("heart rate")]
+    assert pulse[~np.isnan(pulse)].tolist() == [81]
+
+
 def test_none_is_a_value_of_the_coma_scale_not_a_missing_one(tables: Tables, load) -> None:
     tables["CHARTEVENTS"].append(event(3, 1, 220739, "None"))
     eyes = CHANNELS[NAMES.index("GCS eye opening")]
@@ -240,11 +272,35 @@ def test_published_lists_divide_the_patients(tables: Tables, tmp_path: Path) -> 
     assert len(data.train) == 8
 
 
+@pytest.mark.parametrize("names", [("testset.csv.gz", "valset.csv.gz"), ("TESTSET.CSV", "ValSet.csv.GZ")])
+def test_published_lists_may_be_packed_and_in_either_case(
+    tables: Tables, tmp_path: Path, names: tuple[str, str]
+) -> None:
+    folder = write(tmp_path / "tables", tables)
+    for name, text in zip(names, (TEST, VALIDATION), strict=True):
+        (folder / name).write_bytes(gzip.compress(text.encode()) if name.lower().endswith("gz") else text.encode())
+    data = Mimic3().load(folder, tmp_path / "cache")
+    assert (list(data.test.patients), list(data.validation.patients)) == (["1", "12"], ["2", "11"])
+
+
 @pytest.mark.parametrize(
     ("spoil", "reason"),
     [
-        (lambda folder: (folder / "valset.csv").unlink(), r"for the validation split one list valset\*\.csv is needed"),
+        (
+            lambda folder: (folder / "valset.csv").unlink(),
+            r"for the validation split one list valset\*\.csv or .* is needed, and there is none",
+        ),
         (lambda folder: (folder / "testset2.csv").touch(), "testset.csv and testset2.csv"),
+        (lambda folder: (folder / "TESTSET.CSV.GZ").touch(), "TESTSET.CSV.GZ and testset.csv"),
+        (lambda folder: (folder / "testset.csv").rename(folder / "testset.xlsx"), "there is testset.xlsx"),
+        (
+            lambda folder: [(folder / "valset.csv").unlink(), (folder / "valset.csv.gz").write_bytes(b"no gzip")],
+            r"valset\.csv\.gz: cannot be read \(Not a gzipped file",
+        ),
+        (
+            lambda folder: [(folder / "valset.csv").unlink(), (folder / "valset.csv").mkdir()],
+            r"valset\.csv: cannot be r",
+        ),
         (lambda folder: lists(folder, TEST.replace("7,0\n", ""), VALIDATION), r"testset\.csv: patient 7 is not in it"),
         (lambda folder: lists(folder, TEST, VALIDATION.replace("7,0\n", "")), r"valset\.csv: patient 7 is not in it"),
         (lambda folder: lists(folder, "stay,y_true\n", VALIDATION), r"testset\.csv, line 1: 'stay,y_true' is no"),
@@ -404,6 +460,31 @@ def packed(table: str, change: Callable[[bytes], bytes]) -> Callable[[Path, Tabl
         (content("ICUSTAYS", lambda text: b""), r"ICUSTAYS\.csv: is empty"),
         (content("PATIENTS", lambda text: text.splitlines()[0] + b"\n"), r"PATIENTS\.csv: holds no rows"),
         (content("CHARTEVENTS", lambda text: text.splitlines()[0] + b"\n"), r"CHARTEVENTS\.csv: holds no rows"),
+        (
+            content("CHARTEVENTS", in_row_3(lambda row: row.replace(b",83,", b",83\r,"))),
+            r"CHARTEVENTS\.csv, row 3: is damaged: it has a carriage return outside of quotes",
+        ),
+        (
+            content("CHARTEVENTS", in_row_3(lambda row: row.replace(b",83,BPM", b',83\r,"BPM"'))),
+            r"CHARTEVENTS\.csv, row 3: is damaged: it has a carriage return outside of quotes",
+        ),
+        (content("ICUSTAYS", in_row_3(lambda row: row + b"\r")), r"ICUSTAYS\.csv, row 3: .* a carriage return"),
+        (
+            content("ICUSTAYS", lambda text: text.replace(b"LOS", b"HADM_ID", 1)),
+            r"ICUSTAYS\.csv: has the column HADM_ID t",
+        ),
+        (
+            content("LABEVENTS", lambda text: text.replace(b"VALUE,", b"itemid,", 1)),
+            r"LABEVENTS\.csv: has the column ITEMID",
+        ),
+        (
+            lambda folder, tables: (folder / "CHARTEVENTS.csv.gz").write_bytes(gzip.compress(b"A,B\n1,2\n")),
+            r"holds CHARTEVENTS 2 times, as CHARTEVENTS\.csv and CHARTEVENTS\.csv\.gz; remove all but one",
+        ),
+        (
+            lambda folder, tables: (folder / "patients.csv").write_bytes((folder / "PATIENTS.csv").read_bytes()),
+            r"holds PATIENTS 2 times, as PATIENTS\.csv and patients\.csv; remove",
+        ),
         (content("CHARTEVENTS", lambda text: text[:-20]), r"CHARTEVENTS\.csv, row 12: is truncated .* 5 cells, its h"),
         (
             packed("CHARTEVENTS", lambda data: gzip.compress(gzip.decompress(data)[:-20])),
@@ -438,7 +519,7 @@ def packed(table: str, change: Callable[[bytes], bytes]) -> Callable[[Path, Tabl
         (cell("ICUSTAYS", LOS="3 days"), r"ICUSTAYS\.csv, row 3: LOS is '3 days', not a number"),
         (cell("ICUSTAYS", LOS="inf"), r"ICUSTAYS\.csv, row 3: LOS is 'inf', not a number"),
         (cell("ICUSTAYS", ICUSTAY_ID="x"), r"ICUSTAYS\.csv, row 3: ICUSTAY_ID is 'x', not a whole number"),
-        (cell("ICUSTAYS", ICUSTAY_ID=202), r"ICUSTAYS\.csv, row 3: ICUSTAY_ID 202 is there twice"),
+        (cell("ICUSTAYS", ICUSTAY_ID=202), r"ICUSTAYS\.csv, row 3: ICUSTAY_ID 202 is in two rows"),
         (cell("ICUSTAYS", HADM_ID=999), r"ICUSTAYS\.csv, row 3: HADM_ID 999 is not in ADMISSIONS"),
         (cell("ICUSTAYS", HADM_ID=""), r"ICUSTAYS\.csv, row 3: HADM_ID -1 is not in ADMISSIONS"),
         (cell("ICUSTAYS", SUBJECT_ID=4), r"ICUSTAYS\.csv, row 3: HADM_ID 103 is another patient's in ADMISSIONS"),
@@ -446,7 +527,7 @@ def packed(table: str, change: Callable[[bytes], bytes]) -> Callable[[Path, Tabl
         (cell("ADMISSIONS", DISCHTIME=""), r"ADMISSIONS\.csv, row 3: HADM_ID 103 has no DISCHTIME"),
         (cell("PATIENTS", DOB=""), r"PATIENTS\.csv, row 3: SUBJECT_ID 3 has no DOB"),
         (cell("ICUSTAYS", SUBJECT_ID=999), r"ICUSTAYS\.csv, row 3: SUBJECT_ID 999 is not in PATIENTS"),
-        (cell("PATIENTS", SUBJECT_ID=2), r"PATIENTS\.csv, row 3: SUBJECT_ID 2 is there twice"),
+        (cell("PATIENTS", SUBJECT_ID=2), r"PATIENTS\.csv, row 3: SUBJECT_ID 2 is in two rows"),
         (cell("CHARTEVENTS", ITEMID="HR"), r"CHARTEVENTS\.csv, row 3: ITEMID is 'HR', not a whole number"),
         (cell("CHARTEVENTS", HADM_ID="1.5"), r"CHARTEVENTS\.csv, row 3: HADM_ID is '1.5', not a whole number"),
         (cell("CHARTEVENTS", ICUSTAY_ID="-"), r"CHARTEVENTS\.csv, row 3: ICUSTAY_ID is '-', not a whole number"),

@@ -157,6 +157,16 @@ def test_the_flat_view_is_the_mean_of_what_was_measured(tiny: Path, cache: Path)
         dataset.to_layout(inputs, "falt")
 
 
+@pytest.mark.parametrize("spoil", [Path.touch, lambda path: path.symlink_to("nowhere")])
+def test_a_set_that_is_no_folder_is_named_not_left_out(tiny: Path, cache: Path, spoil: Spoil) -> None:
+    write_set(tiny, "b", 501, 20)
+    shutil.rmtree(tiny / "set-b")
+    spoil(tiny / "set-b")
+    assert PhysioNet2012().matches(tiny)
+    with pytest.raises(DataError, match=r"set-b: the folder of a set cannot be listed \((Not a dir|No such)"):
+        PhysioNet2012().load(tiny, cache)
+
+
 # ------------------------------------------------------------------------------------------------ plausible variables
 
 
