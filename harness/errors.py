@@ -6,7 +6,6 @@ import contextlib
 import difflib
 import errno
 import sys
-import tempfile
 import traceback
 from collections.abc import Iterable, Iterator
 from pathlib import Path
@@ -89,7 +88,7 @@ def _is_in(filename: str, thing: type) -> bool:
 
 @contextlib.contextmanager
 def explain_disk_errors(what: str, remedy: str) -> Iterator[None]:
-    """Turn the operating system's word into a StoreError that says how to put it right."""
+    """Convert an OSError in the block into a StoreError that reads ``what: reason, remedy``."""
     try:
         yield
     except OSError as error:
@@ -98,13 +97,7 @@ def explain_disk_errors(what: str, remedy: str) -> Iterator[None]:
         elif error.errno == errno.EROFS:
             reason = "the file system is read-only: mount it for writing"
         elif error.errno in (errno.EACCES, errno.EPERM):
-            reason = "no permission to write there: mend it"
+            reason = "permission denied: check the permissions"
         else:
             reason = f"{error}: check the folder"
         raise StoreError(f"{what}: {reason}, {remedy}") from error
-
-
-def check_writable(folder: Path, what: str, remedy: str) -> None:
-    """Raise StoreError now if no file can be written into ``folder``, rather than after hours of work."""
-    with explain_disk_errors(what, remedy), tempfile.TemporaryFile(dir=folder) as file:
-        file.write(b"x")

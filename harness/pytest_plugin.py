@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from harness.errors import HarnessError, Unsupported, UsageError, check_writable, explain_disk_errors
+from harness.errors import HarnessError, Unsupported, UsageError, explain_disk_errors
+from harness.files import check_writable
 from harness.plugin.manager import installed
 from harness.progress import log_to
 from harness.pytest_options import add_options, check_options, chosen_preset, repeated_options, run_options

@@ -9,7 +9,6 @@ import inspect
 import json
 import logging
 import math
-import os
 import time
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
@@ -23,7 +22,8 @@ from torch.nn import functional
 
 from harness.build.artefact import flatten, unflatten
 from harness.api import Loss, Split, Progress, Training, silent
-from harness.errors import CellError, UsageError, explain_disk_errors, nearest
+from harness.errors import CellError, UsageError, nearest
+from harness.files import atomic_write
 from harness.stats.quality import macro_auroc
 
 
@@ -203,10 +203,8 @@ def _make(home: Any, name: str, first: Any, arguments: Mapping[str, Any]) -> Any
 def _write_checkpoint(file: Path, started: str, state: Mapping[str, Any]) -> None:
     tensors: dict[str, torch.Tensor] = {}
     tree = flatten(state, tensors)
-    temporary = file.with_suffix(".tmp")
-    with explain_disk_errors(f"cannot write a checkpoint to {file.parent}", "or choose another store"):
+    with atomic_write(file, "or choose another store") as temporary:
         temporary.write_bytes(save(tensors, {"started": started, "tree": json.dumps(tree)}))
-        os.replace(temporary, file)
 
 
 def _read_checkpoint(file: Path, started: str) -> dict[str, Any] | None:

@@ -1,11 +1,9 @@
-"""Arrays that are slow to make, kept as .npy files beside a small JSON of their checksums, verified on reading."""
+"""Cache arrays that are slow to compute, as .npy files with checksums that are verified on reading."""
 
 from __future__ import annotations
 
 import contextlib
-import errno
 import json
-import os
 import shutil
 import warnings
 import zlib
@@ -18,30 +16,33 @@ import numpy as np
 from filelock import FileLock
 from numpy.typing import NDArray
 
-from harness.errors import StoreError
+from harness.errors import StoreError, explain_disk_errors
+from harness.files import TEMPORARY, atomic_write
 
 Arrays = Mapping[str, NDArray[Any]]
+REMEDY = "or choose another store"
 
 
 def cached(folder: Path, key: str, make: Callable[[], Arrays]) -> dict[str, NDArray[Any]]:
-    """The arrays kept under ``key``; what is absent or damaged (with a warning) is made and written first.
+    """Return the arrays stored in ``folder`` under ``key``; call ``make`` and store them if they are missing.
 
-    The arrays are mapped copy-on-write: processes share one copy in memory, and writing to them leaves the file
-    alone. Raises StoreError when the folder cannot be written or its disk is full; then no half file is left.
+    Damaged arrays are computed again, with a warning. The arrays are memory-mapped copy-on-write: processes share one
+    copy, and writing to an array does not change the file. Raises StoreError when the folder cannot be written or the
+    disk is full; no incomplete file is left.
     """
     name = key[:16]
-    with _locked(folder):  # another run may be making the very same
+    with _locked(folder):  # another run may be computing the same arrays
         arrays = _read(folder, name)
         if arrays is None:
             _write(folder, name, make())
             arrays = _read(folder, name)
     if arrays is None:
-        raise StoreError(f"{folder}: what was just written there does not read back; check the disk")
+        raise StoreError(f"{folder}: the arrays {name} were just written and cannot be read back; check the disk")
     return arrays
 
 
 def _read(folder: Path, name: str) -> dict[str, NDArray[Any]] | None:
-    """The arrays, or None when there are none or, with a warning, when they are not what was written."""
+    """Return the arrays; None when they are missing or, with a warning, damaged."""
     index = folder / f"{name}.json"
     if not index.exists():
         return None
@@ -49,7 +50,7 @@ def _read(folder: Path, name: str) -> dict[str, NDArray[Any]] | None:
         checksums = json.loads(index.read_text())
         if not isinstance(checksums, dict) or not checksums:
             raise ValueError(f"{index.name} lists no arrays")
-        # As plain arrays: np.memmap's overhead on every slice would be paid in each training batch.
+        # Plain arrays: the overhead of np.memmap on every slice would slow down each training batch.
         arrays = {
             part: np.asarray(np.load(folder / f"{name}-{part}.npy", mmap_mode="c", allow_pickle=False))
             for part in checksums
@@ -59,63 +60,46 @@ def _read(folder: Path, name: str) -> dict[str, NDArray[Any]] | None:
                 if checksum != checksums[part]:
                     raise ValueError(f"the checksum of {part} is {checksum}, not {checksums[part]}")
     except (OSError, ValueError, EOFError) as error:
-        warnings.warn(f"{folder}: the cached arrays {name} are damaged ({error}); they are made anew", stacklevel=3)
+        warnings.warn(f"{folder}: the cached arrays {name} are damaged ({error}); computing them again", stacklevel=3)
         return None
     return arrays
 
 
 def _write(folder: Path, name: str, arrays: Arrays) -> None:
-    """Write the arrays, the index last: without it the others count for nothing."""
-    needed = sum(array.nbytes for array in arrays.values())
-    try:
-        for leftover in folder.glob("*.tmp"):
+    """Write the arrays, then the index: arrays without an index are ignored."""
+    with explain_disk_errors(f"cannot write {folder}", REMEDY):
+        for leftover in folder.glob(f"*{TEMPORARY}"):  # this process holds the lock, so nobody is writing it
             leftover.unlink()
-        if shutil.disk_usage(folder).free < needed:
-            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-        for part, array in arrays.items():
-            with _atomic(folder / f"{name}-{part}.npy") as temporary, temporary.open("wb") as file:
-                np.save(file, array, allow_pickle=False)
-        with _atomic(folder / f"{name}.json") as temporary:
-            temporary.write_text(json.dumps({part: _checksum(array) for part, array in arrays.items()}, indent=1))
-    except OSError as error:
-        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
-            raise _unwritable(folder, error) from error
+        needed, free = sum(array.nbytes for array in arrays.values()), shutil.disk_usage(folder).free
+    if free < needed:
         raise StoreError(
-            f"{folder}: the disk is full: {needed:,} bytes are needed for the preprocessed data and "
-            f"{shutil.disk_usage(folder).free:,} are free; make room there or choose another place for the store"
-        ) from error
+            f"cannot write {folder}: the disk is full: the preprocessed data need {needed:,} bytes and "
+            f"{free:,} are free; free some space, {REMEDY}"
+        )
+    for part, array in arrays.items():
+        # The checksums detect what a power failure damages, so no file waits for the disk.
+        with (
+            atomic_write(folder / f"{name}-{part}.npy", REMEDY, sync=False) as temporary,
+            temporary.open("wb") as file,
+        ):
+            np.save(file, array, allow_pickle=False)
+    with atomic_write(folder / f"{name}.json", REMEDY, sync=False) as temporary:
+        temporary.write_text(json.dumps({part: _checksum(array) for part, array in arrays.items()}, indent=1))
 
 
 def _checksum(array: NDArray[Any]) -> str:
-    """Type, shape and CRC-32 of the content: it is damage that must be found, not forgery, at gigabytes a second."""
+    """Return type, shape and CRC-32 of the content: fast, since it must detect damage, not forgery."""
     return f"{array.dtype.str} {array.shape} {zlib.crc32(np.ascontiguousarray(array).view(np.uint8).data):08x}"
 
 
 @contextlib.contextmanager
-def _atomic(path: Path) -> Iterator[Path]:
-    """A temporary path that becomes ``path`` when the block succeeds and is removed when it does not."""
-    temporary = path.with_name(f"{path.name}.tmp")
-    try:
-        yield temporary
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
-
-
-@contextlib.contextmanager
 def _locked(folder: Path) -> Iterator[None]:
-    """The folder made, and for this process alone."""
+    """Create the folder and hold its lock."""
     lock = FileLock(folder / ".lock")
-    try:
+    with explain_disk_errors(f"cannot write {folder}", REMEDY):
         folder.mkdir(parents=True, exist_ok=True)
         lock.acquire()
-    except OSError as error:
-        raise _unwritable(folder, error) from error
     try:
         yield
     finally:
         lock.release()
-
-
-def _unwritable(folder: Path, error: OSError) -> StoreError:
-    return StoreError(f"{folder}: cannot be written ({error.strerror}); choose another place for the store")

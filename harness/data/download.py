@@ -1,4 +1,4 @@
-"""Downloads that can be interrupted: one file or many, resumed, verified by checksum, never half under their name."""
+"""Download files: resume interrupted transfers, verify checksums, and write each target file atomically."""
 
 from __future__ import annotations
 
@@ -6,7 +6,6 @@ import base64
 import contextlib
 import hashlib
 import http.client
-import os
 import re
 import threading
 import urllib.parse
@@ -17,24 +16,25 @@ from pathlib import Path
 
 from harness.api import Progress, silent
 from harness.errors import DataError
+from harness.files import publish
 
 BLOCK = 1 << 20
 THREADS = 8
-#: How often a transfer is begun before giving up, and the seconds before the second attempt; they double.
+#: The number of attempts for a transfer, and the seconds before the second one; they double each time.
 ATTEMPTS = 5
 PAUSE = 0.5
-#: Seconds without a byte after which a connection counts as lost.
+#: Seconds without any data after which a connection counts as lost.
 TIMEOUT = 60.0
 
 
 class Interrupted(Exception):
-    """A transfer that may succeed when it is tried again."""
+    """A transfer failed and may succeed when it is repeated."""
 
 
 class Connection:
-    """A connection that is kept open from file to file: opening one costs more than a small file does.
+    """An HTTP connection that stays open between files, since opening one costs more than a small file.
 
-    Honours the environment's proxy settings as urllib does, and follows redirects. For one thread alone.
+    Uses the proxy settings of the environment as urllib does, and follows redirects. Not thread-safe.
     """
 
     def __init__(self) -> None:
@@ -44,12 +44,12 @@ class Connection:
         self._proxy_headers: dict[str, str] = {}
 
     def get(self, url: str, offset: int = 0) -> http.client.HTTPResponse:
-        """The response to a GET, asking for what follows ``offset``. Read it to its end before the next."""
+        """Send a GET for the bytes from ``offset`` on; read the response to its end before the next call."""
         for _ in range(6):
             parts = urllib.parse.urlsplit(url)
             connection = self._connect(parts.scheme, parts.netloc)
             path = urllib.parse.urlunsplit(("", "", parts.path or "/", parts.query, ""))
-            # identity: the offset and the checksum are those of the file, not of a compressed form
+            # identity: offset and checksum refer to the file, not to a compressed form of it
             headers = {"Accept-Encoding": "identity", "User-Agent": "harness", **self._proxy_headers}
             if offset:
                 headers["Range"] = f"bytes={offset}-"
@@ -80,12 +80,12 @@ class Connection:
         if proxy is None:
             self._connection = kind(netloc, timeout=TIMEOUT)
         else:
-            there = urllib.parse.urlsplit(proxy if "//" in proxy else f"//{proxy}")
+            address = urllib.parse.urlsplit(proxy if "//" in proxy else f"//{proxy}")
             login = {}
-            if there.username:
-                secret = f"{urllib.parse.unquote(there.username)}:{urllib.parse.unquote(there.password or '')}"
+            if address.username:
+                secret = f"{urllib.parse.unquote(address.username)}:{urllib.parse.unquote(address.password or '')}"
                 login = {"Proxy-Authorization": "Basic " + base64.b64encode(secret.encode()).decode()}
-            self._connection = kind(there.hostname or "", there.port or 80, timeout=TIMEOUT)
+            self._connection = kind(address.hostname or "", address.port or 80, timeout=TIMEOUT)
             if scheme == "https":
                 self._connection.set_tunnel(netloc, headers=login)
             else:
@@ -101,11 +101,11 @@ def fetch(
     connection: Connection | None = None,
     stop: threading.Event | None = None,
 ) -> None:
-    """Download ``url`` to ``target``. Nothing is done when a file with this checksum is there already.
+    """Download ``url`` to ``target``, unless a file with this checksum exists.
 
-    What has arrived is kept as ``target``.part, and the next call goes on from there when the server can. Raises
-    DataError when the server cannot be reached or has no such file, for a wrong checksum, and for a full disk. When
-    ``stop`` is set, a transfer that fails is not tried again.
+    An incomplete file stays as ``target``.part; the next call resumes it if the server supports ranges. Raises DataError
+    when the server cannot be reached or lacks the file, for a wrong checksum, and for a full disk. Once ``stop`` is set,
+    a failed transfer is not repeated.
     """
     stop = stop or threading.Event()
     with _writing(target):
@@ -124,34 +124,35 @@ def fetch(
                 if attempt == ATTEMPTS or stop.wait(PAUSE * 2 ** (attempt - 1)):
                     raise DataError(
                         f"{url}: cannot be downloaded ({type(error).__name__}: {error}), after {attempt} attempts; "
-                        "check the network and run it again: it goes on from where it stopped"
+                        "check the network and run it again: it resumes where it stopped"
                     ) from error
                 continue
             with _writing(target):
-                found = _sha256(part)
-                if sha256 in (None, found):
-                    os.replace(part, target)
+                checksum = _sha256(part)
+                if sha256 in (None, checksum):
+                    publish(part, target, sync=False)  # the next call verifies the checksum again
                     return
                 part.unlink()
-            if not resumed:  # else the part of an earlier call may be to blame, and the next attempt is from the start
+            if not resumed:  # otherwise the part of an earlier call may be wrong: download the whole file once more
                 break
     finally:
         if connection is None:
             own.close()
     raise DataError(
-        f"{url}: what was downloaded has the SHA-256 checksum {found}, not {sha256}: the file was changed at its "
-        "source or on the way; run it again, or try another network"
+        f"{url}: the downloaded file has the SHA-256 checksum {checksum}, not {sha256}: it was changed at its source "
+        "or during the transfer; run it again, or try another network"
     )
 
 
 def fetch_all(base: str, files: Mapping[str, str], folder: Path, progress: Progress = silent) -> None:
-    """Download ``base`` + path to ``folder``/path for each path, by the SHA-256 checksum given for it, in parallel.
+    """Download ``base`` + path to ``folder``/path for each path in ``files``, which maps to SHA-256 checksums.
 
-    The first error ends it; the same call later fetches what is missing. Raises as ``fetch``.
+    Files are downloaded in parallel. The first error stops the download; the same call fetches the missing files later.
+    Raises like ``fetch``.
     """
     for path in files:
         if not _SAFE_PATH.fullmatch(path) or ".." in path.split("/"):
-            raise DataError(f"{base}: lists {path!r}, which is no path inside the folder; nothing was downloaded")
+            raise DataError(f"{base}: lists {path!r}, which is no path inside the folder; nothing was downloaded, check the address")
     local = threading.local()
     connections: list[Connection] = []
     stop = threading.Event()
@@ -178,7 +179,7 @@ def fetch_all(base: str, files: Mapping[str, str], folder: Path, progress: Progr
 
 
 def read_checksums(base: str, target: Path) -> dict[str, str]:
-    """Fetch ``base``SHA256SUMS.txt to ``target``, and return the checksum of each path that it lists."""
+    """Download ``base``SHA256SUMS.txt to ``target`` and return the checksum of each listed path."""
     fetch(f"{base}SHA256SUMS.txt", target)
     sums = {}
     for number, line in enumerate(target.read_text(encoding="utf-8", errors="replace").splitlines(), 1):
@@ -186,7 +187,7 @@ def read_checksums(base: str, target: Path) -> dict[str, str]:
         if match:
             sums[match[2]] = match[1]
         elif line.strip():
-            raise DataError(f"{base}SHA256SUMS.txt, line {number}: {line[:80]!r} is no checksum and path")
+            raise DataError(f"{base}SHA256SUMS.txt, line {number}: {line[:80]!r} is no checksum and path; check the address")
     return sums
 
 
@@ -195,16 +196,16 @@ _SAFE_PATH = re.compile(r"[\w.+-]+(?:/[\w.+-]+)*")
 
 
 def _transfer(url: str, part: Path, connection: Connection) -> None:
-    """Bring ``part`` to the file's full length; raises Interrupted when the connection ends before."""
+    """Append to ``part`` until the file is complete; raises Interrupted when the connection ends earlier."""
     offset = part.stat().st_size if part.exists() else 0
     response = connection.get(url, offset)
-    if response.status == 416:  # nothing after the offset: complete already, or not this file's beginning
+    if response.status == 416:  # no bytes after the offset: the part is complete, or of another file
         response.read()
         total = response.getheader("Content-Range", "").rpartition("/")[2]
         if total == str(offset):
             return
         part.unlink()
-        raise Interrupted(f"the server has {total or 'fewer'} bytes, but {offset} were here")
+        raise Interrupted(f"the server has {total or 'fewer'} bytes, the local part {offset}")
     if response.status >= 500 or response.status in (408, 429):
         response.read()
         raise Interrupted(f"the server answered {response.status} {response.reason}")
@@ -213,7 +214,7 @@ def _transfer(url: str, part: Path, connection: Connection) -> None:
         raise DataError(f"{url}: the server answered {response.status} {response.reason}; check the address")
     if response.status == 206 and not response.getheader("Content-Range", "").startswith(f"bytes {offset}-"):
         part.unlink()
-        raise Interrupted("the server sent another range than was asked for")
+        raise Interrupted("the server sent another range than the requested one")
     expected = response.length
     received = 0
     with _writing(part), part.open("ab" if response.status == 206 else "wb") as file:
@@ -225,7 +226,7 @@ def _transfer(url: str, part: Path, connection: Connection) -> None:
 
 
 def _receive(response: http.client.HTTPResponse) -> bytes:
-    """The next block; a lost connection is Interrupted, so that it is told from a disk that cannot be written."""
+    """Return the next block; raises Interrupted for a lost connection, to tell it from an OSError of the disk."""
     try:
         return response.read(BLOCK)
     except (OSError, http.client.HTTPException) as error:
@@ -238,7 +239,7 @@ def _writing(path: Path) -> Iterator[None]:
         yield
     except OSError as error:
         raise DataError(
-            f"{path}: cannot be written or read back ({error.strerror or error}); make room or choose another folder"
+            f"{path}: cannot be written or read back ({error.strerror or error}); free some space or choose another folder"
         ) from error
 
 

@@ -1,4 +1,4 @@
-"""Synthetic data sets on disk: made whole and once, whoever asks, and known by a marker for what they are."""
+"""Generate a synthetic data set on disk once, completely, and with a marker that says what it is."""
 
 from __future__ import annotations
 
@@ -10,17 +10,17 @@ from harness.errors import DataError
 
 
 def make_once(dataset: Dataset, folder: Path, last: Path, write: Callable[[Path], None]) -> None:
-    """Have ``write`` make ``dataset`` in ``folder``, unless it is there complete and of this version.
+    """Let ``write`` generate ``dataset`` in ``folder``, unless it is there, complete and of this version.
 
-    The marker, a file of the data set's name that holds its version, comes first, and ``last``, without which nobody
-    recognises the folder, is what ``write`` must write last: what was interrupted is neither taken for real data nor
-    for complete. Raises DataError when the folder cannot be written.
+    The marker, a file with the data set's name that contains its version, is written first. ``last`` is the file that
+    ``write`` must write last and without which ``dataset.matches`` is false. So an interrupted data set counts neither
+    as real data nor as complete. Raises DataError when the folder cannot be written.
     """
     from filelock import FileLock
 
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        with FileLock(folder / ".lock"):  # two runs may want it at once
+        with FileLock(folder / ".lock"):  # two runs may need it at the same time
             marker = folder / dataset.name
             if dataset.matches(folder) and marker.is_file() and marker.read_text() == dataset.version:
                 return
@@ -28,4 +28,6 @@ def make_once(dataset: Dataset, folder: Path, last: Path, write: Callable[[Path]
             marker.write_text(dataset.version)
             write(folder)
     except OSError as error:
-        raise DataError(f"{folder}: {dataset.name} cannot be written there ({error}); make room") from error
+        raise DataError(
+            f"{folder}: {dataset.name} cannot be written there ({error}); free some space or choose another folder"
+        ) from error

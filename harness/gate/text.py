@@ -7,7 +7,7 @@ import shlex
 from collections.abc import Mapping
 from pathlib import Path
 
-from harness.errors import explain_disk_errors
+from harness.files import atomic_write
 from harness.gate.findings import Finding, Kind
 from harness.gate.judge import Comparison, Judgement
 from harness.policy.rules import OUTCOMES, Outcome
@@ -63,9 +63,8 @@ def write_findings(judgement: Judgement, background: Background, markdown: Path 
 
     for file, text in ((markdown, gate_markdown), (junit, junit_xml)):
         if file is not None:
-            with explain_disk_errors(f"{file} cannot be written", "or choose another file"):
-                file.parent.mkdir(parents=True, exist_ok=True)
-                file.write_text(text(judgement, background), encoding="utf-8")
+            with atomic_write(file, "or choose another file") as temporary:
+                temporary.write_text(text(judgement, background), encoding="utf-8")
 
 
 def summary(judgement: Judgement) -> str:

@@ -10,7 +10,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from harness.errors import UsageError, explain_disk_errors
+from harness.errors import UsageError
+from harness.files import atomic_write
 from harness.history.series import RATIO, Change, Group, History, Point, Series
 from harness.history.text import SYNTHETIC, about, relative
 from harness.records.runs import labels
@@ -54,8 +55,8 @@ def draw(history: History, file: Path) -> None:
     with matplotlib.rc_context(settings), warnings.catch_warnings():
         warnings.filterwarnings("ignore", "Glyph")  # of names in scripts that the font lacks; SVG has them anyway
         figure = _figure(history)
-        with explain_disk_errors(f"cannot write {file}", "or name another with --figure"):
-            figure.savefig(file, dpi=150, metadata=unvarying)
+        with atomic_write(file, "or name another with --figure") as temporary:
+            figure.savefig(temporary, format=file.suffix[1:].lower(), dpi=150, metadata=unvarying)
 
 
 def _figure(history: History) -> Figure:

@@ -8,7 +8,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from harness.errors import explain_disk_errors
+from harness.files import atomic_write
 from harness.report.choice import OFF, ON
 from harness.report.model import Network, Report
 from harness.report.rows import level_order, rows
@@ -255,14 +255,13 @@ def write_figures(report: Report, studies: Sequence[StudySection], folder: Path)
     import vl_convert
 
     written = []
-    with explain_disk_errors(f"cannot write the figures into {folder}", "or name another folder with --figures"):
-        folder.mkdir(parents=True, exist_ok=True)
-        for number, (name, chart) in enumerate(all_charts(report, studies), 1):
-            svg = drawn(chart)
-            stem = f"{number:02}-{slug(name)}-{chart.kind}"
-            for file, content in ((f"{stem}.svg", svg.encode()), (f"{stem}.png", vl_convert.svg_to_png(svg, scale=2))):
-                (folder / file).write_bytes(content)
-                written.append(folder / file)
+    for number, (name, chart) in enumerate(all_charts(report, studies), 1):
+        svg = drawn(chart)
+        stem = f"{number:02}-{slug(name)}-{chart.kind}"
+        for file, content in ((f"{stem}.svg", svg.encode()), (f"{stem}.png", vl_convert.svg_to_png(svg, scale=2))):
+            with atomic_write(folder / file, "or name another folder with --figures", sync=False) as temporary:
+                temporary.write_bytes(content)
+            written.append(folder / file)
     return written
 
 

@@ -6,7 +6,8 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from harness.errors import HarnessError, UsageError, describe_error, explain_disk_errors, nearest
+from harness.errors import HarnessError, UsageError, describe_error, nearest
+from harness.files import atomic_write
 
 if TYPE_CHECKING:
     from harness.plugin.manager import Plugins
@@ -56,10 +57,9 @@ def write_report(report: Report, plugins: Plugins, file: Path) -> None:
 
     sections = plugins.notify("harness_report_section", "a title and a text", records=report.records)
     text = FORMS[file.suffix.lower()](report, study_sections(report.records, plugins), sections)
-    with explain_disk_errors(f"cannot write {file}", "or name another file"):
-        file.parent.mkdir(parents=True, exist_ok=True)
+    with atomic_write(file, "or name another file") as temporary:
         # A name from a file may hold half a surrogate pair, which no encoding has.
-        file.write_text(text, encoding="utf-8", errors="backslashreplace", newline="\n")
+        temporary.write_text(text, encoding="utf-8", errors="backslashreplace", newline="\n")
 
 
 def report_run(

@@ -15,7 +15,7 @@ from typing import Any, NoReturn, Protocol
 from filelock import FileLock, Timeout
 
 from harness.errors import StoreError, UsageError, explain_disk_errors
-from harness.files import prefix
+from harness.files import process_prefix
 from harness.keys import key_of
 from harness.records.runs import documents_in, load
 from harness.store.entry import META, MODEL, Damaged, Description, Entry, parse
@@ -169,7 +169,7 @@ class Folder:
             try:
                 with (
                     FileLock(self._root / "locks" / f"{entry.name}.lock", timeout=0),
-                    tempfile.TemporaryDirectory(dir=temporary, prefix=prefix()) as aside,
+                    tempfile.TemporaryDirectory(dir=temporary, prefix=process_prefix()) as aside,
                 ):
                     if [now.used for now in _look(folder)] != [entry.used]:
                         return False

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from filelock import FileLock, Timeout
 
 from harness.errors import StoreError, UsageError, explain_disk_errors
-from harness.files import Scratch, prefix
+from harness.files import Scratch, process_prefix
 from harness.keys import key_of, to_jsonable
 from harness.store.entry import META, MODEL, Artefact, Damaged, Description, check_model, parse, sha256_of
 
@@ -209,7 +209,7 @@ class Store:
         """A folder beside the artefacts, in which one is made."""
         with (
             self._told("write an artefact"),
-            tempfile.TemporaryDirectory(dir=self._made(self.root / "tmp"), prefix=prefix()) as temporary,
+            tempfile.TemporaryDirectory(dir=self._made(self.root / "tmp"), prefix=process_prefix()) as temporary,
         ):
             new = Path(temporary) / key
             new.mkdir()

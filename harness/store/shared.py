@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from harness.errors import HarnessError, StoreError, UsageError, nearest
-from harness.files import prefix
+from harness.files import process_prefix
 from harness.store.entry import META, MODEL, Artefact, Damaged, Description, Entry, check_model, parse
 
 VARIABLE = "HARNESS_SHARED"
@@ -161,7 +161,7 @@ class SharedStore:
             self._put(self._path(name), content)
             return
         self._fs.makedirs(self._folder, exist_ok=True)
-        partial = self._path(f"{prefix()}{uuid.uuid4().hex}.partial")
+        partial = self._path(f"{process_prefix()}{uuid.uuid4().hex}.partial")
         try:
             self._put(partial, content)
             self._fs.mv(partial, self._path(name))

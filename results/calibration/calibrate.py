@@ -14,7 +14,6 @@ import datetime
 import functools
 import json
 import math
-import os
 import platform
 import random
 import shlex
@@ -36,8 +35,8 @@ from cpu_load import burning, other_cpus
 from harness.api import Profile
 from harness.cli.runs import add_margin
 from harness.doctor import probe
-from harness.errors import HarnessError, UsageError, check_writable, explain_disk_errors
-from harness.files import Scratch
+from harness.errors import HarnessError, UsageError
+from harness.files import Scratch, atomic_write, check_writable
 from harness.keys import to_jsonable
 from harness.measure.machine import facts, load
 from harness.measure.noise import SIGNALS, findings
@@ -270,10 +269,8 @@ def _comparison_record(
 
 def _write(document: Mapping[str, Any], output: Path) -> None:
     """Replace ``output`` atomically, so that no reader finds half a document."""
-    part = output.with_name(f"{output.name}.part")
-    with explain_disk_errors(f"{output} cannot be written", "or name another file"):
-        part.write_text(json.dumps(_rounded(document), allow_nan=False, separators=(",", ":")) + "\n")
-        os.replace(part, output)
+    with atomic_write(output, "or name another file") as temporary:
+        temporary.write_text(json.dumps(_rounded(document), allow_nan=False, separators=(",", ":")) + "\n")
 
 
 def _rounded(tree: Any) -> Any:

@@ -152,7 +152,7 @@ def test_a_checkpoint_of_other_weights_starts_over_and_says_so(tmp_path: Path) -
 
 
 def test_a_checkpoint_on_a_full_disk_is_a_clear_error(tmp_path: Path) -> None:
-    with toy.file_size_limit(1000), pytest.raises(StoreError, match="cannot write a checkpoint to"):
+    with toy.file_size_limit(1000), pytest.raises(StoreError, match=r"cannot write .*/c: "):
         trained(checkpoint=tmp_path / "c")
     assert not (tmp_path / "c").exists()
 

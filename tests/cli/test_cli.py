@@ -282,9 +282,10 @@ def test_history_is_there_for_programs(run: Run) -> None:
 
 def test_a_figure_that_cannot_be_written_or_shows_nothing_is_one_line(run: Run) -> None:
     run_files.write(Path("a.json"), [run_files.cell()])
-    code, _, err = run("history", "a.json", "--figure", "nowhere/f.svg")
+    Path("taken").write_text("")
+    code, _, err = run("history", "a.json", "--figure", "taken/f.svg")
     assert (code, len(err.splitlines())) == (4, 1)
-    assert err.startswith("harness: cannot write nowhere/f.svg")
+    assert err.startswith("harness: cannot write taken/f.svg")
     run_files.write(Path("b.json"), [run_files.cell(None)])
     code, _, err = run("history", "b.json", "--figure", "f.svg")
     assert code == 4

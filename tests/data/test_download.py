@@ -152,7 +152,7 @@ def test_redirects_and_busy_servers_are_followed(server: Server, tmp_path: Path)
 
 def test_a_wrong_checksum_is_an_error_and_leaves_nothing(server: Server, tmp_path: Path) -> None:
     server.files["a.dat"] = CONTENT + b"!"
-    with pytest.raises(DataError, match=rf"a\.dat: what was downloaded has the SHA-256 .*, not {SUM}"):
+    with pytest.raises(DataError, match=rf"a\.dat: the downloaded file has the SHA-256 .*, not {SUM}"):
         fetch(f"{server.base}a.dat", tmp_path / "a.dat", SUM)
     assert files_under(tmp_path) == set()
 

@@ -114,7 +114,7 @@ def test_a_damaged_cache_is_made_anew_and_said(tiny: Path, cache: Path, damage: 
     first = PTBXL().load(tiny, cache)
     expected = first.train.inputs.copy(), first.test.targets.copy()
     damage(cache)
-    with pytest.warns(UserWarning, match="damaged .* made anew"):
+    with pytest.warns(UserWarning, match="damaged .* computing them again"):
         again = PTBXL().load(tiny, cache)
     np.testing.assert_array_equal(again.train.inputs, expected[0])
     np.testing.assert_array_equal(again.test.targets, expected[1])
@@ -123,7 +123,7 @@ def test_a_damaged_cache_is_made_anew_and_said(tiny: Path, cache: Path, damage: 
 def test_a_full_disk_is_said_before_writing(tiny: Path, cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     usage = namedtuple("usage", "total used free")(10**6, 10**6 - 5, 5)
     monkeypatch.setattr(array_cache.shutil, "disk_usage", lambda folder: usage)
-    with pytest.raises(StoreError, match=r"cache: the disk is full: 960,\d+ bytes .* 5 are free"):
+    with pytest.raises(StoreError, match=r"cache: the disk is full: .* need 960,\d+ bytes and 5 are free"):
         PTBXL().load(tiny, cache)
     assert [path.name for path in cache.iterdir() if path.name != ".lock"] == []
 
@@ -147,7 +147,7 @@ def test_a_disk_that_fills_up_leaves_no_half_file(tiny: Path, cache: Path, monke
 
 def test_an_unwritable_cache_is_named(tiny: Path, tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
-    with pytest.raises(StoreError, match="file/cache: cannot be written"):
+    with pytest.raises(StoreError, match=r"cannot write .*file/cache: "):
         PTBXL().load(tiny, tmp_path / "file" / "cache")
 
 

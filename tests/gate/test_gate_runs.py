@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import os
 import xml.etree.ElementTree as ElementTree
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
@@ -290,17 +291,17 @@ def test_a_comparison_without_cells_is_an_error_of_use(pull: Any, suite: Suite, 
 
 
 def test_a_verdict_is_printed_though_its_file_cannot_be_written(pull: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    write = Path.write_text
+    replace = os.replace
 
-    def full(self: Path, *args: Any, **kwargs: Any) -> int:
-        if self.name == "gate.md":
+    def full(source: Path, target: Path) -> None:
+        if Path(target).name == "gate.md":
             raise OSError(28, "No space left on device")
-        return write(self, *args, **kwargs)
+        replace(source, target)
 
-    monkeypatch.setattr(Path, "write_text", full)
+    monkeypatch.setattr(os, "replace", full)
     code, text = pull(source("layers=1"), "--harness-summary=gate.md")
     assert code == 1
-    assert "gate.md cannot be written" in text
+    assert "cannot write gate.md: the disk is full" in text
     assert f"REGRESSED suite.py::{SMALL}" in text
 
 
