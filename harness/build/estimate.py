@@ -18,7 +18,7 @@ from harness.build.plan import Node, Plan
 from harness.plugin.manager import Plugins
 from harness.suite.presets import Preset
 from harness.store.local import Store
-from harness.build.fits import changed
+from harness.build.trainings import with_changes
 
 #: Multiply-accumulates per second of training on two common cores; used until the store holds a network trained here.
 NOMINAL_RATE = 2e10
@@ -110,10 +110,10 @@ class Estimate:
         dataset = self._plugins.datasets.get(node.root.dataset)
         shape = self._previews.shape(node.root.architecture, dataset.task_in(node.root.layout), node.steps)
         work = 0.0
-        for phase, changes in node.fits or ():
+        for phase, changes in node.trainings or ():
             plan: Training = node.root.train if phase == "train" else node.root.finetune
             with contextlib.suppress(UsageError):  # building the step reports a wrong change
-                plan = changed(plan, changes)
+                plan = with_changes(plan, changes)
             available = dataset.examples
             visits = plan.epochs * min(plan.examples or available, available)
             work += TRAINING_FACTOR * visits * (shape.macs or 0)
@@ -123,7 +123,7 @@ class Estimate:
         work: dict[str, float] = {}
         seconds: dict[str, float] = {}
         for node in plan.nodes.values():
-            if not node.fits:
+            if not node.trainings:
                 continue
             artefact = store.local(node.key)
             if artefact is not None:

@@ -28,7 +28,7 @@ from harness.build.plan import Node, Plan, describe
 from harness.plugin.manager import KERNEL, Plugins
 from harness.progress import Display
 from harness.store.local import Store
-from harness.build.fits import PHASES, broken_promise, changed
+from harness.build.trainings import PHASES, undeclared_difference, with_changes
 
 logger = logging.getLogger(__name__)
 #: The name of a fit is also the name of its checkpoint file.
@@ -143,7 +143,7 @@ class Context:
         if not isinstance(name, str) or not FIT_NAME.fullmatch(name):
             raise CellError(f"{where} with the name {name!r}; use letters, digits and . _ + -")
         try:
-            plan = changed(getattr(self._node.root, phase), changes)
+            plan = with_changes(getattr(self._node.root, phase), changes)
         except UsageError as error:
             raise CellError(f"{where}: {error}") from error
         if not all(isinstance(value, torch.Tensor) and not value.is_quantized for value in model.state_dict().values()):
@@ -238,7 +238,7 @@ class Executor:
                     context = Context(node, data, teacher, self.plugins, self.store, progress)
                     model = self._run(node, node.step, parent, context)
                     self._check(node, model, data)
-                self._check_fits(node, context)
+                self._check_trainings(node, context)
                 facts = context.facts
         return self.store.put(
             node.document,
@@ -274,11 +274,11 @@ class Executor:
             what = self.plugins.name_of(author, "build") if node.step is None else describe(node.step)
             raise CellError(f"{self._plugin(node)}: the network that {what} gives {reason}")
 
-    def _check_fits(self, node: Node, context: Context) -> None:
+    def _check_trainings(self, node: Node, context: Context) -> None:
         """Raise CellError unless the step ran exactly the trainings that it declared."""
         if node.step is not None:
             trainings: Mapping[Phase, Training] = {"train": node.root.train, "finetune": node.root.finetune}
-            reason = broken_promise(node.fits, context.ran, trainings)
+            reason = undeclared_difference(node.trainings, context.ran, trainings)
             if reason is not None:
                 raise CellError(f"{self._plugin(node)}: {describe(node.step)} {reason}")
 

@@ -1,4 +1,4 @@
-"""From cells to a graph of steps, each once: what must be built, what the store has, and how long it may take."""
+"""Plan the graph of steps that cells need: each artefact once, under a key that hashes all that it depends on."""
 
 from __future__ import annotations
 
@@ -9,12 +9,11 @@ from typing import Any, Generic, TypeVar
 
 from harness.api import Step, Training
 from harness.errors import CellError, HarnessError, StoreError, UsageError
-from harness.keys import SCHEMA, key_of, to_jsonable
+from harness.keys import SCHEMA, code_digest, key_of, non_default_fields, to_jsonable
 from harness.suite.matrix import Cell
-from harness.plugin.manager import Plugins
+from harness.plugin.manager import KERNEL, Origin, Plugins
 from harness.suite.presets import Preset
-from harness.keys import code_digest
-from harness.build.fits import PHASES, Fits, told
+from harness.build.trainings import PHASES, DeclaredTrainings, declared_trainings
 
 V = TypeVar("V")
 
@@ -30,15 +29,15 @@ class Root:
     finetune: Training
     device: str
     evaluation: int | None
-    #: The form of the data that the architecture reads.
+    #: The layout of the data that the architecture reads.
     layout: str = ""
 
 
 @dataclasses.dataclass(frozen=True)
 class Node:
-    """One artefact to be: ``step`` applied to the artefact ``parent``. A root's step is None: a fresh network.
+    """One artefact of the plan: ``step`` applied to the artefact ``parent``; a root is a fresh network and has no step.
 
-    ``objective`` and ``teacher`` are the step whose loss is in force and the key of the model that teaches.
+    ``objective`` is the step whose loss is in force, ``teacher`` the key of the teacher model.
     """
 
     key: str
@@ -48,8 +47,8 @@ class Node:
     parent: str | None
     objective: Step | None = None
     teacher: str | None = None
-    #: The trainings that the step tells; None when it tells nothing.
-    fits: Fits | None = None
+    #: The trainings that the step declares; None when it declares nothing.
+    trainings: DeclaredTrainings | None = None
 
     @property
     def step(self) -> Step | None:
@@ -57,7 +56,7 @@ class Node:
 
     @property
     def label(self) -> str:
-        """How the node is called in progress and errors."""
+        """The node's name in progress lines and errors."""
         recipe = " > ".join(describe(step) for step in self.steps) or "fresh network"
         return f"{self.root.dataset} {self.root.architecture} seed {self.root.seed}: {recipe}"
 
@@ -66,7 +65,7 @@ class Node:
 class Plan:
     """The nodes by key, parents before children, and for each cell's name the key of its artefact.
 
-    ``problems`` has the cells for which a plugin could not say what is needed, with the reason.
+    ``problems`` holds the error of each cell whose plugin failed while it was planned.
     """
 
     nodes: Mapping[str, Node]
@@ -79,15 +78,15 @@ class Plan:
         return ([] if node.parent is None else self.lineage(node.parent)) + [node]
 
     def untrained(self) -> list[str]:
-        """The cells whose recipe has no step that trains; one whose steps do not tell is none of them."""
+        """The cells whose recipe trains nothing; a step that does not declare its trainings may train."""
         return [
             cell
             for cell, key in self.artefacts.items()
-            if all(node.step is None or node.fits == () for node in self.lineage(key))
+            if all(node.step is None or node.trainings == () for node in self.lineage(key))
         ]
 
     def needed(self, has: Callable[[str], bool]) -> list[Node]:
-        """The nodes to build, in order: those that lead to an artefact which the store lacks, and are lacking too."""
+        """The nodes to build, in order: the artefacts that the store lacks, and their missing parents and teachers."""
         wanted: set[str] = set()
 
         def want(key: str | None) -> None:
@@ -103,9 +102,9 @@ class Plan:
 
 
 def describe(step: Step) -> str:
-    """A step as a suite writes it, for people: its name and its parameters, without those left open (None)."""
-    given = {name: value for name, value in step.parameters().items() if value is not None}
-    return f"{step.name}({', '.join(f'{name}={value}' for name, value in given.items())})"
+    """Write a step as in a suite: its name and its parameters, without those that are None."""
+    parameters = {name: value for name, value in step.parameters().items() if value is not None}
+    return f"{step.name}({', '.join(f'{name}={value}' for name, value in parameters.items())})"
 
 
 def make(
@@ -115,18 +114,18 @@ def make(
     preset: Preset,
     device: str,
 ) -> Plan:
-    """The graph of ``cells``. ``fingerprint`` gives the fingerprint of a data set by name; each is asked for once."""
+    """Plan ``cells``. ``fingerprint`` returns the fingerprint of a data set by name and is called once for each."""
     nodes: dict[str, Node] = {}
     artefacts: dict[str, str] = {}
     problems: dict[str, HarnessError] = {}
-    prints, roots, tell = _Once(fingerprint), _Once(_root), _Once(_told)
+    fingerprints, roots, declarations = _Once(fingerprint), _Once(_root), _Once(_declaration)
     for cell in cells:
         where = (cell.dataset, cell.architecture, cell.seed)
         try:
-            printed = prints(cell.dataset, cell.dataset)
-            chain: list[Node] = [roots(where, *where, plugins, printed, preset, device)]
+            data = fingerprints(cell.dataset, cell.dataset)
+            chain: list[Node] = [roots(where, *where, plugins, data, preset, device)]
             for step in cell.steps:
-                chain.append(_child(chain[-1], step, plugins, *tell(id(step), step, plugins)))
+                chain.append(_child(chain[-1], step, plugins, *declarations(id(step), step, plugins)))
         except StoreError:
             raise
         except HarnessError as error:
@@ -139,22 +138,25 @@ def make(
 
 
 class _Once(Generic[V]):
-    """Gives what a function gave, or raised, when it was first called for an identity; its arguments are kept."""
+    """Call a function once for each identity; later calls return, or raise, what the first one did.
+
+    The arguments are kept, so that an ``id`` that serves as identity is not given to another object.
+    """
 
     def __init__(self, function: Callable[..., V]) -> None:
         self._function = function
-        self._found: dict[Any, tuple[V | HarnessError, Any]] = {}
+        self._results: dict[Any, tuple[V | HarnessError, Any]] = {}
 
     def __call__(self, identity: Any, *arguments: Any) -> V:
-        if identity not in self._found:
+        if identity not in self._results:
             try:
-                self._found[identity] = self._function(*arguments), arguments
+                self._results[identity] = self._function(*arguments), arguments
             except HarnessError as error:
-                self._found[identity] = error, arguments
-        found = self._found[identity][0]
-        if isinstance(found, HarnessError):
-            raise found
-        return found
+                self._results[identity] = error, arguments
+        result = self._results[identity][0]
+        if isinstance(result, HarnessError):
+            raise result
+        return result
 
 
 def _root(
@@ -178,67 +180,76 @@ def _root(
         evaluation=preset.evaluation,
         layout=network.layout,
     )
-    left_out = ("train", "finetune", *(() if network.layout else ("layout",)))
+    data = plugins.datasets.get(dataset)
     document = {
         "schema": SCHEMA,
         "torch": ".".join(version("torch").split(".")[:2]),
-        "architecture": {
-            "version": network.version,
-            "plugin": _origin(plugins.architectures.origin(architecture)),
-            **_code(type(network)),
-        },
+        "architecture": {"version": network.version, **_identity(plugins.architectures.origin(architecture), type(network))},
         "data": {
-            "version": plugins.datasets.get(dataset).version,
+            "version": data.version,
             "fingerprint": fingerprint,
-            **_code(type(plugins.datasets.get(dataset))),
+            **_identity(plugins.datasets.origin(dataset), type(data)),
         },
-        "task": to_jsonable(plugins.datasets.get(dataset).task_in(network.layout)),
-        "root": {name: value for name, value in to_jsonable(root).items() if name not in left_out},
+        "task": non_default_fields(data.task_in(network.layout)),
+        # The trainings belong to the steps that run them.
+        "root": {name: value for name, value in non_default_fields(root).items() if name not in ("train", "finetune")},
     }
     return Node(key_of(document), document, root, (), None)
 
 
-def _child(parent: Node, step: Step, plugins: Plugins, fits: Fits | None, parameters: Any) -> Node:
-    # Both phases, unless the step tells what it trains.
-    phases = sorted(PHASES if fits is None else {phase for phase, _ in fits})
+def _child(
+    parent: Node, step: Step, plugins: Plugins, trainings: DeclaredTrainings | None, parameters: Mapping[str, Any]
+) -> Node:
+    # A step that does not declare what it trains depends on both phases.
+    phases = sorted(PHASES if trainings is None else {phase for phase, _ in trainings})
     document = {
         "schema": SCHEMA,
         "parent": parent.key,
         "step": step.name,
         "version": step.version,
-        "plugin": _origin(plugins.steps.origin(step.name)),
-        **_code(type(step)),
+        **_identity(plugins.steps.origin(step.name), type(step)),
         "parameters": parameters,
-        "training": {phase: to_jsonable(getattr(parent.root, phase)) for phase in phases},
+        "training": {phase: non_default_fields(getattr(parent.root, phase)) for phase in phases},
     }
     objective, teacher = (step, parent.key) if step.is_teacher else (parent.objective, parent.teacher)
-    return Node(key_of(document), document, parent.root, (*parent.steps, step), parent.key, objective, teacher, fits)
+    steps = (*parent.steps, step)
+    return Node(key_of(document), document, parent.root, steps, parent.key, objective, teacher, trainings)
 
 
-def _told(step: Step, plugins: Plugins) -> tuple[Fits | None, Any]:
-    """The trainings and the parameters that a step tells."""
+def _declaration(step: Step, plugins: Plugins) -> tuple[DeclaredTrainings | None, Mapping[str, Any]]:
+    """The trainings that a step declares, and its parameters as its key holds them."""
+    origin = plugins.steps.origin(step.name)
     if plugins.steps.get(step.name) is not type(step):
         raise UsageError(
-            f"step {step.name!r} of {type(step).__module__} is not the one that plugin "
-            f"{plugins.steps.origin(step.name)} registers under this name; rename one"
+            f"step {step.name!r} of {type(step).__module__} is not the one that plugin {origin} registers under this "
+            "name; rename one"
         )
-    origin = plugins.steps.origin(step.name)
 
-    def trainings() -> Fits | None:
-        return told(step)
+    def trainings() -> DeclaredTrainings | None:
+        return declared_trainings(step)
 
-    fits = plugins.call(step, trainings)
+    declared = plugins.call(step, trainings)
     try:
-        parameters = to_jsonable(plugins.call(step, "parameters"))
+        return declared, _parameters(step, plugins.call(step, "parameters"))
     except UsageError as error:
         raise CellError(f"plugin {origin}: parameters() of step {step.name!r}: {error}") from error
-    return fits, parameters
 
 
-def _code(kind: type) -> dict[str, str]:
+def _parameters(step: Step, parameters: Any) -> Any:
+    """What ``parameters`` returned, for the key: without the values at their default unless the step defines it itself."""
+    if dataclasses.is_dataclass(step) and type(step).parameters is Step.parameters:
+        return non_default_fields(step)
+    return to_jsonable(parameters)
+
+
+def _identity(origin: Origin, kind: type) -> dict[str, str]:
+    """What a key holds of the code behind a step, an architecture or a data set, besides its ``version``.
+
+    It is the id of its distribution and the digest of its code. A new release of a plugin that changes only other code
+    keeps the key. Without readable source the version of the distribution stands for the code. The kernel's own
+    classes have neither: they raise their ``version``, or ``keys.SCHEMA`` when the training loop changes.
+    """
     digest = code_digest(kind)
-    return {} if digest is None else {"code": digest}
-
-
-def _origin(origin: Any) -> dict[str, str]:
-    return {"distribution": origin.distribution, "version": origin.version}
+    if digest is not None:
+        return {"plugin": origin.id, "code": digest}
+    return {"plugin": origin.id} if origin is KERNEL else {"plugin": origin.id, "plugin_version": origin.version}

@@ -16,7 +16,7 @@ from harness.cli.runs import add_margin, add_run_commands
 from harness.cli.store import add_store, add_store_command, existing
 from harness.data.library import DEFAULT, status
 from harness.errors import HarnessError, UsageError, explain_disk_errors
-from harness.keys import differences
+from harness.keys import differences, schema_change
 from harness.plugin.manager import Registry, installed
 from harness.progress import Display, log_to
 from harness.store.shared import SharedStore, shared_url
@@ -188,6 +188,8 @@ def _explain(options: argparse.Namespace) -> None:
         print(json.dumps(first, indent=1))
         return
     lines = list(differences(first, others[0]))
+    if (across_schemas := schema_change(first, others[0])) is not None:
+        lines.insert(0, across_schemas)
     print("\n".join(lines) if lines else "the two keys are the same")
 
 

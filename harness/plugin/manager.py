@@ -6,7 +6,7 @@ import contextlib
 import dataclasses
 import functools
 from collections.abc import Callable, Iterable, Iterator
-from importlib.metadata import EntryPoint, entry_points, version
+from importlib.metadata import EntryPoint, entry_points
 from typing import Any, Generic, TypeVar
 
 import pluggy
@@ -14,6 +14,7 @@ import pluggy
 from harness.api import Architecture, Dataset, Metric, Runtime, Step, Study, hookspecs
 from harness.api.train import Train
 from harness.errors import CellError, DataError, UsageError, describe_error, nearest
+from harness.keys import KERNEL as KERNEL_ID
 from harness.plugin.isolation import FOREIGN, isolated
 from harness.plugin.validation import KINDS, Kind, hooks_of, refusal, unmarked_hooks, wrong_hooks
 
@@ -32,9 +33,21 @@ class Origin:
     def __str__(self) -> str:
         return f"{self.plugin} ({self.distribution} {self.version})"
 
+    @property
+    def id(self) -> str:
+        """What names the distribution in cache keys: "harness" for built-in plugins, whatever ours is called."""
+        return KERNEL_ID if self.distribution == KERNEL.distribution else self.distribution
+
+
+def _kernel() -> Origin:
+    """The harness itself as an origin; its distribution is the one that brings its pytest plugin."""
+    (entry_point, *_) = entry_points(group="pytest11", value="harness.pytest_plugin")
+    assert entry_point.dist is not None, "entry points of installed distributions have one"
+    return Origin("kernel", entry_point.dist.name, entry_point.dist.version)
+
 
 #: The harness itself, which brings the step ``train``.
-KERNEL = Origin("kernel", "harness", version("harness"))
+KERNEL = _kernel()
 
 
 @dataclasses.dataclass(frozen=True)
@@ -283,4 +296,4 @@ def _origin(entry_point: EntryPoint) -> Origin:
 
 def _built_in(entry_point: EntryPoint) -> bool:
     """Built-in plugins load first, so that no third party takes a built-in name by sorting before it."""
-    return entry_point.dist is not None and entry_point.dist.name == "harness"
+    return entry_point.dist is not None and entry_point.dist.name == KERNEL.distribution

@@ -6,12 +6,14 @@ from collections.abc import Iterator, Mapping
 from itertools import zip_longest
 from typing import Any
 
-from harness.keys import differences
+from harness.keys import differences, schema_change
 from harness.records.machine_id import ENTRIES
 from harness.records.record import Record
 
 #: The documents that the keys of artefacts are hashes of, by key, as a run file holds them.
 Documents = Mapping[str, Mapping[str, Any]]
+#: The documents that lead to a key, from the fresh network on.
+Lineage = list[Mapping[str, Any]]
 #: The entries of a worker's environment that must be equal for two runs' ratios to be compared.
 ENVIRONMENT = ("allocator", "threads", "interop_threads", "onednn", "cpu_capability")
 #: The entries of a worker's environment that differ from process to process, or that ``versions`` repeats.
@@ -28,8 +30,9 @@ def changes(old: Record, new: Record, old_documents: Documents, new_documents: D
 def of_the_cell(old: Record, new: Record, old_documents: Documents, new_documents: Documents) -> list[str]:
     """A line for each difference in steps and their parameters, code, plugins, data, the reference, the test examples.
 
-    Without the documents of both run files it compares the steps as the suites wrote them. A line also says when the
-    deployed files differ although their keys are equal.
+    Without the documents of both run files, and when the keys have different schemas, it compares the steps as the
+    suites wrote them. A line says when the deployed files differ although their keys are equal, and when they
+    differ and keys of different schemas cannot explain it.
     """
     return list(dict.fromkeys(_of_the_cell(old, new, old_documents, new_documents)))
 
@@ -55,25 +58,30 @@ def environment(record: Record) -> dict[str, Any]:
 
 def _of_the_cell(old: Record, new: Record, old_documents: Documents, new_documents: Documents) -> Iterator[str]:
     before, now = old.artefact, new.artefact
+    lineages = _lineage(before.key, old_documents), _lineage(now.key, new_documents)
+    across_schemas = schema_change(*lineages) if all(lineages) else None
     if before.key != now.key:
-        lines = list(_artefact(before.key, now.key, old_documents, new_documents))
+        lines = [] if across_schemas else list(_artefact(*lineages))
         recipes = [" > ".join(entry.step for entry in record.steps) for record in (old, new)]
         if not lines and recipes[0] != recipes[1]:
             lines = [f"steps {recipes[0]} -> {recipes[1]}"]
-        yield from lines or [f"artefact {before.key[:DIGITS]} -> {now.key[:DIGITS]}"]
+        elif across_schemas:
+            lines = [across_schemas] if before.sha256 != now.sha256 else []
+        yield from lines or ([] if across_schemas else [f"artefact {before.key[:DIGITS]} -> {now.key[:DIGITS]}"])
     elif before.sha256 != now.sha256:
         yield "the deployed file has other bytes, although its key is the same"
     if not old.is_reference:
-        keys = [record.reference_artefact.key for record in (old, new)]
-        if keys[0] != keys[1]:
-            yield f"reference's artefact {keys[0][:DIGITS]} -> {keys[1][:DIGITS]}"
+        first, second = old.reference_artefact, new.reference_artefact
+        if across_schemas and first.sha256 != second.sha256:
+            yield across_schemas
+        elif not across_schemas and first.key != second.key:
+            yield f"reference's artefact {first.key[:DIGITS]} -> {second.key[:DIGITS]}"
     if old.test_examples != new.test_examples:
         yield f"test examples {old.test_examples} -> {new.test_examples}"
 
 
-def _artefact(old: str, new: str, old_documents: Documents, new_documents: Documents) -> Iterator[str]:
+def _artefact(before: Lineage, now: Lineage) -> Iterator[str]:
     """What differs between two keys' documents, step by step; nothing where a document is missing."""
-    before, now = _lineage(old, old_documents), _lineage(new, new_documents)
     for first, second in zip_longest(before, now) if before and now else ():
         if first is None or second is None:
             verb, only = ("added", second) if first is None else ("removed", first)
@@ -84,9 +92,9 @@ def _artefact(old: str, new: str, old_documents: Documents, new_documents: Docum
         yield from (f"{second.get('step', 'network')}: {line}" for line in differences(before_own, now_own))
 
 
-def _lineage(key: str, documents: Documents) -> list[Mapping[str, Any]]:
+def _lineage(key: str, documents: Documents) -> Lineage:
     """The documents from the fresh network to ``key``; empty where one of them is missing."""
-    lineage: list[Mapping[str, Any]] = []
+    lineage: Lineage = []
     wanted: str | None = key
     while wanted is not None:
         document = documents.get(wanted)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -9,9 +10,9 @@ import pytest
 import toy
 from toy import Halve, Mimic, Tune
 
-from harness import Matrix, Step, Training, train
+from harness import Matrix, Step, Training, compressor, train
 from harness.build.plan import Plan, make
-from harness.plugin.manager import Origin, Plugins
+from harness.plugin.manager import KERNEL, Origin, Plugins, installed
 from harness.suite.matrix import Cell
 from harness.suite.presets import Preset, preset
 
@@ -117,11 +118,99 @@ def planned_module() -> Any:
     return plan
 
 
-def test_a_plugins_version_changes_the_keys_of_what_it_brings(plugins: Plugins, nowhere: None) -> None:
-    newer = Plugins()
-    newer.add(toy, Origin("toy", "toy-plugin", "1.3"))
-    before, after = (make(recipe(train()), p, lambda name: "f", preset("study"), "cpu") for p in (plugins, newer))
-    assert key(before) != key(after)
+def test_a_release_of_a_plugin_with_the_same_code_keeps_the_keys(plugins: Plugins, nowhere: None) -> None:
+    assert released("toy-plugin", "1.2") == released("toy-plugin", "1.3") == planned_key(plugins)
+    assert released("another", "1.2") != planned_key(plugins)
+
+
+def test_without_source_the_version_of_the_distribution_stands_for_the_code(
+    plugins: Plugins, nowhere: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with_source = planned_key(plugins)
+    monkeypatch.setattr(planned_module(), "code_digest", lambda kind: None)
+    assert len({with_source, released("toy-plugin", "1.2"), released("toy-plugin", "1.3")}) == 3
+
+
+def test_the_kernel_s_step_has_neither_a_release_nor_a_digest_in_its_key(planned: Callable[..., Plan]) -> None:
+    document = planned(recipe(train())).lineage(key(planned(recipe(train()))))[-1].document
+    assert document["plugin"] == "harness"
+    assert not {"code", "plugin_version"} & document.keys()
+
+
+def test_built_in_plugins_are_called_harness_whatever_their_distribution_is(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert Origin("toy", "toy-plugin", "1.2").id == "toy-plugin"
+    assert {origin.id for origin in installed().origins if origin.distribution == KERNEL.distribution} == {"harness"}
+    monkeypatch.setattr("harness.plugin.manager.KERNEL", Origin("kernel", "compression-harness", "9"))
+    assert Origin("ecg", "compression-harness", "9").id == "harness"
+    assert Origin("ecg", "harness-lookalike", "9").id == "harness-lookalike"
+
+
+def released(distribution: str, version: str) -> str:
+    """The key that a release of the toy plugin gives."""
+    plugins = Plugins()
+    plugins.add(toy, Origin("toy", distribution, version))
+    return planned_key(plugins)
+
+
+def planned_key(plugins: Plugins) -> str:
+    return key(make(recipe(train()), plugins, lambda name: "f", preset("study"), "cpu"))
+
+
+def test_fields_at_their_default_are_no_part_of_a_key(planned: Callable[..., Plan]) -> None:
+    documents = [node.document for node in planned(recipe(train(), Halve(), Halve(0.25), Tune())).nodes.values()]
+    assert [document.get("parameters") for document in documents] == [None, {}, {}, {"factor": 0.25}, {}]
+    assert documents[0]["root"] == {
+        "dataset": "toy", "architecture": "conv", "seed": 0, "device": "cpu", "evaluation": None
+    }  # fmt: skip
+    assert documents[0]["task"] == {"input_shape": [2, 16], "labels": ["high", "shaky"]}
+    assert documents[1]["training"]["train"] == {
+        "epochs": 4,
+        "batch": 16,
+        "optimizer": "SGD",
+        "optimizer_args": {"lr": 0.05, "momentum": 0.9},
+        "scheduler": "CosineAnnealingLR",
+        "scheduler_args": {"T_max": 4},
+    }
+
+
+def test_a_new_field_with_a_default_changes_no_key(
+    planned: Callable[..., Plan], plugins: Plugins, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Neither of a training nor of a step; the class is as a later version of it would be."""
+    before = key(planned(recipe(train(), Tune(3))))
+
+    @dataclasses.dataclass(frozen=True)
+    class LaterTraining(Training):
+        label_smoothing: float = 0.0
+
+    @dataclasses.dataclass(frozen=True)
+    class LaterTune(Tune):
+        warmup: int = 0
+
+    LaterTune.__module__ = Tune.__module__
+    usual = toy.Conv.training
+    later = lambda self, phase: LaterTraining(**vars(usual(self, phase)))  # noqa: E731
+    monkeypatch.setattr(toy.Conv, "training", later)
+    monkeypatch.setitem(plugins.steps._items, "tune", (LaterTune, plugins.steps.origin("tune")))
+    assert key(planned(recipe(train(), LaterTune(3)))) == before
+    assert key(planned(recipe(train(), LaterTune(3, warmup=1)))) != before
+
+
+def test_a_compressor_s_defaults_are_left_out_and_own_parameters_stay() -> None:
+    @compressor
+    def scale(model: Any, context: Any, factor: float = 0.5, *, which: str = "all") -> Any:
+        """Scale."""
+
+    class Own(Step):
+        name = "own"
+
+        def parameters(self) -> dict[str, Any]:
+            return {"a": 1.0, "b": None}
+
+    parameters = planned_module()._parameters
+    assert parameters(scale(), scale().parameters()) == {}
+    assert parameters(scale(which="some"), {}) == {"which": "some"}
+    assert parameters(Own(), Own().parameters()) == {"a": 1, "b": None}
 
 
 def test_presets_of_one_size_share_their_artefacts(planned: Callable[..., Plan]) -> None:
@@ -189,7 +278,7 @@ def test_the_form_of_the_data_enters_the_key_of_what_reads_another(
     planned: Callable[..., Plan], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     root = next(iter(planned(recipe(train())).nodes.values()))
-    assert "layout" not in root.document["root"], "artefacts made before there were layouts keep their keys"
+    assert "layout" not in root.document["root"], "it is at its default"
     flat = next(iter(planned(recipe(train(), architecture="flat")).nodes.values()))
     assert flat.document["root"]["layout"] == "mean"
     assert flat.document["task"]["input_shape"] == [2]

@@ -19,7 +19,7 @@ from fakes import Suite, benchmarks, logged
 from harness import CellError, DataError, Matrix, Step, UsageError, train
 from harness.api import Training
 from harness.build.executor import Executor
-from harness.build.fits import broken_promise, changed
+from harness.build.trainings import undeclared_difference, with_changes
 from harness.cli.main import main
 from harness.plugin.isolation import LINES, WIDTH, isolated
 from harness.plugin.manager import Origin, Plugins, installed
@@ -205,9 +205,9 @@ def test_a_method_is_called_by_its_name_and_errors_of_the_harness_pass(plugins: 
         (careless.mute(), "apply() of step 'mute' raised MuteError: (it cannot say what) ("),
         (careless.poisons(), "network that poisons() gives answers NaN or infinity for 1 of 2 labels of one example"),
         (careless.widens(), "widens() gives answers one example with the shape (1, 5), not (1, 2): a step keeps"),
-        (careless.Promises("train", 0), "told of fit('train', epochs=1) and never ran it: its key would not hold"),
-        (careless.Promises("train", 1), "fit('train', epochs=1) and never ran it and ran fit('finetune', epochs=1)"),
-        (careless.Promises("finetune", 2), "ran fit('finetune', epochs=1) and did not tell"),
+        (careless.Promises("train", 0), "declares fit('train', epochs=1) and did not run it: its key would not hold"),
+        (careless.Promises("train", 1), "fit('train', epochs=1) and did not run it and ran fit('finetune', epochs=1)"),
+        (careless.Promises("finetune", 2), "ran fit('finetune', epochs=1) and does not declare it"),
     ],
     ids=lambda value: str(value) if isinstance(value, Step) else "",
 )
@@ -246,10 +246,10 @@ def test_promises_are_compared_by_what_is_trained_in_any_order() -> None:
     usual = Training(2, 16, "SGD", {"lr": 0.1})
     both: Any = {"train": usual, "finetune": usual}
     fits: Any = (("train", {}), ("finetune", {"epochs": 1}), ("finetune", {"epochs": 2}))
-    ran: Any = [("finetune", usual), ("finetune", changed(usual, {"epochs": 1})), ("train", usual)]
-    assert broken_promise(fits, ran, both) is None
-    assert broken_promise(fits, ran[1:], both) is not None
-    assert broken_promise(None, ran, both) is None
+    ran: Any = [("finetune", usual), ("finetune", with_changes(usual, {"epochs": 1})), ("train", usual)]
+    assert undeclared_difference(fits, ran, both) is None
+    assert undeclared_difference(fits, ran[1:], both) is not None
+    assert undeclared_difference(None, ran, both) is None
 
 
 def test_what_cannot_say_what_it_trains_fails_its_own_cells(executor: Build) -> None:
@@ -294,7 +294,7 @@ FAIL = {
     "widens": "with the shape (1, 5), not (1, 2)",
     "nothing": "at least one epoch, one example",
     "frozen": "nothing can be trained",
-    "promises": "never ran it",
+    "promises": "did not run it",
     "wonders": "trainings() of step 'wonders' raised LookupError",
 }
 

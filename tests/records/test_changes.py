@@ -109,6 +109,29 @@ def test_the_reference_and_the_test_examples_are_told() -> None:
     assert of_the_cell(old, new, known, known) == ["test examples 20 -> 30"], "it is the reference itself"
 
 
+def across_schemas(**new: Any) -> list[str]:
+    """What is said of two records whose keys have schema 1 and 2."""
+    old_documents = documents(NETWORK | {"schema": 1}, train() | {"schema": 1})
+    new_documents = documents(NETWORK | {"schema": 2}, {"schema": 2, "step": "train", "plugin": "harness"})
+    sides = [of(known, reference="other", reference_artefact={"key": next(iter(known)), "sha256": "same"})
+             for known in (old_documents, new_documents)]  # fmt: skip
+    return changes(sides[0], sides[1] | new, old_documents, new_documents)
+
+
+SCHEMAS = "the keys have different schemas (1 -> 2), so the cause of a difference cannot be named"
+
+
+def test_across_schemas_no_cause_is_made_up() -> None:
+    """The documents differ in how they are written; only the files and the recipes can be compared."""
+    assert across_schemas() == [SCHEMAS]
+    key = list(documents(NETWORK | {"schema": 2}, {"schema": 2, "step": "train", "plugin": "harness"}))[-1]
+    same = {"artefact": {"key": key, "sha256": list(documents(NETWORK | {"schema": 1}, train() | {"schema": 1}))[-1]}}
+    assert across_schemas(**same) == [], "the file is the same"
+    assert across_schemas(**same, reference_artefact={"key": key, "sha256": "another"}) == [SCHEMAS]
+    other = [{"step": "train(epochs=2)", "facts": {}, "seconds": None}]
+    assert across_schemas(steps=other) == ["steps train() -> train(epochs=2)"]
+
+
 MACHINE = {"cpu": "a CPU", "memory_bytes": 16 * 2**30, "kernel": "6.1", "microcode": "0x1"}
 WORKERS = [{"threads": 1, "allocator": name, "pid": pid} for pid, name in enumerate("xyx")]
 ONE = [{"threads": 1, "allocator": "jemalloc", "pid": 3, "affinity": [1], "torch": "9"}]
