@@ -14,7 +14,7 @@ from harness.policy.rules import parse_rules, policy, project_rules
 from harness.report.output import check_form
 from harness.store.shared import shared_url
 from harness.suite.matrix import PROTOCOLS
-from harness.suite.presets import MOST_PROCESSES, PRESETS, Preset, preset
+from harness.suite.presets import PRESETS, Preset, preset
 from harness.text import DEFAULT_MARGIN, format_margin, parse_margin
 
 if TYPE_CHECKING:
@@ -109,11 +109,14 @@ def check_options(config: pytest.Config) -> None:
     if parse_margin(config.getoption("--harness-margin")) == 0:
         raise pytest.UsageError("--harness-margin 0: no run can show that two models are the same to the last digit")
     processes = config.getoption("--harness-processes")
-    if processes is not None and not 2 <= processes <= MOST_PROCESSES:
-        raise pytest.UsageError(
-            f"--harness-processes {processes}: from 2, which an interval needs, to {MOST_PROCESSES}, for each takes "
-            "some 200 MB; a larger margin needs fewer"
-        )
+    if processes is not None:
+        from harness.stats.verdict import MOST_PROCESSES  # here, because it imports scipy
+
+        if not 2 <= processes <= MOST_PROCESSES:
+            raise pytest.UsageError(
+                f"--harness-processes {processes}: from 2, which an interval needs, to {MOST_PROCESSES}, for each "
+                "takes some 200 MB; a larger margin needs fewer"
+            )
 
 
 def repeated_options(config: pytest.Config) -> dict[str, str | None]:

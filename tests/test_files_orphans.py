@@ -28,8 +28,7 @@ from pathlib import Path
 
 import numpy as np
 
-from harness.measure.protocol import serve
-from harness.measure.worker import Worker
+from harness.measure.worker import Worker, serve
 
 
 def behave(file):

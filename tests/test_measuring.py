@@ -12,7 +12,7 @@ import pytest
 
 from harness.gate.latency import BETWEEN_RUNS
 from harness.measure.noise import SIGNALS
-from harness.measure.warmup import TOLERANCE, WINDOW
+from harness.measure.timing import TOLERANCE, WINDOW
 from harness.records.runs import read_records
 from harness.run.deployment import TIMED_INPUTS
 from harness.suite.presets import PRESETS

@@ -12,7 +12,7 @@ from harness.build.artefact import build
 from harness.api import Architecture, Step, Task, Training
 from harness.errors import HarnessError, UsageError
 from harness.keys import key_of
-from harness.measure.warmup import WINDOW
+from harness.measure.timing import WINDOW
 from harness.nn.operations import count, parameters
 from harness.build.plan import Node, Plan
 from harness.plugin.manager import Plugins

@@ -28,8 +28,7 @@ from harness.measure.pool import PairedSamples, Workers
 from harness.measure.profile import resolve_allocator
 from harness.measure.timing import Amount
 from harness.stats.ratios import Ratio, minimum_detectable_effect, paired_ratio
-from harness.stats.verdict import Verdict, judge
-from harness.suite.presets import MOST_PROCESSES
+from harness.stats.verdict import MOST_PROCESSES, Verdict, decide_verdicts
 from harness.text import format_margin, percent
 
 logger = logging.getLogger(__name__)
@@ -170,7 +169,7 @@ def diagnose(margin: float, host: Host, itself: Sequence[PairedSamples], planted
     if change is None:
         raise MeasureError("what a machine resolves shows only over at least two processes")
     # What was planted is no part of the family over which false discoveries are controlled: it is none.
-    verdicts = judge(per_process, margin) + judge([ratios[-1].per_process], margin)
+    verdicts = decide_verdicts(per_process, margin) + decide_verdicts([ratios[-1].per_process], margin)
     *alone, slowed = (
         Comparison(ratio, verdict, tuple(findings(samples, None if samples is first else first)))
         for samples, ratio, verdict in zip((*itself, planted), ratios, verdicts, strict=True)

@@ -19,8 +19,7 @@ from typing import TYPE_CHECKING, ClassVar
 import numpy as np
 
 from harness.api import Predictor, Runtime
-from harness.measure.protocol import serve
-from harness.measure.worker import Worker
+from harness.measure.worker import Worker, serve
 
 if TYPE_CHECKING:
     import torch

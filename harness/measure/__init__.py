@@ -1,1 +1,1 @@
-"""Timing in processes of their own: the environment, the worker, the pool of workers, and the statistics."""
+"""Measure deployed files in worker processes: profiles, workers, timing in pairs, noise, the latency of a cell."""

@@ -145,7 +145,7 @@ class LatencyTimer:
         The verdicts of a matrix are judged together, for among many cells some look slower by chance. Without
         ``confirm`` (the run was interrupted) what seems slower stays inconclusive.
         """
-        from harness.stats.verdict import judge
+        from harness.stats.verdict import decide_verdicts
 
         suspects = []
         for _, group in itertools.groupby(sorted(self._timed, key=_family), key=_family):
@@ -156,7 +156,7 @@ class LatencyTimer:
                     timing.verdict = self._verdict("contaminated", _explain(timing.exceeded))
                 else:
                     clean.append(entry)
-            verdicts = judge([timing.per_process for _, timing, _ in clean], self._margin)
+            verdicts = decide_verdicts([timing.per_process for _, timing, _ in clean], self._margin)
             for entry, found in zip(clean, verdicts, strict=True):
                 if found.kind == "slower":
                     suspects.append((entry, self._verdict("slower", found.reason, found.p)))

@@ -1,22 +1,27 @@
-"""The timed loops: single calls in pairs or alone, with nothing between the clock's readings but the call."""
+"""Time single calls inside one process: two models in pairs, or one model alone.
+
+Nothing but the call itself lies between two readings of the clock.
+"""
 
 from __future__ import annotations
 
 import contextlib
 import dataclasses
+import functools
 import gc
+import mmap
+import random
+import statistics
 import time
+import zlib
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
-from harness.measure.canary import canary
 from harness.measure.machine import Counters, Disturbance, read_counters
-from harness.measure.schedule import schedule
-from harness.measure.warmup import WINDOW, steady_at_the_end
 
-#: However slow the calls are, so many of each arm warm up, and so many pairs are timed.
+#: However slow the calls are, each arm warms up with this many calls, and this many pairs are timed.
 LEAST_WARMUP, LEAST_PAIRS = 5, 12
-#: The pairs are cut into so many parts; before each and after the last the canary is timed so often.
+#: The pairs are cut into PARTS; the canary is timed CANARY_CALLS times before each part and after the last.
 PARTS, CANARY_CALLS = 4, 5
 
 Call = Callable[[Any], Any]
@@ -25,11 +30,10 @@ Clock = Callable[[], int]
 
 @dataclasses.dataclass(frozen=True)
 class Amount:
-    """How much one process times: ``pairs``, after at most ``warmup`` calls of each arm.
+    """How much one process times: ``pairs``, after at most ``warmup`` untimed calls of each arm.
 
-    With ``until_steady`` the warm-up ends as soon as both arms are steady, else it is exactly that long. With
-    ``seconds`` there are fewer calls of both kinds when they are slow, so that the warm-up takes not much longer than
-    half of it, and the pairs than all of it.
+    With ``until_steady`` the warm-up ends as soon as both arms are steady; otherwise it has exactly ``warmup`` calls.
+    ``seconds`` bounds slow calls: the warm-up takes not much more than half of it, the pairs not much more than all.
     """
 
     pairs: int
@@ -39,12 +43,12 @@ class Amount:
 
 
 @dataclasses.dataclass(frozen=True)
-class Timing:
-    """What one process measured: nanoseconds of each call of both arms, pair by pair, and what disturbed them.
+class ProcessTiming:
+    """What one process measured: nanoseconds of each call of both arms, pair by pair, and what disturbed it.
 
-    ``warmup`` counts the untimed calls of each arm before, ``steady`` says whether they ended steady (None: not asked,
-    or too few). ``canary`` has the nanoseconds of the canary, PARTS + 1 groups of CANARY_CALLS, in the order of time.
-    ``collections`` (of garbage) and ``disturbance`` are of the time from the first pair to the last.
+    ``warmup`` counts the untimed calls of each arm. ``steady`` says whether they ended steady (None: not asked for, or
+    too few calls). ``canary`` holds nanoseconds, PARTS + 1 groups of CANARY_CALLS in chronological order.
+    ``collections`` (garbage collections) and ``disturbance`` cover the time from the first pair to the last.
     """
 
     reference: list[int]
@@ -67,53 +71,53 @@ def time_pairs(
     consume: Callable[[Any], object],
     clock: Clock = time.perf_counter_ns,
     counters: Callable[[], Counters] = lambda: read_counters(None),
-) -> Timing:
-    """Time both arms on one input after the other, each pair on the same input, in the order of ``schedule``.
+) -> ProcessTiming:
+    """Time both arms in pairs on the same input, in the order of `schedule`.
 
-    Before each timed call the same arm makes an untimed one on that input: a model that is deployed follows itself, and
-    what the other one leaves in the caches was seen to cost an int8 network a tenth of its time. Every output is kept
-    alive while the clock runs (freeing one is no part of a call) and then handed to ``consume``.
+    Before each timed call the same arm makes an untimed call on the same input. A deployed model follows itself, and
+    what the other arm leaves in the caches cost an int8 network a tenth of its time. Outputs stay alive while the clock
+    runs, because freeing one is no part of a call; then each is passed to ``consume``.
     """
-    taken: dict[bool, list[int]] = {True: [], False: []}
+    times: dict[bool, list[int]] = {True: [], False: []}
     outputs: list[Any] = []
-    work = canary()
+    canary_work = canary()
     began = clock()
-    warm, is_steady = _warm_up((reference, candidate), inputs, amount, outputs, clock)
+    warm, steady = _warm_up((reference, candidate), inputs, amount, outputs, clock)
     pairs = amount.pairs
     if amount.seconds is not None and warm:
-        # Each takes twice as long as a call of the warm-up, for an untimed one comes before it.
+        # A timed call takes twice the time of a warm-up call, because an untimed call precedes it.
         affordable = int(amount.seconds * 1e9 * warm / max(1, clock() - began) / 2)
         pairs = min(pairs, max(LEAST_PAIRS, affordable))
     plan = schedule(pairs, len(inputs), seed)
-    parts = {pairs * part // PARTS for part in range(PARTS)}
+    part_starts = {pairs * part // PARTS for part in range(PARTS)}
     canary_times: list[list[int]] = []
     with _no_garbage_collection():
-        collected, before = _collections(), counters()
+        collections_before, counters_before = _collections(), counters()
         for index, pair in enumerate(plan):
             example = inputs[pair.input]
-            if index in parts:
-                canary_times.append(_time_canary(work, clock))
+            if index in part_starts:
+                canary_times.append(_time_canary(canary_work, clock))
             for is_reference in (pair.reference_first, not pair.reference_first):
                 arm = reference if is_reference else candidate
-                before_it = arm(example)
+                untimed = arm(example)
                 start = clock()
                 output = arm(example)
                 stop = clock()
-                taken[is_reference].append(stop - start)
-                outputs += (before_it, output)
-        canary_times.append(_time_canary(work, clock))
-        collected, disturbance = _collections() - collected, counters().since(before)
+                times[is_reference].append(stop - start)
+                outputs += (untimed, output)
+        canary_times.append(_time_canary(canary_work, clock))
+        collections, disturbance = _collections() - collections_before, counters().since(counters_before)
     for output in outputs:
         consume(output)
-    return Timing(
-        reference=taken[True],
-        candidate=taken[False],
+    return ProcessTiming(
+        reference=times[True],
+        candidate=times[False],
         reference_first=[pair.reference_first for pair in plan],
         inputs=[pair.input for pair in plan],
         warmup=warm,
-        steady=is_steady,
+        steady=steady,
         canary=canary_times,
-        collections=collected,
+        collections=collections,
         disturbance=disturbance,
     )
 
@@ -126,59 +130,28 @@ def time_single(
     consume: Callable[[Any], object],
     clock: Clock = time.perf_counter_ns,
 ) -> list[int]:
-    """Nanoseconds of each of ``calls`` of one model on one input after the other, after ``warmup`` untimed ones.
+    """Time ``calls`` calls of one model, nanoseconds each, on the inputs in turn, after ``warmup`` untimed calls.
 
-    The protocol of study B, as of most papers: nothing is compared here, so that nothing cancels what the machine does.
+    This is the protocol of study B and of most papers. Without a pair, nothing cancels what the machine does.
     """
     outputs = [model(inputs[index % len(inputs)]) for index in range(warmup)]
-    taken = []
+    times = []
     with _no_garbage_collection():
         for index in range(calls):
             example = inputs[index % len(inputs)]
             start = clock()
             output = model(example)
             stop = clock()
-            taken.append(stop - start)
+            times.append(stop - start)
             outputs.append(output)
     for output in outputs:
         consume(output)
-    return taken
-
-
-def _warm_up(
-    arms: Sequence[Call], inputs: Sequence[Any], amount: Amount, outputs: list[Any], clock: Clock
-) -> tuple[int, bool | None]:
-    """How many calls of each arm were made, and whether they ended steady (None: not asked, or too few to tell)."""
-    taken: list[list[int]] = [[] for _ in arms]
-    began = clock()
-    for count in range(amount.warmup):
-        late = amount.seconds is not None and clock() - began > amount.seconds * 1e9 / 2
-        if late and count >= LEAST_WARMUP:
-            break
-        if amount.until_steady and all(steady_at_the_end(times) for times in taken):
-            break
-        for arm, times in zip(arms, taken, strict=True):
-            start = clock()
-            outputs.append(arm(inputs[count % len(inputs)]))
-            times.append(clock() - start)
-    warm = len(taken[0])
-    asked = amount.until_steady and warm >= 2 * WINDOW
-    return warm, all(steady_at_the_end(times) for times in taken) if asked else None
-
-
-def _time_canary(work: Callable[[], object], clock: Clock) -> list[int]:
-    work()  # finds the caches full of the model
-    taken = []
-    for _ in range(CANARY_CALLS):
-        start = clock()
-        work()
-        taken.append(clock() - start)
-    return taken
+    return times
 
 
 @contextlib.contextmanager
 def _no_garbage_collection() -> Iterator[None]:
-    """Collect now, and not again before the end."""
+    """Collect garbage now, and not again before the end."""
     was_enabled = gc.isenabled()
     gc.collect()
     gc.disable()
@@ -191,3 +164,122 @@ def _no_garbage_collection() -> Iterator[None]:
 
 def _collections() -> int:
     return sum(generation["collections"] for generation in gc.get_stats())
+
+
+# -------------------------------------------------------------------------------------------------------- schedule
+
+
+@dataclasses.dataclass(frozen=True)
+class ScheduledPair:
+    """One pair: the index of the input that both arms get, and whether the reference goes first."""
+
+    input: int
+    reference_first: bool
+
+
+def schedule(pairs: int, inputs: int, seed: int) -> tuple[ScheduledPair, ...]:
+    """Draw a balanced random order: each arm goes first in half of the pairs, inputs are used about equally often.
+
+    Random, because a fixed ABAB or ABBA can fall in step with something periodic in the machine. Balanced, because
+    going first has a small cost (what the other arm left in the caches).
+    """
+    rng = random.Random(seed)
+    ahead = pairs // 2 + (pairs % 2) * rng.randrange(2)
+    orders = [True] * ahead + [False] * (pairs - ahead)
+    rng.shuffle(orders)
+    indices: list[int] = []
+    while len(indices) < pairs:
+        indices += rng.sample(range(inputs), inputs)
+    return tuple(ScheduledPair(index, first) for index, first in zip(indices, orders, strict=False))
+
+
+# --------------------------------------------------------------------------------------------------------- warm-up
+
+#: Calls in a window of the warm-up test.
+WINDOW = 20
+#: The quartiles of two steady windows differ by at most this share.
+TOLERANCE = 0.05
+#: A first call this many interquartile ranges above the third quartile is an outlier (Tukey).
+FENCE = 1.5
+
+
+def _warm_up(
+    arms: Sequence[Call], inputs: Sequence[Any], amount: Amount, outputs: list[Any], clock: Clock
+) -> tuple[int, bool | None]:
+    """Return how many calls of each arm were made, and whether they ended steady (None: not asked for, or too few)."""
+    times: list[list[int]] = [[] for _ in arms]
+    began = clock()
+    for count in range(amount.warmup):
+        late = amount.seconds is not None and clock() - began > amount.seconds * 1e9 / 2
+        if late and count >= LEAST_WARMUP:
+            break
+        if amount.until_steady and all(ends_steady(arm_times) for arm_times in times):
+            break
+        for arm, arm_times in zip(arms, times, strict=True):
+            start = clock()
+            outputs.append(arm(inputs[count % len(inputs)]))
+            arm_times.append(clock() - start)
+    warm = len(times[0])
+    testable = amount.until_steady and warm >= 2 * WINDOW
+    return warm, all(ends_steady(arm_times) for arm_times in times) if testable else None
+
+
+def is_steady(earlier: Sequence[int], later: Sequence[int]) -> bool:
+    """Test two windows of times for a trend: steady if the first call is no outlier and the quartiles agree within 5 %.
+
+    After ``test_calibrate_warmups`` of pyperf 2.10, whose values average 100 ms or more. It also compares means and
+    median absolute deviations. Single calls do not allow that: outliers dominate their mean, and the deviations of two
+    windows of 20 calls differ by a quarter by chance alone.
+    """
+    first, *others = [*earlier, *later]
+    low, _, high = statistics.quantiles(others, n=4)
+    if first > high + FENCE * (high - low):
+        return False
+    before, after = statistics.quantiles(earlier, n=4), statistics.quantiles(later, n=4)
+    return all(abs(one - two) <= TOLERANCE * two for one, two in zip(before, after, strict=True))
+
+
+def ends_steady(times: Sequence[int]) -> bool:
+    """Whether ``times`` has two windows at its end and they are steady."""
+    return len(times) >= 2 * WINDOW and is_steady(times[-2 * WINDOW : -WINDOW], times[-WINDOW:])
+
+
+# ---------------------------------------------------------------------------------------------------------- canary
+
+#: The canary's work: this many times, copy COPIED bytes and compute the checksum of CHECKED bytes.
+CANARY_ROUNDS, CHECKED, COPIED = 8, 128 * 1024, 64 * 1024
+#: The two buffers of the copy start at different offsets in their pages; otherwise loads would wait for stores.
+OFFSET = 2048
+
+
+@functools.cache
+def canary() -> Callable[[], object]:
+    """Return the canary: a fixed piece of work of some tenths of a millisecond that shows what the machine does.
+
+    It computes checksums and copies in less memory than a core caches. It allocates nothing and uses neither torch nor
+    BLAS, so no allocator, thread count or library version changes its time; only the machine does. A process keeps one
+    canary, because the place of its buffers matters: of two larger ones, allocated anew, one was a sixth slower.
+    """
+    data, source, target = (memoryview(mmap.mmap(-1, size)) for size in (CHECKED, COPIED, COPIED + OFFSET))
+    data[:] = bytes(range(256)) * (CHECKED // 256)
+    source[:] = data[:COPIED]
+    target = target[OFFSET:]
+
+    def work() -> object:
+        checksum = 0
+        for _ in range(CANARY_ROUNDS):
+            target[:] = source
+            checksum = zlib.crc32(data, checksum)
+        return checksum
+
+    return work
+
+
+def _time_canary(work: Callable[[], object], clock: Clock) -> list[int]:
+    work()  # untimed, because the model's data fill the caches
+    times = []
+    for _ in range(CANARY_CALLS):
+        start = clock()
+        work()
+        times.append(clock() - start)
+    return times

@@ -1,12 +1,13 @@
-"""The process that times: started in a profile's environment, it verifies what it got, then answers requests.
+"""Run the worker process: verify the environment of a profile, then time, run and weigh deployed files on request.
 
-``python -m harness.measure.worker`` reads one JSON object a line from its standard input and answers each with one.
-It lives until its input ends, or its parent does.
+``python -m harness.measure.worker`` reads one JSON object per line from its standard input and answers each with one
+line. It ends when its input ends or its parent dies.
 """
 
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import dataclasses
 import functools
 import gc
@@ -15,17 +16,19 @@ import json
 import os
 import platform
 import resource
+import select
+import signal
+import sys
 from collections.abc import Callable, Iterator, Mapping
 from importlib.metadata import version
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TextIO
 
 from harness import errors
-from harness.errors import CellError, HarnessError
+from harness.errors import CellError, HarnessError, describe_error
 from harness.measure.environment import environment, libraries, mapped_files, pin, verify, verify_allocator
 from harness.measure.machine import read_counters
 from harness.measure.process import how_it_ended
-from harness.measure.protocol import die_with_parent, reply_of, serve
 from harness.measure.timing import Amount, time_pairs, time_single
 
 if TYPE_CHECKING:
@@ -33,17 +36,19 @@ if TYPE_CHECKING:
 
     from harness.api import Predictor, Runtime
 
+#: Examples per call of `Worker.predict`.
 BATCH = 128
+PR_SET_PDEATHSIG = 1
 
 
 class Worker:
-    """Answers the requests: hello first, then time, time_single, memory and predict in any order."""
+    """Answers requests: hello first, then time, time_single, memory and predict in any order."""
 
     def __init__(self, runtime: Callable[[str], Runtime] | None = None) -> None:
-        """``runtime`` gives the runtime of a name; by default the one that a plugin brought."""
-        self._runtime = runtime or _brought
+        """``runtime`` maps a name to a runtime; by default to the installed plugins' runtimes."""
+        self._runtime = runtime or _installed_runtime
         self._cpus: list[int] | None = None
-        self._wanted: dict[str, Any] = {}
+        self._expected: dict[str, Any] = {}
         self._actions: dict[str, Callable[..., Any]] = {
             "hello": self.hello,
             "time": self.time,
@@ -58,7 +63,7 @@ class Worker:
     def hello(
         self, allocator: str, library: str | None, threads: int, cpus: list[int] | None, onednn: bool, isa: str
     ) -> dict[str, Any]:
-        """Set up what can only be set from inside, verify everything, and say what was found."""
+        """Set what can only be set from inside, verify the environment, and return it."""
         import torch
 
         from harness.plugin.manager import installed
@@ -67,10 +72,10 @@ class Worker:
         torch.set_num_interop_threads(1)
         torch.backends.mkldnn.set_flags(onednn)  # type: ignore[no-untyped-call]
         if cpus is not None:
-            pin(cpus)  # only now: importing torch may start threads and has been seen to change the affinity
-        installed()  # so that no later request pays for the import of plugins
+            pin(cpus)  # after the import: torch may start threads and was seen to change the affinity
+        installed()  # import the plugins now, not in a later request
         has_onednn = bool(torch.backends.mkldnn.is_available())  # type: ignore[no-untyped-call]
-        found = {
+        actual = {
             "allocator": allocator,
             "library": library,
             **environment(),
@@ -82,12 +87,12 @@ class Worker:
             "pid": os.getpid(),
         }
         gc.collect()
-        gc.freeze()  # what was imported stays; the collections to come, one before each timing, then take no time
+        gc.freeze()  # imported modules stay; this makes the collection before each timing fast
         verify_allocator(allocator, library, mapped_files())
-        self._cpus = found["affinity"]
-        self._wanted = {"threads": threads, "cpus": cpus, "onednn": onednn and has_onednn, "isa": isa}
-        verify(found, **self._wanted)
-        return found
+        self._cpus = actual["affinity"]
+        self._expected = {"threads": threads, "cpus": cpus, "onednn": onednn and has_onednn, "isa": isa}
+        verify(actual, **self._expected)
+        return actual
 
     def time(
         self,
@@ -99,10 +104,10 @@ class Worker:
         seed: int,
         reference_first: bool,
     ) -> dict[str, Any]:
-        """Load both files and time them in pairs. The same file twice gives two copies that share nothing.
+        """Load both files and time them in pairs. The same file twice gives two copies that share no memory.
 
-        Who is loaded first, as ``reference_first`` says, gets the better or the worse place in memory. Afterwards the
-        environment is verified again, for what a plugin changes would stay so for all that come later.
+        ``reference_first`` says which is loaded first, because that affects its place in memory. Afterwards the
+        environment is verified again, because a plugin's change would affect every later timing.
         """
         import torch
 
@@ -121,43 +126,43 @@ class Worker:
             )
         del predictors
         gc.collect()
-        verify(environment(), **self._wanted)
+        verify(environment(), **self._expected)
         return dataclasses.asdict(timing)
 
     def time_single(self, runtime: str, file: Mapping[str, str], inputs: str, calls: int, warmup: int) -> list[int]:
-        """Load one file and time its calls, one after the other."""
+        """Load one file and time its calls, nanoseconds each."""
         import torch
 
         with torch.inference_mode():
             predictor = _load(self._runtime(runtime), file)
-            taken = time_single(predictor, _batches(inputs, 1), calls, warmup, consume=_check_finite)
+            times = time_single(predictor, _batches(inputs, 1), calls, warmup, consume=_check_finite)
         del predictor
         gc.collect()
-        return taken
+        return times
 
     def memory(self, runtime: str, file: Mapping[str, str], inputs: str) -> dict[str, int]:
-        """Bytes resident before the file is loaded, and at the peak of running each input once, after it was loaded.
+        """Measure resident bytes: before the file is loaded, and the peak of running each input once afterwards.
 
-        A fork of this process does it. As long as this one runs no model itself, every file finds the same memory,
-        as in a fresh process, without waiting for the import of torch.
+        A fork of this process measures. As long as this process runs no model itself, every file finds the same
+        memory, as in a fresh process, without another import of torch.
         """
         reading, writing = os.pipe()
         worker, child = os.getpid(), os.fork()
         if child == 0:
             die_with_parent()
             if os.getppid() != worker:
-                os._exit(1)  # it died before it could take this process with it
-            answer = reply_of(lambda: self._memory(runtime, file, inputs))
-            os.write(writing, json.dumps(answer).encode())
+                os._exit(1)  # the worker died before the line above took effect
+            reply = _reply(lambda: self._memory(runtime, file, inputs))
+            os.write(writing, json.dumps(reply).encode())
             os._exit(0)
         os.close(writing)
         with os.fdopen(reading) as pipe:
-            told = pipe.read()
+            text = pipe.read()
         _, status = os.waitpid(child, 0)
-        if not told:
+        if not text:
             end = how_it_ended(os.waitstatus_to_exitcode(status))
-            raise CellError(f"the process that ran {file['path']} for its memory {end}")
-        reply = json.loads(told)
+            raise CellError(f"the process that measured the memory of {file['path']} {end}")
+        reply = json.loads(text)
         if "error" in reply:
             raise getattr(errors, reply["error"]["kind"], CellError)(reply["error"]["text"])
         result: dict[str, int] = reply["ok"]
@@ -171,58 +176,58 @@ class Worker:
         baseline = _resident("VmRSS")
         with torch.inference_mode():
             predictor = _load(engine, file)
-            _reset_peak()  # rebuilding a network can take more than running it ever does
+            _reset_peak()  # loading a network can take more memory than running it
             for example in examples:
                 _check_finite(predictor(example))
         return {"baseline": baseline, "peak": _resident("VmHWM")}
 
     def predict(self, runtime: str, file: Mapping[str, str], inputs: str, output: str) -> None:
-        """Write what the file answers for all inputs (n, *input_shape) into ``output``, a .npy of (n, labels)."""
+        """Write the file's outputs for all inputs (n, *input_shape) to ``output``, a .npy of (n, labels)."""
         import numpy as np
         import torch
 
         engine = self._runtime(runtime)
         predictor = _load(engine, file)
         batches = _batches(inputs, BATCH)
-        with torch.inference_mode(), _named(engine, "a deployed file"):
-            parts = [predictor(batch) for batch in batches]
-            for part in parts:
-                if not isinstance(part, torch.Tensor):
-                    raise TypeError(f"it answers with {type(part).__name__}, not with a tensor")
-            answers = torch.cat(parts).numpy()
-        np.save(output, answers, allow_pickle=False)
+        with torch.inference_mode(), _attributed(engine, "a deployed file"):
+            outputs = [predictor(batch) for batch in batches]
+            for tensor in outputs:
+                if not isinstance(tensor, torch.Tensor):
+                    raise TypeError(f"it returns {type(tensor).__name__}, not a tensor")
+            scores = torch.cat(outputs).numpy()
+        np.save(output, scores, allow_pickle=False)
 
 
-def _brought(name: str) -> Runtime:
+def _installed_runtime(name: str) -> Runtime:
     from harness.plugin.manager import installed
 
     return installed().runtimes.get(name)
 
 
 def _load(runtime: Runtime, file: Mapping[str, str]) -> Predictor:
-    """Load a deployed file, if it still is the file that the request means."""
+    """Load a deployed file after checking its hash."""
     path = Path(file["path"])
-    found = hashlib.sha256(path.read_bytes()).hexdigest()
-    if found != file["sha256"]:
-        raise CellError(f"{path} changed while it was measured: its SHA-256 was {file['sha256']}, now it is {found}")
-    with _named(runtime, "load()"):
+    actual = hashlib.sha256(path.read_bytes()).hexdigest()
+    if actual != file["sha256"]:
+        raise CellError(f"{path} changed while it was measured: its SHA-256 was {file['sha256']}, now it is {actual}")
+    with _attributed(runtime, "load()"):
         predictor = runtime.load(path)
         if not callable(predictor):
-            raise TypeError(f"it gives {type(predictor).__name__}, which cannot be called")
+            raise TypeError(f"it returns {type(predictor).__name__}, which cannot be called")
         return predictor
 
 
 @contextlib.contextmanager
-def _named(runtime: Runtime, what: str) -> Iterator[None]:
-    """Whatever a runtime raises becomes a CellError that names it."""
+def _attributed(runtime: Runtime, call: str) -> Iterator[None]:
+    """Convert exceptions of a runtime to a CellError that names the runtime."""
     try:
         yield
     except HarnessError:
         raise
     except (Exception, SystemExit) as error:
         name = getattr(runtime, "name", type(runtime).__name__)
-        told = errors.describe_error(error, type(runtime))
-        raise CellError(f"{what} of runtime {name!r} raised {told}") from error
+        description = describe_error(error, type(runtime))
+        raise CellError(f"{call} of runtime {name!r} raised {description}") from error
 
 
 def _batches(file: str, size: int) -> list[torch.Tensor]:
@@ -234,22 +239,75 @@ def _batches(file: str, size: int) -> list[torch.Tensor]:
 
 def _check_finite(output: torch.Tensor) -> None:
     if not bool(output.isfinite().all()):
-        raise CellError("the deployed file answers NaN or infinity on real inputs, so its latency means nothing")
+        raise CellError(
+            "the deployed file returns NaN or infinity on real inputs, so its latency is meaningless: check the model"
+        )
 
 
 def _reset_peak() -> None:
-    """Forget the peak so far, if the kernel lets us."""
+    """Reset the peak of resident memory, if the kernel allows it."""
     with contextlib.suppress(OSError):
         Path("/proc/self/clear_refs").write_text("5")
 
 
 def _resident(field: str) -> int:
-    """Bytes: VmRSS (now) or VmHWM (at the peak); without /proc, the peak."""
+    """Resident bytes: VmRSS (now) or VmHWM (the peak); the peak in both cases where there is no /proc."""
     try:
         status = Path("/proc/self/status").read_text()
     except FileNotFoundError:
-        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss  # macOS gives bytes
+        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss  # bytes on macOS
     return int(status.partition(f"{field}:")[2].split()[0]) * 1024
+
+
+# -------------------------------------------------------------------------------------------------------- protocol
+
+
+def serve(answer: Callable[[dict[str, Any]], Any]) -> None:
+    """Answer requests until the input ends: ``{"ok": value}``, or ``{"error": {kind, text}}`` if ``answer`` raises."""
+    requests, replies = _private_streams()
+    die_with_parent()
+    if _deserted(requests):
+        return  # the parent died before the line above took effect
+    for line in requests:
+        replies.write(json.dumps(_reply(functools.partial(_answer_line, answer, line))) + "\n")
+        replies.flush()
+
+
+def _answer_line(answer: Callable[[dict[str, Any]], Any], line: str) -> Any:
+    return answer(json.loads(line))
+
+
+def _reply(answer: Callable[[], Any]) -> dict[str, Any]:
+    try:
+        return {"ok": answer()}
+    except HarnessError as error:
+        return {"error": {"kind": type(error).__name__, "text": str(error)}}
+    except (Exception, SystemExit) as error:
+        return {"error": {"kind": "CellError", "text": describe_error(error)}}
+
+
+def _private_streams() -> tuple[TextIO, TextIO]:
+    """Reserve standard input and output for the protocol: what a plugin prints goes to standard error."""
+    requests, replies = os.fdopen(os.dup(0)), os.fdopen(os.dup(1), "w")
+    nothing = os.open(os.devnull, os.O_RDONLY)
+    os.dup2(nothing, 0)
+    os.close(nothing)
+    os.dup2(2, 1)
+    return requests, replies
+
+
+def die_with_parent() -> None:
+    """Arrange to be killed when the parent dies, even during a request. Without Linux, only the input's end does it."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent handles Ctrl-C
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+
+
+def _deserted(requests: TextIO) -> bool:
+    """Whether nobody holds the other end of the pipe any more; requests may still be in it."""
+    poll = select.poll()
+    poll.register(requests, 0)  # a hang-up is always reported
+    return any(event & select.POLLHUP for _, event in poll.poll(0))
 
 
 if __name__ == "__main__":

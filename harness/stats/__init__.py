@@ -1,1 +1,1 @@
-"""Statistics on arrays: ratios, verdicts, bootstrap, change points."""
+"""Pure functions on arrays: ratios of timings, verdicts, quality with bootstrap intervals, change points."""

@@ -1,28 +1,29 @@
-"""How good probabilities are, under many weightings at once, and bootstrap intervals over patients. NumPy alone."""
+"""Compute quality metrics of probabilities under many weightings at once, and bootstrap intervals over patients."""
 
 from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable
-from typing import Any, overload
+from typing import Any, TypeAlias, overload
 
 import numpy as np
 from numpy.typing import NDArray
 
-from harness.api import WeightedMetric
 from harness.errors import CellError
 
-#: Bootstrap samples evaluated at a time: their weights stay within a core's cache for a few thousand examples.
+#: A metric of scores and targets, both (n, labels), under weights (n, samples): one value per sample, (samples,).
+WeightedFunction: TypeAlias = Callable[[NDArray[Any], NDArray[Any], NDArray[np.float64]], NDArray[np.float64]]
+#: Bootstrap samples evaluated at once: for a few thousand examples their weights fit into a core's cache.
 CHUNK = 32
-#: Bins of the calibration error, of equal width.
+#: Number of bins of the calibration error, of equal width.
 BINS = 10
 
 
 @dataclasses.dataclass(frozen=True)
-class Interval:
-    """A figure, or its difference, candidate minus reference, with its percentile bootstrap interval.
+class BootstrapInterval:
+    """A metric, or its difference candidate minus reference, with a percentile bootstrap interval.
 
-    ``redrawn`` counts the samples that were drawn again because a label had only one class in them.
+    ``redrawn`` counts the bootstrap samples that were replaced because the metric was undefined in them.
     """
 
     estimate: float
@@ -37,10 +38,10 @@ class Interval:
 def auroc(
     scores: NDArray[Any], targets: NDArray[Any], weights: NDArray[np.float64] | None = None
 ) -> NDArray[np.float64]:
-    """The area under the ROC curve of each label, (labels,), or (labels, samples) for ``weights`` (n, samples).
+    """Compute the area under the ROC curve of each label, (labels,), or (labels, samples) for ``weights`` (n, samples).
 
-    It is the probability that a positive example scores above a negative one, ties counting one half (Hanley and
-    McNeil 1982, doi 10.1148/radiology.143.1.7063747). NaN for a label without positives or without negatives, and for
+    It is the probability that a positive example scores above a negative one; ties count one half (Hanley and
+    McNeil 1982, doi:10.1148/radiology.143.1.7063747). NaN for a label without positives or without negatives, and for
     scores that are not finite. ``scores`` and ``targets`` are (n, labels), targets 0 or 1.
     """
     every = np.ones((len(scores), 1)) if weights is None else weights
@@ -50,7 +51,7 @@ def auroc(
 
 
 def _auroc(scores: NDArray[Any], positive: NDArray[np.bool_], weights: NDArray[np.float64]) -> NDArray[np.float64]:
-    """For each positive, the weight of the negatives below it, plus half of those that tie."""
+    """Sum for each positive the weight of the negatives below it, plus half the weight of ties."""
     if not np.isfinite(scores).all():
         return np.full(weights.shape[1], np.nan)
     order = np.argsort(scores[~positive], kind="stable")
@@ -74,7 +75,7 @@ def macro_auroc(scores: NDArray[Any], targets: NDArray[Any], weights: NDArray[np
 def macro_auroc(
     scores: NDArray[Any], targets: NDArray[Any], weights: NDArray[np.float64] | None = None
 ) -> float | NDArray[np.float64]:
-    """The mean of the labels' areas; NaN when any is undefined, since a mean over the others is another figure."""
+    """Average the AUROC over labels. NaN if one is undefined: a mean over the others would be another metric."""
     if weights is None:
         return float(auroc(scores, targets).mean())
     means: NDArray[np.float64] = auroc(scores, targets, weights).mean(axis=0)
@@ -82,43 +83,43 @@ def macro_auroc(
 
 
 def macro_auprc(scores: NDArray[Any], targets: NDArray[Any], weights: NDArray[np.float64]) -> NDArray[np.float64]:
-    """The mean over labels of the average precision, (samples,): precision at each threshold, by the recall it gains.
+    """Average over labels the average precision: precision at each threshold weighted by gained recall; (samples,).
 
-    As scikit-learn's average_precision_score: no interpolation, and equal scores are one threshold. NaN where a label
-    has no positive or no negative, as for AUROC, so that all figures are of the same samples.
+    Defined as scikit-learn's average_precision_score: no interpolation, and equal scores are one threshold. NaN where a
+    label has no positive or no negative, as for AUROC, so that all metrics use the same samples.
     """
     return _macro(_average_precision, scores, targets, weights)
 
 
 def macro_brier(scores: NDArray[Any], targets: NDArray[Any], weights: NDArray[np.float64]) -> NDArray[np.float64]:
-    """The mean over labels of the Brier score, (samples,): the mean squared difference of probability and outcome."""
+    """Average over labels the Brier score, the mean squared difference of probability and outcome; (samples,)."""
     return _macro(_brier, scores, targets, weights)
 
 
 def macro_calibration_error(
     scores: NDArray[Any], targets: NDArray[Any], weights: NDArray[np.float64]
 ) -> NDArray[np.float64]:
-    """The mean over labels of the expected calibration error, (samples,): |mean probability - share of positives|.
+    """Average over labels the expected calibration error, |mean probability - share of positives|; (samples,).
 
-    In ten bins of equal width, weighted by their examples (Naeini, Cooper and Hauskrecht, AAAI 2015; Guo et al., ICML
-    2017, arXiv:1706.04599, for a binary outcome). It depends on the bins and grows with noise in small ones; the Brier
-    score does not.
+    It uses ten bins of equal width, weighted by their examples (Naeini, Cooper and Hauskrecht, AAAI 2015; Guo et al.,
+    ICML 2017, arXiv:1706.04599, for a binary outcome). Unlike the Brier score, it depends on the bins and grows with
+    noise in small ones.
     """
     return _macro(_calibration_error, scores, targets, weights)
 
 
 def _macro(
-    figure: Callable[[NDArray[Any], NDArray[np.bool_], NDArray[np.float64]], NDArray[np.float64]],
+    metric: Callable[[NDArray[Any], NDArray[np.bool_], NDArray[np.float64]], NDArray[np.float64]],
     scores: NDArray[Any],
     targets: NDArray[Any],
     weights: NDArray[np.float64],
 ) -> NDArray[np.float64]:
-    """The mean of a figure over the labels; NaN in samples where a label has one class alone."""
+    """Average a metric of one label over the labels; NaN in samples where a label has only one class."""
     rows = []
     for score, target in zip(scores.T, np.asarray(targets).T, strict=True):
         positive = target > 0.5
         both = (weights[positive].sum(axis=0) > 0) & (weights[~positive].sum(axis=0) > 0) & np.isfinite(score).all()
-        rows.append(np.where(both, figure(score, positive, weights), np.nan))
+        rows.append(np.where(both, metric(score, positive, weights), np.nan))
     means: NDArray[np.float64] = np.stack(rows).mean(axis=0)
     return means
 
@@ -156,20 +157,20 @@ def _over(sums: NDArray[np.float64], totals: NDArray[np.float64]) -> NDArray[np.
 
 
 def bootstrap(
-    metric: WeightedMetric,
+    metric: WeightedFunction,
     scores: NDArray[Any],
     targets: NDArray[Any],
     patients: NDArray[Any],
     repetitions: int = 1000,
     seed: int = 0,
     level: float = 0.95,
-) -> Interval:
-    """A model's quality with a percentile interval; as ``paired_bootstrap``, of one model."""
+) -> BootstrapInterval:
+    """Compute a model's quality with a percentile interval: `paired_bootstrap` of one model."""
     return _resampled(lambda weights: metric(scores, targets, weights), targets, patients, repetitions, seed, level)
 
 
 def paired_bootstrap(
-    metric: WeightedMetric,
+    metric: WeightedFunction,
     reference_scores: NDArray[Any],
     candidate_scores: NDArray[Any],
     targets: NDArray[Any],
@@ -177,13 +178,13 @@ def paired_bootstrap(
     repetitions: int = 1000,
     seed: int = 0,
     level: float = 0.95,
-) -> Interval:
-    """The candidate's quality minus the reference's, with a percentile interval.
+) -> BootstrapInterval:
+    """Compute the candidate's quality minus the reference's, with a percentile interval.
 
-    Patients are drawn with replacement, each with all of their examples, the same for both models (cluster bootstrap;
-    Davison and Hinkley 1997, section 3.8). Scores and targets are (n, labels), ``patients`` (n,). A sample in which the
-    metric is undefined is drawn again. Raises CellError when it is undefined on the examples themselves, or in most
-    samples.
+    A cluster bootstrap (Davison and Hinkley 1997, section 3.8): patients are drawn with replacement, each with all of
+    their examples, the same for both models. Scores and targets are (n, labels), ``patients`` (n,). A sample in which
+    the metric is undefined is drawn again. Raises CellError if the metric is undefined on the examples, or in nine of
+    ten samples.
     """
 
     def difference(weights: NDArray[np.float64]) -> NDArray[np.float64]:
@@ -193,42 +194,42 @@ def paired_bootstrap(
 
 
 def _resampled(
-    figure: Callable[[NDArray[np.float64]], NDArray[np.float64]],
+    metric: Callable[[NDArray[np.float64]], NDArray[np.float64]],
     targets: NDArray[Any],
     patients: NDArray[Any],
     repetitions: int,
     seed: int,
     level: float,
-) -> Interval:
-    """``figure`` of the weights (n, samples) of the examples, with its interval over patients."""
+) -> BootstrapInterval:
+    """Bootstrap ``metric``, a function of the examples' weights (n, samples), over patients."""
     identities, member = np.unique(patients, return_inverse=True)
-    estimate = float(figure(np.ones((len(targets), 1)))[0])
+    estimate = float(metric(np.ones((len(targets), 1)))[0])
     if not np.isfinite(estimate):
         raise CellError(
             "the quality of reference or candidate is undefined: a label has only one class in the test split, or a "
-            "score is not finite; use more test records, or look at the model's training"
+            "score is not finite; use more test records, or check the model's training"
         )
     random = np.random.default_rng(seed)
-    found: list[NDArray[np.float64]] = []
-    have = drawn = 0
-    while have < repetitions:
+    batches: list[NDArray[np.float64]] = []
+    defined = drawn = 0
+    while defined < repetitions:
         if drawn >= 10 * repetitions:
             raise CellError(
-                f"a label is so rare that {drawn - have} of {drawn} bootstrap samples have only one class of it; use "
-                "more test records"
+                f"a label is too rare for a bootstrap: {drawn - defined} of {drawn} samples have only one class; "
+                "use more test records"
             )
-        size = min(CHUNK, repetitions - have)
+        size = min(CHUNK, repetitions - defined)
         weights = _draw(random, len(identities), size)[member]
-        values = figure(weights)
-        found.append(values[np.isfinite(values)])
-        have += len(found[-1])
+        values = metric(weights)
+        batches.append(values[np.isfinite(values)])
+        defined += len(batches[-1])
         drawn += size
-    low, high = np.quantile(np.concatenate(found), [(1 - level) / 2, (1 + level) / 2])
-    return Interval(estimate, float(low), float(high), level, repetitions, len(identities), drawn - have)
+    low, high = np.quantile(np.concatenate(batches), [(1 - level) / 2, (1 + level) / 2])
+    return BootstrapInterval(estimate, float(low), float(high), level, repetitions, len(identities), drawn - defined)
 
 
 def _draw(random: np.random.Generator, patients: int, samples: int) -> NDArray[np.float64]:
-    """How often each patient is in each bootstrap sample, (patients, samples)."""
+    """Draw bootstrap samples: how often each patient is in each sample, (patients, samples)."""
     chosen = random.integers(patients, size=(patients, samples))
-    cells = chosen * samples + np.arange(samples)
-    return np.bincount(cells.ravel(), minlength=patients * samples).reshape(patients, samples).astype(np.float64)
+    entries = chosen * samples + np.arange(samples)
+    return np.bincount(entries.ravel(), minlength=patients * samples).reshape(patients, samples).astype(np.float64)

@@ -1,4 +1,7 @@
-"""Statistics of timings whose independent unit is the process; samples of different processes are never pooled."""
+"""Compute ratios of paired timings with intervals, minimum detectable effects, and percentiles.
+
+The independent unit is the process: samples of different processes are never pooled.
+"""
 
 from __future__ import annotations
 
@@ -11,19 +14,19 @@ from scipy import stats
 
 from harness.errors import MeasureError, UsageError
 
-#: With this confidence at least two samples must lie beyond a percentile before it is given.
+#: A percentile is reported only if at least two samples lie beyond it with this confidence.
 PERCENTILE_CONFIDENCE = 0.99
 
-#: So many times at once are resampled, to bound the memory of a bootstrap (16 bytes each).
+#: Times that a bootstrap resamples at once (16 bytes each); this bounds its memory.
 RESAMPLED_AT_ONCE = 2_000_000
 
 
 @dataclasses.dataclass(frozen=True)
 class Ratio:
-    """Latency of the candidate over the reference (0.5 is twice as fast) with its interval at ``level``.
+    """Latency of the candidate divided by the reference's (0.5 is twice as fast), with its interval at ``level``.
 
-    ``per_process`` has each process's own ratio. ``low`` and ``high`` are None when there is no interval, and
-    ``reason`` says why.
+    ``per_process`` holds one ratio per process. Without an interval, ``low`` and ``high`` are None and ``reason`` says
+    why.
     """
 
     ratio: float
@@ -37,12 +40,12 @@ class Ratio:
 
 
 def paired_ratio(reference: ArrayLike, candidate: ArrayLike, level: float = 0.95) -> Ratio:
-    """The ratio of paired times ``reference`` and ``candidate``, both (processes, pairs), in any one unit.
+    """Compute the ratio of paired times ``reference`` and ``candidate``, both (processes, pairs), in the same unit.
 
-    exp of the mean over processes of the median log ratio, with Student's interval over the processes. The process
-    is the unit (Kalibera and Jones, ISMM 2013, doi:10.1145/2464157.2464160): samples within one share its memory
-    layout, so that their spread says nothing of the next process. Raises MeasureError for unpaired or empty arrays
-    and for times that are not positive.
+    The ratio is exp of the mean over processes of the median log ratio, with Student's t interval over processes. The
+    process is the unit (Kalibera and Jones, ISMM 2013, doi:10.1145/2464157.2464160): the samples of one process share
+    its memory layout, so their spread does not predict the next process. Raises MeasureError for unpaired or empty
+    arrays and for times that are not positive.
     """
     _check_share("level", level)
     logs = _paired_logs(reference, candidate)
@@ -51,7 +54,7 @@ def paired_ratio(reference: ArrayLike, candidate: ArrayLike, level: float = 0.95
     centre = float(medians.mean())
     low = high = reason = None
     if processes < 2:
-        reason = "an interval over processes needs at least two of them"
+        reason = "an interval over processes needs at least two processes"
     else:
         half = float(stats.t.ppf((1 + level) / 2, processes - 1) * stats.sem(medians))
         low, high = float(np.exp(centre - half)), float(np.exp(centre + half))
@@ -62,21 +65,21 @@ def paired_ratio(reference: ArrayLike, candidate: ArrayLike, level: float = 0.95
 def hierarchical_bootstrap(
     reference: ArrayLike, candidate: ArrayLike, level: float = 0.95, repetitions: int = 2000, seed: int = 0
 ) -> tuple[float, float]:
-    """The interval of `paired_ratio`'s ratio by resampling processes, then pairs within each (both with replacement).
+    """Compute the interval (low, high) of `paired_ratio`'s ratio by a two-stage percentile bootstrap.
 
-    A check on Student's interval, which assumes a normal distribution and this does not; to be shown beside it, not
-    instead of it. With few processes it is too narrow and covers the truth less often than ``level`` (Cameron, Gelbach
-    and Miller 2008, doi:10.1162/rest.90.3.414). Percentiles of the two-stage bootstrap of Davison and Hinkley,
-    "Bootstrap methods and their application" (1997), section 3.8.
+    It resamples processes, then pairs within each, both with replacement (Davison and Hinkley, "Bootstrap methods and
+    their application", 1997, section 3.8). Show it beside Student's interval as a check, because it does not assume a
+    normal distribution. With few processes it is too narrow and covers the true ratio less often than ``level``
+    (Cameron, Gelbach and Miller 2008, doi:10.1162/rest.90.3.414).
     Raises MeasureError as `paired_ratio` does, and for a single process.
     """
     _check_share("level", level)
     if repetitions < 1:
-        raise UsageError(f"a bootstrap needs at least one repetition, not {repetitions}")
+        raise UsageError(f"repetitions={repetitions}: a bootstrap needs at least 1")
     logs = _paired_logs(reference, candidate)
     processes, pairs = logs.shape
     if processes < 2:
-        raise MeasureError("a bootstrap over processes needs at least two of them: time more processes")
+        raise MeasureError("a bootstrap over processes needs at least two processes: time more")
     random = np.random.default_rng(seed)
     at_once = max(1, RESAMPLED_AT_ONCE // logs.size)
     means = []
@@ -95,22 +98,24 @@ def minimum_detectable_effect(
     level: float = 0.95,
     around_one: bool = False,
 ) -> float | None:
-    """The smallest relative change (0.004 is 0.4 %) whose interval, in a comparison of P processes, excludes 1.
+    """Compute the minimum detectable effect (MDE), a relative change: 0.004 is 0.4 %.
 
-    "Excludes" with the probability ``power``; a verdict at a margin needs the margin on top of it. ``per_process``:
-    the per-process ratios of comparisons of a model with itself, one sequence for each; ``processes``: P, by default
-    the fewest of any of them that has two. With s, the standard deviation of the log ratios pooled over the
-    comparisons (each about its own mean, so that the degrees of freedom add; about 0 with ``around_one``, for a model
-    with itself, of which the true ratio is known), it is
+    A comparison of P processes finds a change of this size with probability ``power``: its interval at ``level``
+    excludes 1. A verdict at a margin needs the margin in addition. The MDE is
 
         exp((t((1 + level) / 2, P - 1) + t(power, P - 1)) * s / sqrt(P)) - 1
 
-    None when no comparison has two processes. Raises MeasureError for ratios that are not positive.
+    where s is the standard deviation of the log ratios, pooled over the comparisons. Deviations are from the mean of
+    each comparison or, with ``around_one``, from 0, the true log ratio of an A/A run.
+
+    ``per_process`` holds the per-process ratios of each A/A comparison. P is ``processes``, by default the smallest
+    number of processes of any comparison that has at least two. Returns None if no comparison has two processes. Raises
+    MeasureError for ratios that are not positive.
     """
     _check_share("level", level)
     _check_share("power", power)
     if processes is not None and processes < 2:
-        raise UsageError(f"a comparison needs at least two processes to detect a change, not {processes}")
+        raise UsageError(f"processes={processes}: a comparison needs at least two processes to detect a change")
     comparisons = [logs for logs in map(log_ratios, per_process) if len(logs) >= 2]
     if not comparisons:
         return None
@@ -124,15 +129,16 @@ def minimum_detectable_effect(
 
 
 def quotient(before: Sequence[float], now: Sequence[float], level: float = 0.95) -> tuple[float, float, float]:
-    """How a ratio changed from one run to another, with its interval: estimate, low and high of now / before.
+    """Compute how a ratio changed between two runs: estimate, low and high of now / before.
 
-    Both are per-process ratios. exp of Welch's t interval for the difference of the mean logs, since the runs'
-    processes are independent and may differ in spread. Raises MeasureError for fewer than two processes in either run.
+    Both arguments are per-process ratios. The interval is exp of Welch's t interval for the difference of the mean
+    logs, because the runs' processes are independent and may differ in spread. Raises MeasureError for fewer than two
+    processes in either run.
     """
     _check_share("level", level)
     old, new = log_ratios(before), log_ratios(now)
     if min(len(old), len(new)) < 2:
-        raise MeasureError("to compare two runs' ratios takes at least two processes in each")
+        raise MeasureError("comparing the ratios of two runs needs at least two processes in each run")
     centre = float(new.mean() - old.mean())
     if np.ptp(old) == 0 and np.ptp(new) == 0:
         return (float(np.exp(centre)),) * 3
@@ -141,38 +147,38 @@ def quotient(before: Sequence[float], now: Sequence[float], level: float = 0.95)
 
 
 def log_ratios(per_process: Sequence[float]) -> NDArray[np.float64]:
-    """The logarithms of the per-process ratios of one comparison; MeasureError unless they are positive and finite."""
+    """Return the logarithms of one comparison's per-process ratios. Raises MeasureError unless all are positive."""
     ratios = np.asarray(per_process, dtype=float)
     if not (np.isfinite(ratios).all() and (ratios > 0).all()):
-        raise MeasureError(f"a ratio of latencies is positive and finite, and these are not all: {ratios.tolist()}")
+        raise MeasureError(f"a ratio of latencies must be positive and finite; these are not all: {ratios.tolist()}")
     return np.asarray(np.log(ratios))
 
 
 def _paired_logs(reference: ArrayLike, candidate: ArrayLike) -> NDArray[np.float64]:
-    """The log ratios (processes, pairs) of paired times, once these are known to be such."""
+    """Check paired times and return their log ratios, (processes, pairs)."""
     base, other = np.asarray(reference, dtype=float), np.asarray(candidate, dtype=float)
     if base.ndim != 2 or base.shape != other.shape or base.size == 0:
         raise MeasureError(f"paired times need two (processes, pairs) arrays of one shape: {base.shape}, {other.shape}")
     if not (np.isfinite(base).all() and np.isfinite(other).all() and (base > 0).all() and (other > 0).all()):
-        raise MeasureError("a timed call took no time, or not a finite one: the clock is too coarse for this model")
+        raise MeasureError("a timed call took zero time: the clock is too coarse for this model")
     return np.asarray(np.log(other / base))
 
 
 def _check_share(name: str, value: float) -> None:
     if not 0 < value < 1:
-        raise UsageError(f"the {name} lies between 0 and 1 (0.95 is 95 %), and {value:g} does not")
+        raise UsageError(f"{name}={value:g}: it must lie between 0 and 1 (0.95 is 95 %)")
 
 
 @dataclasses.dataclass(frozen=True)
 class Percentile:
-    """A percentile of the samples, or None with the reason."""
+    """A percentile of samples, or None with the reason."""
 
     value: float | None
     reason: str | None = None
 
 
 def percentile(samples: ArrayLike, q: float) -> Percentile:
-    """The ``q``-th percentile (0 < q < 100) of ``samples``, in their unit, if they are enough to tell it."""
+    """Compute the ``q``-th percentile (0 < q < 100) of ``samples``, in their unit, if there are enough samples."""
     values = np.asarray(samples, dtype=float).ravel()
     needed = samples_needed(q)
     if len(values) < needed:
@@ -181,12 +187,12 @@ def percentile(samples: ArrayLike, q: float) -> Percentile:
 
 
 def samples_needed(q: float) -> int:
-    """The fewest samples of which, with 99 % confidence, at least two lie beyond the ``q``-th percentile.
+    """Return the smallest sample size with which, at 99 % confidence, two samples lie beyond the percentile ``q``.
 
-    MLPerf inference's rule for a latency bound: 64, 130, 662 and 6,636 for p90, p95, p99 and p99.9.
+    This is MLPerf inference's rule for a latency bound: 64, 130, 662 and 6,636 for p90, p95, p99 and p99.9.
     """
     if not 0 < q < 100:
-        raise UsageError(f"a percentile lies between 0 and 100, and {q:g} does not")
+        raise UsageError(f"percentile {q:g}: it must lie between 0 and 100")
     tail = min(q, 100 - q) / 100
     low, high = 1, 2
     while stats.binom.cdf(1, high, tail) > 1 - PERCENTILE_CONFIDENCE:

@@ -7,9 +7,6 @@ import dataclasses
 from harness.api import Architecture, Phase, Training
 from harness.errors import CellError, UsageError, nearest
 
-#: How many processes anyone would time with, each of which takes some 200 MB: beyond it, more of them are no advice.
-MOST_PROCESSES = 50
-
 
 @dataclasses.dataclass(frozen=True)
 class Preset:

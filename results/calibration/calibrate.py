@@ -43,7 +43,7 @@ from harness.measure.noise import SIGNALS, findings
 from harness.measure.pool import PairedSamples, Workers
 from harness.measure.timing import Amount
 from harness.stats.ratios import hierarchical_bootstrap, paired_ratio
-from harness.stats.verdict import confirms_slower, judge
+from harness.stats.verdict import confirms_slower, decide_verdicts
 from harness.text import DEFAULT_MARGIN, parse_margin
 
 #: Restart the workers after this many comparisons, to resample the process effect.
@@ -191,9 +191,9 @@ class _Condition:
         that it would have got.
         """
         clean = [comparison for comparison in comparisons if not comparison["contaminated"]]
-        matrix = iter(judge([comparison["per_process"] for comparison in clean], self._plan.margin))
+        matrix = iter(decide_verdicts([comparison["per_process"] for comparison in clean], self._plan.margin))
         for comparison in comparisons:
-            (regardless,) = judge([comparison["per_process"]], self._plan.margin)
+            (regardless,) = decide_verdicts([comparison["per_process"]], self._plan.margin)
             alone, whole = "contaminated", "contaminated"
             if not comparison["contaminated"]:
                 alone, whole = regardless.kind, next(matrix).kind

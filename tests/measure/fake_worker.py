@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from harness.errors import StoreError
-from harness.measure.protocol import serve
+from harness.measure.worker import serve
 
 
 def answer(request: dict[str, Any]) -> Any:

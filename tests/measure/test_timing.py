@@ -1,20 +1,35 @@
-"""The timed loop under a clock of our own: what is inside the readings, what is not, and in which order."""
+"""The timed loops with a fake clock: what lies between its readings and in which order; warm-up; canary."""
 
 from __future__ import annotations
 
 import gc
+import time
+import tracemalloc
+import zlib
 from collections import Counter
 from typing import Any
 
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from harness.measure import timing as timing_module
 from harness.measure.machine import Counters
-from harness.measure.schedule import schedule
-from harness.measure.timing import CANARY_CALLS, PARTS, Amount, time_pairs, time_single
-from harness.measure.warmup import WINDOW
+from harness.measure.timing import (
+    CANARY_CALLS,
+    CANARY_ROUNDS,
+    CHECKED,
+    PARTS,
+    WINDOW,
+    Amount,
+    canary,
+    ends_steady,
+    is_steady,
+    schedule,
+    time_pairs,
+    time_single,
+)
 
 
 class Bench:
@@ -191,3 +206,61 @@ def test_schedules_differ_with_the_seed_and_are_not_periodic() -> None:
     for order in orders:
         assert order[2:] != order[:-2], "ABAB"
         assert order[4:] != order[:-4], "ABBA"
+
+
+# --------------------------------------------------------------------------------------------------------- warm-up
+
+
+def noise(scale: float, seed: int, count: int = WINDOW) -> np.ndarray:
+    return 1e6 * (1 + scale * np.abs(np.random.default_rng(seed).standard_normal(count)))
+
+
+def test_two_windows_of_the_same_are_steady() -> None:
+    passed = [is_steady(noise(0.02, seed).tolist(), noise(0.02, 1000 + seed).tolist()) for seed in range(100)]
+    assert sum(passed) > 90
+
+
+def test_a_trend_of_ten_percent_is_not_steady() -> None:
+    for seed in range(50):
+        assert not is_steady((1.1 * noise(0.01, seed)).tolist(), noise(0.01, 1000 + seed).tolist())
+        assert not is_steady(noise(0.01, seed).tolist(), (1.1 * noise(0.01, 1000 + seed)).tolist())
+
+
+def test_a_slow_first_call_is_not_steady() -> None:
+    earlier, later = noise(0.01, 0).tolist(), noise(0.01, 1).tolist()
+    assert is_steady(earlier, later)
+    assert not is_steady([2e6, *earlier[1:]], later)
+
+
+@pytest.mark.parametrize("count", [0, WINDOW, 2 * WINDOW - 1])
+def test_less_than_two_windows_are_never_steady(count: int) -> None:
+    assert not ends_steady([100] * count)
+    assert ends_steady([100] * 2 * WINDOW)
+
+
+def test_only_the_last_two_windows_count() -> None:
+    assert ends_steady([9000, 500, 300, *[100] * 2 * WINDOW])
+    assert not ends_steady([*[100] * 2 * WINDOW, 300, 300, 300, 300, 300, 300])
+
+
+# ---------------------------------------------------------------------------------------------------------- canary
+
+
+def test_the_canary_does_the_same_work_and_allocates_nothing() -> None:
+    work = canary()
+    assert canary() is work, "a process has one"
+    assert work() == work() == zlib.crc32(bytes(range(256)) * (CHECKED // 256) * CANARY_ROUNDS)
+    tracemalloc.start()
+    try:
+        work()
+        assert tracemalloc.get_traced_memory()[1] < 4096
+    finally:
+        tracemalloc.stop()
+
+
+def test_the_canary_takes_long_enough_for_the_clock_and_costs_a_cell_little() -> None:
+    work = canary()
+    work()
+    start = time.perf_counter_ns()
+    work()
+    assert 20_000 < time.perf_counter_ns() - start < 50_000_000

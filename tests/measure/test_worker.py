@@ -117,7 +117,7 @@ def test_a_real_worker_predicts_what_it_times(workers: Workers, folder: Path) ->
 @pytest.mark.parametrize(
     ("file", "runtime", "error", "text"),
     [
-        ("nan", "busy", CellError, "answers NaN or infinity"),
+        ("nan", "busy", CellError, "returns NaN or infinity"),
         ("10", "bussy", UsageError, "no runtime is called 'bussy'; did you mean 'busy'"),
         ("crash", "busy", CellError, "killed by SIGSEGV"),  # last, for it costs a worker
     ],

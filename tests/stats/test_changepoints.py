@@ -199,7 +199,7 @@ def test_from_nothing_there_is_no_relative_change() -> None:
     ],
 )
 def test_what_is_no_series_is_refused(values: Any, errors: Any, scale: Scale) -> None:
-    with pytest.raises(ValueError, match="a series has finite values"):
+    with pytest.raises(ValueError, match="a series needs finite values"):
         change_points(values, errors, scale, 0.01)
 
 

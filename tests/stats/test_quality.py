@@ -1,4 +1,4 @@
-"""Figures against scikit-learn or a hand-worked example, and the bootstrap against what its definition promises."""
+"""Check the metrics against scikit-learn or a hand-worked example, and the bootstrap against its definition."""
 
 from __future__ import annotations
 
@@ -144,7 +144,7 @@ def test_a_label_too_rare_to_draw_is_an_error_not_an_endless_loop() -> None:
         return np.where((weights == 1).all(axis=0), 0.5, np.nan)
 
     scores, targets = made(30, 0)
-    with pytest.raises(CellError, match="so rare"):
+    with pytest.raises(CellError, match="too rare for a bootstrap"):
         paired_bootstrap(hardly_ever, scores, scores, targets, np.arange(30), repetitions=20)
 
 

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from scipy import stats
 
 from harness.errors import MeasureError, UsageError
-from harness.stats.verdict import Verdict, confirms_slower, judge
+from harness.stats.verdict import Verdict, confirms_slower, decide_verdicts
 
 Cells = list[list[float]]
 
@@ -52,7 +52,7 @@ def scipy_p_values(ratios: list[float], margin: float) -> tuple[float, float]:
 def test_one_cell_has_the_p_values_of_scipy_s_t_tests(centre: float, deviation: float) -> None:
     ratios = list(np.exp(np.random.default_rng(0).normal(centre, deviation, 5)))
     difference, equivalence = scipy_p_values(ratios, 0.01)
-    (verdict,) = judge([ratios], 0.01)
+    (verdict,) = decide_verdicts([ratios], 0.01)
     if difference <= 0.05:
         assert verdict.kind == ("slower" if np.log(ratios).mean() > 0 else "faster")
         assert verdict.p == pytest.approx(difference, rel=1e-6)
@@ -65,14 +65,14 @@ def test_one_cell_has_the_p_values_of_scipy_s_t_tests(centre: float, deviation: 
 
 
 def test_each_kind_says_why() -> None:
-    slower, faster, same, inconclusive = judge(
+    slower, faster, same, inconclusive = decide_verdicts(
         [about(0.05, 0.002), about(-0.05, 0.002), about(0.001, 0.002), about(0.02, 0.01)], 0.01
     )
     assert (slower.kind, slower.reason) == ("slower", "slower by more than 1 %")
     assert (faster.kind, faster.reason) == ("faster", "faster by more than 1 %")
     assert (same.kind, same.reason) == ("same", "within 1 % either way")
     assert inconclusive.kind == "inconclusive"
-    assert inconclusive.reason == f"{inconclusive.processes_needed} processes would settle it in 4 of 5 runs"
+    assert inconclusive.reason == f"{inconclusive.processes_needed} processes would decide it in 4 of 5 runs"
     assert [verdict.processes_needed for verdict in (slower, faster, same)] == [None] * 3
 
 
@@ -83,15 +83,15 @@ def with_t_of(p: float) -> list[float]:
 
 def test_differences_are_adjusted_as_in_a_hand_worked_benjamini_hochberg() -> None:
     # Sorted .001 .012 .02 .04 .042 .9, times 6 / rank .006 .036 .04 .06 .0504 .9; .04 takes its successor's.
-    verdicts = judge([with_t_of(p) for p in (0.04, 0.001, 0.9, 0.02, 0.042, 0.012)], 0.0)
+    verdicts = decide_verdicts([with_t_of(p) for p in (0.04, 0.001, 0.9, 0.02, 0.042, 0.012)], 0.0)
     assert [verdict.p for verdict in verdicts] == pytest.approx([0.0504, 0.006, 0.9, 0.04, 0.0504, 0.036], rel=1e-6)
     assert [verdict.kind == "slower" for verdict in verdicts] == [False, True, False, True, False, True]
 
 
 def test_a_cell_held_back_by_its_fellows_says_so() -> None:
-    lone, *_ = judge([with_t_of(0.03)], 0.0)
+    lone, *_ = decide_verdicts([with_t_of(0.03)], 0.0)
     assert lone.kind == "slower"
-    verdict, *others = judge([with_t_of(p) for p in (0.03, 0.5, 0.6, 0.7)], 0.0)
+    verdict, *others = decide_verdicts([with_t_of(p) for p in (0.03, 0.5, 0.6, 0.7)], 0.0)
     assert verdict.kind == "inconclusive"
     assert verdict.p == pytest.approx(0.12, rel=1e-6)
     assert verdict.reason.startswith("p = 0.03 for this cell alone is too weak among 4 cells; ")
@@ -110,11 +110,11 @@ def test_a_cell_held_back_by_its_fellows_says_so() -> None:
 def test_equivalence_is_a_family_of_its_own() -> None:
     # One p of equivalence near .03 among four clear equivalences is adjusted to itself, by the rank 5 of 5.
     near = about(math.log(1.01) - float(stats.t.isf(0.03, 5)) * 0.002 / math.sqrt(6), 0.002)
-    verdicts = judge([near, *[about(0.0, 0.001)] * 4], 0.01)
+    verdicts = decide_verdicts([near, *[about(0.0, 0.001)] * 4], 0.01)
     assert kinds(verdicts) == ["same"] * 5
     assert verdicts[0].p == pytest.approx(0.03, rel=1e-6)
     # Among four clear differences, whose p of equivalence is about 1, it is not enough.
-    held, *others = judge([near, *[about(0.1, 0.001)] * 4], 0.01)
+    held, *others = decide_verdicts([near, *[about(0.1, 0.001)] * 4], 0.01)
     assert (held.kind, kinds(others)) == ("inconclusive", ["slower"] * 4)
     assert held.reason.startswith("p = 0.03 for this cell alone is too weak among 5 cells")
     assert held.p == 1  # of the test of a difference
@@ -140,28 +140,28 @@ def test_equivalence_is_a_family_of_its_own() -> None:
     ],
 )
 def test_processes_needed_by_hand(mean: float, deviation: float, processes: int, needed: int | None) -> None:
-    (verdict,) = judge([about(mean, deviation, processes)], 0.01)
+    (verdict,) = decide_verdicts([about(mean, deviation, processes)], 0.01)
     assert (verdict.kind, verdict.processes_needed) == ("inconclusive", needed)
     if needed is None:
-        assert "more than 50 processes" in verdict.reason
-        assert "at the margin itself" in verdict.reason
+        assert "more than 50 processes needed" in verdict.reason
+        assert "cannot be told from the margin" in verdict.reason
     else:
-        assert verdict.reason == f"{needed} processes would settle it in 4 of 5 runs"
+        assert verdict.reason == f"{needed} processes would decide it in 4 of 5 runs"
 
 
 @pytest.mark.parametrize("mean", [math.log(1.01) + 0.02, -math.log(1.01) - 0.015, 0.0])
 def test_the_processes_needed_settle_it_in_four_of_five_runs(mean: float) -> None:
-    (verdict,) = judge([about(mean, 0.02)], 0.01)
+    (verdict,) = decide_verdicts([about(mean, 0.02)], 0.01)
     assert verdict.processes_needed is not None
     rng = np.random.default_rng(5)
     runs = np.exp(rng.normal(mean, 0.02, (1000, verdict.processes_needed)))
-    settled = [judge([list(run)], 0.01)[0].kind != "inconclusive" for run in runs]
+    settled = [decide_verdicts([list(run)], 0.01)[0].kind != "inconclusive" for run in runs]
     # Of equivalence both bounds must be met, which at their middle takes a little more.
     assert np.mean(settled) == pytest.approx(0.8, abs=0.05) if mean else 0.55 < np.mean(settled) < 0.85
 
 
 def test_fifty_processes_are_not_sent_for_more() -> None:
-    (verdict,) = judge([about(math.log(1.01) + 0.0001, 0.01, 50)], 0.01)
+    (verdict,) = decide_verdicts([about(math.log(1.01) + 0.0001, 0.01, 50)], 0.01)
     assert (verdict.kind, verdict.processes_needed) == ("inconclusive", None)
 
 
@@ -178,52 +178,54 @@ def test_fifty_processes_are_not_sent_for_more() -> None:
 )
 def test_without_any_spread_the_side_of_the_margin_decides(ratio: float, kind: str, p: float) -> None:
     for processes in (2, 3, 7):
-        (verdict,) = judge([[ratio] * processes], 0.01)
+        (verdict,) = decide_verdicts([[ratio] * processes], 0.01)
         assert (verdict.kind, verdict.p, verdict.processes_needed) == (kind, p, None)
 
 
 def test_at_no_margin_nothing_is_the_same() -> None:
-    assert kinds(judge([[1.0] * 6, about(0.0, 0.001), about(0.01, 0.001)], 0.0)) == ["inconclusive"] * 2 + ["slower"]
+    assert kinds(decide_verdicts([[1.0] * 6, about(0.0, 0.001), about(0.01, 0.001)], 0.0)) == ["inconclusive"] * 2 + [
+        "slower"
+    ]
 
 
 def test_cells_with_too_few_processes_are_told_so_and_do_not_count() -> None:
-    fewer = judge([[1.5], with_t_of(0.03), []], 0.0)
+    fewer = decide_verdicts([[1.5], with_t_of(0.03), []], 0.0)
     assert kinds(fewer) == ["inconclusive", "slower", "inconclusive"]
     assert fewer[1].p == pytest.approx(0.03, rel=1e-6)
     assert fewer[0].reason == "a verdict needs at least two processes, and there is 1"
     assert fewer[2].reason == "a verdict needs at least two processes, and there is none"
     assert (fewer[0].p, fewer[0].processes_needed) == (1.0, None)
-    assert judge([], 0.01) == []
+    assert decide_verdicts([], 0.01) == []
 
 
 @pytest.mark.parametrize("margin", [-0.01, math.nan, math.inf])
 def test_a_wrong_margin_is_an_error(margin: float) -> None:
-    with pytest.raises(UsageError, match="a margin is"):
-        judge([[1.0, 1.0]], margin)
-    with pytest.raises(UsageError, match="a margin is"):
+    with pytest.raises(UsageError, match=r"margin=.*: it must be a share"):
+        decide_verdicts([[1.0, 1.0]], margin)
+    with pytest.raises(UsageError, match=r"margin=.*: it must be a share"):
         confirms_slower([1.0, 1.0], margin)
 
 
 @pytest.mark.parametrize("ratio", [0.0, -1.0, math.nan, math.inf])
 def test_a_wrong_ratio_is_an_error(ratio: float) -> None:
-    with pytest.raises(MeasureError, match="positive and finite"):
-        judge([[1.0, 1.0], [ratio]], 0.01)
-    with pytest.raises(MeasureError, match="positive and finite"):
+    with pytest.raises(MeasureError, match="must be positive and finite"):
+        decide_verdicts([[1.0, 1.0], [ratio]], 0.01)
+    with pytest.raises(MeasureError, match="must be positive and finite"):
         confirms_slower([ratio, 1.0], 0.01)
 
 
 @pytest.mark.parametrize("level", [0.0, 0.5, 5.0])
 def test_a_wrong_level_is_an_error(level: float) -> None:
-    with pytest.raises(UsageError, match=r"between 0 and 0\.5"):
-        judge([[1.0, 1.0]], 0.01, level)
-    with pytest.raises(UsageError, match=r"between 0 and 0\.5"):
+    with pytest.raises(UsageError, match=r"must lie between 0 and 0\.5"):
+        decide_verdicts([[1.0, 1.0]], 0.01, level)
+    with pytest.raises(UsageError, match=r"must lie between 0 and 0\.5"):
         confirms_slower([1.0, 1.0], 0.01, level)
 
 
 @given(matrices, margins)
 def test_swapping_the_models_swaps_faster_and_slower(cells: Cells, margin: float) -> None:
-    there = judge(cells, margin)
-    back = judge([[1 / ratio for ratio in ratios] for ratios in cells], margin)
+    there = decide_verdicts(cells, margin)
+    back = decide_verdicts([[1 / ratio for ratio in ratios] for ratios in cells], margin)
     swapped = {"faster": "slower", "slower": "faster"}
     for one, other, ratios in zip(there, back, cells, strict=True):
         # Of ratios that differ only by rounding, p is anything.
@@ -240,8 +242,8 @@ def test_stretching_the_scale_of_logs_and_the_margin_alike_changes_nothing(
     assume(all(len(ratios) < 2 or np.ptp(ratios) == 0 or np.ptp(ratios) > 1e-6 for ratios in cells))
     # On the margin itself, with no spread, the last bit of the power decides.
     assume(all(np.abs(np.abs(np.log(ratios)) - math.log(1 + margin)).min() > 1e-9 for ratios in cells))
-    plain = judge(cells, margin)
-    stretched = judge([[ratio**power for ratio in ratios] for ratios in cells], (1 + margin) ** power - 1)
+    plain = decide_verdicts(cells, margin)
+    stretched = decide_verdicts([[ratio**power for ratio in ratios] for ratios in cells], (1 + margin) ** power - 1)
     assert kinds(plain) == kinds(stretched)
     assert [one.p for one in plain] == pytest.approx([other.p for other in stretched], rel=1e-3, abs=1e-9)
 
@@ -249,8 +251,8 @@ def test_stretching_the_scale_of_logs_and_the_margin_alike_changes_nothing(
 @given(st.data(), matrices, margins)
 def test_the_order_of_cells_and_of_processes_does_not_matter(data: st.DataObject, cells: Cells, margin: float) -> None:
     order = data.draw(st.permutations(range(len(cells))))
-    verdicts = judge(cells, margin)
-    shuffled = judge([cells[index][::-1] for index in order], margin)
+    verdicts = decide_verdicts(cells, margin)
+    shuffled = decide_verdicts([cells[index][::-1] for index in order], margin)
     for index, verdict in zip(order, shuffled, strict=True):
         assert verdict.kind == verdicts[index].kind
         assert verdict.p == pytest.approx(verdicts[index].p, rel=1e-6, abs=1e-12)
@@ -258,7 +260,9 @@ def test_the_order_of_cells_and_of_processes_does_not_matter(data: st.DataObject
 
 @given(matrices, margins, margins)
 def test_a_larger_margin_makes_sameness_easier_and_differences_harder(cells: Cells, one: float, other: float) -> None:
-    for small, large in zip(judge(cells, min(one, other)), judge(cells, max(one, other)), strict=True):
+    for small, large in zip(
+        decide_verdicts(cells, min(one, other)), decide_verdicts(cells, max(one, other)), strict=True
+    ):
         if small.kind == "same":
             assert large.kind == "same"
         if large.kind in ("slower", "faster"):
@@ -267,7 +271,7 @@ def test_a_larger_margin_makes_sameness_easier_and_differences_harder(cells: Cel
 
 @given(matrices, margins)
 def test_a_verdict_is_consistent_with_itself(cells: Cells, margin: float) -> None:
-    for verdict, ratios in zip(judge(cells, margin), cells, strict=True):
+    for verdict, ratios in zip(decide_verdicts(cells, margin), cells, strict=True):
         assert 0 <= verdict.p <= 1
         assert verdict.reason
         assert (verdict.kind == "inconclusive") or verdict.p <= 0.05
@@ -281,7 +285,7 @@ def simulated(rng: np.random.Generator, means: float | NDArray[np.float64], cell
 
 
 def test_models_against_themselves_are_never_slower_or_faster() -> None:
-    found = Counter(kinds(judge(simulated(np.random.default_rng(1), 0.0, 2000), 0.01)))
+    found = Counter(kinds(decide_verdicts(simulated(np.random.default_rng(1), 0.0, 2000), 0.01)))
     assert found["slower"] + found["faster"] == 0
     assert found["same"] > 1900
 
@@ -297,8 +301,12 @@ def test_few_of_the_differences_found_are_false_even_where_the_truth_is_the_marg
     together, alone = [], []
     for _ in range(30):
         matrix = simulated(rng, means, 100)
-        together.append(false_share([verdict.kind in ("slower", "faster") for verdict in judge(matrix, 0.01)], 95))
-        alone.append(false_share([judge([ratios], 0.01)[0].kind in ("slower", "faster") for ratios in matrix], 95))
+        together.append(
+            false_share([verdict.kind in ("slower", "faster") for verdict in decide_verdicts(matrix, 0.01)], 95)
+        )
+        alone.append(
+            false_share([decide_verdicts([ratios], 0.01)[0].kind in ("slower", "faster") for ratios in matrix], 95)
+        )
     assert 0 < np.mean(together) <= 0.05
     assert np.mean(alone) > 0.2  # what the adjustment is for
 
@@ -307,7 +315,7 @@ def test_of_the_equivalences_found_the_share_given_is_false_where_the_truth_is_t
     rng = np.random.default_rng(3)
     means = np.array([math.log(1.01)] * 80 + [0.0] * 20)
     shares = [
-        false_share([verdict.kind == "same" for verdict in judge(simulated(rng, means, 100), 0.01)], 80)
+        false_share([verdict.kind == "same" for verdict in decide_verdicts(simulated(rng, means, 100), 0.01)], 80)
         for _ in range(100)
     ]
     assert np.mean(shares) == pytest.approx(0.05 * 80 / 100, abs=0.01)  # exact for independent tests on the margin
