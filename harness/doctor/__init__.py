@@ -1,1 +1,1 @@
-"""Find out what this machine can resolve."""
+"""Measure what this machine can resolve, and advise what would make its timings steadier."""

@@ -1,4 +1,4 @@
-"""What a machine can resolve: real workers time a network beside itself and beside a slowed copy, which is then judged.
+"""Diagnose what this machine can resolve: time a network against itself (A/A) and against a slowed copy.
 
 Nothing is changed on the machine.
 """
@@ -23,7 +23,7 @@ from harness.errors import MeasureError, UsageError, explain_disk_errors
 from harness.files import Scratch
 from harness.measure import machine
 from harness.measure.machine import Facts, Load
-from harness.measure.noise import Finding, findings
+from harness.measure.noise import NoiseSignal, noise_signals
 from harness.measure.pool import PairedSamples, Workers
 from harness.measure.profile import resolve_allocator
 from harness.measure.timing import Amount
@@ -33,17 +33,17 @@ from harness.text import format_margin, percent
 
 logger = logging.getLogger(__name__)
 PROCESSES, AMOUNT = 6, Amount(pairs=100, warmup=300)
-#: So many comparisons of the network with itself; fewer, but at least some, when they take more than so many seconds.
+#: A/A comparisons; if they take more than SECONDS, fewer, but at least LEAST_COMPARISONS.
 COMPARISONS, LEAST_COMPARISONS, SECONDS = 8, 3, 40.0
-#: The slowdown that is planted, in margins. One that large is to be found.
+#: The planted slowdown in margins; a fit machine detects it.
 PLANTED = 2
-#: Seconds to wait for a worker's answer: far more than any that is alive takes.
+#: Seconds to wait for a worker's answer, far more than a living worker needs.
 TIMEOUT = 300.0
 
 
 @dataclasses.dataclass(frozen=True)
 class Host:
-    """The machine before anything is timed. ``allocators`` has the library of each that can be swapped in, or None."""
+    """The machine before any timing. ``allocators`` maps each allocator to its library, None if not installed."""
 
     facts: Facts
     load: Load
@@ -51,27 +51,27 @@ class Host:
 
 
 @dataclasses.dataclass(frozen=True)
-class Comparison:
-    """Two networks timed in pairs: their ratio, what it says at the margin, and every signal of noise."""
+class TimedComparison:
+    """Two networks timed in pairs: their ratio, the verdict at the margin, and every noise signal."""
 
     ratio: Ratio
     verdict: Verdict
-    findings: tuple[Finding, ...]
+    findings: tuple[NoiseSignal, ...]
 
     @property
     def disturbed(self) -> bool:
-        return any(finding.beyond for finding in self.findings)
+        return any(signal.beyond for signal in self.findings)
 
 
 @dataclasses.dataclass(frozen=True)
 class Diagnosis:
-    """Whether a machine is fit for a ``margin`` (0.01 is 1 %), if not why, and what that is based on.
+    """Whether a machine is ``fit`` for a ``margin`` (0.01 is 1 %), the ``troubles`` if not, and the evidence.
 
-    ``smallest_change`` is that of `statistics.smallest_change`, pooled over the comparisons of the network with
-    ``itself``; a slowdown of the margin and that much more is called slower in 4 of 5 comparisons.
-    ``processes_needed`` are the fewest that bring it down to the margin (None: more than MOST_PROCESSES are needed).
-    ``planted`` is the comparison with a copy that is slower by twice the margin. ``canary_ns`` is the median time of
-    the canary, a fixed piece of work; ``environment`` is what the first worker verified.
+    The field names are those of ``harness doctor --json``. ``itself`` holds the A/A comparisons and ``smallest_change``
+    their pooled minimum detectable effect (MDE): a slowdown of the margin plus the MDE is called slower in 4 of 5
+    comparisons. ``processes_needed`` is the smallest number of processes whose MDE is at most the margin (None: more
+    than MOST_PROCESSES). ``planted`` is the comparison with a copy that is slower by twice the margin. ``canary_ns`` is
+    the median time of the canary; ``environment`` is that of the first worker.
     """
 
     margin: float
@@ -79,8 +79,8 @@ class Diagnosis:
     troubles: tuple[str, ...]
     smallest_change: float
     processes_needed: int | None
-    itself: tuple[Comparison, ...]
-    planted: Comparison
+    itself: tuple[TimedComparison, ...]
+    planted: TimedComparison
     canary_ns: float
     host: Host
     environment: Mapping[str, Any]
@@ -91,17 +91,17 @@ class Diagnosis:
 
 
 def examine(margin: float, allocator: Sequence[str], clock: Callable[[], float] = time.monotonic) -> Diagnosis:
-    """Diagnose this machine by timings of about half a minute, and log how far they are.
+    """Diagnose this machine by timings of about half a minute; logs progress lines.
 
-    Raises UsageError for a margin of 0 or an unknown allocator, MeasureError for one that is not here, CellError when
-    the workers cannot be started, StoreError when there is no room for a temporary file.
+    Raises UsageError for a margin of 0 or an unknown allocator, MeasureError for an allocator that is not installed,
+    CellError if the workers do not start, StoreError if a temporary file cannot be written.
     """
     if margin <= 0:
-        raise UsageError("no machine resolves a margin of 0: ask for one above it, such as 1%")
+        raise UsageError("no machine resolves a margin of 0: choose a larger margin, such as 1%")
     profile = Profile(threads=1, allocator=allocator)
     resolve_allocator(profile.allocators)
     host = Host(machine.facts(), machine.load(), _allocators())
-    until = clock() + SECONDS
+    deadline = clock() + SECONDS
     with _scratch() as folder, Workers(probe.COMMAND, TIMEOUT) as workers:
         network, slowed, inputs = (folder / file for file in ("network.json", "slowed.json", "inputs.npy"))
         with explain_disk_errors(f"cannot write {inputs}", "or name another folder in the variable TMPDIR"):
@@ -109,7 +109,7 @@ def examine(margin: float, allocator: Sequence[str], clock: Callable[[], float] 
             probe.write_model(network)
             probe.write_model(slowed, PLANTED * margin)
 
-        def compare(candidate: Path, seed: int) -> PairedSamples:
+        def time_against(candidate: Path, seed: int) -> PairedSamples:
             return workers.time_pair(
                 profile=profile,
                 runtime=probe.Probe.name,
@@ -122,15 +122,13 @@ def examine(margin: float, allocator: Sequence[str], clock: Callable[[], float] 
             )
 
         logger.info(f"starting {PROCESSES} processes; this takes about half a minute")
-        itself = [compare(network, 0)]
-        logger.info(
-            f"a network beside itself: 1 of {COMPARISONS}; beside a copy {format_margin(PLANTED * margin)} slower"
-        )
-        planted = compare(slowed, -1)
-        while len(itself) < COMPARISONS and (len(itself) < LEAST_COMPARISONS or clock() < until):
-            logger.info(f"a network beside itself: {len(itself) + 1} of {COMPARISONS}")
-            itself.append(compare(network, len(itself)))
-    return diagnose(margin, host, itself, planted)
+        aa_runs = [time_against(network, 0)]
+        logger.info(f"A/A comparison 1 of {COMPARISONS}; then a copy that is {format_margin(PLANTED * margin)} slower")
+        planted = time_against(slowed, -1)
+        while len(aa_runs) < COMPARISONS and (len(aa_runs) < LEAST_COMPARISONS or clock() < deadline):
+            logger.info(f"A/A comparison {len(aa_runs) + 1} of {COMPARISONS}")
+            aa_runs.append(time_against(network, len(aa_runs)))
+    return diagnose(margin, host, aa_runs, planted)
 
 
 def _scratch() -> Scratch:
@@ -141,97 +139,97 @@ def _scratch() -> Scratch:
 
 
 def _allocators() -> dict[str, str | None]:
-    """Each allocator that can be swapped in, and its library; None where it is not found."""
-    found: dict[str, str | None] = {}
+    """Map each allocator that can be preloaded to its library; None if it is not installed."""
+    libraries: dict[str, str | None] = {}
     for name in ALLOCATORS:
         if name != "system":
             try:
-                found[name] = str(resolve_allocator([name])[1])
+                libraries[name] = str(resolve_allocator([name])[1])
             except MeasureError:
-                found[name] = None
-    return found
+                libraries[name] = None
+    return libraries
 
 
 # --------------------------------------------------------------------------------------------------------- diagnosing
 
 
-def diagnose(margin: float, host: Host, itself: Sequence[PairedSamples], planted: PairedSamples) -> Diagnosis:
-    """What the timings of a network beside ``itself`` and beside the ``planted`` slowdown say of the machine.
+def diagnose(margin: float, host: Host, aa_runs: Sequence[PairedSamples], planted: PairedSamples) -> Diagnosis:
+    """Diagnose a machine from A/A comparisons and the comparison with the ``planted`` slowdown.
 
-    It is fit for the margin if a slowdown of twice the margin is found in 4 of 5 comparisons, the planted one is, no
-    comparison with itself came out faster or slower, and none was disturbed. Raises MeasureError for samples of a
-    single process.
+    It is fit for the margin if a slowdown of twice the margin is detected in 4 of 5 comparisons, the planted one is
+    detected, no A/A comparison is faster or slower, and none was disturbed. Raises MeasureError for samples of a single
+    process.
     """
-    first = itself[0]
-    ratios = [paired_ratio(samples.reference, samples.candidate) for samples in (*itself, planted)]
+    first = aa_runs[0]
+    ratios = [paired_ratio(samples.reference, samples.candidate) for samples in (*aa_runs, planted)]
     per_process = [ratio.per_process for ratio in ratios[:-1]]
-    change = minimum_detectable_effect(per_process)
-    if change is None:
-        raise MeasureError("what a machine resolves shows only over at least two processes")
-    # What was planted is no part of the family over which false discoveries are controlled: it is none.
+    effect = minimum_detectable_effect(per_process)
+    if effect is None:
+        raise MeasureError("a diagnosis needs at least two processes")
+    # The planted slowdown is decided alone: as a true difference it would loosen the tests of the A/A comparisons.
     verdicts = decide_verdicts(per_process, margin) + decide_verdicts([ratios[-1].per_process], margin)
     *alone, slowed = (
-        Comparison(ratio, verdict, tuple(findings(samples, None if samples is first else first)))
-        for samples, ratio, verdict in zip((*itself, planted), ratios, verdicts, strict=True)
+        TimedComparison(ratio, verdict, tuple(noise_signals(samples, None if samples is first else first)))
+        for samples, ratio, verdict in zip((*aa_runs, planted), ratios, verdicts, strict=True)
     )
     needed = _processes_needed(per_process, margin)
-    troubles = tuple(_troubles(margin, change, needed, alone, slowed))
+    troubles = tuple(_troubles(margin, effect, needed, alone, slowed))
     return Diagnosis(
         margin=margin,
         fit=not troubles,
         troubles=troubles,
-        smallest_change=change,
+        smallest_change=effect,
         processes_needed=needed,
         itself=tuple(alone),
         planted=slowed,
-        canary_ns=float(np.median([samples.canary for samples in (*itself, planted)])),
+        canary_ns=float(np.median([samples.canary for samples in (*aa_runs, planted)])),
         host=host,
-        environment=itself[0].environment[0],
+        environment=first.environment[0],
         advice=tuple(advice(host.facts, host.load, threads=1)),
     )
 
 
 def _processes_needed(per_process: Sequence[Sequence[float]], margin: float) -> int | None:
-    """The fewest processes whose smallest change is at most the margin; None when more than MOST_PROCESSES are."""
+    """Return the fewest processes whose MDE is at most the margin; None if more than MOST_PROCESSES."""
     for processes in range(2, MOST_PROCESSES + 1):
-        change = minimum_detectable_effect(per_process, processes)
-        if change is not None and change <= margin:
+        effect = minimum_detectable_effect(per_process, processes)
+        if effect is not None and effect <= margin:
             return processes
     return None
 
 
 def _troubles(
-    margin: float, change: float, needed: int | None, itself: Sequence[Comparison], planted: Comparison
+    margin: float, effect: float, needed: int | None, aa_runs: Sequence[TimedComparison], planted: TimedComparison
 ) -> Iterator[str]:
-    """Each reason why a machine is not fit, and what to do about it."""
+    """Yield each reason why a machine is not fit, with what to do."""
     shown = format_margin(margin)
-    if change > margin:
+    if effect > margin:
         more = f", or about {needed} processes" if needed else ""
         yield (
-            f"only slowdowns from {percent(margin + change)} on are called slower in 4 of 5 comparisons, and twice the "
-            f"margin ({percent(PLANTED * margin)}) should be: use a margin of at least "
-            f"{format_margin(_round_margin(change))}{more}"
+            f"only slowdowns of {percent(margin + effect)} or more are detected in 4 of 5 comparisons, instead of "
+            f"twice the margin ({percent(PLANTED * margin)}): use a margin of at least "
+            f"{format_margin(_round_margin(effect))}{more}"
         )
     elif planted.verdict.kind != "slower":
         yield (
-            f"the copy that is about {percent(PLANTED * margin)} slower was not called slower by more than {shown}, as "
-            f"it measured {planted.ratio.ratio:.4f}: try again, and use a larger margin if it stays so"
+            f"the copy that is about {percent(PLANTED * margin)} slower was not called slower by more than {shown}; "
+            f"its ratio was {planted.ratio.ratio:.4f}: try again, and use a larger margin if the result is the same"
         )
-    different = sum(comparison.verdict.kind in ("faster", "slower") for comparison in itself)
+    different = sum(comparison.verdict.kind in ("faster", "slower") for comparison in aa_runs)
     if different:
         yield (
-            f"in {different} of {len(itself)} comparisons the network was called faster or slower than itself by more "
-            f"than {shown}: something disturbs one of two equal networks; find it, or use a larger margin"
+            f"{different} of {len(aa_runs)} A/A comparisons were called faster or slower by more than {shown}, "
+            "although both networks are equal: find what disturbs one of them, or use a larger margin"
         )
-    disturbed = sum(comparison.disturbed for comparison in (*itself, planted))
+    disturbed = sum(comparison.disturbed for comparison in (*aa_runs, planted))
     if disturbed:
         yield (
-            f"{disturbed} of {len(itself) + 1} comparisons were disturbed, and a run gives such cells no verdict: "
-            "try again while nothing else runs, and see what else is advised"
+            f"{disturbed} of {len(aa_runs) + 1} comparisons were disturbed, and a run gives such cells no verdict: "
+            "try again while nothing else runs, and follow the advice"
         )
 
 
-def _round_margin(change: float) -> float:
-    """A round margin that a smallest change does not exceed: whole percents, tenths of one below 1 %."""
-    step = 100 if change > 0.01 else 1000
-    return math.ceil(round(change * step, 9)) / step
+def _round_margin(effect: float) -> float:
+    """Round an effect up to whole percents, or to tenths of a percent below 1 %."""
+    step = 100 if effect > 0.01 else 1000
+    return math.ceil(round(effect * step, 9)) / step

@@ -1,6 +1,6 @@
-"""A worker with a model of its own, one small network that can be slowed down at will: it tests the measuring itself.
+"""Run a worker whose only model is a small network with a planted slowdown, to test the measuring.
 
-``python -m harness.doctor.probe`` speaks the worker's protocol. A file is JSON: ``{"slowdown": 0.02}`` is the
+``python -m harness.doctor.probe`` speaks the worker's protocol. A model file is JSON: ``{"slowdown": 0.02}`` is the
 network followed by a busy loop of 2 % of its time.
 """
 
@@ -27,21 +27,21 @@ if TYPE_CHECKING:
 COMMAND = (sys.executable, "-m", "harness.doctor.probe")
 #: A signal of 12 leads and 1,000 samples; a call of the network takes some tenths of a millisecond.
 INPUT_SHAPE, INPUTS = (12, 1000), 64
-#: The busy loop is calibrated in so many steps of so many calls; the first step warms up too.
+#: The busy loop is calibrated in STEPS steps of ROUNDS calls; the first step is the warm-up too.
 STEPS, ROUNDS = 3, 50
 
 
 class Probe(Runtime):
-    """Three convolutions with seeded weights, and after them a busy loop, calibrated when the file is loaded."""
+    """Three convolutions with seeded weights, then a busy loop that is calibrated when the file is loaded."""
 
     name: ClassVar[str] = "probe"
 
     def deploy(self, artefact: Path, folder: Path) -> Path:
-        """The file is what ships."""
+        """Return the file, which is deployed as it is."""
         return artefact
 
     def load(self, file: Path) -> Predictor:
-        """The network that ``file`` describes."""
+        """Load the network that ``file`` describes."""
         import torch
         from torch import nn
 
@@ -73,17 +73,17 @@ class Probe(Runtime):
 
 
 def write_inputs(file: Path) -> None:
-    """Write the inputs of the network, (64, 12, 1000) float32, seeded."""
+    """Write seeded inputs of the network, (64, 12, 1000) float32, as .npy."""
     np.save(file, np.random.default_rng(0).standard_normal((INPUTS, *INPUT_SHAPE), dtype=np.float32))
 
 
 def write_model(file: Path, slowdown: float = 0.0) -> None:
-    """Write the file of a network that is slower by that share."""
+    """Write the file of a network that is slower by ``slowdown`` (0.02 is 2 %)."""
     file.write_text(json.dumps({"slowdown": slowdown}))
 
 
 def _calibrated(call: Callable[[], object], slowdown: float) -> int:
-    """How many loops take that share of a call's time, when they follow it."""
+    """Return how many loops take the share ``slowdown`` of a call's time, when they follow the call."""
     loops = 100
     for _ in range(STEPS):
         calls, spins = [], []
@@ -99,7 +99,7 @@ def _calibrated(call: Callable[[], object], slowdown: float) -> int:
 
 
 def _spin(loops: int) -> None:
-    for _ in itertools.repeat(None, loops):  # not range(): its integers beyond 256 are made anew, so they cost more
+    for _ in itertools.repeat(None, loops):  # not range(), which allocates integers above 256
         pass
 
 

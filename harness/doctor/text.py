@@ -1,4 +1,4 @@
-"""A diagnosis of a machine, in plain words for the terminal."""
+"""Print a diagnosis of a machine for the terminal."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections.abc import Iterable, Iterator, Sequence
 
 from tabulate import tabulate
 
-from harness.doctor.doctor import PLANTED, Comparison, Diagnosis, Host
+from harness.doctor.doctor import PLANTED, Diagnosis, Host, TimedComparison
 from harness.measure.noise import SIGNALS
 from harness.measure.profile import install_hint
 from harness.text import format_margin, percent
@@ -17,19 +17,19 @@ WIDTH = 100
 
 
 def doctor_text(diagnosis: Diagnosis) -> str:
-    """The machine, what was measured, what disturbed it, what would make it steadier, and the verdict."""
+    """Print the machine, what was measured, what disturbed it, what would make it steadier, and the verdict."""
     sections = [
         ("This machine (before anything was timed)", _table(_machine(diagnosis.host))),
-        (_how(diagnosis), _table(_measured(diagnosis))),
+        (_protocol(diagnosis), _table(_measured(diagnosis))),
         ("What disturbed the timings beyond the limit", _prose(_noise((*diagnosis.itself, diagnosis.planted)))),
-        ("What would make timings steadier (none of this was done)", _prose(_advice(diagnosis))),
+        ("What would make timings steadier (nothing was changed)", _prose(_advice(diagnosis))),
         ("Verdict", _prose(_verdict(diagnosis))),
     ]
     return "\n\n".join("\n".join([title, *lines]) for title, lines in sections)
 
 
 def _prose(lines: Iterable[str]) -> Iterator[str]:
-    """Lines that are broken where they are long; those of a list hang."""
+    """Wrap long lines, with a hanging indent for list items."""
     for line in lines:
         hanging = "    " if line.startswith("- ") else "  "
         whole = line.replace(" %", "\N{NO-BREAK SPACE}%")
@@ -45,21 +45,21 @@ def _table(rows: Rows) -> list[str]:
 
 
 def _machine(host: Host) -> Rows:
-    """What is known of it; a line of which nothing is known is left out."""
+    """Return the known host facts; unknown ones are left out."""
     facts, load = host.facts, host.load
     kernel = " ".join(filter(None, (facts["system"], facts["kernel"])))
     memory = facts["memory_bytes"]
     lines = [
-        ("processor", [facts["cpu"], facts["architecture"], _told("microcode {}", facts["microcode"])]),
+        ("processor", [facts["cpu"], facts["architecture"], _if_known("microcode {}", facts["microcode"])]),
         ("CPUs", _cpus(host)),
         ("frequency", [
-            _told("governor {}", facts["governor"]),
+            _if_known("governor {}", facts["governor"]),
             _switch("turbo", facts["turbo"]),
-            _told("driver {}", facts["frequency_driver"]),
+            _if_known("driver {}", facts["frequency_driver"]),
         ]),
         ("memory", [
             None if memory is None else f"{memory / 2**30:.1f} GiB",
-            _told("transparent huge pages: {}", facts["transparent_hugepages"]),
+            _if_known("transparent huge pages: {}", facts["transparent_hugepages"]),
         ]),
         ("system", [
             kernel,
@@ -67,7 +67,7 @@ def _machine(host: Host) -> Rows:
             None if facts["aslr"] is None else f"addresses {'randomised' if facts['aslr'] else 'not randomised'}",
         ]),
         ("load", [
-            _told("{} programs ran or waited for a CPU, on average over the last minute", load["load_1min"]),
+            _if_known("{} programs ran or waited for a CPU on average over the last minute", load["load_1min"]),
         ]),
     ]  # fmt: skip
     known = [(name, ", ".join(filter(None, parts))) for name, parts in lines]
@@ -78,13 +78,13 @@ def _cpus(host: Host) -> list[str | None]:
     facts = host.facts
     allowed, isolated = facts["allowed_cpus"], facts["isolated_cpus"]
     return [
-        _told("{}", facts["cpus"]),
-        _told("on {} cores", facts["cores"]),
+        _if_known("{}", facts["cpus"]),
+        _if_known("on {} cores", facts["cores"]),
         _switch("hyper-threading (SMT)", facts["smt"]),
         f"of which this process may use {allowed}" if allowed and allowed != facts["cpus"] else None,
         f"isolated: {', '.join(map(str, isolated))}" if isolated else None,
-        _told("limited to the time of {:g} CPUs (quota)", facts["cpu_quota"]),
-        _told("{} memory nodes", facts["numa_nodes"]) if facts["numa_nodes"] != 1 else None,
+        _if_known("limited to the time of {:g} CPUs (quota)", facts["cpu_quota"]),
+        _if_known("{} memory nodes", facts["numa_nodes"]) if facts["numa_nodes"] != 1 else None,
     ]
 
 
@@ -92,14 +92,14 @@ def _allocators(host: Host) -> Rows:
     rows: Rows = []
     for name, library in host.allocators.items():
         if host.facts["system"] != "Linux":
-            absent = "cannot be swapped in: only Linux can"
+            absent = "only Linux can replace the allocator"
         else:
-            absent = f"not found ({install_hint([name])})"
+            absent = f"not installed ({install_hint([name])})"
         rows.append(("" if rows else "allocators", f"{name}: {library or absent}"))
     return rows
 
 
-def _told(text: str, value: object) -> str | None:
+def _if_known(text: str, value: object) -> str | None:
     return None if value is None else text.format(value)
 
 
@@ -110,10 +110,10 @@ def _switch(name: str, value: bool | None) -> str | None:
 # -------------------------------------------------------------------------------------------------------- measured
 
 
-def _how(diagnosis: Diagnosis) -> str:
+def _protocol(diagnosis: Diagnosis) -> str:
     ratio, environment = diagnosis.planted.ratio, diagnosis.environment
     return (
-        f"A small network timed beside another ({ratio.processes} processes, {ratio.pairs} pairs of calls in each, "
+        f"A small network timed in pairs ({ratio.processes} processes, {ratio.pairs} pairs of calls in each, "
         f"{environment['threads']} thread, allocator {environment['allocator']})"
     )
 
@@ -125,39 +125,39 @@ def _measured(diagnosis: Diagnosis) -> Rows:
     margin = format_margin(diagnosis.margin)
     return [
         (
-            "beside itself",
+            "against itself (A/A)",
             f"ratios {min(ratios):.4f} to {max(ratios):.4f} in {len(ratios)} comparisons; "
             f"called faster or slower by more than {margin}: {different or 'none'}",
         ),
         (
-            f"a copy about {percent(PLANTED * diagnosis.margin)} slower",
+            f"against a copy {percent(PLANTED * diagnosis.margin)} slower",
             f"ratio {planted.ratio.ratio:.4f} [{planted.ratio.low:.4f}, {planted.ratio.high:.4f}]; "
             f"{'' if planted.verdict.kind == 'slower' else 'not '}called slower by more than {margin}",
         ),
-        ("smallest change", f"{percent(diagnosis.smallest_change)}: one that large is seen in 4 of 5 comparisons"),
+        ("minimum detectable effect", f"{percent(diagnosis.smallest_change)}, detected in 4 of 5 comparisons"),
         (
-            "a fixed piece of work",
-            f"{diagnosis.canary_ns / 1000:.0f} microseconds; the middle half of its times spreads over "
-            f"{percent(max(_values('spread', (*diagnosis.itself, planted))))} at most",
+            "canary (fixed work)",
+            f"{diagnosis.canary_ns / 1000:.0f} microseconds; the middle half of its times spreads over at most "
+            f"{percent(max(_values('spread', (*diagnosis.itself, planted))))}",
         ),
     ]
 
 
-def _noise(comparisons: Sequence[Comparison]) -> Iterator[str]:
-    beyond = [finding for comparison in comparisons for finding in comparison.findings if finding.beyond]
-    for name, signal in SIGNALS.items():
-        found = [finding for finding in beyond if finding.signal == name]
-        if found:
-            limit = percent(found[0].limit) if signal.share else f"{found[0].limit:g}"
-            count = f"in {len(found)} of {len(comparisons)} comparisons"
-            yield f"- {count} {signal.say(max(_values(name, comparisons)))} (at worst; the limit is {limit})"
+def _noise(comparisons: Sequence[TimedComparison]) -> Iterator[str]:
+    beyond = [signal for comparison in comparisons for signal in comparison.findings if signal.beyond]
+    for name, spec in SIGNALS.items():
+        signals = [signal for signal in beyond if signal.signal == name]
+        if signals:
+            limit = percent(signals[0].limit) if spec.share else f"{signals[0].limit:g}"
+            count = f"in {len(signals)} of {len(comparisons)} comparisons"
+            yield f"- {count} {spec.describe(max(_values(name, comparisons)))} (worst value; the limit is {limit})"
     if not beyond:
         yield "nothing"
 
 
-def _values(signal: str, comparisons: Sequence[Comparison]) -> list[float]:
-    found = (finding for comparison in comparisons for finding in comparison.findings if finding.signal == signal)
-    return [finding.value for finding in found if finding.value is not None]
+def _values(name: str, comparisons: Sequence[TimedComparison]) -> list[float]:
+    signals = (signal for comparison in comparisons for signal in comparison.findings if signal.signal == name)
+    return [signal.value for signal in signals if signal.value is not None]
 
 
 # ------------------------------------------------------------------------------------------------ advice and verdict
@@ -169,15 +169,15 @@ def _advice(diagnosis: Diagnosis) -> Iterator[str]:
         if entry.command is not None:
             yield f"  $ {entry.command}"
     if not diagnosis.advice:
-        yield "nothing that can be told from here"
+        yield "no advice"
 
 
 def _verdict(diagnosis: Diagnosis) -> Iterator[str]:
     margin = format_margin(diagnosis.margin)
     yield (
-        f"This machine tells changes of {percent(diagnosis.smallest_change)} (with {diagnosis.planted.ratio.processes} "
-        f"processes); slowdowns from {percent(diagnosis.margin + diagnosis.smallest_change)} on are called slower at a "
-        f"margin of {margin}."
+        f"This machine detects changes of {percent(diagnosis.smallest_change)} (with "
+        f"{diagnosis.planted.ratio.processes} processes). At a margin of {margin}, slowdowns of "
+        f"{percent(diagnosis.margin + diagnosis.smallest_change)} or more are called slower."
     )
     if diagnosis.fit:
         yield f"Good enough for a margin of {margin}."

@@ -1,4 +1,4 @@
-"""What this process runs in, and whether that is what a profile asks for."""
+"""Read the environment of this process, and verify that it is the one that a profile asks for."""
 
 from __future__ import annotations
 
@@ -13,26 +13,24 @@ from harness.errors import MeasureError
 ALLOCATOR_LIBRARY = re.compile(r"/lib(tcmalloc|jemalloc|mimalloc)[^/]*\.so[^/]*$")
 
 
-def verify(found: Mapping[str, Any], threads: int, cpus: list[int] | None, onednn: bool, isa: str = "auto") -> None:
-    """Raise MeasureError unless the worker runs in what its profile asked for."""
-    wanted: dict[str, Any] = {"threads": threads, "interop_threads": 1, "onednn": onednn}
-    wanted |= {name: threads for name in ("omp_threads", "mkl_threads") if name in found}
+def verify(actual: Mapping[str, Any], threads: int, cpus: list[int] | None, onednn: bool, isa: str = "auto") -> None:
+    """Raise MeasureError unless ``actual``, the worker's environment, is what its profile asks for."""
+    expected: dict[str, Any] = {"threads": threads, "interop_threads": 1, "onednn": onednn}
+    expected |= {name: threads for name in ("omp_threads", "mkl_threads") if name in actual}
     if cpus is not None:
-        wanted["affinity"] = cpus
+        expected["affinity"] = cpus
     if isa != "auto":
-        wanted["isa"] = isa
-    for name, value in wanted.items():
-        if found[name] != value:
-            hint = (
-                "something that it imported overrides the profile: look for it among the plugins and in sitecustomize"
-            )
+        expected["isa"] = isa
+    for name, value in expected.items():
+        if actual[name] != value:
+            hint = "an imported module overrides the profile: search the plugins and sitecustomize for it"
             if name == "isa":
-                hint = "this processor, or this build of torch, does not have it: choose another in the profile"
-            raise MeasureError(f"the worker was to have {name}={value} but has {found[name]}; {hint}")
+                hint = "this processor, or this build of torch, does not support it: choose another in the profile"
+            raise MeasureError(f"the worker should have {name}={value} but has {actual[name]}; {hint}")
 
 
 def environment() -> dict[str, Any]:
-    """What the worker runs in, as far as plugins could change it."""
+    """Return the part of the worker's environment that plugins could change."""
     import torch
 
     has_onednn = bool(torch.backends.mkldnn.is_available())  # type: ignore[no-untyped-call]
@@ -46,39 +44,39 @@ def environment() -> dict[str, Any]:
 
 
 def libraries() -> dict[str, Any]:
-    """What torch says of the libraries below it: the threads of OpenMP and MKL, and the version of oneDNN."""
+    """Return what torch reports of its libraries: the threads of OpenMP and MKL, and the version of oneDNN."""
     import torch
 
-    said = torch.__config__.parallel_info() + torch.__config__.show()
+    report = torch.__config__.parallel_info() + torch.__config__.show()
     threads = {
-        f"{name}_threads": int(found[1])
+        f"{name}_threads": int(match[1])
         for name in ("omp", "mkl")
-        if (found := re.search(rf"{name}_get_max_threads\(\)\s*:\s*(\d+)", said))
+        if (match := re.search(rf"{name}_get_max_threads\(\)\s*:\s*(\d+)", report))
     }
-    onednn = re.search(r"MKL-DNN v([\d.]+)", said)
+    onednn = re.search(r"MKL-DNN v([\d.]+)", report)
     return {**threads, "onednn_version": onednn[1] if onednn else None}
 
 
 def verify_allocator(allocator: str, library: str | None, mapped: set[str] | None) -> None:
-    """Raise MeasureError unless exactly that allocator is mapped; ``mapped`` None means that it cannot be known."""
+    """Raise MeasureError unless exactly this allocator is among the ``mapped`` files (None: unknown, so no check)."""
     if mapped is None:
         return
     present = {file for file in mapped if ALLOCATOR_LIBRARY.search(file)}
     if library is not None and library not in present:
         raise MeasureError(
-            f"the worker was started with {allocator} ({library}) but runs without it: LD_PRELOAD had no effect; "
-            "is the interpreter statically linked or setuid, or a wrapper that cleans its environment?"
+            f"the worker was started with {allocator} ({library}) but runs without it: LD_PRELOAD had no effect; check "
+            "whether the interpreter is statically linked, setuid, or a wrapper that clears its environment"
         )
-    strangers = sorted(present - {library})
-    if strangers:
+    others = sorted(present - {library})
+    if others:
         raise MeasureError(
-            f"the worker was to run on the allocator {allocator} but {', '.join(strangers)} is loaded as well; "
-            "find what links it (a plugin, a Python built with it) or ask for that allocator in the profile"
+            f"the worker should use the allocator {allocator}, but {', '.join(others)} is loaded as well; "
+            "find what links it (a plugin, a Python built with it) or name that allocator in the profile"
         )
 
 
 def mapped_files() -> set[str] | None:
-    """The files mapped into this process, by their real paths; None where the system does not tell."""
+    """Return the real paths of the files mapped into this process; None where the system does not report them."""
     try:
         lines = Path("/proc/self/maps").read_text().splitlines()
     except FileNotFoundError:
@@ -87,20 +85,20 @@ def mapped_files() -> set[str] | None:
 
 
 def pin(cpus: list[int]) -> None:
-    """Pin every thread of this process to ``cpus``; those that start later inherit it."""
+    """Pin every thread of this process to ``cpus``; later threads inherit it."""
     for task in _tasks():
         os.sched_setaffinity(task, cpus)
 
 
 def affinity() -> list[int] | None:
-    """The CPUs that any thread of this process may use; None where the system does not tell."""
+    """Return the CPUs that any thread of this process may use; None where the system does not report them."""
     if not hasattr(os, "sched_getaffinity"):
         return None
     return sorted(set().union(*(os.sched_getaffinity(task) for task in _tasks())))
 
 
 def _tasks() -> list[int]:
-    """The threads of this process by number (0, the caller, where /proc is not)."""
+    """Return the thread numbers of this process (0, the caller, where there is no /proc)."""
     try:
         return [int(name) for name in os.listdir("/proc/self/task")]
     except FileNotFoundError:

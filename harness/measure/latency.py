@@ -209,7 +209,7 @@ class LatencyTimer:
 
     def _take(self, pair: Pair, itself: Taken | None, purpose: str = "cell") -> Taken:
         """One comparison with its signals; of a file with itself it is ``itself`` already."""
-        from harness.measure.noise import differs_from_itself, findings
+        from harness.measure.noise import aa_signal, noise_signals
         from harness.measure.timing import Amount
 
         if itself is not None and pair.candidate == pair.reference:
@@ -225,11 +225,11 @@ class LatencyTimer:
             amount=Amount(preset.pairs, preset.warmup, seconds=preset.seconds),
             seed=random.Random(f"{purpose} {pair.cell.name}").getrandbits(32),
         )
-        found = findings(samples, None if itself is None else itself.samples)
+        found = noise_signals(samples, None if itself is None else itself.samples)
         if itself is not None:
-            found.append(differs_from_itself(itself.ratio, self._margin))
+            found.append(aa_signal(itself.ratio, self._margin))
         elif pair.candidate == pair.reference:
-            found.append(differs_from_itself(_ratio(samples), self._margin))
+            found.append(aa_signal(_ratio(samples), self._margin))
         signals = [
             SignalRecord(signal=entry.signal, value=entry.value, limit=entry.limit, beyond=entry.beyond)
             for entry in found
@@ -322,4 +322,4 @@ def _aa_run(taken: Taken) -> AARun:
 def _explain(beyond: Sequence[SignalRecord]) -> str:
     from harness.measure.noise import SIGNALS
 
-    return "; ".join(SIGNALS[entry.signal].say(entry.value or 0.0) for entry in beyond)
+    return "; ".join(SIGNALS[entry.signal].describe(entry.value or 0.0) for entry in beyond)

@@ -1,6 +1,7 @@
-"""What the machine is and what it did to us: facts that are recorded, counters that are read around a timing.
+"""Read host facts, recorded once, and noise counters, read before and after each timing.
 
-Nothing is ever changed. What a system does not tell is None; every path lies below ``root``, the file system's root.
+Nothing is changed on the machine. Values that the system does not report are None. All paths lie below ``root``, the
+root of the file system.
 """
 
 from __future__ import annotations
@@ -21,11 +22,11 @@ CPUS = Path("sys/devices/system/cpu")
 
 
 class Facts(TypedDict):
-    """What the machine is, as JSON, always in this order.
+    """Host facts as JSON, always in this order.
 
-    ``cpus`` counts those that are online, ``allowed_cpus`` those that this process may use (ask before it is pinned),
-    ``cores`` the physical ones. ``cpu_quota`` is the tightest limit on the CPU time of the control groups that this
-    process is in, in CPUs; None where there is no limit.
+    ``cpus`` counts the online CPUs, ``allowed_cpus`` those that this process may use (read them before pinning it),
+    ``cores`` the physical cores. ``cpu_quota`` is the tightest CPU limit of this process's control groups, in CPUs;
+    None if there is no limit.
     """
 
     cpu: str | None
@@ -50,7 +51,7 @@ class Facts(TypedDict):
 
 
 class Load(TypedDict):
-    """How busy the machine is: the load average of the last minute, and the threads that run or wait for a CPU now."""
+    """The load average of the last minute, and the number of threads that run or wait for a CPU now."""
 
     load_1min: float | None
     runnable: int | None
@@ -60,12 +61,12 @@ class Load(TypedDict):
 
 
 def facts(root: Path = ROOT) -> Facts:
-    """The machine's facts; it takes a few milliseconds and starts no process on Linux."""
+    """Read the host facts. Takes a few milliseconds and, on Linux, starts no process."""
     cpuinfo = _text(root / "proc/cpuinfo")
     online = cpu_list(_text(root / CPUS / "online"))
     allowed = cpu_list(_first(_fields("Cpus_allowed_list", _text(root / "proc/self/status"))))
     flags = _first(_fields("flags", cpuinfo))
-    isolated = root / CPUS / "isolated"  # mostly there and empty
+    isolated = root / CPUS / "isolated"  # usually exists and is empty
     nodes = cpu_list(_text(root / "sys/devices/system/node/online"))
     memory = _number(_first(_fields("MemTotal", _text(root / "proc/meminfo"))).removesuffix("kB"))
     pages = re.search(r"\[(\w+)\]", _text(root / "sys/kernel/mm/transparent_hugepage/enabled"))
@@ -94,20 +95,20 @@ def facts(root: Path = ROOT) -> Facts:
 
 
 def load(root: Path = ROOT) -> Load:
-    """How busy the machine is right now, this process included."""
-    found = re.match(r"(\d+\.\d+) \S+ \S+ (\d+)/", _text(root / "proc/loadavg"), re.ASCII)
-    if found is None:
+    """Read the machine's load, which includes this process."""
+    match = re.match(r"(\d+\.\d+) \S+ \S+ (\d+)/", _text(root / "proc/loadavg"), re.ASCII)
+    if match is None:
         return Load(load_1min=None, runnable=None)
-    return Load(load_1min=float(found[1]), runnable=int(found[2]))
+    return Load(load_1min=float(match[1]), runnable=int(match[2]))
 
 
 def _cpu_name(cpuinfo: str) -> str | None:
-    """The model's name; of an Arm the numbers of who designed its cores and which they are, in place of one."""
+    """Return the model name; for Arm, which has none, the implementer and part numbers of its cores."""
     if names := _fields("model name", cpuinfo):
         return ", ".join(names)
     if parts := _fields("CPU part", cpuinfo):
         return f"implementer {', '.join(_fields('CPU implementer', cpuinfo))}, part {', '.join(parts)}"
-    return None if sys.platform == "linux" else platform.processor() or None  # there it would start a process
+    return None if sys.platform == "linux" else platform.processor() or None  # on Linux this would start a process
 
 
 def _turbo(root: Path) -> bool | None:
@@ -116,7 +117,7 @@ def _turbo(root: Path) -> bool | None:
 
 
 def _per_cpu(file: str, cpus: Sequence[int] | None, root: Path) -> list[str]:
-    """The distinct texts of a file that each CPU has one of, sorted."""
+    """Return the distinct contents of a per-CPU file, sorted."""
     return sorted({text for cpu in cpus or () if (text := _text(root / CPUS / f"cpu{cpu}" / file))})
 
 
@@ -125,10 +126,10 @@ def _per_cpu(file: str, cpus: Sequence[int] | None, root: Path) -> list[str]:
 
 @functools.cache
 def _cgroups(root: Path) -> tuple[Path, ...]:
-    """The folders of the control groups that this process's CPU time counts in: its own and those that hold it.
+    """Return the folders of this process's CPU control groups: its own and all that contain it.
 
-    They are found once, as a process stays in its groups. In a container the mount may begin below the hierarchy's
-    root, and what is above it cannot be seen.
+    Cached, because a process stays in its groups. In a container the mount may begin below the root of the hierarchy;
+    the groups above it are invisible.
     """
     own: dict[str, PurePosixPath] = {}
     for number, controllers, path in re.findall(r"^(\d+):(.*?):(/.*)$", _text(root / "proc/self/cgroup"), re.MULTILINE):
@@ -148,7 +149,7 @@ def _cgroups(root: Path) -> tuple[Path, ...]:
 
 
 def _quota(group: Path) -> float | None:
-    """CPUs' worth of time that a group may use, in version 2 or 1; None where it is not limited ("max" or -1)."""
+    """Read the CPU limit of a control group (version 2 or 1), in CPUs; None if unlimited ("max" or -1)."""
     words = " ".join(_text(group / name) for name in ("cpu.max", "cpu.cfs_quota_us", "cpu.cfs_period_us")).split()
     numbers = [number for word in words if (number := _number(word)) is not None and number > 0]
     return numbers[0] / numbers[1] if len(words) == len(numbers) == 2 else None
@@ -159,12 +160,12 @@ def _quota(group: Path) -> float | None:
 
 @dataclasses.dataclass(frozen=True)
 class Disturbance:
-    """What happened between two readings of the counters.
+    """The noise between two readings of the counters.
 
-    ``involuntary_switches`` counts how often the kernel took the CPU away, ``steal`` is the share of the CPUs' time
-    that the hypervisor gave to others (None also when less than a tick, mostly 10 ms, has passed),
-    ``throttled_periods`` counts stops for a used-up quota and for heat. ``waiting`` is the share of the time in which
-    the main thread was ready to run and waited for a CPU.
+    ``involuntary_switches`` counts how often the kernel took the CPU away. ``steal`` is the share of the CPUs' time
+    that the hypervisor gave to others (None also if less than a tick, mostly 10 ms, has passed). ``throttled_periods``
+    counts stops for a used-up quota and for heat. ``waiting`` is the share of the time in which the main thread was
+    ready to run and waited for a CPU.
     """
 
     involuntary_switches: int
@@ -175,7 +176,7 @@ class Disturbance:
 
 @dataclasses.dataclass(frozen=True)
 class Counters:
-    """One reading of what a `Disturbance` is the growth of: of this process, its control groups and some CPUs."""
+    """One reading of the noise counters of this process, its control groups and some CPUs."""
 
     involuntary_switches: int
     steal_ticks: int | None
@@ -185,7 +186,7 @@ class Counters:
     clock_ns: int = 0
 
     def since(self, before: Counters) -> Disturbance:
-        """What happened from ``before``, a reading of the same CPUs, until this one."""
+        """Return the noise between ``before``, a reading of the same CPUs, and this reading."""
         waited, elapsed = _growth(self.waited_ns, before.waited_ns), self.clock_ns - before.clock_ns
         steal, total = _growth(self.steal_ticks, before.steal_ticks), _growth(self.total_ticks, before.total_ticks)
         return Disturbance(
@@ -197,30 +198,30 @@ class Counters:
 
 
 def read_counters(cpus: Sequence[int] | None, root: Path = ROOT) -> Counters:
-    """Read the counters of this process and of ``cpus`` (None: of all), of a few in a fraction of a millisecond."""
+    """Read the counters of this process and of ``cpus`` (None: all); few CPUs take less than a millisecond."""
     steal, total = _ticks(cpus, root)
     throttled = _throttled(cpus, root)
     usage = resource.getrusage(resource.RUSAGE_SELF)
-    # Of the main thread: nanoseconds on a CPU, then those it was ready to run and waited for one.
+    # The main thread's nanoseconds on a CPU, then those that it was ready and waited for a CPU.
     schedule = _text(root / "proc/self/schedstat").split()
     waited = _number(schedule[1]) if len(schedule) == 3 else None
     return Counters(usage.ru_nivcsw, steal, total, throttled, waited, time.monotonic_ns())
 
 
 def _ticks(cpus: Sequence[int] | None, root: Path) -> tuple[int | None, int | None]:
-    """Ticks stolen and ticks altogether, summed over the CPUs; None unless all of them are listed."""
-    wanted = {"cpu"} if cpus is None else {f"cpu{cpu}" for cpu in cpus}
-    # User, nice, system, idle, iowait, irq, softirq, steal. A guest's ticks, which follow, are in user and nice too.
-    lines, _, _ = _text(root / "proc/stat").partition("intr ")  # what follows is long
+    """Return stolen ticks and all ticks, summed over the CPUs; None unless all CPUs are listed."""
+    names = {"cpu"} if cpus is None else {f"cpu{cpu}" for cpu in cpus}
+    # User, nice, system, idle, iowait, irq, softirq, steal. Guest ticks follow; user and nice include them already.
+    lines, _, _ = _text(root / "proc/stat").partition("intr ")  # the rest is long
     rows = re.findall(r"^(cpu\d*)" + r" +(\d+)" * 8, lines, re.ASCII | re.MULTILINE)
-    ticks = [[int(field) for field in fields] for name, *fields in rows if name in wanted]
-    if not wanted or len(ticks) != len(wanted):
+    ticks = [[int(field) for field in fields] for name, *fields in rows if name in names]
+    if not names or len(ticks) != len(names):
         return None, None
     return sum(row[7] for row in ticks), sum(map(sum, ticks))
 
 
 def _throttled(cpus: Sequence[int] | None, root: Path) -> int | None:
-    """How often a quota was used up, this process's own or one that holds it, and a CPU slowed down for its heat."""
+    """Count how often a quota of this process's control groups was used up, or a CPU was throttled for heat."""
     quotas = [
         _first(re.findall(r"^nr_throttled (\d+)", _text(group / "cpu.stat"), re.MULTILINE)) for group in _cgroups(root)
     ]
@@ -231,7 +232,7 @@ def _throttled(cpus: Sequence[int] | None, root: Path) -> int | None:
 
 
 def _growth(after: int | None, before: int | None) -> int | None:
-    """A virtual machine that moves to another host may find its counters set back; that is no growth."""
+    """Return the growth of a counter. A migrated virtual machine may find it reset; that counts as 0."""
     return None if after is None or before is None else max(0, after - before)
 
 
@@ -239,7 +240,7 @@ def _growth(after: int | None, before: int | None) -> int | None:
 
 
 def _text(file: Path) -> str:
-    """A file's text without the space around it; empty where it cannot be read."""
+    """Return a file's stripped text; empty if it cannot be read."""
     try:
         return file.read_text(errors="replace").strip()
     except OSError:
@@ -247,7 +248,7 @@ def _text(file: Path) -> str:
 
 
 def _fields(name: str, text: str) -> list[str]:
-    """The distinct values of the lines "name: value", in their order."""
+    """Return the distinct values of the lines "name: value", in their order."""
     return list(dict.fromkeys(re.findall(rf"^{name}[ \t]*:[ \t]*(\S.*)$", text, re.MULTILINE)))
 
 
@@ -267,11 +268,11 @@ def _flag(text: str) -> bool | None:
 
 
 def cpu_list(text: str) -> list[int] | None:
-    """The CPUs in the kernel's notation, "0-3,8"; None for what is not written in it."""
-    found: list[int] = []
+    """Parse a list of CPUs in the kernel's notation, "0-3,8"; None if the text is not in it."""
+    cpus: list[int] = []
     for part in filter(None, text.strip().split(",")):
         bounds = re.fullmatch(r"(\d{1,5})(?:-(\d{1,5}))?", part, re.ASCII)
         if bounds is None:
             return None
-        found.extend(range(int(bounds[1]), int(bounds[2] or bounds[1]) + 1))
-    return found
+        cpus.extend(range(int(bounds[1]), int(bounds[2] or bounds[1]) + 1))
+    return cpus

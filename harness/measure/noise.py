@@ -1,4 +1,4 @@
-"""Signs that the machine, not the model, moved: each with its limit, beyond which a cell is contaminated."""
+"""Compute noise signals: signs that the machine disturbed a timing, each with a limit beyond which it counts."""
 
 from __future__ import annotations
 
@@ -14,44 +14,45 @@ from harness.text import percent
 
 
 @dataclasses.dataclass(frozen=True)
-class Signal:
-    """A sign of trouble: the greatest value that is none, and what to say of a greater one.
+class SignalSpec:
+    """A noise signal: the largest value that is harmless, and the sentence that reports a larger one.
 
-    25 % is where PyTorch's benchmarks call a spread gross; the other limits are ours, several times what an idle
-    machine showed. A switch to a short task of the system costs a long call little, so that only one in every call is
-    too many; that others really have the CPU is seen by the waiting. The limit of a difference from itself is the run's
-    margin.
+    PyTorch's benchmarks call a spread of 25 % gross; the other limits are ours, several times the values of an idle
+    machine. A switch to a short task of the system hardly affects a long call, so only one switch per call is too many;
+    the waiting shows whether other programs really had the CPU. The run's margin replaces the limit of the A/A signal.
     """
 
     name: str
     limit: float
-    #: A sentence for people, with a place for the value; a share is shown in percent.
+    #: A sentence for users with a place for the value; a share is shown in percent.
     sentence: str
     share: bool = True
 
-    def say(self, value: float) -> str:
+    def describe(self, value: float) -> str:
         return self.sentence.format(percent(value) if self.share else f"{value:.2g}" if value < 100 else f"{value:.0f}")
 
 
 SIGNALS = {
-    signal.name: signal
-    for signal in (
-        Signal("switches", 1, "the system took the CPU away {} times per timed call, for other programs", share=False),
-        Signal("waiting", 0.1, "the timing waited for its CPU, which other programs had, {} of the time"),
-        Signal("steal", 0.05, "the hypervisor gave {} of the CPU's time to other machines"),
-        Signal("throttled", 0, "a CPU quota or the heat stopped the timing {} times", False),
-        Signal("collections", 0, "Python collected garbage {} times while timing", False),
-        Signal("spread", 0.25, "the middle half of the times of the canary, a fixed piece of work, spread over {}"),
-        Signal("drift", 0.1, "the canary took {} longer or shorter at the end of a process's pairs than before"),
-        Signal("moved", 0.25, "the canary took {} longer or shorter than when the reference was timed against itself"),
-        Signal("itself", 0.01, "the reference surely differs from itself, by {} at least"),
+    spec.name: spec
+    for spec in (
+        SignalSpec(
+            "switches", 1, "the system took the CPU away {} times per timed call, for other programs", share=False
+        ),
+        SignalSpec("waiting", 0.1, "the timing waited for its CPU, which other programs had, {} of the time"),
+        SignalSpec("steal", 0.05, "the hypervisor gave {} of the CPU's time to other machines"),
+        SignalSpec("throttled", 0, "a CPU quota or the heat stopped the timing {} times", False),
+        SignalSpec("collections", 0, "Python collected garbage {} times while timing", False),
+        SignalSpec("spread", 0.25, "the middle half of the times of the canary, a fixed piece of work, spread over {}"),
+        SignalSpec("drift", 0.1, "the canary took {} longer or shorter at the end of a process's pairs than before"),
+        SignalSpec("moved", 0.25, "the canary took {} longer or shorter than during the A/A run"),
+        SignalSpec("itself", 0.01, "the A/A run of the reference shows a difference of at least {}"),
     )
 }
 
 
 @dataclasses.dataclass(frozen=True)
-class Finding:
-    """The value of a signal in one cell, and whether it is beyond its limit; None where the system does not tell."""
+class NoiseSignal:
+    """The value of a noise signal in one comparison, and its limit; None where the system does not report it."""
 
     signal: str
     value: float | None
@@ -62,58 +63,60 @@ class Finding:
         return self.value is not None and self.value > self.limit
 
 
-def findings(samples: PairedSamples, before: PairedSamples | None = None) -> list[Finding]:
-    """Every signal of one comparison but the last.
+def noise_signals(samples: PairedSamples, aa_run: PairedSamples | None = None) -> list[NoiseSignal]:
+    """Compute every noise signal of one comparison, except that of the A/A ratio (`aa_signal`).
 
-    ``before`` is the comparison of the model with itself: the canary is compared with that of the same process then.
-    Processes are never compared with each other, since where their memory lies can make one slower for as long as it
-    lives. The worst process counts, but for the spread and for the steal, whose ticks of 10 ms are too coarse for one.
+    ``aa_run`` holds the samples of the A/A run: each process's canary is compared with its canary in that run.
+    Processes are never compared with each other, because the place of its memory can slow a process for its lifetime.
+    The value is that of the worst process, except for the spread, and for the steal, whose ticks of 10 ms are too
+    coarse for one process.
     """
-    songs = np.asarray(samples.canary, dtype=float)
-    levels = np.median(songs, axis=(1, 2))
+    canary = np.asarray(samples.canary, dtype=float)
+    levels = np.median(canary, axis=(1, 2))
     calls = samples.reference.shape[1] + samples.candidate.shape[1]
-    known = [entry.steal for entry in samples.disturbances if entry.steal is not None]
+    steal = [entry.steal for entry in samples.disturbances if entry.steal is not None]
     values: dict[str, float | None] = {
         "switches": max(entry.involuntary_switches for entry in samples.disturbances) / calls,
         "waiting": _worst(entry.waiting for entry in samples.disturbances),
-        "steal": sum(known) / len(known) if known else None,
+        "steal": sum(steal) / len(steal) if steal else None,
         "throttled": _worst(entry.throttled_periods for entry in samples.disturbances),
         "collections": max(samples.collections),
-        "spread": _spread(songs / levels[:, None, None]),
-        "drift": max(map(_drift, np.median(songs, axis=2))),
+        "spread": _spread(canary / levels[:, None, None]),
+        "drift": max(map(_drift, np.median(canary, axis=2))),
     }
-    if before is not None:
+    if aa_run is not None:
         earlier = {
-            entry["pid"]: float(np.median(calm)) for entry, calm in zip(before.environment, before.canary, strict=True)
+            entry["pid"]: float(np.median(times))
+            for entry, times in zip(aa_run.environment, aa_run.canary, strict=True)
         }
         now = {entry["pid"]: level for entry, level in zip(samples.environment, levels, strict=True)}
         values["moved"] = _worst(_change(earlier[pid], now[pid]) for pid in now if pid in earlier)
-    return [Finding(name, value, SIGNALS[name].limit) for name, value in values.items()]
+    return [NoiseSignal(name, value, SIGNALS[name].limit) for name, value in values.items()]
 
 
-def differs_from_itself(ratio: Ratio, margin: float) -> Finding:
-    """How far the interval of a model's ratio with itself stays away from 1; beyond the margin nothing can be told."""
+def aa_signal(ratio: Ratio, margin: float) -> NoiseSignal:
+    """Compute how far the interval of the A/A ratio stays from 1; beyond the margin no verdict is possible."""
     low, high = (1.0, 1.0) if ratio.low is None or ratio.high is None else (ratio.low, ratio.high)
-    return Finding("itself", max(0.0, low - 1, 1 / high - 1), margin)
+    return NoiseSignal("itself", max(0.0, low - 1, 1 / high - 1), margin)
 
 
 def _worst(values: Iterable[float | None]) -> float | None:
     return max((value for value in values if value is not None), default=None)
 
 
-def _spread(songs: NDArray[np.float64]) -> float:
-    low, middle, high = np.percentile(songs, (25, 50, 75))
+def _spread(times: NDArray[np.float64]) -> float:
+    low, middle, high = np.percentile(times, (25, 50, 75))
     return float((high - low) / middle)
 
 
 def _drift(groups: NDArray[np.float64]) -> float:
-    """The change from the first two of a process's groups to its last two, from the faster of either two.
+    """Compute the change from the first two of a process's groups to the last two, using the faster of each two.
 
-    The faster: a machine that slows down slows both, and one that was interrupted for a moment only one.
+    A machine that slows down slows both groups; a short interruption slows only one.
     """
     return _change(float(groups[:2].min()), float(groups[-2:].min()))
 
 
 def _change(before: float, after: float) -> float:
-    """The relative change, the same for twice as fast as for twice as slow."""
+    """The relative change, equal for twice as fast and twice as slow."""
     return float(max(before, after) / min(before, after) - 1)

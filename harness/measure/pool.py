@@ -1,4 +1,4 @@
-"""The controller's side of timing: keeps workers for each profile and asks them one at a time. It loads no torch."""
+"""Keep a pool of timing workers for each profile, and ask them one at a time. Imports no torch."""
 
 from __future__ import annotations
 
@@ -22,22 +22,22 @@ from harness.measure.profile import WorkerEnvironment, worker_environment
 from harness.measure.timing import Amount
 
 COMMAND = (sys.executable, "-m", "harness.measure.worker")
-#: Profiles whose workers are kept; beyond that the longest unused end, for each worker takes some 200 MB.
+#: Profiles whose workers are kept; those unused for longest end first, because a worker takes some 200 MB.
 KEPT_PROFILES = 3
 Crews = collections.OrderedDict[Profile, list[WorkerProcess]]
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class PairedSamples:
-    """The times of two deployed files: nanoseconds, int64, (processes, pairs) each.
+    """The paired times of two deployed files: nanoseconds, int64, (processes, pairs) each.
 
-    ``reference_first`` has the order within each pair, ``inputs`` the index of the input that both arms got.
-    ``warmup`` counts the untimed calls of each arm in each process; ``steady`` says whether they ended steady in the
-    first, which decides on their number. ``canary`` has the canary's nanoseconds, (processes, groups, calls).
-    These have one entry a process: ``environment`` is what the worker verified, ``collections`` (of garbage) and
-    ``disturbances`` say what disturbed it.
-    ``load`` is the machine's before the first process. ``wall`` is how long the whole measurement took, in seconds.
-    The hashes are those that every process verified.
+    ``reference_first`` (processes, pairs) is the order within each pair, ``inputs`` the index of the input that both
+    arms got. ``warmup`` counts the untimed calls of each arm in each process; ``steady`` says whether they ended steady
+    in the first process, which determines their number. ``canary`` holds nanoseconds, (processes, groups, calls).
+
+    One entry per process: ``environment``, which the worker verified, the number of garbage ``collections``, and
+    ``disturbances``. ``load`` is the machine's load before the first process. ``wall`` is the duration of the whole
+    measurement in seconds. Every process verified the hashes.
     """
 
     reference: NDArray[np.int64]
@@ -58,7 +58,7 @@ class PairedSamples:
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class SingleSamples:
-    """The times of one file in one process, nanoseconds, int64, (calls,); what that verified; the file's hash."""
+    """The times of one file in one process, nanoseconds, int64, (calls,); its verified environment; the file's hash."""
 
     times: NDArray[np.int64]
     environment: Mapping[str, Any]
@@ -67,17 +67,17 @@ class SingleSamples:
 
 @dataclasses.dataclass(frozen=True)
 class Memory:
-    """Bytes resident before a deployed file is loaded (torch is, by then), and at the peak of running it."""
+    """Resident bytes before a deployed file is loaded (torch is loaded by then), and at the peak of running it."""
 
     baseline: int
     peak: int
 
 
 class Workers:
-    """Timing workers: started when first needed, kept for the cells to come, gone when the context ends.
+    """A context of timing workers: started when first needed, reused for later cells, ended with the context.
 
-    Every method raises MeasureError when the profile's environment cannot be had, and CellError when a worker dies,
-    gives no answer for ``timeout`` seconds, or cannot run the file; the next request then finds a fresh worker.
+    Every method raises MeasureError if the profile's environment is not available, and CellError if a worker dies,
+    does not answer for ``timeout`` seconds, or cannot run the file; the next request then gets a fresh worker.
     """
 
     def __init__(self, command: Sequence[str] = COMMAND, timeout: float = 900.0) -> None:
@@ -85,7 +85,7 @@ class Workers:
         self._timeout = timeout
         self._environments: dict[Profile, WorkerEnvironment] = {}
         self._crews: Crews = collections.OrderedDict()
-        #: Those that never run a model themselves, but let a fork of theirs do it.
+        #: Workers that never run a model themselves; a fork of theirs does.
         self._forkers: Crews = collections.OrderedDict()
 
     def __enter__(self) -> Workers:
@@ -113,15 +113,14 @@ class Workers:
     ) -> PairedSamples:
         """Time two deployed files in pairs, in ``processes`` workers one after the other.
 
-        ``amount`` is what the first process does; the others do as many calls as it did.
-
-        ``inputs`` is a .npy of the examples (n, *input_shape) that the calls take in turn. Reference and candidate
-        may be one file: each process then loads it twice. The order in each process is drawn from ``seed``.
+        The first process times ``amount``; the others make as many calls as it did. ``inputs`` is a .npy of examples
+        (n, *input_shape). Reference and candidate may be the same file (A/A): each process then loads it twice. The
+        order in each process is drawn from ``seed``.
         """
         began = time.perf_counter()
-        files = {"reference": _identified(reference), "candidate": _identified(candidate)}
+        files = {"reference": _with_hash(reference), "candidate": _with_hash(candidate)}
         crew = self._crew(self._crews, profile, processes)
-        before = load()
+        load_before = load()
         replies: list[Any] = []
         for index, worker in enumerate(crew):
             if replies:
@@ -147,7 +146,7 @@ class Workers:
             canary=np.array([reply["canary"] for reply in replies], dtype=np.int64),
             collections=tuple(reply["collections"] for reply in replies),
             disturbances=tuple(Disturbance(**reply["disturbance"]) for reply in replies),
-            load=before,
+            load=load_before,
             wall=time.perf_counter() - began,
             reference_sha256=files["reference"]["sha256"],
             candidate_sha256=files["candidate"]["sha256"],
@@ -156,36 +155,35 @@ class Workers:
     def time_single(
         self, profile: Profile, runtime: str, file: Path, inputs: Path, calls: int, warmup: int
     ) -> SingleSamples:
-        """Time one deployed file in one process: ``calls`` after ``warmup`` untimed ones."""
+        """Time ``calls`` calls of one deployed file in one process, after ``warmup`` untimed calls."""
         (worker,) = self._crew(self._crews, profile, 1)
-        identified = _identified(file)
-        taken = worker.ask(
-            "time_single", runtime=runtime, file=identified, inputs=str(inputs), calls=calls, warmup=warmup
-        )
-        return SingleSamples(np.array(taken, dtype=np.int64), worker.environment, identified["sha256"])
+        hashed = _with_hash(file)
+        times = worker.ask("time_single", runtime=runtime, file=hashed, inputs=str(inputs), calls=calls, warmup=warmup)
+        return SingleSamples(np.array(times, dtype=np.int64), worker.environment, hashed["sha256"])
 
     def renew(self) -> None:
-        """End all workers that time, so that the next timing is done by fresh processes."""
+        """End all timing workers, so that the next timing uses fresh processes."""
         while self._crews:
             _end(self._crews.popitem()[1])
 
     def memory(self, profile: Profile, runtime: str, file: Path, inputs: Path) -> Memory:
-        """Peak memory of running each of ``inputs`` once through a deployed file, in a process of its own."""
+        """Measure the peak memory of running each of ``inputs`` once through a deployed file, in a separate process."""
         (worker,) = self._crew(self._forkers, profile, 1)
-        return Memory(**worker.ask("memory", runtime=runtime, file=_identified(file), inputs=str(inputs)))
+        return Memory(**worker.ask("memory", runtime=runtime, file=_with_hash(file), inputs=str(inputs)))
 
     def predict(self, profile: Profile, runtime: str, file: Path, inputs: Path, output: Path) -> NDArray[np.float32]:
-        """What a deployed file answers for ``inputs``, in the very environment of its timing; kept in ``output``.
+        """Compute a deployed file's outputs for ``inputs`` in the environment of its timing.
 
-        Both are .npy files: (n, *input_shape), and probabilities (n, labels), which are also returned.
+        ``inputs`` is a .npy of (n, *input_shape), ``output`` a .npy of probabilities (n, labels), which are also
+        returned.
         """
         (worker,) = self._crew(self._crews, profile, 1)
-        worker.ask("predict", runtime=runtime, file=_identified(file), inputs=str(inputs), output=str(output))
+        worker.ask("predict", runtime=runtime, file=_with_hash(file), inputs=str(inputs), output=str(output))
         scores: NDArray[np.float32] = np.load(output, allow_pickle=False)
         return scores
 
     def _crew(self, crews: Crews, profile: Profile, processes: int) -> list[WorkerProcess]:
-        """Workers of ``crews`` for ``profile``, all verified and idle; the dead are replaced."""
+        """Return verified, idle workers of ``crews`` for ``profile``; replace dead ones."""
         key = dataclasses.replace(profile, name="")
         crew = []
         for worker in crews.pop(key, []):
@@ -200,10 +198,10 @@ class Workers:
         return crew[:processes]
 
     def _start(self, profile: Profile, count: int) -> list[WorkerProcess]:
-        """New workers. They import torch side by side, for nothing is timed until all of them are ready."""
+        """Start workers. They import torch in parallel, because nothing is timed until all are ready."""
         started: list[WorkerProcess] = []
         if count > 0:
-            # Resolved once: workers that come later must get the same allocator, or none.
+            # Resolved once, so that later workers get the same allocator.
             if profile not in self._environments:
                 self._environments[profile] = worker_environment(profile)
             environment = self._environments[profile]
@@ -218,7 +216,7 @@ class Workers:
         return started
 
 
-def _identified(file: Path) -> dict[str, str]:
+def _with_hash(file: Path) -> dict[str, str]:
     return {"path": str(file), "sha256": hashlib.sha256(file.read_bytes()).hexdigest()}
 
 

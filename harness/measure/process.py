@@ -1,4 +1,4 @@
-"""One worker as the controller sees it: started, asked one request at a time, and never waited for without end."""
+"""Start a worker process, send it one request at a time, and enforce a timeout on its answers."""
 
 from __future__ import annotations
 
@@ -17,15 +17,15 @@ from harness.errors import CellError
 from harness.measure.profile import WorkerEnvironment
 
 LAST_LINES = 5
-#: Seconds within which a worker that has closed its output has ended, or will not.
+#: Seconds to wait for the end of a worker that has closed its output.
 GRACE = 5.0
 TAIL_BYTES = 4096
 
 
 class WorkerProcess:
-    """A worker that was started and told its environment; ``greet`` waits until it has verified that.
+    """A started worker that was sent its expected environment; ``greet`` waits until it has verified that.
 
-    Make it in a thread that lives as long as it: on Linux it dies with the thread that started it.
+    Create it in a thread that lives as long as the worker: on Linux a worker dies with the thread that started it.
     """
 
     def __init__(self, command: Sequence[str], environment: WorkerEnvironment, timeout: float) -> None:
@@ -33,7 +33,7 @@ class WorkerProcess:
         self._timeout = timeout
         self._timed_out = False
         self._stderr = tempfile.TemporaryFile()  # noqa: SIM115 (closed by end)
-        # A session of its own keeps Ctrl-C, which the terminal sends to all of a group, from reaching the worker.
+        # In a new session, because the terminal sends Ctrl-C to every process of its session's foreground group.
         self._process = subprocess.Popen(
             command,
             env=dict(environment.variables),
@@ -54,26 +54,26 @@ class WorkerProcess:
         return self._process.pid
 
     def greet(self) -> None:
-        """Wait for the answer to hello: the verified environment. Raises as ``ask`` does."""
+        """Wait for the verified environment, the answer to hello. Raises as ``ask`` does."""
         self.environment = self._await("starting")
 
     def ask(self, action: str, **arguments: Any) -> Any:
-        """What the worker answers. Raises the HarnessError that it reports, or CellError when it dies or hangs."""
+        """Return the worker's answer. Raises the HarnessError that it reports, or CellError if it dies or hangs."""
         self._post(action, arguments)
         return self._await(f"answering the request {action!r}")
 
     def end(self) -> None:
-        """Kill the worker, which has nothing to lose, and wait until it is gone."""
+        """Kill the worker, which holds no state, and wait until it has ended."""
         self._process.kill()
         self._process.wait()
         for stream in (self._process.stdin, self._process.stdout, self._stderr):
-            with contextlib.suppress(OSError):  # of a request that could not be delivered
+            with contextlib.suppress(OSError):  # raised by an undelivered request
                 stream.close()  # type: ignore[union-attr]
 
     def _post(self, action: str, arguments: Mapping[str, Any]) -> None:
-        """A request is far shorter than a pipe holds, so that this never waits."""
+        """Send a request. It is far shorter than a pipe's buffer, so this never blocks."""
         assert self._process.stdin is not None
-        with contextlib.suppress(BrokenPipeError):  # it died; waiting for its answer says of what
+        with contextlib.suppress(BrokenPipeError):  # the worker died; `_await` reports how
             self._process.stdin.write(json.dumps({"do": action, **arguments}) + "\n")
             self._process.stdin.flush()
 
@@ -85,12 +85,12 @@ class WorkerProcess:
         try:
             line = self._process.stdout.readline()
         except BaseException:
-            self._process.kill()  # else its late answer would be taken for that to the next request
+            self._process.kill()  # otherwise the next request would get this late answer
             raise
         finally:
             watchdog.cancel()
         if not line.endswith("\n"):
-            raise CellError(self._obituary(doing))
+            raise CellError(self._death_report(doing))
         reply = json.loads(line)
         if "error" in reply:
             kind = getattr(errors, reply["error"]["kind"], CellError)
@@ -101,28 +101,28 @@ class WorkerProcess:
         self._timed_out = True
         self._process.kill()
 
-    def _obituary(self, doing: str) -> str:
+    def _death_report(self, doing: str) -> str:
         try:
             end = how_it_ended(self._process.wait(GRACE))
         except subprocess.TimeoutExpired:
             self._process.kill()
-            self._process.wait()  # so that nobody takes it for alive
+            self._process.wait()  # so that ``alive`` is False
             end = "closed its output without ending and was killed"
         if self._timed_out:
             end = f"gave no answer for {self._timeout:g} s and was killed"
-        return f"the timing worker {end} while {doing}; {self._last_words()}"
+        return f"the timing worker {end} while {doing}; {self._last_output()}"
 
-    def _last_words(self) -> str:
+    def _last_output(self) -> str:
         size = os.fstat(self._stderr.fileno()).st_size
         tail = os.pread(self._stderr.fileno(), TAIL_BYTES, max(0, size - TAIL_BYTES)).decode(errors="replace")
         lines = [line.strip() for line in tail.splitlines() if line.strip()]
-        return f"its last words: {' | '.join(lines[-LAST_LINES:])}" if lines else "it left no message"
+        return f"its last output: {' | '.join(lines[-LAST_LINES:])}" if lines else "it printed nothing"
 
 
 def how_it_ended(code: int) -> str:
-    """What an exit code of ``subprocess`` or ``os.waitstatus_to_exitcode`` says, for "the process ..."."""
+    """Describe an exit code of ``subprocess`` or ``os.waitstatus_to_exitcode``: "the process ..."."""
     if code >= 0:
         return f"exited with status {code}"
     name = {int(number): number.name for number in signal.Signals}.get(-code, f"signal {-code}")
-    memory = " (if nobody did it, the system ran out of memory)" if -code == signal.SIGKILL else ""
+    memory = " (probably by the system, because it ran out of memory)" if -code == signal.SIGKILL else ""
     return f"was killed by {name}{memory}"

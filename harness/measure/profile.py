@@ -1,4 +1,4 @@
-"""From a profile to the environment of a worker: built from a list, never inherited wholesale."""
+"""Resolve a profile to the environment of a worker: variables from a list, an allocator, and CPUs to pin to."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from harness.api import Profile
 from harness.errors import MeasureError
 from harness.measure.machine import cpu_list
 
-#: What a worker may inherit: enough to find Python, its packages and a place for temporary files.
+#: The variables that a worker inherits: enough to find Python, its packages and a folder for temporary files.
 INHERITED = (
     "PATH",
     "HOME",
@@ -28,10 +28,10 @@ INHERITED = (
     "PYTHONPATH",
     "LD_LIBRARY_PATH",
 )
-#: Where libraries lie when the loader's cache does not know them; patterns below the root of the file system.
+#: Folders of libraries that the loader's cache does not list; patterns below the root of the file system.
 FOLDERS = ("usr/lib/*-linux-gnu", "lib/*-linux-gnu", "usr/lib64", "lib64", "usr/local/lib*", "usr/lib", "lib")
 SYSFS = Path("/sys/devices/system/cpu")
-#: What holds torch's own kernels, oneDNN and MKL to an instruction set.
+#: Variables that limit torch's kernels, oneDNN and MKL to an instruction set.
 DISPATCH = {
     "default": {"ATEN_CPU_CAPABILITY": "default", "ONEDNN_MAX_CPU_ISA": "SSE41", "MKL_ENABLE_INSTRUCTIONS": "SSE4_2"},
     "avx2": {"ATEN_CPU_CAPABILITY": "avx2", "ONEDNN_MAX_CPU_ISA": "AVX2", "MKL_ENABLE_INSTRUCTIONS": "AVX2"},
@@ -45,7 +45,7 @@ DISPATCH = {
 
 @dataclasses.dataclass(frozen=True)
 class Allocator:
-    """An allocator that can be preloaded: its libraries' stems, best first, and how it is installed."""
+    """An allocator that can be preloaded: the stems of its libraries, best first, and its packages."""
 
     stems: tuple[str, ...]
     debian: str
@@ -61,10 +61,10 @@ ALLOCATORS = {
 
 @dataclasses.dataclass(frozen=True)
 class WorkerEnvironment:
-    """What a worker is started in and must find again inside: ``variables`` is its whole environment.
+    """The environment that a worker is started in and must verify: ``variables`` is the complete list.
 
-    ``library`` is the preloaded allocator's real path (None: the C library's own); ``cpus`` are the CPUs that the
-    worker pins itself to (None: it is left as it is).
+    ``library`` is the real path of the preloaded allocator (None: the C library's own). ``cpus`` are the CPUs that the
+    worker pins itself to (None: it does not pin itself).
     """
 
     profile: Profile
@@ -74,7 +74,7 @@ class WorkerEnvironment:
     variables: Mapping[str, str]
 
     def expectation(self) -> dict[str, object]:
-        """What the worker is told to set up and verify, as JSON."""
+        """Return what the worker must set up and verify, as JSON."""
         return {
             "allocator": self.allocator,
             "library": None if self.library is None else str(self.library),
@@ -86,10 +86,7 @@ class WorkerEnvironment:
 
 
 def worker_environment(profile: Profile, inherited: Mapping[str, str] = os.environ) -> WorkerEnvironment:
-    """Resolve ``profile`` on this machine.
-
-    Raises MeasureError for an allocator or CPUs that are not here.
-    """
+    """Resolve ``profile`` on this machine. Raises MeasureError for an allocator or CPUs that it does not have."""
     allocator, library = resolve_allocator(profile.allocators)
     variables = {name: inherited[name] for name in INHERITED if name in inherited}
     for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"):
@@ -105,9 +102,9 @@ def worker_environment(profile: Profile, inherited: Mapping[str, str] = os.envir
 
 
 def resolve_allocator(names: Sequence[str]) -> tuple[str, Path | None]:
-    """The first of ``names`` that is on this machine, and its library's real path (None for "system").
+    """Return the first of ``names`` that is installed, and the real path of its library (None for "system").
 
-    Raises MeasureError when none is found.
+    Raises MeasureError if none is installed.
     """
     for name in names:
         if name == "system":
@@ -123,16 +120,18 @@ def _find_library(stems: Sequence[str]) -> Path | None:
         return None
     for stem in stems:
         pattern = re.compile(rf"lib{stem}\.so((?:\.\d+)*)$")
-        # The cache may know a library of another machine type (multiarch), and so may the folders.
-        found = [path for path in _libraries() if pattern.search(path.name) and _loads_here(path)]
-        if found:
-            newest = max(found, key=lambda path: [int(part) for part in re.findall(r"\d+", path.name.split(".so")[1])])
+        # The cache and the folders may have libraries of another machine type (multiarch).
+        candidates = [path for path in _libraries() if pattern.search(path.name) and _loads_here(path)]
+        if candidates:
+            newest = max(
+                candidates, key=lambda path: [int(part) for part in re.findall(r"\d+", path.name.split(".so")[1])]
+            )
             return newest.resolve()
     return None
 
 
 def _libraries() -> Iterator[Path]:
-    """Every shared library that the loader's cache or the usual folders know."""
+    """Yield the shared libraries in the loader's cache and the allocators in the usual folders."""
     ldconfig = shutil.which("ldconfig", path=os.pathsep.join([os.environ.get("PATH", ""), "/sbin", "/usr/sbin"]))
     if ldconfig is not None:
         listing = subprocess.run([ldconfig, "-p"], capture_output=True, text=True, check=False).stdout
@@ -143,7 +142,7 @@ def _libraries() -> Iterator[Path]:
 
 
 def _loads_here(library: Path) -> bool:
-    """Whether the library is of this interpreter's word size and machine (bytes 4 and 18-19 of an ELF header)."""
+    """Whether the library has this interpreter's word size and machine type (bytes 4 and 18-19 of an ELF header)."""
     try:
         with library.open("rb") as stream, open(sys.executable, "rb") as own:
             theirs, ours = stream.read(20), own.read(20)
@@ -153,19 +152,19 @@ def _loads_here(library: Path) -> bool:
 
 
 def install_hint(names: Sequence[str]) -> str:
-    """How allocators are installed where that is known."""
+    """Return the commands that install allocators on common distributions."""
     debian = " ".join(ALLOCATORS[name].debian for name in names)
     fedora = " ".join(ALLOCATORS[name].fedora for name in names)
     return f"Debian, Ubuntu: apt install {debian}; Fedora: dnf install {fedora}"
 
 
 def _not_found(names: Sequence[str]) -> str:
-    asked = " or ".join(names)
+    listed = " or ".join(names)
     if sys.platform != "linux":
-        return f"allocator {asked}: an allocator is swapped by LD_PRELOAD, which only Linux has; use allocator='system'"
+        return f"allocator {listed}: only Linux can replace the allocator (LD_PRELOAD); use allocator='system'"
     libraries = ", ".join(f"lib{stem}.so*" for name in names for stem in ALLOCATORS[name].stems)
     return (
-        f"allocator {asked} is not on this machine: no {libraries} in the loader's cache (ldconfig -p) or in "
+        f"allocator {listed} is not on this machine: no {libraries} in the loader's cache (ldconfig -p) or in "
         f"{', '.join('/' + folder for folder in FOLDERS)}; install it ({install_hint(names)}), "
         f"or let the profile fall back: allocator={[*names, 'system']}"
     )
@@ -175,36 +174,39 @@ def _not_found(names: Sequence[str]) -> str:
 
 
 def resolve_affinity(profile: Profile, sysfs: Path = SYSFS) -> tuple[int, ...] | None:
-    """The CPUs to pin a worker to, in ascending order; None where it is not asked for or cannot be done.
+    """Return the CPUs to pin a worker to, ascending; None if the profile or the system does not pin.
 
-    "auto" prefers an isolated CPU for one thread. Several threads would all stay on one of them: the kernel moves
-    nothing between isolated CPUs.
+    "auto" prefers an isolated CPU for one thread. Several threads would all stay on one isolated CPU, because the
+    kernel does not balance load between them.
 
-    Raises MeasureError for CPUs that this process may not use, or fewer of them than "auto" needs.
+    Raises MeasureError for CPUs that this process may not use, or if "auto" finds too few.
     """
-    wanted = profile.affinity
-    if wanted is None:
+    affinity = profile.affinity
+    if affinity is None:
         return None
     if not hasattr(os, "sched_setaffinity"):
-        if wanted == "auto":
+        if affinity == "auto":
             return None
-        raise MeasureError(f"affinity={list(wanted)}: {sys.platform} cannot pin a process to CPUs; use affinity=None")
+        raise MeasureError(f"affinity={list(affinity)}: {sys.platform} cannot pin a process to CPUs; use affinity=None")
     allowed = os.sched_getaffinity(0)
-    if wanted == "auto":
+    if affinity == "auto":
         isolated = _isolated(allowed, sysfs)
-        if profile.threads == 1 and isolated and _can_pin(own := choose_cpus(1, isolated, sysfs)):
-            return own
+        if profile.threads == 1 and isolated and _can_pin(chosen := choose_cpus(1, isolated, sysfs)):
+            return chosen
         return choose_cpus(profile.threads, allowed, sysfs)
-    cpus = tuple(sorted({int(cpu) for cpu in wanted}))
+    cpus = tuple(sorted({int(cpu) for cpu in affinity}))
     if not cpus or not (set(cpus) <= allowed or _can_pin(cpus)):
-        raise MeasureError(f"affinity={list(wanted)}: this process may use the CPUs {sorted(allowed)}; choose of those")
+        raise MeasureError(
+            f"affinity={list(affinity)}: this process may use the CPUs {sorted(allowed)}; name some of these"
+        )
     return cpus
 
 
 def choose_cpus(threads: int, allowed: Set[int], sysfs: Path = SYSFS) -> tuple[int, ...]:
-    """``threads`` of the ``allowed`` CPUs: one a core while there are cores, CPU 0 last, the fastest cores first.
+    """Choose ``threads`` of the ``allowed`` CPUs: one per core while there are cores, CPU 0 last, fastest cores first.
 
-    CPU 0 is avoided because it serves most interrupts; a second hardware thread of a core shares its units.
+    CPU 0 serves most interrupts, and the second hardware thread of a core shares its units. Raises MeasureError if
+    there are too few CPUs.
     """
     if threads > len(allowed):
         raise MeasureError(
@@ -224,16 +226,17 @@ def choose_cpus(threads: int, allowed: Set[int], sysfs: Path = SYSFS) -> tuple[i
 
 
 def _isolated(allowed: Set[int], sysfs: Path) -> frozenset[int]:
-    """The CPUs that are kept free of other work (isolcpus), which a process gets by asking; else they are not allowed.
+    """Return the isolated CPUs (isolcpus) that this process may pin itself to.
 
-    A process that may not use all of the others either (taskset, a container) is meant to keep to what is allowed.
+    The kernel leaves them out of the allowed CPUs, but a process can pin itself to them. If this process is restricted
+    to some of the other CPUs (taskset, a container), only allowed ones count.
     """
     isolated, online = _cpus(sysfs / "isolated"), _cpus(sysfs / "online")
     return isolated & (online if online - isolated <= allowed else allowed)
 
 
 def _can_pin(cpus: Iterable[int]) -> bool:
-    """Whether this process may pin itself to ``cpus``. Only trying tells, which is taken back at once."""
+    """Whether this process may pin itself to ``cpus``; tries it and restores the previous affinity."""
     before = os.sched_getaffinity(0)
     try:
         os.sched_setaffinity(0, cpus)
@@ -245,7 +248,7 @@ def _can_pin(cpus: Iterable[int]) -> bool:
 
 
 def _cpus(file: Path) -> frozenset[int]:
-    """The CPUs that a file of the system lists; none where it does not say."""
+    """Read a list of CPUs from a system file; empty if there is none."""
     try:
         return frozenset(cpu_list(file.read_text()) or ())
     except OSError:
@@ -253,7 +256,7 @@ def _cpus(file: Path) -> frozenset[int]:
 
 
 def _max_frequency(cpu: int, sysfs: Path) -> int:
-    """kHz; 0 where the system does not say. It tells the fast cores of a hybrid processor from the slow ones."""
+    """Read a CPU's maximal frequency in kHz, which ranks the cores of a hybrid processor; 0 if unknown."""
     try:
         return int((sysfs / f"cpu{cpu}" / "cpufreq" / "cpuinfo_max_freq").read_text())
     except (OSError, ValueError):

@@ -39,7 +39,7 @@ from harness.errors import HarnessError, UsageError
 from harness.files import Scratch, atomic_write, check_writable
 from harness.keys import to_jsonable
 from harness.measure.machine import facts, load
-from harness.measure.noise import SIGNALS, findings
+from harness.measure.noise import SIGNALS, noise_signals
 from harness.measure.pool import PairedSamples, Workers
 from harness.measure.timing import Amount
 from harness.stats.ratios import hierarchical_bootstrap, paired_ratio
@@ -113,7 +113,7 @@ def calibrate(plan: CalibrationPlan, log: Callable[[str], None], output: Path | 
         "machine": dict(facts()),
         "load": dict(load()),
         "plan": to_jsonable(plan),
-        "limits": {name: signal.limit for name, signal in SIGNALS.items()},
+        "limits": {name: spec.limit for name, spec in SIGNALS.items()},
         "environment": None,
         "conditions": [],
     }
@@ -172,7 +172,7 @@ class _Condition:
                 self._workers.renew()
                 crew_baseline = None
             samples = self._time(share, f"{index}")
-            if any(signal.beyond for signal in findings(samples, crew_baseline)):  # as in a run, once more
+            if any(signal.beyond for signal in noise_signals(samples, crew_baseline)):  # as in a run, once more
                 samples = self._time(share, f"{index} again")
             comparisons.append(_comparison_record(share, samples, crew_baseline, previous_reference))
             if share == 0 and crew_baseline is None:
@@ -247,7 +247,7 @@ def _comparison_record(
     processes and seconds apart, which is an easier case.
     """
     ratio = paired_ratio(samples.reference, samples.candidate)
-    signals = findings(samples, crew_baseline)
+    signals = noise_signals(samples, crew_baseline)
     return {
         "planted": planted,
         "per_process": list(ratio.per_process),

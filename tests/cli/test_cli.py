@@ -221,7 +221,7 @@ def test_doctor_says_by_its_exit_code_whether_the_machine_is_fit(
     found, out, err = run("doctor")
     assert found == code
     assert f"\n  {verdict} for a margin of 1 %" in out
-    assert "a network beside itself: 8 of 8" in err
+    assert "A/A comparison 8 of 8" in err
     found, out, _ = run("doctor", "--json", "--margin", "0.9 %", "--allocator", "system", "jemalloc")
     document = json.loads(out)
     assert found == code
@@ -241,7 +241,7 @@ def test_workers_that_do_not_start_are_one_line(run: Run, monkeypatch: pytest.Mo
     code, out, err = run("doctor")
     assert (code, out) == (4, "")
     assert err.splitlines()[-1] == (
-        "harness: the timing worker exited with status 3 while starting; it left no message"
+        "harness: the timing worker exited with status 3 while starting; it printed nothing"
     )
 
 

@@ -104,8 +104,8 @@ def test_more_threads_need_more_cpus_and_more_quota() -> None:
     assert of(threads=4, cpu_quota=5.0) == []
     assert "to 5" in of(threads=4, cpu_quota=4.0)[0].what
     assert of(threads=6) == []
-    assert "of 8 CPUs timing takes 7" in of(threads=7)[0].why
-    assert "of 3 CPUs timing takes 2" in of(threads=2, cpus=4, allowed_cpus=3, isolated_cpus=[3])[0].why
+    assert "timing uses 7 of 8 CPUs" in of(threads=7)[0].why
+    assert "timing uses 2 of 3 CPUs" in of(threads=2, cpus=4, allowed_cpus=3, isolated_cpus=[3])[0].why
 
 
 @given(

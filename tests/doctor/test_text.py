@@ -1,4 +1,4 @@
-"""What a diagnosis says to people."""
+"""The text of a diagnosis."""
 
 from __future__ import annotations
 
@@ -9,22 +9,22 @@ from typing import Any
 import pytest
 
 from harness.doctor.advice import Advice
-from harness.doctor.doctor import Comparison, Diagnosis, Host
+from harness.doctor.doctor import Diagnosis, Host, TimedComparison
 from harness.doctor.text import doctor_text
 from harness.measure import machine
-from harness.measure.noise import SIGNALS, Finding
+from harness.measure.noise import SIGNALS, NoiseSignal
 from harness.stats.ratios import Ratio
 from harness.stats.verdict import Verdict
 
 NOTHING = machine.facts(Path("/nowhere"))
 
 
-def comparison(ratio: float, kind: Any, spread: float = 0.03, switches: float = 0.02) -> Comparison:
+def comparison(ratio: float, kind: Any, spread: float = 0.03, switches: float = 0.02) -> TimedComparison:
     findings = tuple(
-        Finding(name, value, SIGNALS[name].limit) for name, value in (("switches", switches), ("spread", spread))
+        NoiseSignal(name, value, SIGNALS[name].limit) for name, value in (("switches", switches), ("spread", spread))
     )
     measured = Ratio(ratio, ratio - 0.001, ratio + 0.001, 0.95, 6, 100, (ratio,) * 6)
-    return Comparison(measured, Verdict(kind, 0.001, None, ""), findings)
+    return TimedComparison(measured, Verdict(kind, 0.001, None, ""), findings)
 
 
 GOOD = Diagnosis(
@@ -79,27 +79,27 @@ limited to the time of 2.5 CPUs (quota)
   frequency   governor powersave, turbo on
   memory      16.0 GiB
   system      Linux 6.1, no virtual machine, addresses randomised
-  load        0.5 programs ran or waited for a CPU, on average over the last minute
+  load        0.5 programs ran or waited for a CPU on average over the last minute
   allocators  tcmalloc: /lib/libtcmalloc.so.4
-              jemalloc: not found (Debian, Ubuntu: apt install libjemalloc2; Fedora: dnf install jemalloc)
+              jemalloc: not installed (Debian, Ubuntu: apt install libjemalloc2; Fedora: dnf install jemalloc)
 
-A small network timed beside another (6 processes, 100 pairs of calls in each, 1 thread, allocator system)
-  beside itself            ratios 0.9991 to 1.0004 in 2 comparisons; called faster or slower by more than 1 %: none
-  a copy about 2 % slower  ratio 1.0203 [1.0193, 1.0213]; called slower by more than 1 %
-  smallest change          0.4 %: one that large is seen in 4 of 5 comparisons
-  a fixed piece of work    212 microseconds; the middle half of its times spreads over 5 % at most
+A small network timed in pairs (6 processes, 100 pairs of calls in each, 1 thread, allocator system)
+  against itself (A/A)       ratios 0.9991 to 1.0004 in 2 comparisons; called faster or slower by more than 1 %: none
+  against a copy 2 % slower  ratio 1.0203 [1.0193, 1.0213]; called slower by more than 1 %
+  minimum detectable effect  0.4 %, detected in 4 of 5 comparisons
+  canary (fixed work)        212 microseconds; the middle half of its times spreads over at most 5 %
 
 What disturbed the timings beyond the limit
   nothing
 
-What would make timings steadier (none of this was done)
+What would make timings steadier (nothing was changed)
   - set the governor: it is powersave
     $ sudo it
   - use less: it is much
 
 Verdict
-  This machine tells changes of 0.4 % (with 6 processes); slowdowns from 1.4 % on are called slower
-  at a margin of 1 %.
+  This machine detects changes of 0.4 % (with 6 processes). At a margin of 1 %, slowdowns of 1.4 % or
+  more are called slower.
   Good enough for a margin of 1 %."""
     )
 
@@ -107,9 +107,9 @@ Verdict
 def test_a_machine_that_is_not_fit_is_told_each_reason() -> None:
     text = changed(fit=False, troubles=("use a margin of 3 %", "wait"), smallest_change=0.0234)
     assert text.endswith(
-        "at a margin of 1 %.\n  Not good enough for a margin of 1 %:\n  - use a margin of 3 %\n  - wait"
+        "are called slower.\n  Not good enough for a margin of 1 %:\n  - use a margin of 3 %\n  - wait"
     )
-    assert "slowdowns from 3.3 % on" in text
+    assert "slowdowns of 3.3 % or more" in text
 
 
 def test_what_was_called_wrongly_is_counted() -> None:
@@ -125,9 +125,9 @@ def test_noise_is_told_at_its_worst_with_the_limit_and_how_often() -> None:
     )
     section = text.partition("beyond the limit\n")[2].partition("\n\n")[0]
     assert " ".join(section.split()) == (
-        "- in 1 of 3 comparisons the system took the CPU away 2.5 times per timed call, for other programs (at worst; "
-        "the limit is 1) - in 3 of 3 comparisons the middle half of the times of the canary, a fixed piece of "
-        "work, spread over 46 % (at worst; the limit is 25 %)"
+        "- in 1 of 3 comparisons the system took the CPU away 2.5 times per timed call, for other programs (worst "
+        "value; the limit is 1) - in 3 of 3 comparisons the middle half of the times of the canary, a fixed piece of "
+        "work, spread over 46 % (worst value; the limit is 25 %)"
     )
 
 
@@ -136,9 +136,9 @@ def test_what_is_unknown_is_left_out_and_elsewhere_no_allocator_is_to_be_install
     text = changed(host=Host(facts, {"load_1min": None, "runnable": None}, {"jemalloc": None}), advice=())  # type: ignore[arg-type]
     assert text.startswith(
         "This machine (before anything was timed)\n  system      Darwin\n"
-        "  allocators  jemalloc: cannot be swapped in: only Linux can\n\n"
+        "  allocators  jemalloc: only Linux can replace the allocator\n\n"
     )
-    assert "nothing that can be told from here" in text
+    assert "no advice" in text
 
 
 @pytest.mark.parametrize("trouble", ["x" * 92 + " 0.4 % of it", "word " * 60])

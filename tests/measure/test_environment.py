@@ -1,4 +1,4 @@
-"""What a process runs in against what its profile asks for."""
+"""Verify the environment of a worker against its profile."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def test_what_was_asked_for_and_found_is_no_error() -> None:
         ({"threads": 1}, "threads=2 but has 1"),
         ({"omp_threads": 1}, "omp_threads=2 but has 1"),
         ({"mkl_threads": 4}, "mkl_threads=2 but has 4"),
-        ({"isa": "default"}, "isa=avx2 but has default; this processor, or this build of torch, does not have it"),
+        ({"isa": "default"}, "isa=avx2 but has default; this processor, or this build of torch, does not support it"),
         ({"interop_threads": 8}, "interop_threads=1 but has 8"),
         ({"affinity": [0, 1, 2]}, r"affinity=\[1, 2\] but has \[0, 1, 2\]"),
         ({"onednn": False}, "onednn=True but has False"),

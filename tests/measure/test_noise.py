@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from harness.measure.machine import Disturbance
-from harness.measure.noise import SIGNALS, differs_from_itself, findings
+from harness.measure.noise import SIGNALS, aa_signal, noise_signals
 from harness.measure.pool import PairedSamples
 from harness.stats.ratios import paired_ratio
 
@@ -51,7 +51,7 @@ def taken(
 def beyond(canary: Any = None, before: Any = None, first: int = 0, **changed: Any) -> set[str]:
     disturbances = [QUIET] * (PROCESSES - 1) + [Disturbance(**{**vars(QUIET), **changed})]
     earlier = None if before is None else taken(before, first=first)
-    return {finding.signal for finding in findings(taken(canary, disturbances), earlier) if finding.beyond}
+    return {signal.signal for signal in noise_signals(taken(canary, disturbances), earlier) if signal.beyond}
 
 
 def test_a_quiet_machine_gives_no_sign() -> None:
@@ -77,7 +77,7 @@ def test_one_process_that_was_disturbed_is_enough(changed: dict[str, Any], sign:
 
 
 def test_a_garbage_collection_is_a_sign() -> None:
-    found = findings(taken(collected=1))
+    found = noise_signals(taken(collected=1))
     assert [finding.signal for finding in found if finding.beyond] == ["collections"]
 
 
@@ -128,13 +128,13 @@ def test_no_sign_depends_on_how_fast_the_machine_is(factor: float) -> None:
 
 
 def test_each_signal_has_its_limit_and_says_what_it_is() -> None:
-    found = findings(taken(), taken(songs(1)))
-    found.append(differs_from_itself(paired_ratio([[1, 1], [1, 1]], [[2, 2], [2, 2]]), 0.02))
+    found = noise_signals(taken(), taken(songs(1)))
+    found.append(aa_signal(paired_ratio([[1, 1], [1, 1]], [[2, 2], [2, 2]]), 0.02))
     assert [finding.signal for finding in found] == list(SIGNALS)
     assert found[-1].beyond
     assert all("{}" in signal.sentence and signal.limit >= 0 for signal in SIGNALS.values())
-    assert SIGNALS["switches"].say(212.4).startswith("the system took the CPU away 212 times per timed call")
-    assert SIGNALS["steal"].say(0.3) == "the hypervisor gave 30 % of the CPU's time to other machines"
+    assert SIGNALS["switches"].describe(212.4).startswith("the system took the CPU away 212 times per timed call")
+    assert SIGNALS["steal"].describe(0.3) == "the hypervisor gave 30 % of the CPU's time to other machines"
 
 
 @pytest.mark.parametrize(
@@ -143,9 +143,9 @@ def test_each_signal_has_its_limit_and_says_what_it_is() -> None:
 )
 def test_a_model_differs_from_itself_by_what_its_interval_leaves(candidate: list[list[int]], value: float) -> None:
     ratio = paired_ratio([[100, 100], [100, 100]], candidate)
-    assert differs_from_itself(ratio, 0.01).value == pytest.approx(value)
-    assert differs_from_itself(ratio, 0.01).beyond == (value > 0.01)
+    assert aa_signal(ratio, 0.01).value == pytest.approx(value)
+    assert aa_signal(ratio, 0.01).beyond == (value > 0.01)
 
 
 def test_one_process_cannot_differ_from_itself() -> None:
-    assert differs_from_itself(paired_ratio([[100, 100]], [[200, 200]]), 0.01).value == 0
+    assert aa_signal(paired_ratio([[100, 100]], [[200, 200]]), 0.01).value == 0

@@ -136,8 +136,8 @@ def test_what_a_plugin_prints_or_reads_is_no_part_of_the_protocol(workers: Worke
 @pytest.mark.parametrize(
     ("how", "error", "text"),
     [
-        ("crash", CellError, "killed by SIGSEGV.*last words: about to crash"),
-        ("exit", CellError, "exited with status 3 .*it left no message"),
+        ("crash", CellError, "killed by SIGSEGV.*last output: about to crash"),
+        ("exit", CellError, "exited with status 3 .*it printed nothing"),
         ("leave", CellError, "SystemExit: 3"),
         ("refuse", StoreError, "the file is damaged; build it again"),
         ("bug", CellError, r"ZeroDivisionError: of the plugin \(.*fake_worker.py, line \d+\)"),
@@ -161,7 +161,7 @@ def test_a_worker_that_hangs_is_killed(tmp_path: Path) -> None:
 
 def test_a_worker_that_cannot_start_is_told() -> None:
     command = (sys.executable, "-c", "raise SystemExit('no torch here')")
-    words = "status 1 while starting; its last words: no torch"
+    words = "status 1 while starting; its last output: no torch"
     with Workers(command) as workers, pytest.raises(CellError, match=words):
         workers.memory(PROFILE, "torch", Path(__file__), Path(__file__))
 
