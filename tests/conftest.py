@@ -153,10 +153,11 @@ def everything_imported() -> None:
     import harness.run.evaluation
     import harness.run.plan_text
     import harness.stats.ratios
+    from harness.api.tasks import MULTILABEL
     from harness.build.training import fit
 
     part, conv = toy.part(8, 0), toy.Conv()
-    fit(conv.build(toy.Toy.task), part, part, conv.training("train"), seed=0)
+    fit(conv.build(toy.Toy.task), part, part, conv.training("train"), seed=0, kind=MULTILABEL)
     harness.report.tables.tables([])
 
 

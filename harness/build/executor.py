@@ -20,6 +20,7 @@ from harness.build import artefact as artefacts
 from harness.build import training
 from harness.plugin.isolation import FOREIGN
 from harness.api import Architecture, Data, Loss, Step, Split, Phase, Progress, Task, Training
+from harness.api.tasks import TaskKind, kind_of
 from harness.data.library import Library
 from harness.store.entry import Artefact
 from harness.errors import CellError, HarnessError, Unsupported, UsageError, describe_error, nearest
@@ -65,9 +66,10 @@ class Context:
         self._store = store
         self.progress: Progress = progress
         self.teacher = teacher
-        self._loss: Loss = training.task_loss
+        self._kind: TaskKind = kind_of(data.task)
+        self._loss: Loss = self._kind.loss
         if node.objective is not None and teacher is not None:
-            self._loss = node.objective.loss(training.task_loss)
+            self._loss = node.objective.loss(self._kind.loss)
 
     def seed(self, purpose: str) -> int:
         return derive(self._node.root.seed, self._node.step.name if self._node.step else "", purpose)
@@ -82,7 +84,7 @@ class Context:
         if self._node.step is None or not self._node.step.is_teacher:
             raise CellError(f"step {self._node.label} calls teach() but does not declare is_teacher = True")
         self.teacher = teacher
-        self._loss = self._node.step.loss(training.task_loss)
+        self._loss = self._node.step.loss(self._kind.loss)
 
     def calibration(
         self, examples: int, split: Literal["validation", "train"] = "validation", *, part: str | None = None
@@ -122,6 +124,7 @@ class Context:
             self._validation,
             plan,
             seed=self.seed(f"fit/{name}"),
+            kind=self._kind,
             loss=self._loss,
             teacher=self.teacher,
             device=root.device,

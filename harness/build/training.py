@@ -1,4 +1,4 @@
-"""The training loop: data in memory, seeded, resumable at any moment, and no more than it needs."""
+"""Train a network on data in memory: seeded, and resumable at any moment with the same weights."""
 
 from __future__ import annotations
 
@@ -18,19 +18,14 @@ import numpy as np
 import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
-from torch.nn import functional
 
 from harness.build.artefact import flatten, unflatten
-from harness.api import Loss, Split, Progress, Training, silent
+from harness.api import Loss, Progress, Split, Training, silent
+from harness.api.tasks import TaskKind
 from harness.errors import CellError, UsageError, nearest
 from harness.files import atomic_write
-from harness.stats.quality import macro_auroc
-
 
 logger = logging.getLogger(__name__)
-def task_loss(logits: torch.Tensor, targets: torch.Tensor, teacher: torch.Tensor | None = None) -> torch.Tensor:
-    """Binary cross-entropy summed over the labels, averaged over the batch (studies A and B)."""
-    return functional.binary_cross_entropy_with_logits(logits, targets, reduction="sum") / len(logits)
 
 
 def fit(
@@ -40,57 +35,66 @@ def fit(
     training: Training,
     *,
     seed: int,
-    loss: Loss = task_loss,
+    kind: TaskKind,
+    loss: Loss | None = None,
     teacher: torch.nn.Module | None = None,
     device: str = "cpu",
     checkpoint: Path | None = None,
     progress: Progress = silent,
 ) -> list[dict[str, float]]:
-    """Train ``model`` in place and leave it with the weights of its best epoch, by validation AUROC alone.
+    """Train ``model`` in place and leave it with the weights of its best epoch, by ``kind.score`` on validation data.
 
-    Returns a row an epoch: loss, validation AUROC, learning rate, seconds. With ``checkpoint`` (a file that need not
-    exist) a run that was killed goes on after its last whole epoch and ends with the same weights, bit for bit:
-    every epoch draws its order and its dropout from ``seed`` and its own number alone.
+    ``loss`` replaces that of the kind of task; it gets the logits of ``teacher`` for the same examples. Returns one row
+    per epoch: loss, score (under the name ``kind.selector``), learning rate ``lr``, seconds.
+
+    ``checkpoint`` is a file, which need not exist. A run that was killed continues from it after the last complete
+    epoch and ends with the same weights, bit for bit: each epoch draws its order and its dropout from ``seed`` and the
+    epoch's number alone.
+
+    Raises CellError when the loss or the answers become NaN or infinite, UsageError for an unknown optimizer.
     """
+    loss = kind.loss if loss is None else loss
     model.to(device)
-    chosen = _chosen(len(train), training.examples, seed)
-    inputs = torch.from_numpy(np.ascontiguousarray(train.inputs[chosen])).to(device)
-    targets = torch.from_numpy(np.ascontiguousarray(train.targets[chosen])).to(device)
-    taught = None if teacher is None else predict(teacher.to(device), inputs, training.batch)
+    rows = _sample_rows(len(train), training.examples, seed)
+    inputs = torch.from_numpy(np.ascontiguousarray(train.inputs[rows])).to(device)
+    targets = torch.from_numpy(np.ascontiguousarray(train.targets[rows])).to(device)
+    teacher_logits = None if teacher is None else predict(teacher.to(device), inputs, training.batch)
     optimizer = _make(torch.optim, training.optimizer, model.parameters(), training.optimizer_args)
     scheduler = None
     if training.scheduler:
         scheduler = _make(torch.optim.lr_scheduler, training.scheduler, optimizer, training.scheduler_args)
-    started = digest(model)
+    initial_digest = digest(model)
     best = _copy(model)
     history: list[dict[str, float]] = []
-    if checkpoint is not None and (saved := _read_checkpoint(checkpoint, started)) is not None:
+    if checkpoint is not None and (saved := _read_checkpoint(checkpoint, initial_digest)) is not None:
         model.load_state_dict(saved["model"])
         optimizer.load_state_dict(saved["optimizer"])
         if scheduler is not None:
             scheduler.load_state_dict(saved["scheduler"])
         best, history = saved["best"], saved["history"]
-        logger.info(f"going on after epoch {len(history)} of {training.epochs}, from {checkpoint}")
+        logger.info(f"training continues after epoch {len(history)} of {training.epochs}, from checkpoint {checkpoint}")
 
     total = training.epochs * len(inputs)
     for epoch in range(len(history), training.epochs):
         began = time.perf_counter()
         note = f"epoch {epoch + 1}/{training.epochs}"
-        told = functools.partial(_tell, progress, epoch * len(inputs), total, note)
-        mean_loss = _epoch(model, inputs, targets, taught, training, loss, optimizer, _derive(seed, epoch), told)
+        report = functools.partial(_report, progress, epoch * len(inputs), total, note)
+        epoch_seed = _derive_seed(seed, epoch)
+        mean_loss = _epoch(model, inputs, targets, teacher_logits, training, loss, optimizer, epoch_seed, report)
         if not math.isfinite(mean_loss):
-            raise CellError(f"the training loss became {mean_loss} in {note}: lower the learning rate, or clip")
-        auroc = macro_auroc(score(model, validation.inputs, training.batch, device), validation.targets)
-        if not math.isfinite(auroc):
+            raise CellError(f"the training loss became {mean_loss} in {note}: lower the learning rate, or set clip")
+        score = kind.score(predict_array(model, validation.inputs, training.batch, device), validation.targets)
+        if not math.isfinite(score):
             raise CellError(
-                f"answers on the validation split became NaN or infinite in {note}: lower the learning rate, or clip"
+                f"the logits on the validation split became NaN or infinite in {note}: lower the learning rate, or set "
+                "clip"
             )
         rate = optimizer.param_groups[0]["lr"]
-        history.append({"loss": mean_loss, "auroc": auroc, "lr": rate, "seconds": time.perf_counter() - began})
-        if auroc >= max(row["auroc"] for row in history):
+        history.append({"loss": mean_loss, kind.selector: score, "lr": rate, "seconds": time.perf_counter() - began})
+        if score >= max(row[kind.selector] for row in history):
             best = _copy(model)
         if isinstance(scheduler, torch.optim.lr_scheduler.ReduceLROnPlateau):
-            scheduler.step(auroc)
+            scheduler.step(score)
         elif scheduler is not None:
             scheduler.step()
         if checkpoint is not None:
@@ -101,7 +105,7 @@ def fit(
                 "scheduler": scheduler.state_dict() if scheduler is not None else None,
                 "history": history,
             }
-            _write_checkpoint(checkpoint, started, state)
+            _write_checkpoint(checkpoint, initial_digest, state)
     model.load_state_dict(best)
     model.to("cpu").eval()
     return history
@@ -111,13 +115,14 @@ def _epoch(
     model: torch.nn.Module,
     inputs: torch.Tensor,
     targets: torch.Tensor,
-    taught: torch.Tensor | None,
+    teacher_logits: torch.Tensor | None,
     training: Training,
     loss: Loss,
     optimizer: torch.optim.Optimizer,
     seed: int,
     progress: Callable[[int], None],
 ) -> float:
+    """Train for one epoch; return the mean loss of its examples."""
     model.train()
     autocast = torch.autocast(inputs.device.type, torch.bfloat16, enabled=training.precision == "bfloat16")
     sum_loss, trained = torch.zeros((), device=inputs.device), 0
@@ -126,10 +131,10 @@ def _epoch(
         for start in range(0, len(order), training.batch):
             batch = order[start : start + training.batch]
             if len(batch) == 1 < min(training.batch, len(order)):
-                continue  # batch normalization cannot train on the single example that is left over
+                continue  # batch normalization cannot train on a last batch of one example
             with autocast:
                 logits = model(inputs[batch])
-            value = loss(logits.float(), targets[batch], None if taught is None else taught[batch])
+            value = loss(logits.float(), targets[batch], None if teacher_logits is None else teacher_logits[batch])
             optimizer.zero_grad(set_to_none=True)
             value.backward()  # type: ignore[no-untyped-call]
             if training.clip is not None:
@@ -142,21 +147,23 @@ def _epoch(
 
 
 def predict(model: torch.nn.Module, inputs: torch.Tensor, batch: int) -> torch.Tensor:
-    """What ``model`` answers in evaluation mode, (n, labels)."""
+    """Return the float32 outputs of ``model`` in evaluation mode, (n, labels), computed batch by batch."""
     model.eval()
     with torch.inference_mode():
-        answers = torch.cat([model(part).float() for part in torch.split(inputs, batch)])
-    return answers.clone()
+        outputs = torch.cat([model(part).float() for part in torch.split(inputs, batch)])
+    return outputs.clone()
 
 
-def score(model: torch.nn.Module, inputs: np.ndarray[Any, Any], batch: int, device: str) -> np.ndarray[Any, Any]:
-    """The logits for ``inputs`` as an array (n, labels); the inputs go to the device batch by batch."""
+def predict_array(
+    model: torch.nn.Module, inputs: np.ndarray[Any, Any], batch: int, device: str
+) -> np.ndarray[Any, Any]:
+    """Like ``predict``, for an array (n, *input_shape); the inputs go to the device batch by batch."""
     parts = (torch.from_numpy(np.ascontiguousarray(inputs[i : i + batch])) for i in range(0, len(inputs), batch))
     return torch.cat([predict(model, part.to(device), batch).cpu() for part in parts]).numpy()
 
 
 def digest(model: torch.nn.Module) -> str:
-    """A hash of all weights: names, shapes and bytes."""
+    """Hash the names, shapes and bytes of all parameters and buffers."""
     total = hashlib.sha256()
     for name, tensor in model.state_dict().items():
         total.update(f"{name}{tuple(tensor.shape)}".encode())
@@ -164,17 +171,18 @@ def digest(model: torch.nn.Module) -> str:
     return total.hexdigest()
 
 
-def _tell(progress: Progress, before: int, total: int, note: str, done: int) -> None:
+def _report(progress: Progress, before: int, total: int, note: str, done: int) -> None:
     progress(before + done, total, note)
 
 
-def _chosen(available: int, wanted: int | None, seed: int) -> np.ndarray[Any, Any] | slice:
+def _sample_rows(available: int, wanted: int | None, seed: int) -> np.ndarray[Any, Any] | slice:
+    """The rows of a seeded sample of ``wanted`` examples, in order; all rows when that many are not there."""
     if wanted is None or wanted >= available:
         return slice(None)
     return np.sort(np.random.default_rng(seed).choice(available, wanted, replace=False))
 
 
-def _derive(seed: int, epoch: int) -> int:
+def _derive_seed(seed: int, epoch: int) -> int:
     return int(np.random.SeedSequence([seed, epoch]).generate_state(1, np.uint64)[0] >> 1)
 
 
@@ -189,35 +197,37 @@ def _seeded(seed: int, device: torch.device) -> Iterator[None]:
         yield
 
 
-def _make(home: Any, name: str, first: Any, arguments: Mapping[str, Any]) -> Any:
-    kind: Any = getattr(home, name, None)
-    if not isinstance(kind, type):
-        known = [entry for entry in dir(home) if inspect.isclass(getattr(home, entry)) and not entry.startswith("_")]
-        raise UsageError(f"{home.__name__} has no class {name!r}{nearest(name, known)}")
+def _make(module: Any, name: str, first: Any, arguments: Mapping[str, Any]) -> Any:
+    """Instantiate the class ``name`` of a module of torch.optim."""
+    class_: Any = getattr(module, name, None)
+    if not isinstance(class_, type):
+        known = [entry for entry in dir(module) if inspect.isclass(getattr(module, entry)) and entry[0] != "_"]
+        raise UsageError(f"{module.__name__} has no class {name!r}{nearest(name, known)}")
     try:
-        return kind(first, **arguments)
+        return class_(first, **arguments)
     except (TypeError, ValueError) as error:
-        raise UsageError(f"{home.__name__}.{name} refuses the arguments {dict(arguments)}: {error}") from error
+        raise UsageError(f"{module.__name__}.{name} refuses the arguments {dict(arguments)}: {error}") from error
 
 
-def _write_checkpoint(file: Path, started: str, state: Mapping[str, Any]) -> None:
+def _write_checkpoint(file: Path, initial_digest: str, state: Mapping[str, Any]) -> None:
     tensors: dict[str, torch.Tensor] = {}
     tree = flatten(state, tensors)
     with atomic_write(file, "or choose another store") as temporary:
-        temporary.write_bytes(save(tensors, {"started": started, "tree": json.dumps(tree)}))
+        temporary.write_bytes(save(tensors, {"started": initial_digest, "tree": json.dumps(tree)}))
 
 
-def _read_checkpoint(file: Path, started: str) -> dict[str, Any] | None:
+def _read_checkpoint(file: Path, initial_digest: str) -> dict[str, Any] | None:
+    """The saved state; None, with a log line that says why, when the file cannot be used."""
     if not file.exists():
         return None
     try:
         with safe_open(file, framework="pt") as stream:
             metadata = stream.metadata()
             tensors = {name: stream.get_tensor(name) for name in stream.keys()}  # noqa: SIM118 (not a mapping)
-        if metadata["started"] == started:
+        if metadata["started"] == initial_digest:
             return dict(unflatten(json.loads(metadata["tree"]), tensors))
-        reason = "began from other weights"
+        reason = "belongs to a training from other initial weights"
     except (SafetensorError, KeyError, ValueError, OSError) as error:
         reason = f"cannot be read ({error})"
-    logger.warning(f"checkpoint {file} {reason}: training starts over")
+    logger.warning(f"checkpoint {file} {reason}: training starts again from the first epoch")
     return None

@@ -136,6 +136,7 @@ def test_architecture_examples_do_not_mix(architecture: Architecture, network_ta
 @pytest.mark.parametrize("phase", ["train", "finetune"])
 def test_architecture_trains(architecture: Architecture, phase: Phase, network_tasks: list[Task]) -> None:
     """Its training names an optimizer and a scheduler that take their arguments, and an epoch changes the weights."""
+    from harness.api.tasks import kind_of
     from harness.build.training import fit
     from harness.suite.presets import preset
     from harness.testing.watch import differences, snapshot
@@ -148,7 +149,8 @@ def test_architecture_trains(architecture: Architecture, phase: Phase, network_t
         before = snapshot(network)
         try:
             training = preset("smoke").training(architecture, phase)
-            fit(network, part, part, dataclasses.replace(training, batch=min(training.batch, 6)), seed=0)
+            training = dataclasses.replace(training, batch=min(training.batch, 6))
+            fit(network, part, part, training, seed=0, kind=kind_of(task))
         except Exception as error:
             fail_check(
                 _named(architecture, task),

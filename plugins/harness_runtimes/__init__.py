@@ -1,4 +1,4 @@
-"""Built-in runtimes: what executes a deployed file."""
+"""Register the built-in runtime, PyTorch eager."""
 
 from __future__ import annotations
 

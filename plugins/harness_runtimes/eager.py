@@ -15,29 +15,32 @@ FILE = "model.safetensors"
 
 
 class TorchEager(Runtime):
-    """Eager PyTorch. It runs whatever the harness can build, which makes it the reference among runtimes."""
+    """Eager PyTorch. It runs every network that the harness can build, so it is the reference among runtimes."""
 
     name = "torch"
     summary = "PyTorch, eager mode; deploys the .safetensors file that holds the tensors and how to rebuild the network"
 
     def deploy(self, artefact: Path, folder: Path) -> Path:
-        """Copy the artefact: it is already one file that needs nothing else."""
+        """Copy the artefact, which is one self-contained file already."""
         return Path(shutil.copyfile(artefact, folder / FILE))
 
     def load(self, file: Path) -> Predictor:
-        """The network in evaluation mode, ended by a sigmoid unless it has its own (``gives_probabilities``)."""
+        """Return the network in evaluation mode, with the task's activation unless it sets ``gives_probabilities``."""
         import torch
+
+        from harness.api.tasks import MULTILABEL
 
         model = load_artefact(file)
         if not getattr(model, "gives_probabilities", False):
-            model = torch.nn.Sequential(model, torch.nn.Sigmoid()).eval()
+            model = torch.nn.Sequential(model, MULTILABEL.activation()).eval()
 
         def predict(inputs: torch.Tensor) -> torch.Tensor:
-            if torch.is_inference_mode_enabled():  # as in the timed loop; entering it again would cost a microsecond
-                answer: torch.Tensor = model(inputs)
+            # The timed loop is in inference mode already; entering it again would add a microsecond to each call.
+            if torch.is_inference_mode_enabled():
+                probabilities: torch.Tensor = model(inputs)
             else:
                 with torch.inference_mode():
-                    answer = model(inputs)
-            return answer
+                    probabilities = model(inputs)
+            return probabilities
 
         return predict

@@ -1,8 +1,9 @@
-"""The training loop: the same weights whatever interrupts it, and the best epoch by validation AUROC alone."""
+"""The training loop: the same weights whatever interrupts it, and the best epoch by validation data alone."""
 
 from __future__ import annotations
 
 import dataclasses
+import functools
 import signal
 import subprocess
 import sys
@@ -20,11 +21,14 @@ from torch.nn.functional import binary_cross_entropy_with_logits
 
 from harness import CellError, Split, StoreError, Training, UsageError
 from harness.build import training as loop
-from harness.build.training import digest, fit, predict, score, task_loss
+from harness.api.tasks import MULTILABEL, TaskKind
+from harness.build.training import digest, predict, predict_array
+from harness.stats.quality import macro_auroc
 
 TRAIN, VALIDATION = toy.part(60, 0), toy.part(20, 1)
 CONV = toy.Conv().training("train")
 LSTM = toy.Recurrent().training("train")
+fit = functools.partial(loop.fit, kind=MULTILABEL)
 
 
 def network(architecture: str = "conv", seed: int = 0) -> torch.nn.Module:
@@ -105,7 +109,8 @@ def test_a_process_killed_with_sigkill_goes_on_to_the_same_weights(tmp_path: Pat
     code = """
         import dataclasses, sys, time
         from pathlib import Path
-        sys.path.insert(0, sys.argv[1])
+        folder = Path(sys.argv[1])
+        sys.path[:0] = [str(folder), str(folder.parent)]
         import test_training as t
         def progress(done, total, note=""):
             if note == "epoch 3/4":
@@ -113,7 +118,7 @@ def test_a_process_killed_with_sigkill_goes_on_to_the_same_weights(tmp_path: Pat
         t.trained(checkpoint=Path(sys.argv[2]), progress=progress)
     """
     file = tmp_path / "checkpoint"
-    command = [sys.executable, "-c", textwrap.dedent(code), str(Path(__file__).parents[1]), str(file)]
+    command = [sys.executable, "-c", textwrap.dedent(code), str(Path(__file__).parent), str(file)]
     with subprocess.Popen(command, stdout=subprocess.PIPE) as process:
         assert process.stdout is not None
         assert process.stdout.readline() == b"now\n"
@@ -140,7 +145,7 @@ def test_a_damaged_checkpoint_starts_over_and_says_so(tmp_path: Path, harm: str)
         assert digest(trained(checkpoint=file)) == digest(trained())
     (line,) = lines
     assert line.startswith(f"checkpoint {file} cannot be read")
-    assert line.endswith("training starts over")
+    assert line.endswith("training starts again from the first epoch")
 
 
 def test_a_checkpoint_of_other_weights_starts_over_and_says_so(tmp_path: Path) -> None:
@@ -148,7 +153,7 @@ def test_a_checkpoint_of_other_weights_starts_over_and_says_so(tmp_path: Path) -
     fit(network(seed=9), TRAIN, VALIDATION, CONV, seed=5, checkpoint=file)
     with logged("harness.build.training") as lines:
         assert digest(trained(checkpoint=file)) == digest(trained())
-    assert "began from other weights: training starts over" in lines[0]
+    assert "belongs to a training from other initial weights: training starts again from the first epoch" in lines[0]
 
 
 def test_a_checkpoint_on_a_full_disk_is_a_clear_error(tmp_path: Path) -> None:
@@ -190,7 +195,7 @@ def test_the_best_epoch_survives_a_kill_after_it(tmp_path: Path) -> None:
 def test_the_history_is_the_macro_auroc_of_the_validation_part() -> None:
     model = network()
     history = fit(model, TRAIN, VALIDATION, dataclasses.replace(CONV, epochs=1), seed=0)
-    logits = score(model, VALIDATION.inputs, 7, "cpu")
+    logits = predict_array(model, VALIDATION.inputs, 7, "cpu")
     assert history[0]["auroc"] == pytest.approx(roc_auc_score(VALIDATION.targets, logits, average="macro"))
     with torch.inference_mode():
         assert np.allclose(model(torch.from_numpy(VALIDATION.inputs)).numpy(), logits, atol=1e-6)
@@ -202,13 +207,48 @@ def test_the_history_is_the_macro_auroc_of_the_validation_part() -> None:
 def test_the_task_loss_is_summed_over_labels_and_averaged_over_examples() -> None:
     logits, targets = torch.randn(5, 3), torch.randint(0, 2, (5, 3)).float()
     by_hand = sum(binary_cross_entropy_with_logits(logits[:, i], targets[:, i]) for i in range(3))
-    assert torch.allclose(task_loss(logits, targets), torch.as_tensor(by_hand))
+    assert torch.allclose(MULTILABEL.loss(logits, targets, None), torch.as_tensor(by_hand))
+
+
+def test_the_kind_of_task_brings_loss_and_score_and_the_loop_has_none_of_its_own() -> None:
+    """With version 0.1's loss and AUROC, spelled out, the weights and the curve are the same bit for bit."""
+    former = TaskKind(
+        loss=lambda logits, targets, teacher: (
+            binary_cross_entropy_with_logits(logits, targets, reduction="sum") / len(logits)
+        ),
+        activation=torch.nn.Sigmoid,
+        selector="auroc",
+        score=lambda logits, targets: macro_auroc(logits, targets),
+    )
+    models, curves = [network(), network()], []
+    for model, kind in zip(models, (MULTILABEL, former), strict=True):
+        history = loop.fit(model, TRAIN, VALIDATION, CONV, seed=5, kind=kind)
+        curves.append([{name: value for name, value in row.items() if name != "seconds"} for row in history])
+    assert digest(models[0]) == digest(models[1])
+    assert curves[0] == curves[1]
+    assert set(curves[0][0]) == {"loss", "auroc", "lr"}
+
+
+def test_another_kind_selects_by_its_own_score() -> None:
+    """The worst epoch by the loop's former measure is the best by one of the opposite sign."""
+    opposite = dataclasses.replace(
+        MULTILABEL, selector="negative", score=lambda logits, targets: -macro_auroc(logits, targets)
+    )
+    model = network()
+    history = loop.fit(model, TRAIN, VALIDATION, CONV, seed=5, kind=opposite)
+    logits = predict_array(model, VALIDATION.inputs, 7, "cpu")
+    assert -macro_auroc(logits, VALIDATION.targets) == max(row["negative"] for row in history)
+
+
+def test_the_activation_of_a_multi_label_task_is_a_sigmoid() -> None:
+    logits = torch.randn(5, 3)
+    assert torch.equal(MULTILABEL.activation()(logits), logits.sigmoid())
 
 
 def test_one_epoch_of_full_batch_sgd_is_a_gradient_step() -> None:
     model, rate = network("lstm"), 0.5
     expected = network("lstm")
-    loss = task_loss(expected(torch.from_numpy(TRAIN.inputs)), torch.from_numpy(TRAIN.targets))
+    loss = MULTILABEL.loss(expected(torch.from_numpy(TRAIN.inputs)), torch.from_numpy(TRAIN.targets), None)
     loss.backward()
     history = fit(model, TRAIN, VALIDATION, Training(1, 60, "SGD", {"lr": rate}), seed=0)
     assert history[0]["loss"] == pytest.approx(loss.item(), rel=1e-5)
@@ -229,7 +269,7 @@ def test_the_loss_is_given_the_teachers_logits_of_the_same_examples() -> None:
     def loss(logits: torch.Tensor, targets: torch.Tensor, taught: torch.Tensor | None) -> torch.Tensor:
         assert taught is not None
         seen.append((targets, taught))
-        return task_loss(logits, targets)
+        return MULTILABEL.loss(logits, targets, None)
 
     trained(loss=loss, teacher=teacher)
     answers = predict(teacher, torch.from_numpy(TRAIN.inputs), 60)
@@ -276,13 +316,13 @@ def test_reduce_on_plateau_is_given_the_auroc(monkeypatch: pytest.MonkeyPatch) -
 
 
 def test_a_loss_that_is_no_number_is_an_error_that_says_what_to_do() -> None:
-    with pytest.raises(CellError, match=r"loss became (nan|inf) in epoch \d/4: lower the learning rate, or clip"):
+    with pytest.raises(CellError, match=r"loss became (nan|inf) in epoch \d/4: lower the learning rate, or set clip"):
         trained(dataclasses.replace(CONV, optimizer_args={"lr": 1e30}))
 
 
 def test_weights_that_blow_up_in_validation_alone_are_never_the_best() -> None:
     """The loss of the one full batch is finite; the weights after it are not."""
-    with pytest.raises(CellError, match="answers on the validation split became NaN or infinite in epoch 1/1"):
+    with pytest.raises(CellError, match="the logits on the validation split became NaN or infinite in epoch 1/1"):
         trained(Training(1, 60, "SGD", {"lr": 1e38}))
 
 

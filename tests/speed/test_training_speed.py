@@ -12,7 +12,8 @@ import torch
 from torch.utils.data import DataLoader, TensorDataset
 
 from harness.api import Split, Task
-from harness.build.training import fit, task_loss
+from harness.api.tasks import MULTILABEL
+from harness.build.training import fit
 from harness.plugin.manager import installed
 
 pytestmark = pytest.mark.slow
@@ -37,14 +38,14 @@ def test_one_epoch_is_no_slower_than_a_plain_dataloader_loop() -> None:
     training = type(training)(1, training.batch, training.optimizer, training.optimizer_args)
 
     def ours() -> None:
-        fit(architecture.build(TASK), train, validation, training, seed=0)
+        fit(architecture.build(TASK), train, validation, training, seed=0, kind=MULTILABEL)
 
     def plain() -> None:
         model = architecture.build(TASK)
         optimizer = getattr(torch.optim, training.optimizer)(model.parameters(), **training.optimizer_args)
         data = TensorDataset(torch.from_numpy(inputs), torch.from_numpy(targets))
         for batch, wanted in DataLoader(data, training.batch, shuffle=True):
-            loss = task_loss(model(batch), wanted)
+            loss = MULTILABEL.loss(model(batch), wanted, None)
             optimizer.zero_grad()
             loss.backward()
             optimizer.step()
