@@ -63,7 +63,7 @@ def load_artefact(file: Path) -> "torch.nn.Module":
 
 
 def __getattr__(name: str) -> Any:
-    return former_names.former_class(__name__, name)
+    return former_names.former_export(__name__, name)
 
 
 __all__ = [

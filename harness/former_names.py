@@ -24,16 +24,27 @@ MODULES: Mapping[str, str] = {
     "harness.quality": "harness.stats.quality",
     "harness.structure": "harness.nn.structure",
 }
-#: Classes that ``harness`` and ``harness.api`` export under another name now.
-CLASSES: Mapping[str, str] = {"Evidence": "EvalContext", "Figure": "MetricSpec", "Part": "Split"}
+#: Names that modules export under another name now.
+CONTRACTS: Mapping[str, str] = {"Evidence": "EvalContext", "Figure": "MetricSpec", "Part": "Split"}
+EXPORTS: Mapping[str, Mapping[str, str]] = {
+    "harness": CONTRACTS,
+    "harness.api": CONTRACTS,
+    "harness.nn.structure": {
+        "Described": "PrunableLayer",
+        "Incoming": "WeightBlock",
+        "like": "rebuild",
+        "without": "drop_parameter",
+    },
+}
 
 
-def former_class(module: str, name: str) -> Any:
-    """The class that ``module`` exported as ``name`` in 0.1; the body of that module's ``__getattr__``."""
-    if name not in CLASSES:
+def former_export(module: str, name: str) -> Any:
+    """Return what ``module`` exported as ``name`` in 0.1; the body of that module's ``__getattr__``."""
+    present = EXPORTS[module].get(name)
+    if present is None:
         raise AttributeError(f"module {module!r} has no attribute {name!r}")
-    warn(f"{module}.{name}", f"{module}.{CLASSES[name]}", level=4)
-    return getattr(sys.modules[module], CLASSES[name])
+    warn(f"{module}.{name}", f"{module}.{present}", level=4)
+    return getattr(sys.modules[module], present)
 
 
 def warn(former: str, present: str, level: int = 3) -> None:

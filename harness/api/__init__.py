@@ -13,14 +13,14 @@ from harness.api.metrics import Better, EvalContext, Metric, MetricSpec, Weighte
 from harness.api.runtimes import ALLOCATORS, INSTRUCTION_SETS, Predictor, Profile, Runtime
 from harness.api.steps import Loss, Step, StepContext
 from harness.api.studies import Study
-from harness.former_names import former_class
+from harness.former_names import former_export
 
 if TYPE_CHECKING:
     from harness.api.data import FloatArray as FloatArray
 
 
 def __getattr__(name: str) -> Any:
-    return former_class(__name__, name)
+    return former_export(__name__, name)
 
 
 __all__ = [

@@ -1,8 +1,9 @@
-"""A network as plain tensors and JSON, and back: no pickle, and no type that is not in the table below.
+"""Store a network as plain tensors and JSON, and restore it: no pickle, and no layer type that is not listed below.
 
-``dump`` cannot see the freshly built network, so it describes all modules: the stock layers of torch.nn with their
-constructor arguments, the stock containers with their children, and any other module by its class name alone (and
-its arguments, if it is ``Described``). ``restore`` walks a fresh network, replaces what differs, and loads the tensors.
+``dump`` does not see the freshly built network, so it describes every module: stock layers of torch.nn by their
+constructor arguments, stock containers by their children, and any other module by its class name alone (a
+``PrunableLayer`` also by its arguments). ``restore`` walks a fresh network, replaces the modules that differ, and loads
+the tensors.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from harness.errors import CellError
+from harness.former_names import former_export, warn
 
 _CONV = (
     "in_channels", "out_channels", "kernel_size", "stride", "padding", "dilation", "groups", "bias", "padding_mode",
@@ -23,7 +25,7 @@ _RECURRENT = ("input_size", "hidden_size", "num_layers", "bias", "batch_first", 
 _MAXPOOL = ("kernel_size", "stride", "padding", "dilation", "return_indices", "ceil_mode")
 _AVGPOOL = ("kernel_size", "stride", "padding", "ceil_mode", "count_include_pad")
 
-#: Every stock layer that can be rebuilt, with its constructor's arguments; each is also an attribute of the layer.
+#: Stock layers that can be rebuilt, with the arguments of their constructors; each is also an attribute of the layer.
 LAYERS: dict[str, tuple[str, ...]] = {
     "Linear": ("in_features", "out_features", "bias"),
     "Conv1d": _CONV,
@@ -69,11 +71,15 @@ LAYERS: dict[str, tuple[str, ...]] = {
 CONTAINERS = ("Sequential", "ModuleList", "ModuleDict")
 
 
-class Incoming(NamedTuple):
-    """The weights (units, width) by which a layer of units reads ``source``, once a position (a time step).
+def __getattr__(name: str) -> Any:
+    return former_export(__name__, name)
 
-    ``source`` is another layer of the module by its name, or "" for the module's input. ``gate`` numbers those that
-    make different things of what they read, as the gates of an LSTM do.
+
+class WeightBlock(NamedTuple):
+    """The weights (units, width) by which a layer of units reads ``source``, once per position (time step).
+
+    ``source`` is the name of another layer of the module, or "" for the module's input. ``gate`` numbers blocks that
+    compute different quantities of the same units, as the gates of an LSTM do.
     """
 
     source: str
@@ -81,54 +87,73 @@ class Incoming(NamedTuple):
     gate: int = 0
 
 
-@runtime_checkable
-class Described(Protocol):
-    """A module of one's own (an nn.Module that defines these three) that is dumped, counted and pruned like a layer.
+class _AcceptsFormerName(type(Protocol)):  # type: ignore[misc]
+    """Let modules that define ``narrowed``, the name of ``select_units`` in version 0.1, pass for a PrunableLayer."""
 
-    It reads the last axis of its one argument, and its units lie along the last axis of every tensor that it returns.
-    What is inside it is not looked at. Its tensors are parameters or persistent buffers.
+    def __instancecheck__(cls, instance: object) -> bool:
+        kind = type(instance)
+        if hasattr(kind, "narrowed") and not hasattr(kind, "select_units"):
+            warn(f"{kind.__module__}.{kind.__qualname__}.narrowed", "select_units")
+            kind.select_units = kind.narrowed  # type: ignore[attr-defined]
+        return bool(super().__instancecheck__(instance))
+
+
+@runtime_checkable
+class PrunableLayer(Protocol, metaclass=_AcceptsFormerName):
+    """Let an nn.Module of your own be dumped, counted and pruned like a stock layer, by defining these three members.
+
+    The module reads the last axis of its only argument; its units lie along the last axis of every tensor that it
+    returns. Submodules are not inspected. Its tensors are parameters or persistent buffers.
     """
 
-    #: The names of the constructor's arguments, each also an attribute that holds a JSON value.
+    #: The names of the constructor's arguments; each is also an attribute with a JSON value.
     ARGUMENTS: ClassVar[tuple[str, ...]]
 
-    def incoming(self) -> Mapping[str, Sequence[Incoming]]:
-        """All weights that multiply, by the layer of units that they make. The last layer gives the module's output.
+    def incoming(self) -> Mapping[str, Sequence[WeightBlock]]:
+        """Return all weights that multiply, by the layer of units that they compute.
 
-        A layer reads those before it, and, through time, itself and those behind it.
+        The last layer is the module's output. A layer reads the layers before it and, through time, itself and the
+        layers after it.
         """
         ...
 
-    def narrowed(self, inputs: Tensor, units: Mapping[str, Tensor]) -> nn.Module:
-        """A new module for what stays: ``inputs`` (input width,) and, by layer, ``units`` (units,), all bool."""
+    def select_units(self, inputs: Tensor, units: Mapping[str, Tensor]) -> nn.Module:
+        """Return a new module of the inputs and units to keep.
+
+        ``inputs`` (input width,) and, by layer, ``units`` (units,) are boolean masks: True keeps.
+        """
         ...
 
 
 def arguments(module: nn.Module) -> dict[str, Any]:
-    """The constructor arguments of a stock layer or Described module as JSON values; CellError for any other module."""
+    """Return the constructor arguments of a stock layer or PrunableLayer as JSON values.
+
+    Raises CellError for any other module.
+    """
     if _is_stock(module, LAYERS):
         names = LAYERS[type(module).__name__]
-    elif isinstance(module, Described):
+    elif isinstance(module, PrunableLayer):
         names = module.ARGUMENTS
     else:
-        raise CellError(f"{type(module).__qualname__} is not one of the stock layers that can be rebuilt")
-    return {name: _plain(name, getattr(module, name)) for name in names}
+        raise CellError(f"{type(module).__qualname__} is neither a stock layer that can be rebuilt nor a PrunableLayer")
+    return {name: _to_json(name, getattr(module, name)) for name in names}
 
 
-def like(module: nn.Module, **changes: Any) -> nn.Module:
-    """A stock layer or Described module of the same type and arguments, but for ``changes``, in the same mode.
+def rebuild(module: nn.Module, **changes: Any) -> nn.Module:
+    """Build a layer of the same type, arguments and mode (train or eval) as ``module``, except for ``changes``.
 
-    Its tensors are on the meta device: give it some with ``load_state_dict(..., assign=True)``.
+    ``module`` is a stock layer or a PrunableLayer. The new layer's tensors are on the meta device: load some with
+    ``load_state_dict(..., assign=True)``.
     """
-    new = _build(type(module), arguments(module) | changes, _left_out(module))
+    new = _build(type(module), arguments(module) | changes, _dropped(module))
     _give_zeros(new, next(module.parameters(recurse=False), None))
     return new.train(module.training)
 
 
-def without(layer: nn.Module, name: str) -> None:
-    """Leave out a parameter of a stock layer that its kernel wants: zeros, neither trained, counted nor stored.
+def drop_parameter(layer: nn.Module, name: str) -> None:
+    """Replace a parameter that a stock layer's kernel requires by zeros that are not trained, counted or stored.
 
-    For example the second bias of nn.LSTM.
+    For example the redundant second bias of nn.LSTM.
     """
     zeros = torch.zeros_like(getattr(layer, name)).detach()
     delattr(layer, name)
@@ -136,13 +161,13 @@ def without(layer: nn.Module, name: str) -> None:
 
 
 def dump(model: nn.Module) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """The model's state as dense tensors (tensors it shares are copied) and JSON notes on its structure."""
+    """Return the model's state as dense tensors (shared ones are copied) and JSON notes on its structure."""
     tensors: dict[str, Tensor] = {}
     names: dict[int, list[str]] = {}
     for name, value in model.state_dict(keep_vars=True).items():
         if not isinstance(value, Tensor) or value.layout is not torch.strided or value.is_quantized:
             raise CellError(
-                f"{name} of {type(model).__qualname__} is not a dense tensor; the step that made it must define "
+                f"{name} of {type(model).__qualname__} is not a dense tensor: the step that made it must define "
                 "dump() and restore()"
             )
         names.setdefault(id(value), []).append(name)
@@ -152,14 +177,14 @@ def dump(model: nn.Module) -> tuple[dict[str, Tensor], dict[str, Any]]:
 
 
 def restore(fresh: nn.Module, tensors: Mapping[str, Tensor], notes: Mapping[str, Any]) -> nn.Module:
-    """The dumped model, in eval mode, made from a fresh network of its architecture (which is used up).
+    """Restore a dumped model in eval mode, reusing modules of ``fresh``, a new network of its architecture.
 
-    Raises CellError when the notes hold a module that is neither stock nor in the fresh network, or the tensors do
-    not fit.
+    Raises CellError when the notes name a module that is neither stock nor in the fresh network, or when the tensors
+    do not fit.
     """
-    model = _rebuild(fresh, "", notes["modules"])
+    model = _restore_module(fresh, "", notes["modules"])
     try:
-        # assign keeps the dtype of the tensors (a half-precision model stays one) and fills what was built on meta.
+        # assign keeps the dtype of the tensors (half precision stays half) and fills modules built on meta.
         model.load_state_dict({name: tensor.clone() for name, tensor in tensors.items()}, strict=True, assign=True)
     except RuntimeError as error:
         raise CellError(
@@ -180,40 +205,40 @@ def _is_stock(module: nn.Module, table: Any) -> bool:
     return name in table and type(module) is getattr(nn, name)
 
 
-def _plain(name: str, value: Any) -> Any:
+def _to_json(name: str, value: Any) -> Any:
     if name == "bias" and not isinstance(value, bool):
         return value is not None
     return list(value) if isinstance(value, tuple) else value
 
 
-def _left_out(module: nn.Module) -> list[str]:
-    """The parameters that ``without`` took: no stock layer has buffers of its own that are not stored."""
+def _dropped(module: nn.Module) -> list[str]:
+    """Names of dropped parameters: a stock layer has no other buffers that are not persistent."""
     return sorted(module._non_persistent_buffers_set) if _is_stock(module, LAYERS) else []
 
 
-def _give_zeros(layer: nn.Module, kin: Tensor | None) -> None:
-    """Zeros, of the type and on the device of ``kin``, for what a layer is without."""
-    if kin is not None:
-        for name in _left_out(layer):
-            setattr(layer, name, torch.zeros_like(getattr(layer, name), dtype=kin.dtype, device=kin.device))
+def _give_zeros(layer: nn.Module, like: Tensor | None) -> None:
+    """Set the dropped parameters to zeros of the dtype and on the device of ``like``."""
+    if like is not None:
+        for name in _dropped(layer):
+            setattr(layer, name, torch.zeros_like(getattr(layer, name), dtype=like.dtype, device=like.device))
 
 
 def _describe(module: nn.Module) -> dict[str, Any]:
     if _is_stock(module, LAYERS):
         note = {"layer": type(module).__name__, "arguments": arguments(module)}
-        return note | {"without": left_out} if (left_out := _left_out(module)) else note
+        return note | {"without": dropped} if (dropped := _dropped(module)) else note
     kind = "container" if _is_stock(module, CONTAINERS) else "class"
     name = type(module).__name__ if kind == "container" else type(module).__qualname__
-    # Not named_children(), which leaves out the second name of a shared module. A child that is None has no note.
+    # named_children() omits the second name of a shared module. A child that is None has no note.
     note = {kind: name, "children": list(module._modules)}
-    return note | {"arguments": arguments(module)} if isinstance(module, Described) else note
+    return note | {"arguments": arguments(module)} if isinstance(module, PrunableLayer) else note
 
 
-def _build(kind: type[nn.Module], values: Mapping[str, Any], left_out: Sequence[str] = ()) -> nn.Module:
+def _build(kind: type[nn.Module], values: Mapping[str, Any], dropped: Sequence[str] = ()) -> nn.Module:
     with torch.device("meta"):
         layer = kind(**{name: tuple(v) if isinstance(v, list) else v for name, v in values.items()})
-    for name in left_out:
-        without(layer, name)
+    for name in dropped:
+        drop_parameter(layer, name)
     return layer
 
 
@@ -224,8 +249,8 @@ def _stock(name: str, values: Mapping[str, Any]) -> type[nn.Module]:
     return kind
 
 
-def _rebuild(current: nn.Module | None, path: str, notes: Mapping[str, Any]) -> nn.Module:
-    """The module that ``notes`` describe at ``path``: the current one where it agrees, else a new one."""
+def _restore_module(current: nn.Module | None, path: str, notes: Mapping[str, Any]) -> nn.Module:
+    """Return the module that ``notes`` describe at ``path``: the current one if it matches, otherwise a new one."""
     note = notes[path]
     if "layer" in note:
         if current is not None and _describe(current) == note:
@@ -241,8 +266,8 @@ def _rebuild(current: nn.Module | None, path: str, notes: Mapping[str, Any]) -> 
     children: dict[str, nn.Module | None] = {}
     for name in note["children"]:
         inner = f"{path}.{name}" if path else name
-        children[name] = _rebuild(existing.get(name), inner, notes) if inner in notes else None
-    # Not add_module: the order counts in a Sequential, and a child that the step removed must go.
+        children[name] = _restore_module(existing.get(name), inner, notes) if inner in notes else None
+    # Not add_module: order matters in a Sequential, and children that a step removed must disappear.
     current._modules.clear()
     current._modules.update(children)
     return current
@@ -250,23 +275,23 @@ def _rebuild(current: nn.Module | None, path: str, notes: Mapping[str, Any]) -> 
 
 def _container(current: nn.Module | None, path: str, name: str) -> nn.Module:
     if name not in CONTAINERS:
-        raise CellError(f"stored structure: {name!r} at {path!r} is no container that can be rebuilt")
+        raise CellError(f"stored structure: {name!r} at {path!r} is not a container that can be rebuilt")
     kind: type[nn.Module] = getattr(nn, name)
     return current if current is not None and type(current) is kind else kind()
 
 
 def _own(current: nn.Module | None, path: str, note: Mapping[str, Any]) -> nn.Module:
-    """The fresh network's module of the class that the note names, of the size that it tells."""
+    """Return the fresh network's module of the class in ``note``, rebuilt where the note has other arguments."""
     if current is None or type(current).__qualname__ != note["class"]:
-        found = "nothing" if current is None else type(current).__qualname__
+        actual = "nothing" if current is None else type(current).__qualname__
         raise CellError(
-            f"{path or 'the network'} is a {note['class']}, but the freshly built network has {found} there, and only "
-            "stock torch.nn layers can be rebuilt; the step that put it there must define dump() and restore()"
+            f"{path or 'the network'} is a {note['class']}, but the freshly built network has {actual} there, and only "
+            "stock torch.nn layers can be rebuilt: the step that put it there must define dump() and restore()"
         )
     values = note.get("arguments")
-    if values is None or (isinstance(current, Described) and arguments(current) == values):
+    if values is None or (isinstance(current, PrunableLayer) and arguments(current) == values):
         return current
-    if not isinstance(current, Described) or set(values) != set(current.ARGUMENTS):
+    if not isinstance(current, PrunableLayer) or set(values) != set(current.ARGUMENTS):
         raise CellError(f"stored structure: {note['class']}({', '.join(values)}) at {path!r} has other arguments now")
     return _build(type(current), values)
 

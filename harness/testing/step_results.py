@@ -53,7 +53,7 @@ def test_step_survives_saving(step: Step, network: str, bench: Bench) -> None:
             wanted="a result that can be saved and loaded",
             got=str(found.problem),
             fix="make it of stock torch.nn layers (whose sizes may differ), let a module of your own say what it is "
-            "made of (harness.nn.structure.Described), or define dump() and restore()",
+            "made of (harness.nn.structure.PrunableLayer), or define dump() and restore()",
         )
     relative, absolute = TOLERANCE
     for size, answer in seen.answers.items():

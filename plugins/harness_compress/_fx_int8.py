@@ -247,7 +247,8 @@ def _trace(model: nn.Module, whole: list[str]) -> torch.fx.GraphModule:
         if isinstance(module, nn.modules.conv._ConvNd) and isinstance(module.padding, str):
             module.padding = _numeric_padding(path, module)
         elif isinstance(module, nn.RNNBase):
-            for name, zeros in list(module.named_buffers(recurse=False)):  # ``structure.without``; int8 kernels add it
+            # What ``structure.drop_parameter`` replaced by a buffer: int8 kernels add it as a parameter.
+            for name, zeros in list(module.named_buffers(recurse=False)):
                 delattr(module, name)
                 setattr(module, name, nn.Parameter(zeros, requires_grad=False))
     try:

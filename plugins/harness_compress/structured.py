@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from harness.errors import CellError, Unsupported
-from harness.nn.structure import Described, Incoming, like
+from harness.nn.structure import PrunableLayer, WeightBlock, rebuild
 from harness_compress.criteria import Choice, Norm, Weights, largest
 from harness_compress.labels import RECURRENT
 from harness_compress.tracing import evaluating, trace
@@ -157,7 +157,7 @@ def _weights(network: Trace, cell: Cell, gone: set[int]) -> list[Weights]:
     def of(weight: Tensor, inputs: Tensor, gate: int = 0, recurrent: bool = False) -> Weights:
         return Weights(weight[:, _left(network, inputs, gone)].flatten(1).double(), gate, recurrent)
 
-    if isinstance(module, Described):
+    if isinstance(module, PrunableLayer):
         layers = list(module.incoming())
         later = layers[layers.index(part) :]
         return [of(read.weight, inputs, read.gate, read.source in later) for read, inputs in _reads(cell)]
@@ -187,16 +187,16 @@ def _smaller(cells: list[Cell], keep: Keep) -> nn.Module:
     state = module.state_dict()
     if _recurrent(cells[0]):
         return _smaller_recurrent(cells, keep)
-    if isinstance(module, Described):
+    if isinstance(module, PrunableLayer):
         return _smaller_described(cells, keep)
     if isinstance(module, nn.Linear):
-        new = like(module, in_features=n_in, out_features=n_out)
+        new = rebuild(module, in_features=n_in, out_features=n_out)
     elif isinstance(module, nn.Conv1d | nn.Conv2d):
-        new = like(module, in_channels=n_in, out_channels=n_out, groups=1 if module.groups == 1 else n_in)
+        new = rebuild(module, in_channels=n_in, out_channels=n_out, groups=1 if module.groups == 1 else n_in)
     elif isinstance(module, nn.LayerNorm):
-        new = like(module, normalized_shape=[n_out])
+        new = rebuild(module, normalized_shape=[n_out])
     else:
-        new = like(module, num_features=n_out)
+        new = rebuild(module, num_features=n_out)
     for name, value in state.items():
         if value.ndim:  # BatchNorm counts its batches in a scalar
             state[name] = value[outputs]
@@ -220,21 +220,21 @@ def _smaller_recurrent(cells: list[Cell], keep: Keep) -> nn.Module:
             columns = {"weight_ih": inputs, "weight_hh": units}.get(name.removesuffix(f"_{suffix}"))
             state[name] = value if columns is None else value[:, columns]
     n_in = int(keep(cells[0].inputs).sum())
-    return _filled(like(module, input_size=n_in, hidden_size=sizes.pop()), state, module)
+    return _filled(rebuild(module, input_size=n_in, hidden_size=sizes.pop()), state, module)
 
 
 def _smaller_described(cells: list[Cell], keep: Keep) -> nn.Module:
     old: Any = cells[0].module
     inputs = next(labels for cell in cells for read, labels in _reads(cell) if read.source == "")
     units = {cell.name.removeprefix(f"{cell.path}."): keep(cell.outputs) for cell in cells}
-    new: nn.Module = old.narrowed(keep(inputs), units)
+    new: nn.Module = old.select_units(keep(inputs), units)
     for name, parameter in new.named_parameters():
         parameter.requires_grad_(old.get_parameter(name).requires_grad)
     return new.train(old.training)
 
 
-def _reads(cell: Cell) -> list[tuple[Incoming, Tensor]]:
-    """What a layer of a Described module reads, each with the labels of its inputs."""
+def _reads(cell: Cell) -> list[tuple[WeightBlock, Tensor]]:
+    """What a layer of a PrunableLayer module reads, each with the labels of its inputs."""
     module: Any = cell.module
     reads = module.incoming()[cell.name.removeprefix(f"{cell.path}.")]
     return list(zip(reads, torch.split(cell.inputs, [read.weight.shape[1] for read in reads]), strict=True))

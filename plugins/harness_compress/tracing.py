@@ -5,8 +5,8 @@ the labels: the unit (output channel, hidden unit) that each element belongs to.
 (transpose, flatten, slicing, concatenation) is done to the labels as it is done to the activation, so that any index
 arithmetic comes out right by itself. A layer reads the labels of its input and gives new ones to its output, and an
 element-wise operation ties the labels that meet: tied units can only be removed together. What is computed from the
-network's input and constants alone holds no units, whatever computes it; and a module that is ``structure.Described``
-tells its own. Whatever else a network does is Unsupported, by name: a wrong guess would be a wrong prune.
+network's input and constants alone holds no units, whatever computes it. A ``structure.PrunableLayer`` declares its
+own units. Whatever else a network does is Unsupported, by name: a wrong guess would be a wrong prune.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from torch import Tensor, fx, nn
 from torch.nn import functional
 
 from harness.errors import Unsupported
-from harness.nn.structure import Described
+from harness.nn.structure import PrunableLayer
 from harness_compress.labels import (
     ALONG,
     BATCHNORM,
@@ -75,7 +75,7 @@ def evaluating(model: nn.Module) -> Iterator[None]:
 
 class _Tracer(fx.Tracer):
     def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
-        return isinstance(m, Described) or super().is_leaf_module(m, module_qualified_name)
+        return isinstance(m, PrunableLayer) or super().is_leaf_module(m, module_qualified_name)
 
 
 class _Follower(fx.Interpreter):
@@ -231,7 +231,7 @@ class _Follower(fx.Interpreter):
             return zeros_for(value)
         if module._forward_hooks or module._forward_pre_hooks:
             raise self._refusal(node, "the layer has hooks, which removing its units would lose")
-        if isinstance(module, Described):
+        if isinstance(module, PrunableLayer):
             return self._described(node, module, labels, value)
         if kind is nn.Linear:
             return self._maker(node, self._vector(node, labels, -1), module.out_features).expand(value.shape)

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from harness.errors import Unsupported
-from harness.nn.structure import Incoming, like, without
+from harness.nn.structure import WeightBlock, drop_parameter, rebuild
 
 #: Of states (batch, steps, width): where each example's last one is.
 Index = tuple[slice | Tensor, int | Tensor]
@@ -66,7 +66,7 @@ class RecurrentNetwork(nn.Module):
 def lstm(inputs: int, hidden: int) -> nn.LSTM:
     """PyTorch's own LSTM layer, batch first, without the second of its two biases, and with Keras's first weights."""
     layer = nn.LSTM(inputs, hidden, batch_first=True)
-    without(layer, "bias_hh_l0")
+    drop_parameter(layer, "bias_hh_l0")
     nn.init.xavier_uniform_(layer.get_parameter("weight_ih_l0"))
     nn.init.orthogonal_(layer.get_parameter("weight_hh_l0"))
     _open_forget_gate(layer.get_parameter("bias_ih_l0").view(4, -1))
@@ -114,27 +114,27 @@ class HiddenLayerLSTM(nn.Module):
             lambda inner: torch.addmm(bias, inner, outer),
         )
 
-    def incoming(self) -> dict[str, list[Incoming]]:
+    def incoming(self) -> dict[str, list[WeightBlock]]:
         """The units, for pruning and counting: a hidden layer for each gate, and the state that they make."""
         gates = [f"gate{index}" for index in range(4)]
         from_input, from_state = (weight.view(4, self.inner_size, -1) for weight in (self.inner_ih, self.inner_hh))
         hidden = {
-            gate: [Incoming("", from_input[index]), Incoming("state", from_state[index])]
+            gate: [WeightBlock("", from_input[index]), WeightBlock("state", from_state[index])]
             for index, gate in enumerate(gates)
         }
-        return hidden | {"state": [Incoming(gate, self.outer[index], index) for index, gate in enumerate(gates)]}
+        return hidden | {"state": [WeightBlock(gate, self.outer[index], index) for index, gate in enumerate(gates)]}
 
     def as_linears(self) -> nn.Module:
         """What quantization is given in the place of this module."""
         return _AsLinears(self)
 
-    def narrowed(self, inputs: Tensor, units: Mapping[str, Tensor]) -> nn.Module:
+    def select_units(self, inputs: Tensor, units: Mapping[str, Tensor]) -> nn.Module:
         """The layer that is left when of its inputs and units only these stay."""
         state, inner = units["state"], [units[f"gate{index}"] for index in range(4)]
         sizes = {int(gate.sum()) for gate in inner}
         if len(sizes) > 1:
             raise Unsupported("prune: the hidden layers of the four gates cannot keep different numbers of units")
-        new = like(self, input_size=int(inputs.sum()), hidden_size=int(state.sum()), inner_size=sizes.pop())
+        new = rebuild(self, input_size=int(inputs.sum()), hidden_size=int(state.sum()), inner_size=sizes.pop())
         rows = torch.cat(inner)
         left = {
             "inner_ih": self.inner_ih[rows][:, inputs],

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from harness.api import Task
 from harness.errors import CellError, Unsupported, UsageError
 from harness.nn.operations import count, parameters
-from harness.nn.structure import Incoming, dump, like, restore
+from harness.nn.structure import WeightBlock, dump, rebuild, restore
 from harness_compress.criteria import Weights, above
 from harness_compress.prune import Prune
 from harness_compress.prune_quantile import PruneQuantile
@@ -295,12 +295,12 @@ class Elman(nn.Module):
             states.append(state)
         return torch.stack(states, 1)
 
-    def incoming(self) -> dict[str, list[Incoming]]:
-        return {"state": [Incoming("", self.w), Incoming("state", self.u)]}
+    def incoming(self) -> dict[str, list[WeightBlock]]:
+        return {"state": [WeightBlock("", self.w), WeightBlock("state", self.u)]}
 
-    def narrowed(self, inputs: Tensor, units: Mapping[str, Tensor]) -> nn.Module:
+    def select_units(self, inputs: Tensor, units: Mapping[str, Tensor]) -> nn.Module:
         stay = units["state"]
-        new = like(self, before=int(inputs.sum()), width=int(stay.sum()))
+        new = rebuild(self, before=int(inputs.sum()), width=int(stay.sum()))
         new.load_state_dict({"w": self.w[stay][:, inputs], "u": self.u[stay][:, stay]}, assign=True)
         return new
 

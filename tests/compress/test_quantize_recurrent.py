@@ -16,7 +16,7 @@ from torch import nn
 
 from harness.errors import CellError, Unsupported
 from harness.nn.operations import count, parameters
-from harness.nn.structure import without
+from harness.nn.structure import drop_parameter
 from harness_compress import _linears
 from harness_compress.quantize import Quantize
 
@@ -85,7 +85,7 @@ class Network(nn.Module):
 
 def one_bias() -> nn.LSTM:
     layer = nn.LSTM(FEATURES, WIDTH, batch_first=True)
-    without(layer, "bias_hh_l0")
+    drop_parameter(layer, "bias_hh_l0")
     return layer
 
 

@@ -13,7 +13,7 @@ from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from harness.nn.operations import count, nonzero, parameters
-from harness.nn.structure import Incoming, without
+from harness.nn.structure import WeightBlock, drop_parameter
 
 
 def flops(model: nn.Module, example: torch.Tensor) -> int:
@@ -80,7 +80,7 @@ def test_recurrent_layers_agree_with_a_count_by_hand(recurrent: nn.Module, a_ste
 
 def test_a_bias_that_is_left_out_is_no_parameter() -> None:
     layer = nn.LSTM(12, 8)
-    without(layer, "bias_hh_l0")
+    drop_parameter(layer, "bias_hh_l0")
     assert parameters(layer) == 4 * 8 * (12 + 8 + 1)
     assert count(Last(layer), torch.randn(25, 1, 12)).macs == 25 * 4 * 8 * (12 + 8)
 
@@ -98,10 +98,10 @@ class Own(nn.Module):
         outputs: torch.Tensor = self.second(x @ self.first.t())
         return outputs
 
-    def incoming(self) -> dict[str, list[Incoming]]:
-        return {"hidden": [Incoming("", self.first)], "units": [Incoming("hidden", self.second.weight)]}
+    def incoming(self) -> dict[str, list[WeightBlock]]:
+        return {"hidden": [WeightBlock("", self.first)], "units": [WeightBlock("hidden", self.second.weight)]}
 
-    def narrowed(self, inputs: torch.Tensor, units: Mapping[str, torch.Tensor]) -> nn.Module:
+    def select_units(self, inputs: torch.Tensor, units: Mapping[str, torch.Tensor]) -> nn.Module:
         raise NotImplementedError
 
 

@@ -5,14 +5,15 @@ from __future__ import annotations
 import copy
 import json
 from collections.abc import Mapping
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import pytest
 import torch
 from torch import nn
 
 from harness.errors import CellError
-from harness.nn.structure import LAYERS, Described, Incoming, arguments, dump, like, restore, without
+from harness.nn import structure
+from harness.nn.structure import LAYERS, PrunableLayer, WeightBlock, arguments, drop_parameter, dump, rebuild, restore
 
 
 class Network(nn.Module):
@@ -192,7 +193,7 @@ EXAMPLES = {
 @pytest.mark.parametrize("kind", LAYERS)
 def test_every_layer_of_the_table_is_rebuilt_alike(kind: str) -> None:
     layer = getattr(nn, kind)(*EXAMPLES.get(kind, ())).eval()
-    twin = like(layer)
+    twin = rebuild(layer)
     assert repr(twin) == repr(layer)
     assert arguments(twin) == arguments(layer) == json.loads(json.dumps(arguments(layer)))
     assert {n: p.shape for n, p in twin.state_dict().items()} == {n: p.shape for n, p in layer.state_dict().items()}
@@ -203,7 +204,7 @@ def test_rebuilding_draws_no_random_numbers() -> None:
     layers = [nn.Linear(30, 30), nn.LSTM(3, 4), nn.Embedding(3, 4), nn.BatchNorm1d(3)]
     before = torch.get_rng_state()
     for layer in layers:
-        like(layer)
+        rebuild(layer)
     assert torch.equal(torch.get_rng_state(), before)
 
 
@@ -224,16 +225,16 @@ class Scale(nn.Module):
     def forward(self, inputs: torch.Tensor) -> torch.Tensor:
         return self.inner(inputs @ self.weight.t())
 
-    def incoming(self) -> dict[str, list[Incoming]]:
-        return {"units": [Incoming("", self.weight)]}
+    def incoming(self) -> dict[str, list[WeightBlock]]:
+        return {"units": [WeightBlock("", self.weight)]}
 
-    def narrowed(self, inputs: torch.Tensor, units: Mapping[str, torch.Tensor]) -> nn.Module:
+    def select_units(self, inputs: torch.Tensor, units: Mapping[str, torch.Tensor]) -> nn.Module:
         raise NotImplementedError
 
 
 def test_a_described_module_comes_back_at_another_size() -> None:
     model = nn.Sequential(nn.Linear(2, 3), Scale(3))
-    assert isinstance(model[1], Described)
+    assert isinstance(model[1], PrunableLayer)
     back = round_trip(model, nn.Sequential(nn.Linear(2, 5), Scale(5)))
     assert_same(model, back, torch.randn(4, 2))
     assert back[1].width == 3
@@ -252,8 +253,8 @@ def test_arguments_that_are_others_now_are_an_error() -> None:
         restore(nn.Sequential(Scale(4)), tensors, notes)
 
 
-def test_modules_that_are_neither_stock_nor_described_have_no_arguments() -> None:
-    with pytest.raises(CellError, match="Odd is not one of"):
+def test_modules_that_are_neither_stock_nor_prunable_have_no_arguments() -> None:
+    with pytest.raises(CellError, match="Odd is neither a stock layer that can be rebuilt nor a PrunableLayer"):
         arguments(Odd())
 
 
@@ -262,7 +263,7 @@ def test_modules_that_are_neither_stock_nor_described_have_no_arguments() -> Non
 
 def lstm(width: int) -> nn.Sequential:
     layer = nn.LSTM(3, width, batch_first=True)
-    without(layer, "bias_hh_l0")
+    drop_parameter(layer, "bias_hh_l0")
     return nn.Sequential(layer)
 
 
@@ -291,7 +292,47 @@ def test_a_layer_without_it_is_not_one_with_it() -> None:
 
 
 def test_a_layer_like_one_without_it_is_without_it_too() -> None:
-    twin = like(lstm(4)[0].double(), hidden_size=2)
+    twin = rebuild(lstm(4)[0].double(), hidden_size=2)
     assert twin.bias_hh_l0.dtype is torch.float64
     assert twin.bias_hh_l0.tolist() == [0] * 8
     assert set(twin.state_dict()) == {"weight_ih_l0", "weight_hh_l0", "bias_ih_l0"}
+
+
+# -------------------------------------------------------------------------------------------------- former names
+
+
+@pytest.mark.parametrize(
+    ("former", "present"),
+    [
+        ("Described", "PrunableLayer"),
+        ("Incoming", "WeightBlock"),
+        ("like", "rebuild"),
+        ("without", "drop_parameter"),
+    ],
+)
+def test_a_former_name_gives_the_present_one_with_a_warning(former: str, present: str) -> None:
+    with pytest.warns(DeprecationWarning, match=f"{former} is called harness.nn.structure.{present} since"):
+        assert getattr(structure, former) is getattr(structure, present)
+    with pytest.raises(AttributeError, match="has no attribute 'unlike'"):
+        structure.unlike  # noqa: B018
+
+
+def test_a_module_that_defines_narrowed_is_a_prunable_layer_with_a_warning() -> None:
+    class Older(nn.Module):
+        ARGUMENTS = ("width",)
+
+        def __init__(self, width: int) -> None:
+            super().__init__()
+            self.width = width
+
+        def incoming(self) -> dict[str, list[WeightBlock]]:
+            return {}
+
+        def narrowed(self, inputs: torch.Tensor, units: Mapping[str, torch.Tensor]) -> nn.Module:
+            return Older(int(inputs.sum()))
+
+    with pytest.warns(DeprecationWarning, match="Older.narrowed is called select_units"):
+        assert arguments(Older(3)) == {"width": 3}
+    old: Any = Older(3)
+    assert isinstance(old, PrunableLayer)
+    assert old.select_units(torch.tensor([True, False, True]), {}).width == 2  # type: ignore[attr-defined]

@@ -147,13 +147,13 @@ def _pair(layer: nn.Module, outer: Tensor, inner: Tensor) -> nn.Module:
     """``layer`` with the product of ``outer`` (rows, rank) and ``inner`` (rank, width) as its input weights."""
     from torch import nn
 
-    from harness.nn.structure import like
+    from harness.nn.structure import rebuild
 
     names, weights = zip(*_input_weights(layer), strict=True)
     rank, width = inner.shape
     first = nn.Linear(width, rank, bias=False, device="meta")
     first.load_state_dict({"weight": inner.to(weights[0])}, assign=True)
-    second = like(layer, **{"in_features" if type(layer) is nn.Linear else "input_size": rank})
+    second = rebuild(layer, **{"in_features" if type(layer) is nn.Linear else "input_size": rank})
     parts = [part.to(weights[0]).clone() for part in outer.chunk(len(names))]
     second.load_state_dict(layer.state_dict() | dict(zip(names, parts, strict=True)), assign=True)
     return nn.Sequential(first, second).eval()
@@ -173,7 +173,7 @@ def _layers(model: nn.Module, example: Tensor) -> dict[str, tuple[nn.Module, str
     import torch
     from torch import nn
 
-    from harness.nn.structure import Described
+    from harness.nn.structure import PrunableLayer
 
     weights = collections.Counter(id(weight) for _, weight in model.named_parameters(remove_duplicate=False))
     containers = (nn.Sequential, nn.ModuleList, nn.ModuleDict)
@@ -191,7 +191,7 @@ def _layers(model: nn.Module, example: Tensor) -> dict[str, tuple[nn.Module, str
                 reason = "it has hooks"
             found[path] = module, reason
         own = type(module) in containers or not (
-            type(module).__module__.startswith("torch.") or isinstance(module, Described)
+            type(module).__module__.startswith("torch.") or isinstance(module, PrunableLayer)
         )
         for name, child in module._modules.items():  # named_children() leaves out a second name
             if child is not None:

@@ -13,7 +13,7 @@ from torch import nn
 
 from harness import Task, Unsupported, UsageError
 from harness.nn.operations import count
-from harness.nn.structure import dump, restore, without
+from harness.nn.structure import drop_parameter, dump, restore
 from harness.plugin.manager import installed
 from harness_compress import prune, quantize
 
@@ -255,7 +255,7 @@ def test_a_network_in_which_nothing_gains_is_unsupported(model: nn.Module, examp
 
 def test_the_second_bias_that_an_lstm_is_without_stays_left_out() -> None:
     model = Reader(10, 7, batch_first=True)
-    without(model.lstm, "bias_hh_l0")
+    drop_parameter(model.lstm, "bias_hh_l0")
     smaller, _ = factored(seeded(model), torch.zeros(1, 5, 10), lambda singular: 2)
     assert "lstm.1.bias_ih_l0" in smaller.state_dict()
     assert "lstm.1.bias_hh_l0" not in smaller.state_dict()
