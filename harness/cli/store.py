@@ -65,26 +65,28 @@ def add_store_command(commands: Any) -> None:
 
 
 def _status(options: argparse.Namespace) -> None:
-    from harness.store.gc import Folder
+    from harness.store.local import Store
     from harness.store.text import status_text
 
     url = shared_url(options.shared)
     if options.store.is_dir() or url is None:
-        print(status_text(str(options.store), Folder(existing(options.store)).entries()))
+        print(status_text(str(options.store), Store(existing(options.store), create=False).entries()))
     if url is not None:
         shared = SharedStore(url)
         print(status_text(shared.url, shared.entries()))
 
 
 def _gc(options: argparse.Namespace) -> None:
-    from harness.store.gc import Folder, age, find, named
+    from harness.store.gc import age, find, named
+    from harness.store.local import Store
     from harness.store.text import entry_text, garbage_text
 
     if bool(options.keep) == options.keep_nothing:
         raise UsageError("gc removes what no kept run names: give --keep RUN.json ..., or else --keep-nothing")
     before = time.time() - age(options.older_than)
     kept = named(options.keep)
-    place = Folder(existing(options.store)) if options.shared is None else SharedStore(options.shared)
+    local = options.shared is None
+    place = Store(existing(options.store), create=False) if local else SharedStore(options.shared)
     garbage = find(place, kept, before)
     verb = "would remove" if options.dry_run else "removed"
     removed = []

@@ -1,4 +1,4 @@
-"""What is told of an artefact beside its model, and whether both are sound: every store asks here before it gives."""
+"""Artefact metadata (artefact.json) and integrity checks, shared by the local and the remote store."""
 
 from __future__ import annotations
 
@@ -12,20 +12,18 @@ from typing import Any, NoReturn
 from harness.errors import UsageError
 from harness.keys import key_of
 
-MODEL = "model.safetensors"
-META = "artefact.json"
-#: How files begin that torch.save writes: a ZIP archive, or a bare pickle.
+#: The first bytes of files that torch.save writes: a ZIP archive, or a bare pickle.
 PICKLES = (b"PK", b"\x80\x02", b"\x80\x03", b"\x80\x04", b"\x80\x05")
 FIELDS = ("document", "sha256", "facts", "seconds")
 
 
 class Damaged(Exception):
-    """An artefact that is not used; the text goes on after its name."""
+    """An artefact cannot be used; the text completes a sentence that begins with its name."""
 
 
 @dataclasses.dataclass(frozen=True)
-class Description:
-    """The key, the document behind the key, the hash of the model's file, and what the step reported."""
+class Metadata:
+    """The key, the document that the key hashes, the hash of the model file, and what the step reported."""
 
     key: str
     document: Mapping[str, Any]
@@ -35,49 +33,50 @@ class Description:
 
 
 @dataclasses.dataclass(frozen=True)
-class Artefact(Description):
-    """A verified artefact: its description and its file."""
+class Artefact(Metadata):
+    """A verified artefact: its metadata and its model file."""
 
     file: Path
 
 
 @dataclasses.dataclass(frozen=True)
 class Entry:
-    """What lies under a name, unread: bytes, when it was last made or used (seconds since 1970, None: unknown), where.
+    """An artefact or a leftover as a listing shows it, unread.
 
-    ``whole`` tells whether a description and a model are there; without one it is what an interruption left.
+    ``size`` is in bytes, ``used`` is the time of the last use in seconds since 1970 (None if unknown), ``files`` are
+    its paths. ``complete`` is false when the metadata or the model is missing, as after an interruption.
     """
 
     name: str
     size: int
     used: float | None
     files: tuple[str, ...]
-    whole: bool = True
+    complete: bool = True
 
 
-def parse(key: str, text: bytes) -> Description:
-    """The description of the artefact ``key``. Raises Damaged for another one's, and for what is none."""
+def parse_metadata(key: str, text: bytes) -> Metadata:
+    """Read the metadata of the artefact ``key``. Raises Damaged if they are invalid or of another artefact."""
     try:
-        found = json.loads(text, parse_constant=_refuse)
-        if not isinstance(found, dict) or not set(FIELDS) <= found.keys() or not isinstance(found["facts"], dict):
-            raise Damaged("has a description that is not ours")
-        if not isinstance(found["document"], dict) or not isinstance(found["seconds"], (int, float)):
-            raise Damaged("has a description that is not ours")
-        if key_of(found["document"]) != key:
-            raise Damaged("lies under the key of another one")
+        content = json.loads(text, parse_constant=_refuse)
+        if not isinstance(content, dict) or not set(FIELDS) <= content.keys() or not isinstance(content["facts"], dict):
+            raise Damaged("has metadata that the harness did not write")
+        if not isinstance(content["document"], dict) or not isinstance(content["seconds"], (int, float)):
+            raise Damaged("has metadata that the harness did not write")
+        if key_of(content["document"]) != key:
+            raise Damaged("has the metadata of another artefact")
     except (ValueError, UsageError, RecursionError) as error:
         raise Damaged(f"cannot be read ({error})") from error
-    return Description(key, *(found[name] for name in FIELDS))
+    return Metadata(key, *(content[name] for name in FIELDS))
 
 
 def _refuse(constant: str) -> NoReturn:
-    raise ValueError(f"{constant} is no number of JSON")
+    raise ValueError(f"{constant} is not a JSON number")
 
 
 def check_model(file: Path, sha256: str) -> None:
-    """Raise Damaged when the file is not the model with that hash, or is a pickle; OSError when it cannot be read."""
+    """Raise Damaged if the file is a pickle or has another hash; OSError if it cannot be read."""
     with file.open("rb") as stream:
-        # A safetensors file begins with the length of its header, whose bytes may be those of any of these.
+        # A safetensors file begins with the length of its header, which may look like the start of a pickle.
         start = stream.read(9)
         if start.startswith(PICKLES) and start[8:] != b"{":
             raise Damaged("is a pickle, which could run code and is never loaded")
@@ -86,6 +85,6 @@ def check_model(file: Path, sha256: str) -> None:
 
 
 def sha256_of(file: Path) -> str:
-    """The SHA-256 of a file's content, 64 hex digits."""
+    """Return the SHA-256 of a file's content, 64 hex digits."""
     with file.open("rb") as stream:
         return hashlib.file_digest(stream, "sha256").hexdigest()

@@ -1,4 +1,4 @@
-"""The store: artefacts by key, written whole or not at all, verified on every reading, never a pickle."""
+"""Store artefacts by key in a local folder: written atomically, verified on every reading, never pickles."""
 
 from __future__ import annotations
 
@@ -9,139 +9,141 @@ import json
 import logging
 import os
 import shutil
-import tempfile
 import time
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
 
 from filelock import FileLock, Timeout
 
 from harness.errors import StoreError, UsageError, explain_disk_errors
-from harness.files import Scratch, process_prefix
+from harness.files import Scratch, flush, temporary_folder
 from harness.keys import key_of, to_jsonable
-from harness.store.entry import META, MODEL, Artefact, Damaged, Description, check_model, parse, sha256_of
+from harness.store.entry import Artefact, Damaged, Entry, Metadata, check_model, parse_metadata, sha256_of
+from harness.store.layout import META, MODEL, LocalLayout, is_key
 
 if TYPE_CHECKING:
     from harness.store.shared import SharedStore
 
 T = TypeVar("T")
 
-CACHEDIR_TAG = "Signature: 8a477f597d28d172789f06886806bc55\n# Made by harness; safe to delete.\n"
 logger = logging.getLogger(__name__)
-#: Seconds for which a shared store that failed is left alone: asking a dead network costs half a minute each time.
+CACHEDIR_TAG = "Signature: 8a477f597d28d172789f06886806bc55\n# Made by harness; safe to delete.\n"
+#: Seconds for which a failed shared store is not asked again: each request to a dead network takes half a minute.
 PAUSE = 300.0
 
 
 class Store:
-    """A folder of artefacts, with room for data caches and for the checkpoints of steps under way.
+    """A local folder of artefacts, of caches of data sets, and of checkpoints of unfinished steps.
 
-    With a ``shared`` store it reads through to that and writes through. When that one fails in the midst of a run, this
-    is said and the run goes on without it: hours of training must not be lost to a network.
+    With a ``shared`` store, an artefact that is missing here is fetched from there, and a new one is sent there. If the
+    shared store fails during a run, the store logs that and the run continues without it: a network failure must not
+    cost hours of training.
     """
 
     def __init__(self, root: Path, shared: SharedStore | None = None, create: bool = True) -> None:
-        """``create`` makes the folder; who only reads needs none."""
+        """``create`` creates the folder; pass False to read only."""
         self.root = root
         self.shared = shared
+        self._layout = LocalLayout(root)
         self._fetched, self._sent = 0, 0
-        self._said: set[tuple[str, str]] = set()
+        self._logged: set[tuple[str, str]] = set()
         self._pauses: dict[str, float] = {}
         if create:
             self._create()
 
     def _create(self) -> None:
-        with self._told("create the store"):
+        with self._explained("create the store"):
             self.root.mkdir(parents=True, exist_ok=True)
-            if not any(self.root.iterdir()):  # a folder with something in it is left as it is
+            if not any(self.root.iterdir()):  # never add files to a folder that is in use
                 (self.root / "CACHEDIR.TAG").write_text(CACHEDIR_TAG)
                 (self.root / ".gitignore").write_text("*\n")
 
     @property
     def places(self) -> str:
-        """Where artefacts are, for people."""
+        """Where the artefacts are, for messages."""
         return f"{self.root}" + ("" if self.shared is None else f" or {self.shared.url}")
 
     def data(self, dataset: str) -> Path:
-        """The folder where a data set keeps what is slow to make."""
-        return self._made(self.root / "data" / dataset)
+        """Return the folder of a data set's caches; it exists."""
+        return self._made(self._layout.cache(dataset))
 
     def progress(self, key: str) -> Path:
-        """The folder for the checkpoints of the step that makes ``key``; gone once the artefact is there."""
-        return self._made(self.root / "progress" / key)
+        """Return the folder of checkpoints of the step that makes ``key``; ``put`` removes it."""
+        return self._made(self._layout.checkpoints(key))
 
     def scratch(self) -> Scratch:
-        """A new folder for this process' temporary files; what killed processes left is removed."""
-        home = self._made(self.root / "tmp")
-        with self._told("create a folder"):
+        """Create a folder for temporary files of this process; those of killed processes are removed."""
+        home = self._made(self._layout.temporary)
+        with self._explained("create a folder"):
             return Scratch(home)
 
     # ------------------------------------------------------------------------------------------------------- reading
 
     def has(self, key: str) -> bool:
-        """Whether a sound artefact lies under ``key``, or the shared store lists one; nothing is fetched."""
+        """Return whether a valid artefact is here, or the shared store listed one; nothing is fetched."""
         return self.local(key) is not None or (self.shared is not None and key in self.shared.listed)
 
     def get(self, key: str) -> Artefact | None:
-        """The artefact, verified, from here or else fetched from the shared store.
+        """Return the verified artefact, fetched from the shared store if it is not here.
 
-        None when there is none, or a damaged or swapped one, and that is said. What is damaged stays until ``put``
-        replaces it: another run may be about to do so.
+        Returns None if there is none, or, with a warning, if it is damaged. A damaged artefact stays until ``put``
+        replaces it: another run may be replacing it now.
         """
-        found = self.local(key) or self._fetch(key)
-        if found is not None:
+        artefact = self.local(key) or self._fetch(key)
+        if artefact is not None:
             with contextlib.suppress(OSError):
-                os.utime(found.file.with_name(META))  # garbage collection spares what was used
-        return found
+                os.utime(artefact.file.with_name(META))  # garbage collection keeps what was used recently
+        return artefact
 
     def local(self, key: str) -> Artefact | None:
-        """As ``get``, without the shared store."""
-        folder = self._folder(key)
+        """Return the artefact like ``get``, without asking the shared store."""
+        folder = self._layout.artefact(key)
         try:
-            description = parse(key, (folder / META).read_bytes())
-            check_model(folder / MODEL, description.sha256)
+            metadata = parse_metadata(key, (folder / META).read_bytes())
+            check_model(folder / MODEL, metadata.sha256)
         except FileNotFoundError:
             if folder.exists():
-                self._complain(f"artefact {key[:12]}", "is incomplete")
+                self._warn(f"artefact {key[:12]}", "is incomplete")
             return None
         except Damaged as problem:
-            self._complain(f"artefact {key[:12]}", str(problem))
+            self._warn(f"artefact {key[:12]}", str(problem))
             return None
         except OSError as error:
-            self._complain(f"artefact {key[:12]}", f"cannot be read ({error})")
+            self._warn(f"artefact {key[:12]}", f"cannot be read ({error})")
             return None
-        return Artefact(**vars(description), file=folder / MODEL)
+        return Artefact(**vars(metadata), file=folder / MODEL)
 
-    def describe(self, keys: Iterable[str]) -> dict[str, Description]:
-        """The descriptions that this store or the shared one has of ``keys``; the models are not read."""
-        found: dict[str, Description] = {}
-        lacking: list[str] = []
+    def describe(self, keys: Iterable[str]) -> dict[str, Metadata]:
+        """Return the metadata of those of ``keys`` that are readable here or in the shared store."""
+        metadata: dict[str, Metadata] = {}
+        missing: list[str] = []
         for key in keys:
             try:
-                found[key] = parse(key, (self._folder(key) / META).read_bytes())
+                metadata[key] = parse_metadata(key, (self._layout.artefact(key) / META).read_bytes())
             except (OSError, Damaged):
-                lacking.append(key)
-        if lacking:
-            found |= self._ask("read", lambda shared: shared.describe(lacking), found)
-        return found
+                missing.append(key)
+        if missing:
+            metadata |= self._ask("read", lambda shared: shared.describe(missing), metadata)
+        return metadata
 
     def lineage(self, beginning: str) -> list[Mapping[str, Any]]:
-        """The documents that lead to the one artefact whose key begins so, from the fresh network on.
+        """Return the documents of the artefact whose key begins so and of its ancestors, the oldest first.
 
-        Raises UsageError when no key, or more than one, begins so.
+        Raises UsageError unless exactly one key begins so.
         """
-        here = {folder.name for folder in (self.root / "artefacts").glob(f"{beginning[:2]}*/{beginning}*")}
+        here = {folder.name for folder in self._layout.artefacts.glob(f"{beginning[:2]}*/{beginning}*")}
         there = set() if self.shared is None else {key for key in self.shared.listed if key.startswith(beginning)}
-        found = sorted(here | there)
-        if len(found) != 1:
-            what = f"{len(found)} artefacts have keys that begin" if found else "no artefact has a key that begins"
-            raise UsageError(f"{what} with {beginning!r} in {self.places}; a record names its key in full")
-        (key,) = found
-        description = self.describe([key]).get(key)
-        if description is None:
-            raise UsageError(f"artefact {key} was damaged; run its suite again")
-        parent = description.document.get("parent")
-        return [*(self.lineage(parent) if parent else []), description.document]
+        keys = sorted(here | there)
+        if len(keys) != 1:
+            what = f"{len(keys)} artefacts have keys that begin" if keys else "no artefact has a key that begins"
+            raise UsageError(f"{what} with {beginning!r} in {self.places}; copy the full key from a record")
+        (key,) = keys
+        metadata = self.describe([key]).get(key)
+        if metadata is None:
+            raise UsageError(f"artefact {key} is damaged; run its suite again")
+        parent = metadata.document.get("parent")
+        return [*(self.lineage(parent) if parent else []), metadata.document]
 
     # ------------------------------------------------------------------------------------------------------- writing
 
@@ -152,7 +154,11 @@ class Store:
         facts: Mapping[str, Any],
         seconds: float,
     ) -> Artefact:
-        """Store what ``write`` writes into the file it is given, under the key of ``document``."""
+        """Store an artefact under the key of ``document``; ``write`` writes its model to the given path.
+
+        Raises StoreError when the disk is full or the artefact cannot be read back, and whatever ``write`` raises; then
+        nothing is stored.
+        """
         key = key_of(document)
         with self._new(key) as new:
             write(new / MODEL)
@@ -164,17 +170,17 @@ class Store:
             }
             (new / META).write_text(json.dumps(meta, indent=1))
             self._install(key, new)
-            shutil.rmtree(self.root / "progress" / key, ignore_errors=True)
+            shutil.rmtree(self._layout.checkpoints(key), ignore_errors=True)
         artefact = self.local(key)
         if artefact is None:
             raise StoreError(
-                f"the artefact just written to {self._folder(key)} cannot be read back; is the disk sound?"
+                f"the artefact just written to {self._layout.artefact(key)} cannot be read back; check the disk"
             )
         self._send(artefact)
         return artefact
 
     def share(self, keys: Collection[str]) -> None:
-        """Bring the shared store up to date: it gets what it lacks of ``keys``, and learns that the others are used."""
+        """Update the shared store: send the artefacts of ``keys`` that it lacks, refresh the last use of the others."""
         self._pauses.clear()  # it may be back
         entries = self._ask("read", lambda shared: shared.entries(), None)
         if entries is None or self.shared is None:
@@ -190,8 +196,9 @@ class Store:
 
     @contextlib.contextmanager
     def lock(self, key: str) -> Iterator[None]:
-        """Hold the right to build ``key``; a second run on this store waits here, then finds the artefact."""
-        lock = FileLock(self._made(self.root / "locks") / f"{key}.lock")
+        """Hold the lock of ``key``: a second run on this store waits here, and then finds the artefact."""
+        self._made(self._layout.locks)
+        lock = FileLock(self._layout.lock(key))
         try:
             lock.acquire(timeout=0.05)
         except Timeout:
@@ -202,25 +209,53 @@ class Store:
         finally:
             lock.release()
 
+    # -------------------------------------------------------------------------------------------- garbage collection
+
+    def entries(self) -> list[Entry]:
+        """List all artefacts of the folder."""
+        folders = [folder for half in _folders(self._layout.artefacts) for folder in _folders(half)]
+        return [entry for folder in folders if is_key(folder.name) for entry in _look(folder)]
+
+    def leftovers(self) -> list[Entry]:
+        """List the checkpoints of unfinished steps."""
+        return [entry for folder in _folders(self._layout.progress) for entry in _look(folder)]
+
+    def remove(self, entry: Entry) -> bool:
+        """Remove an entry of the folder; return False if it is in use, was used since it was listed, or is gone."""
+        (folder,) = map(Path, entry.files)
+        with explain_disk_errors(f"cannot remove from {self.root}", "then collect again"):
+            for needed in (self._layout.temporary, self._layout.locks):
+                needed.mkdir(exist_ok=True)
+            try:
+                with (
+                    FileLock(self._layout.lock(entry.name), timeout=0),
+                    temporary_folder(self._layout.temporary) as aside,
+                ):
+                    if [now.used for now in _look(folder)] != [entry.used]:
+                        return False
+                    folder.rename(Path(aside) / entry.name)  # so that a reader finds all of it or nothing
+            except (Timeout, FileNotFoundError):  # a run holds it, or it is gone
+                return False
+        return True
+
     # ------------------------------------------------------------------------------------------------------ plumbing
 
     @contextlib.contextmanager
     def _new(self, key: str) -> Iterator[Path]:
-        """A folder beside the artefacts, in which one is made."""
+        """Create a temporary folder, on the same file system, in which an artefact is written."""
         with (
-            self._told("write an artefact"),
-            tempfile.TemporaryDirectory(dir=self._made(self.root / "tmp"), prefix=process_prefix()) as temporary,
+            self._explained("write an artefact"),
+            temporary_folder(self._made(self._layout.temporary)) as temporary,
         ):
             new = Path(temporary) / key
             new.mkdir()
             yield new
 
     def _install(self, key: str, new: Path) -> None:
-        """Move the finished folder under its key; what lay there is moved beside ``new`` as a whole."""
+        """Rename the complete folder ``new`` to that of ``key``; an older one is moved beside ``new``."""
         for file in (new / MODEL, new / META):
-            with file.open("rb") as stream:
-                os.fsync(stream.fileno())
-        folder = self._folder(key)
+            flush(file)
+        folder = self._layout.artefact(key)
         folder.parent.mkdir(parents=True, exist_ok=True)
         for attempt in itertools.count():
             with contextlib.suppress(FileNotFoundError):
@@ -233,21 +268,20 @@ class Store:
                     raise
 
     def _fetch(self, key: str) -> Artefact | None:
-        """Bring an artefact from the shared store into this one; None when that has no sound one."""
-        if self.shared is None or (key, "shared") in self._said:
+        """Copy an artefact from the shared store into this one; None when there is no valid one."""
+        if self.shared is None or (key, "shared") in self._logged:
             return None
         with self._new(key) as new:
             try:
                 if not self._ask("read", lambda shared: shared.fetch(key, new), False):
                     return None
             except Damaged as problem:
-                self._said.add((key, "shared"))
+                self._logged.add((key, "shared"))
                 self.shared.listed.discard(key)
-                self._complain(f"artefact {key[:12]} of {self.shared.url}", str(problem))
+                self._warn(f"artefact {key[:12]} of {self.shared.url}", str(problem))
                 return None
             self._fetched += 1
-            found = self.local(key)  # another run may have brought it meanwhile, and use it already
-            if found is None:
+            if self.local(key) is None:  # otherwise another run fetched it meanwhile, and may be using it
                 self._install(key, new)
         return self.local(key)
 
@@ -259,32 +293,59 @@ class Store:
         self._sent += self._ask("write", send, 0)
 
     def _ask(self, what: str, question: Callable[[SharedStore], T], otherwise: T) -> T:
-        """What the shared store answers; ``otherwise`` when there is none, or it fails, which is said once."""
+        """Return the answer of the shared store; ``otherwise`` if there is none, or it fails, which is logged once."""
         if self.shared is None or time.monotonic() < self._pauses.get(what, 0.0):
             return otherwise
         try:
             return question(self.shared)
         except StoreError as error:
             self._pauses[what] = time.monotonic() + PAUSE
-            if (what, "failed") not in self._said:
+            if (what, "failed") not in self._logged:
                 logger.warning(f"{error}; the run goes on with {self.root} alone, and tries again later")
-            self._said.add((what, "failed"))
+            self._logged.add((what, "failed"))
             return otherwise
 
-    def _complain(self, name: str, problem: str) -> None:
-        if (name, problem) not in self._said:
+    def _warn(self, name: str, problem: str) -> None:
+        if (name, problem) not in self._logged:
             logger.warning(f"{name} {problem}: it is not used, and built again when it is needed")
-        self._said.add((name, problem))
-
-    def _folder(self, key: str) -> Path:
-        return self.root / "artefacts" / key[:2] / key
+        self._logged.add((name, problem))
 
     def _made(self, folder: Path) -> Path:
-        with self._told("create a folder"):
+        with self._explained("create a folder"):
             folder.mkdir(parents=True, exist_ok=True)
         return folder
 
     @contextlib.contextmanager
-    def _told(self, what: str) -> Iterator[None]:
+    def _explained(self, what: str) -> Iterator[None]:
         with explain_disk_errors(f"cannot {what} in {self.root}", "or choose another store"):
             yield
+
+
+# No glob below: it skips folders that it may not read, and garbage collection would take them for missing.
+
+
+def _folders(parent: Path) -> list[Path]:
+    with explain_disk_errors(f"cannot look into {parent}", "then collect again"):
+        try:
+            return sorted(path for path in parent.iterdir() if path.is_dir())
+        except FileNotFoundError:
+            return []
+
+
+def _look(folder: Path) -> list[Entry]:
+    """Return the folder's entry; an empty list if it is gone. Raises StoreError if it cannot be read."""
+
+    def fail(error: OSError) -> NoReturn:
+        raise error
+
+    with explain_disk_errors(f"cannot look into {folder}", "then collect again"):
+        for _ in range(3):  # a run may be replacing it
+            with contextlib.suppress(FileNotFoundError):
+                walked = list(os.walk(folder, onerror=fail))
+                files = [Path(path, name) for path, _, names in walked for name in names]
+                size = sum(file.stat().st_size for file in files)
+                used = max(path.stat().st_mtime for path in (*(Path(path) for path, _, _ in walked), *files))
+                complete = {folder / META, folder / MODEL} <= set(files)
+                return [Entry(folder.name, size, used, (str(folder),), complete)]
+            time.sleep(0.01)
+    return []

@@ -1,7 +1,7 @@
-"""The shared store: artefacts that machines exchange, at any URL that fsspec knows; nothing there is trusted.
+"""Exchange artefacts between machines through any URL that fsspec supports; every file is verified on reading.
 
-``artefacts/KEY.json`` describes an artefact and names its model, ``artefacts/KEY.SHA256.safetensors``, which is written
-first: two writers of one key never mix, and a reader sees an artefact whole or not at all. One folder is one listing.
+The model of an artefact is written before its metadata, which contain the model's hash: a reader sees a complete
+artefact or none.
 """
 
 from __future__ import annotations
@@ -13,117 +13,123 @@ import os
 import posixpath
 import re
 import time
-import uuid
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 from harness.errors import HarnessError, StoreError, UsageError, nearest
-from harness.files import process_prefix
-from harness.store.entry import META, MODEL, Artefact, Damaged, Description, Entry, check_model, parse
+from harness.store.entry import Artefact, Damaged, Entry, Metadata, check_model, parse_metadata
+from harness.store.layout import (
+    ARTEFACTS,
+    META,
+    MODEL,
+    is_partial,
+    is_remote_metadata,
+    new_partial,
+    remote_key,
+    remote_metadata,
+    remote_model,
+)
 
 VARIABLE = "HARNESS_SHARED"
-#: What writes a file whole or not at all by itself, and has no folders. Elsewhere a file is written aside and renamed.
+#: Services that write a file atomically and have no folders. Elsewhere a file is written under a temporary name.
 OBJECT_STORES = {"s3", "s3a", "gs", "gcs", "abfs", "abfss", "az", "adl", "oci", "oss", "memory"}
-#: How old (seconds) an artefact is before its use is noted again: well below any sensible age of garbage.
+#: The age in seconds from which the use of an artefact is noted again: well below any sensible age of garbage.
 REFRESH = 6 * 3600.0
-#: Where listings of different file systems have the time of the last change.
+#: The fields in which the listings of different file systems have the time of the last change.
 TIMES = ("mtime", "LastModified", "last_modified", "updated", "modified", "created")
-FILE = re.compile(r"([0-9a-f]{64})\.(json|[0-9a-f]{64}\.safetensors)")
-PARTIAL = re.compile(r"harness-.*\.partial")
 
 
 def shared_url(option: str | None) -> str | None:
-    """The URL in force: the option, else the environment's HARNESS_SHARED. An empty one means none."""
+    """Return the option, or else the environment variable HARNESS_SHARED; None if it is empty."""
     return (os.environ.get(VARIABLE) if option is None else option) or None
 
 
 def without_password(url: str) -> str:
-    """The URL as it may be shown."""
+    """Return the URL for messages, without user name and password."""
     return re.sub(r"//[^/@]*@", "//***@", url)
 
 
 class SharedStore:
-    """Artefacts at a URL. Raises UsageError for a URL that cannot work, and StoreError for whatever else fails.
+    """The artefacts at a URL. Raises UsageError for an invalid URL, and StoreError for all other failures.
 
-    It is looked at when it is made, so that a wrong URL ends a run before it has begun.
+    The constructor lists the store, so that a wrong URL ends a run before it begins.
     """
 
     def __init__(self, url: str) -> None:
-        #: For people.
+        #: For messages: without a password.
         self.url = without_password(url)
         self._fs, root = _open(url, self.url)
-        self._folder = f"{root}/artefacts"
+        self._folder = f"{root}/{ARTEFACTS}"
         self._objects = not OBJECT_STORES.isdisjoint(_protocols(self._fs))
         with self._explained("read"):
             if not self._objects and not (self._fs.isdir(root) or self._fs.isdir(posixpath.dirname(root))):
-                raise FileNotFoundError(f"there is neither a folder {root} nor one to make it in")
-        #: The keys of all artefacts when it was last looked at.
+                raise FileNotFoundError(f"there is neither a folder {root} nor one to create it in")
+        #: The keys of all complete artefacts in the last listing.
         self.listed: set[str] = set()
         self.entries()
 
     def entries(self) -> list[Entry]:
-        """Look anew: all artefacts, and what interrupted uploads left of some."""
+        """List all artefacts, and what interrupted uploads left of some."""
         files: dict[str, list[Mapping[str, Any]]] = {}
         for info in self._ls():
-            match = FILE.fullmatch(_name(info))
-            if match:
-                files.setdefault(match[1], []).append(info)
+            if (key := remote_key(_name(info))) is not None:
+                files.setdefault(key, []).append(info)
         entries = [_entry(key, sorted(files[key], key=_name)) for key in sorted(files)]
-        self.listed = {entry.name for entry in entries if entry.whole}
+        self.listed = {entry.name for entry in entries if entry.complete}
         return entries
 
     def fetch(self, key: str, folder: Path) -> bool:
-        """Bring the artefact into ``folder``; False when there is none. Raises Damaged for one that is not sound."""
+        """Copy an artefact into ``folder``; return False if there is none. Raises Damaged if it fails verification."""
         with self._explained("read"):
             try:
-                text = self._fs.cat_file(self._path(f"{key}.json"))
+                text = self._fs.cat_file(self._path(remote_metadata(key)))
             except FileNotFoundError:
                 return False
-            description = parse(key, text)
+            metadata = parse_metadata(key, text)
             try:
-                self._fs.get_file(self._path(_model(description)), str(folder / MODEL))
+                self._fs.get_file(self._path(remote_model(key, metadata.sha256)), str(folder / MODEL))
             except FileNotFoundError:
                 raise Damaged("is incomplete") from None
-            check_model(folder / MODEL, description.sha256)
+            check_model(folder / MODEL, metadata.sha256)
             (folder / META).write_bytes(text)
             return True
 
     def send(self, artefact: Artefact) -> None:
-        """Write an artefact; of two machines that write one key, one wins whole."""
+        """Write an artefact; when two machines write one key, a reader sees that of one of them."""
         with self._explained("write to"):
-            self._write(_model(artefact), artefact.file)
-            self._write(f"{artefact.key}.json", artefact.file.with_name(META).read_bytes())
+            self._write(remote_model(artefact.key, artefact.sha256), artefact.file)
+            self._write(remote_metadata(artefact.key), artefact.file.with_name(META).read_bytes())
 
     def refresh(self, entries: Iterable[Entry]) -> None:
-        """Note that these are in use, by writing their descriptions anew as they are."""
+        """Mark artefacts as used, by writing their unchanged metadata again."""
         now = time.time()
         old = [entry.name for entry in entries if entry.used is not None and entry.used < now - REFRESH]
         texts = self._texts(old)
         with self._explained("write to"):
             for key, text in texts.items():
-                self._write(f"{key}.json", text)
+                self._write(remote_metadata(key), text)
 
-    def describe(self, keys: Iterable[str]) -> dict[str, Description]:
-        """The descriptions that are there and can be read; asked for together."""
-        found = {}
+    def describe(self, keys: Iterable[str]) -> dict[str, Metadata]:
+        """Return the metadata of those of ``keys`` that are readable, in one request."""
+        metadata = {}
         for key, text in self._texts(keys).items():
             with contextlib.suppress(Damaged):
-                found[key] = parse(key, text)
-        return found
+                metadata[key] = parse_metadata(key, text)
+        return metadata
 
     def leftovers(self) -> list[Entry]:
-        """The files that killed writers left."""
-        return [_entry(_name(info), [info]) for info in self._ls() if PARTIAL.fullmatch(_name(info))]
+        """List the incomplete files of killed writers."""
+        return [_entry(_name(info), [info]) for info in self._ls() if is_partial(_name(info))]
 
     def remove(self, entry: Entry) -> bool:
-        """Remove an artefact or a leftover, unless it was used or removed meanwhile; whether it was done."""
+        """Remove an entry; return False if it was used or removed since it was listed."""
         with self._explained("remove from"):
             try:
                 used = _time(self._fs.info(entry.files[0]))
                 if used is None or entry.used is None or used > entry.used:
                     return False
-                for path in entry.files:  # the description first
+                for path in entry.files:  # the metadata first
                     self._fs.rm_file(path)
             except FileNotFoundError:
                 return False
@@ -136,7 +142,7 @@ class SharedStore:
 
     def _ls(self) -> list[Mapping[str, Any]]:
         with self._explained("read"):
-            if self._objects:  # find, since ls does not tell an empty prefix from a bucket that is not there
+            if self._objects:  # ls does not distinguish an empty prefix from a missing bucket
                 return list(self._fs.find(self._folder, detail=True).values())
             try:
                 return list(self._fs.ls(self._folder, detail=True))
@@ -144,24 +150,25 @@ class SharedStore:
                 return []
 
     def _texts(self, keys: Iterable[str]) -> dict[str, bytes]:
-        """The descriptions as they are, asked for together."""
-        paths = [self._path(f"{key}.json") for key in keys]
+        """Return the texts of the metadata files by key, in one request."""
+        names = {remote_metadata(key): key for key in keys}
+        paths = [self._path(name) for name in names]
         texts = {}
         with self._explained("read"):
             for path, text in (self._fs.cat(paths, on_error="return") if paths else {}).items():
                 if isinstance(text, bytes):
-                    texts[posixpath.basename(path).removesuffix(".json")] = text
+                    texts[names[posixpath.basename(path)]] = text
                 elif not isinstance(text, FileNotFoundError):
                     raise text
         return texts
 
     def _write(self, name: str, content: Path | bytes) -> None:
-        """Write a file whole or not at all."""
+        """Write a file atomically."""
         if self._objects:
             self._put(self._path(name), content)
             return
         self._fs.makedirs(self._folder, exist_ok=True)
-        partial = self._path(f"{process_prefix()}{uuid.uuid4().hex}.partial")
+        partial = self._path(new_partial())
         try:
             self._put(partial, content)
             self._fs.mv(partial, self._path(name))
@@ -178,7 +185,7 @@ class SharedStore:
 
     @contextlib.contextmanager
     def _explained(self, what: str) -> Iterator[None]:
-        """Whatever a file system raises becomes one line that says how to put it right."""
+        """Convert what a file system raises into a StoreError that says what to do."""
         try:
             self._fs.invalidate_cache()  # other machines write there
             yield
@@ -189,16 +196,16 @@ class SharedStore:
 
 
 def _open(url: str, shown: str) -> tuple[Any, str]:
-    """The file system and the path in it."""
+    """Return the file system and the path in it."""
     import fsspec
 
     protocol, separator, rest = url.rpartition("://")
     if "::" in url or re.search(r"[*?[\]]", url):
-        raise UsageError(f"the shared store {shown}: a plain URL, without '::' and wildcards, is needed")
+        raise UsageError(f"the shared store {shown}: write a plain URL, without '::' and wildcards")
     if not url.strip():
         raise UsageError("the URL of the shared store is empty")
     if separator and protocol != "memory" and (not rest.strip("/") or (protocol in OBJECT_STORES and rest[0] == "/")):
-        raise UsageError(f"the shared store {shown} names no place; write it as s3://BUCKET/FOLDER or file:///FOLDER")
+        raise UsageError(f"the shared store {shown} names no place; write s3://BUCKET/FOLDER or file:///FOLDER")
     if separator and protocol not in (known := fsspec.available_protocols()):
         raise UsageError(f"the shared store {shown}: fsspec knows no protocol {protocol!r}{nearest(protocol, known)}")
     try:
@@ -206,7 +213,9 @@ def _open(url: str, shown: str) -> tuple[Any, str]:
     except ImportError as error:
         package = getattr(error.__cause__, "name", None) or "?"
         remedy = f"pip install {package}" if package in str(error) else "install it"
-        raise UsageError(f"the shared store {shown} needs a package that is not there ({error}): {remedy}") from error
+        raise UsageError(
+            f"the shared store {shown} needs a package that is not installed ({error}): {remedy}"
+        ) from error
     except Exception as error:
         raise StoreError(f"cannot reach the shared store {shown}: {_reason(error)}") from error
     return files, root.rstrip("/")
@@ -221,7 +230,7 @@ def _reason(error: Exception) -> str:
     if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
         return "the disk is full, here or there; free some space"
     if isinstance(error, FileNotFoundError):
-        return f"{text}; make the bucket or the folder, or correct the URL"
+        return f"{text}; create the bucket or the folder, or correct the URL"
     return f"{type(error).__name__}: {text}; check the URL, the network and the service"
 
 
@@ -229,32 +238,28 @@ def _protocols(files: Any) -> tuple[str, ...]:
     return (files.protocol,) if isinstance(files.protocol, str) else tuple(files.protocol)
 
 
-def _model(description: Description) -> str:
-    return f"{description.key}.{description.sha256}.safetensors"
-
-
 def _name(info: Mapping[str, Any]) -> str:
     return posixpath.basename(str(info["name"]).rstrip("/"))
 
 
 def _entry(name: str, files: list[Mapping[str, Any]]) -> Entry:
-    """The entry of an artefact or a leftover; ``files`` has the description last: it is removed first."""
+    """Make the entry of an artefact or a leftover; ``files`` has the metadata last: they are removed first."""
     times = [_time(info) for info in files]
     return Entry(
         name,
         sum(info["size"] or 0 for info in files),
         None if None in times else max(time for time in times if time is not None),
         tuple(info["name"] for info in reversed(files)),
-        len(files) > 1 and _name(files[-1]).endswith(".json"),
+        len(files) > 1 and is_remote_metadata(_name(files[-1])),
     )
 
 
 def _time(info: Mapping[str, Any]) -> float | None:
-    """When a file was last changed, in seconds since 1970; None when the file system does not tell."""
-    found = next((info[name] for name in TIMES if info.get(name) is not None), None)
-    if isinstance(found, str):
+    """Return when a file was last changed, in seconds since 1970; None if the file system does not tell."""
+    changed = next((info[name] for name in TIMES if info.get(name) is not None), None)
+    if isinstance(changed, str):
         with contextlib.suppress(ValueError):
-            found = datetime.datetime.fromisoformat(found)
-    if isinstance(found, datetime.datetime):
-        return (found if found.tzinfo else found.replace(tzinfo=datetime.UTC)).timestamp()
-    return float(found) if isinstance(found, (int, float)) else None
+            changed = datetime.datetime.fromisoformat(changed)
+    if isinstance(changed, datetime.datetime):
+        return (changed if changed.tzinfo else changed.replace(tzinfo=datetime.UTC)).timestamp()
+    return float(changed) if isinstance(changed, (int, float)) else None

@@ -1,4 +1,4 @@
-"""What a store holds, and what was removed from it, as texts."""
+"""Format the contents of a store, and what garbage collection removed, for the terminal."""
 
 from __future__ import annotations
 
@@ -11,20 +11,20 @@ from harness.text import pluralize
 
 
 def status_text(name: str, entries: Sequence[Entry]) -> str:
-    """One line on a store."""
+    """Format a store as one line."""
     text = f"{name}: {_amount(entries)}"
     times = [entry.used for entry in entries if entry.used is not None]
     return f"{text}; last used: {_when(min(times))} the oldest, {_when(max(times))} the newest" if times else text
 
 
 def entry_text(entry: Entry) -> str:
-    """An artefact or a leftover: its name, its size, and when it was used."""
-    what = "" if entry.whole else "  incomplete"
-    return f"{entry.name[:12]}  {_bytes(entry.size):>8}  last used {_when(entry.used)}{what}"
+    """Format an artefact or a leftover: its name, its size, and its last use."""
+    note = "" if entry.complete else "  incomplete"
+    return f"{entry.name[:12]}  {_bytes(entry.size):>8}  last used {_when(entry.used)}{note}"
 
 
 def garbage_text(garbage: Garbage, removed: Sequence[Entry], verb: str) -> str:
-    """What was removed, or would be, and what stays."""
+    """Summarize what was removed, or would be, and what is kept."""
     others = set(garbage.leftovers)
     artefacts = [entry for entry in removed if entry not in others]
     leftovers = [entry for entry in removed if entry in others]
@@ -32,8 +32,8 @@ def garbage_text(garbage: Garbage, removed: Sequence[Entry], verb: str) -> str:
     if leftovers:
         text += f", and {_bytes(sum(entry.size for entry in leftovers))} that interruptions left"
     text += f"; kept {_amount(garbage.kept)}"
-    if garbage.absent:
-        text += f"\n{len(garbage.absent)} of those that the kept runs name are not here"
+    if garbage.missing:
+        text += f"\n{len(garbage.missing)} of those that the kept runs name are not here"
     return text
 
 

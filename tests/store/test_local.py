@@ -23,7 +23,9 @@ import torch
 
 from harness.errors import StoreError, UsageError
 from harness.keys import key_of
-from harness.store.entry import META, MODEL, PICKLES, Artefact
+from harness.store import layout
+from harness.store.entry import PICKLES, Artefact
+from harness.store.layout import META, MODEL, LocalLayout
 from harness.store.local import Store
 
 Content = Callable[[Path], None]
@@ -164,9 +166,9 @@ def edit(folder: Path, **changes: Any) -> None:
         (lambda folder: (folder / MODEL).unlink(), "is incomplete"),
         (lambda folder: (folder / META).unlink(), "is incomplete"),
         (lambda folder: (folder / META).write_text((folder / META).read_text()[:40]), "cannot be read"),
-        (lambda folder: (folder / META).write_text("[]"), "has a description that is not ours"),
+        (lambda folder: (folder / META).write_text("[]"), "has metadata that the harness did not write"),
         (lambda folder: (folder / META).write_bytes(b"\xff\xfe"), "cannot be read"),
-        (lambda folder: edit(folder, document={"a": 2}), "lies under the key of another one"),
+        (lambda folder: edit(folder, document={"a": 2}), "has the metadata of another artefact"),
         (lambda folder: edit(folder, document={"a": float("nan")}), "cannot be read"),
         (lambda folder: edit(folder, sha256=None), "does not match its hash"),
     ],
@@ -185,7 +187,7 @@ def test_two_artefacts_that_were_swapped(store: Store, said: list[str]) -> None:
     aside.rename(two)
     assert store.get(key_of({"a": 1})) is None
     assert store.get(key_of({"a": 2})) is None
-    assert ["lies under the key of another one" in line for line in said] == [True, True]
+    assert ["has the metadata of another artefact" in line for line in said] == [True, True]
 
 
 def test_only_the_models_of_two_artefacts_were_swapped(store: Store, said: list[str]) -> None:
@@ -285,3 +287,30 @@ def test_a_key_that_is_unknown_or_ambiguous(store: Store) -> None:
         store.lineage(twice)
     with pytest.raises(UsageError, match="no artefact has a key that begins with 'xyz'"):
         store.lineage("xyz")
+
+
+# -------------------------------------------------------------------------------------------------------- layout
+
+
+def test_a_store_uses_the_paths_of_its_layout(store: Store) -> None:
+    artefact = put(store, {"a": 1})
+    paths = LocalLayout(store.root)
+    with store.lock(artefact.key):
+        assert paths.lock(artefact.key).is_file()
+    assert artefact.file == paths.artefact(artefact.key) / MODEL
+    assert {path.name for path in paths.artefact(artefact.key).iterdir()} == {MODEL, META}
+    assert store.progress(artefact.key) == paths.checkpoints(artefact.key)
+    assert store.data("toy") == paths.cache("toy")
+    named = {paths.artefacts, paths.progress, paths.locks, paths.temporary, paths.cache("toy").parent}
+    assert {path for path in store.root.iterdir() if path.is_dir()} == named
+
+
+def test_the_names_of_remote_files_are_recognized() -> None:
+    key = key_of({"a": 1})
+    for name in (layout.remote_metadata(key), layout.remote_model(key, key_of("content"))):
+        assert layout.remote_key(name) == key
+        assert layout.is_remote_metadata(name) == name.endswith(".json")
+        assert not layout.is_partial(name)
+    assert layout.is_partial(layout.new_partial())
+    for strange in (f"{key}.txt", "README.json", f"{key[1:]}.json", layout.new_partial()):
+        assert layout.remote_key(strange) is None

@@ -26,7 +26,7 @@ from harness.errors import StoreError, UsageError
 from harness.keys import key_of
 from harness.store import local as store_module
 from harness.store import shared
-from harness.store.entry import META
+from harness.store.layout import META
 from harness.store.local import Store
 from harness.store.shared import SharedStore, shared_url
 
@@ -175,15 +175,16 @@ def test_explain_looks_into_the_shared_store(url: str, machine: Callable[..., St
         (lambda files: {name: pickle.dumps([1]) for name in files if "tensors" in name}, "is a pickle"),
         (lambda files: {name: None for name in files if "tensors" in name}, "is incomplete"),
         (lambda files: {name: text[:40] for name, text in files.items() if "json" in name}, "cannot be read"),
-        (lambda files: {name: b"[]" for name in files if "json" in name}, "has a description that is not ours"),
+        (lambda files: {name: b"[]" for name in files if "json" in name},
+         "has metadata that the harness did not write"),
         (lambda files: {name: _edited(text, sha256="../../x") for name, text in files.items() if "json" in name},
          "is incomplete"),
         (lambda files: {name: _edited(text, document={"a": 2}) for name, text in files.items() if "json" in name},
-         "lies under the key of another one"),
+         "has the metadata of another artefact"),
         (lambda files: {name: _edited(text, facts=[1]) for name, text in files.items() if "json" in name},
-         "has a description that is not ours"),
+         "has metadata that the harness did not write"),
         (lambda files: {name: _edited(text, facts={"x": float("nan")}) for name, text in files.items()
-                        if "json" in name}, "cannot be read (NaN is no number of JSON)"),
+                        if "json" in name}, "cannot be read (NaN is not a JSON number)"),
         (lambda files: {name: b"[" * 10**5 for name in files if "json" in name}, "cannot be read"),
     ],
 )  # fmt: skip
@@ -233,7 +234,7 @@ def test_a_swapped_description_is_not_used(url: str, machine: Callable[..., Stor
     there = files(url)
     write(url, f"{one}.json", there[f"{two}.json"])
     assert machine(url).get(one) is None
-    assert "lies under the key of another one" in said[0]
+    assert "has the metadata of another artefact" in said[0]
     assert machine(url).get(two) is not None
 
 
@@ -413,19 +414,21 @@ def test_a_missing_package_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.delitem(sys.modules, name)
     monkeypatch.setitem(sys.modules, "s3fs", None)
     monkeypatch.delitem(sys.modules["fsspec.registry"]._registry, "s3", raising=False)  # type: ignore[attr-defined]
-    with pytest.raises(UsageError, match=r"s3://models needs a package that is not there .*: pip install s3fs"):
+    with pytest.raises(UsageError, match=r"s3://models needs a package that is not installed .*: pip install s3fs"):
         SharedStore("s3://models")
 
 
 def test_a_folder_that_is_not_there_is_an_error_and_is_not_made(tmp_path: Path) -> None:
-    with pytest.raises(StoreError, match=r"neither a folder .*/not/mounted nor one to make it in; make"):
+    with pytest.raises(StoreError, match=r"neither a folder .*/not/mounted nor one to create it in; create"):
         SharedStore(f"file://{tmp_path}/not/mounted")
     SharedStore(f"file://{tmp_path}/mounted")
     assert list(tmp_path.iterdir()) == [], "looking makes nothing"
 
 
 def test_a_bucket_that_is_not_there_is_an_error(s3: Any) -> None:
-    with pytest.raises(StoreError, match=r"cannot read the shared store s3://modles/x: .*bucket does not exist; make"):
+    with pytest.raises(
+        StoreError, match=r"cannot read the shared store s3://modles/x: .*bucket does not exist; create"
+    ):
         SharedStore("s3://modles/x")
     assert not s3.exists("modles")
 
