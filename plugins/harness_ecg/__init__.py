@@ -1,4 +1,4 @@
-"""Electrocardiograms: PTB-XL, its synthetic stand-in, and the three networks of Hołda et al. 2026."""
+"""Register data sets and networks for the ECG: PTB-XL, its synthetic fallback, and those of Hołda et al. 2026."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The networks' modules: stock torch layers in plain containers, each used once, so that any compressor finds them.
+"""Build the networks from stock torch layers in plain containers, each used once, so that any compressor finds them.
 
 Inputs are (batch, channels, samples), outputs logits (batch, outputs). Imports torch: import it inside functions.
 """

@@ -1,9 +1,9 @@
-"""A model of the 12-lead ECG: a heart dipole that is a sum of Gaussian waves, seen by twelve leads.
+"""Simulate a 12-lead ECG: the heart's dipole is a sum of Gaussian waves, and twelve leads are projections of it.
 
 After McSharry et al., IEEE TBME 2003, 10.1109/TBME.2003.808805 (waves), and Sameni et al., EURASIP JASP 2007,
 10.1155/2007/43407 (dipole); leads by Dower's transform (Dower, Machado and Osborne, Clin Cardiol 1980,
-10.1002/clc.1980.3.2.87). It is for trying software out: the morphologies carry the labels' textbook signs, and
-nothing measured on them says anything about patients.
+10.1002/clc.1980.3.2.87). It is for trying software: the morphologies carry the labels' textbook signs, and
+results on them mean nothing for patients.
 """
 
 from __future__ import annotations
@@ -25,15 +25,15 @@ _DOWER = {
     "V5": (1.125, 0.127, -0.086),
     "V6": (0.831, 0.076, 0.230),
 }
-#: In a territory's direction, an infarct shows in the leads that look at it.
+#: The direction of each territory: an infarct shows in the leads that face it.
 _TERRITORIES = np.array([(0.4, 0.0, -1.0), (0.1, 1.0, 0.1), (1.0, -0.2, 0.1)])
 TERRITORIES = ("anterior", "inferior", "lateral")
-#: The samples about an R peak within which all waves of its beat lie.
+#: The samples around an R peak that contain all waves of its beat.
 REACH = np.arange(-40, 75)
 
 
 def projection() -> NDArray[np.float64]:
-    """The matrix (12, 3) from the dipole to the leads I, II, III, aVR, aVL, aVF, V1 ... V6."""
+    """Return the matrix (12, 3) from the dipole to the leads I, II, III, aVR, aVL, aVF, V1 ... V6."""
     one, two = np.array(_DOWER["I"]), np.array(_DOWER["II"])
     limb = [one, two, two - one, -(one + two) / 2, one - two / 2, two - one / 2]
     return np.array([*limb, *(np.array(_DOWER[f"V{i}"]) for i in range(1, 7))])
@@ -41,7 +41,7 @@ def projection() -> NDArray[np.float64]:
 
 @dataclasses.dataclass(frozen=True)
 class Anatomy:
-    """What stays the same from one recording of a patient to the next."""
+    """The properties that all recordings of a patient share."""
 
     rotation: NDArray[np.float64]
     size: float
@@ -50,7 +50,7 @@ class Anatomy:
 
     @classmethod
     def draw(cls, random: np.random.Generator) -> Anatomy:
-        """A patient's: electrical axis within 30 degrees, amplitude, heart rate in beats a minute, T wave."""
+        """Draw a patient: electrical axis within 30 degrees, amplitude, heart rate in beats a minute, T wave."""
         frontal, horizontal = np.deg2rad(random.normal(0, 15, 2).clip(-30, 30))
         (c, s), (k, t) = (np.cos(frontal), np.sin(frontal)), (np.cos(horizontal), np.sin(horizontal))
         around_front = np.array([(c, -s, 0), (s, c, 0), (0, 0, 1)])
@@ -61,9 +61,9 @@ class Anatomy:
 
 
 def waves(labels: Iterable[str], territory: int, left: bool, sign: float, anatomy: Anatomy) -> NDArray[np.float64]:
-    """The Gaussian waves of one beat, a row each: centre and width in s from the R peak, amplitude (3) in mV.
+    """Return the Gaussian waves of one beat, a row each: centre and width in s from the R peak, amplitude (3) in mV.
 
-    ``sign`` scales what the labels add to a normal beat; ``territory`` is the infarct's, ``left`` the blocked bundle.
+    ``sign`` scales the labels' changes of a normal beat; ``territory`` is the infarct's, ``left`` the blocked bundle.
     """
     labels = set(labels)
     wide = 1 + 0.8 * sign if "CD" in labels else 1.0
@@ -100,7 +100,7 @@ def waves(labels: Iterable[str], territory: int, left: bool, sign: float, anatom
 
 
 def recording(beat: NDArray[np.float64], rate: float, random: np.random.Generator) -> NDArray[np.float64]:
-    """Ten seconds at 100 Hz in mV, (12, 1000): ``beat`` at a varying heart ``rate``, with the usual disturbances."""
+    """Simulate ten seconds at 100 Hz in mV, (12, 1000): ``beat`` at a varying heart ``rate``, wander, hum and noise."""
     time = np.arange(1000) / 100
     # Beats vary by breathing and by chance; the first begins before the recording does, the last ends after it.
     breath, phase = random.uniform(0.2, 0.35), random.uniform(0, 2 * np.pi)
@@ -117,7 +117,7 @@ def recording(beat: NDArray[np.float64], rate: float, random: np.random.Generato
     leads = projection() @ dipole
     leads *= 1 + 0.05 * np.sin(2 * np.pi * breath * time + phase)
     wander = random.normal(0, 0.08, (12, 1)) * np.sin(2 * np.pi * breath * time + phase)
-    # Just under 50 Hz: exactly half of the sampling rate would be seen as a constant times an alternating sign.
+    # Just under 50 Hz: at exactly half of the sampling rate, hum would only be an alternating sign.
     hum = random.exponential(0.015, (12, 1)) * np.sin(2 * np.pi * random.normal(49.9, 0.03) * time)
     noise = random.normal(0, random.uniform(0.02, 0.06), (12, 1000))
     disturbed: NDArray[np.float64] = leads + wander + hum + noise

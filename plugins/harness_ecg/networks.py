@@ -1,7 +1,7 @@
-"""The three networks of Hołda et al., Informatica 2026, 10.15388/26-INFOR620, and how they are trained.
+"""Define the three networks of Hołda et al., Informatica 2026, 10.15388/26-INFOR620, and their training.
 
-The study gives optimizers, schedules and batch sizes, but neither the number of epochs nor any clipping of
-gradients; those are our choices, stated beside each.
+The study states optimizers, schedules and batch sizes, but neither the number of epochs nor any clipping of gradients;
+these are our choices, stated beside each.
 """
 
 from __future__ import annotations

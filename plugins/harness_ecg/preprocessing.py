@@ -1,4 +1,4 @@
-"""Study B's preprocessing of an ECG: baseline wander and mains hum removed, each lead standardised.
+"""Filter an ECG as study B does: remove baseline wander and mains hum.
 
 B names a 5th-order Butterworth high-pass at 0.5 Hz and a forward-backward moving average against 50 Hz, and is
 silent on whether the high-pass is causal. We run it forward and backward too: a causal one of this order shifts

@@ -1,7 +1,7 @@
-"""PTB-XL at 100 Hz with its five diagnostic superclasses, read from the official folder layout.
+"""Load PTB-XL at 100 Hz with its five diagnostic superclasses from the official folder layout.
 
 Wagner et al., PTB-XL, a large publicly available electrocardiography dataset, Sci Data 2020,
-10.1038/s41597-020-0495-6; data: 10.13026/kfzx-aw45. Split, labels and preprocessing as in Hołda et al.,
+10.1038/s41597-020-0495-6; data: 10.13026/kfzx-aw45. Splits, labels and preprocessing are those of Hołda et al.,
 Informatica 2026, 10.15388/26-INFOR620.
 """
 
@@ -25,18 +25,18 @@ LABELS = ("NORM", "MI", "CD", "HYP", "STTC")
 RATE = 100
 LENGTH = 1000
 SIGNALS = "records100"
-#: The official split: folds of each split.
+#: The official splits: the folds of each.
 PARTS = {"train": tuple(range(1, 9)), "validation": (9,), "test": (10,)}
-#: Study B does not say what becomes of the records that have none of the five labels (411 of 21,799). We drop them,
+#: Study B does not state what it does with records that have none of the five labels (411 of 21,799). We drop them,
 #: as the field's reference benchmark does (Strodthoff et al. 2021). It matters little: one and the same CNN had a
 #: test AUROC of 0.930 without them and 0.929 with them.
 KEEP_UNLABELLED = False
-#: This text in the database's first row, or a file of this name, marks a folder as made up.
+#: This text in the database's first row, or a file of this name, marks a folder as synthetic.
 SYNTHETIC = "ptbxl-synthetic"
 
 
 def is_synthetic(folder: Path) -> bool:
-    """Whether the folder's PTB-XL is made up: by its marker file or, should that be lost, by the table itself."""
+    """Whether the folder holds the synthetic PTB-XL, by its marker file or, if that is lost, by the table itself."""
     if (folder / SYNTHETIC).exists():
         return True
     try:
@@ -74,7 +74,7 @@ class PTBXL(Dataset):
     def fetch(self, folder: Path, progress: Progress = silent) -> None:
         """Download the two tables and the 100 Hz recordings (about 0.5 GB), the tables last.
 
-        So a folder whose download was interrupted is not yet recognised as PTB-XL; fetching again goes on.
+        A folder with an interrupted download is not recognized as PTB-XL; fetching again continues it.
         """
         from harness.data.download import fetch_all, read_checksums
 
@@ -120,7 +120,7 @@ class PTBXL(Dataset):
     def _arrays(
         self, folder: Path, parts: dict[str, list[tuple[Record, bytes]]], progress: Progress
     ) -> dict[str, NDArray[Any]]:
-        """What is cached: inputs, targets and patients of each split, checked."""
+        """Compute the arrays to cache: inputs, targets and patients of each split, checked."""
         import numpy as np
 
         from harness_ecg.recordings import read_inputs
@@ -137,7 +137,7 @@ class PTBXL(Dataset):
         return arrays
 
     def _data(self, arrays: Mapping[str, NDArray[Any]]) -> Data:
-        """The cached arrays as what the harness wants."""
+        """Build the data set from the cached arrays."""
         parts = {
             part: Split(arrays[f"{part}-inputs"], arrays[f"{part}-targets"], arrays[f"{part}-patients"])
             for part in PARTS

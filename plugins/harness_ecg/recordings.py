@@ -43,10 +43,10 @@ def read_headers(folder: Path, records: Sequence[Record]) -> list[bytes]:
 def read_inputs(
     folder: Path, parts: Mapping[str, Sequence[tuple[Record, bytes]]], layout: Layout, progress: Progress
 ) -> dict[str, NDArray[np.float32]]:
-    """The recordings of each split, (n, leads, samples): filtered, each lead standardised by the part "train".
+    """Read the recordings of each split, (n, leads, samples): filtered, each lead standardised by the training split.
 
-    Raises DataError naming file and row for a recording that is not as ``layout`` and its header promise, and for
-    one with invalid samples.
+    Raises DataError naming file and row for a recording that contradicts ``layout`` or its header, and for one with
+    invalid samples.
     """
     shape = (len(layout.names), layout.length)
     inputs = {part: np.empty((len(rows), *shape), np.float32) for part, rows in parts.items()}
@@ -68,7 +68,7 @@ def read_inputs(
 
     pool = ThreadPoolExecutor(workers())
     try:
-        # In order, so that the sums are the same to the last bit however many processors there are
+        # In order, so that the sums do not depend on the number of processors, to the last bit
         for (part, here), (block_sum, block_squares) in zip(blocks, pool.map(prepare, blocks), strict=True):
             if part == "train":
                 sums += block_sum
@@ -89,12 +89,12 @@ def read_inputs(
 
 
 def workers() -> int:
-    """The processors that this process may use."""
+    """Return how many processors this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def _read_block(folder: Path, rows: Sequence[tuple[Record, bytes]], layout: Layout) -> NDArray[np.float64]:
-    """The physical signals (records, leads, samples) of some rows."""
+    """Read the physical signals (records, leads, samples) of some rows."""
     by_name = {os.path.join(folder, record.name): record for record, _ in rows}
     try:
         headers = [wfdb_format.parse_header(os.path.join(folder, record.name), content) for record, content in rows]
@@ -111,11 +111,11 @@ def _read_block(folder: Path, rows: Sequence[tuple[Record, bytes]], layout: Layo
 
 
 def _before(parts: Mapping[str, Sequence[object]], part: str) -> int:
-    """How many recordings the parts before this one have."""
+    """Count the recordings of the splits before this one."""
     names = list(parts)
     return sum(len(parts[name]) for name in names[: names.index(part)])
 
 
 def _named(folder: Path, record: Record, error: DataError) -> DataError:
-    """The error with the row of the table that asked for the record."""
+    """Return the error with the row of the table that names the record."""
     return DataError(f"{error} [{folder / DATABASE}, line {record.line}, ecg_id {record.ecg_id}]")

@@ -1,4 +1,4 @@
-"""A small made-up PTB-XL in the official layout, so that everything can be tried without a download."""
+"""Generate a small synthetic PTB-XL in the official layout, to try everything without a download."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 SEED = 20260
-#: How many times RECIPE makes each fold: validation and test are larger, since calibration takes 128 examples.
+#: How many times each fold contains RECIPE: validation and test are larger, as calibration takes 128 examples.
 FOLDS = {**dict.fromkeys(range(1, 9), 1), 9: 6, 10: 6}
-#: Labels of recordings, and how many; about as frequent, and as often together, as in PTB-XL.
+#: Combinations of labels and their counts, roughly in PTB-XL's proportions.
 RECIPE = {
     ("NORM",): 9,
     ("MI",): 3,
@@ -31,12 +31,12 @@ RECIPE = {
     ("HYP", "STTC"): 2,
     ("CD", "STTC"): 1,
 }
-#: Patients, for each time of RECIPE, who have two recordings.
+#: Patients with two recordings, per RECIPE.
 TWICE = 7
-#: The share of recordings whose signs are faint, and how faint.
+#: The share of recordings with faint signs, and the strength of those.
 HARD, FAINT = 0.15, 0.05
 
-#: Code -> (label, or none for a rhythm, and description), as in the real table.
+#: Code -> (label, empty for a rhythm, and description), as in the real table.
 CODES = {
     "NORM": ("NORM", "normal ECG"),
     "AMI": ("MI", "anterior myocardial infarction"),
@@ -61,23 +61,25 @@ STATEMENT_COLUMNS = [
 
 
 class SyntheticPTBXL(PTBXL):
-    """480 made-up recordings in ten folds, read by the loader of the real ones."""
+    """480 generated recordings in ten folds, read by the loader of the real ones."""
 
     name = SYNTHETIC
     version = "2"
     examples = 192
     synthetic: ClassVar[bool] = True
     fallback: ClassVar[str | None] = None
-    summary = "made-up 12-lead ECGs whose morphology carries PTB-XL's five superclasses; for trying things out"
+    summary = "generated 12-lead ECGs whose morphology carries PTB-XL's five superclasses; for trying things out"
 
     def fetch(self, folder: Path, progress: Progress = silent) -> None:
-        raise DataError(f"{self.name} is made, not downloaded; `harness data fetch {PTBXL.name}` gets the real one")
+        raise DataError(
+            f"{self.name} is generated, not downloaded; `harness data fetch {PTBXL.name}` gets the real one"
+        )
 
     def make(self, folder: Path) -> None:
         """Write the data set into ``folder``: the same bytes each time.
 
-        The marker comes first and the database last: what was interrupted is neither taken for the real PTB-XL nor
-        for complete. Raises DataError when the folder holds the real one or cannot be written.
+        The marker comes first and the database last, so that an interrupted one is taken neither for the real PTB-XL
+        nor for complete. Raises DataError when the folder holds the real one or cannot be written.
         """
         from harness.data.synthetic import make_once
 
@@ -91,7 +93,7 @@ def _write(folder: Path) -> None:
 
     random = np.random.default_rng(SEED)
     count = sum(FOLDS.values()) * sum(RECIPE.values())
-    places = iter(random.permutation(count) + 1)  # so that ecg_id tells nothing of the fold
+    places = iter(random.permutation(count) + 1)  # so that ecg_id is independent of the fold
     rows = {}
     for fold, times in FOLDS.items():
         labels = [labels for labels, share in RECIPE.items() for _ in range(times * share)]

@@ -1,4 +1,4 @@
-"""Death in the ICU from the first 48 hours: MIMIC-III, PhysioNet 2012, and the three networks of Liu et al. 2021."""
+"""Register data sets and networks for death in the ICU: MIMIC-III, PhysioNet 2012, and Liu et al. 2021."""
 
 from __future__ import annotations
 

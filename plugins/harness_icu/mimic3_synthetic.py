@@ -1,4 +1,4 @@
-"""A small made-up MIMIC-III in the official layout, so that everything can be tried without credentials."""
+"""Generate a small synthetic MIMIC-III in the official layout, to try everything without credentials."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ if TYPE_CHECKING:
     from numpy.random import Generator
 
 SEED = 20767
-#: Patients in the task, and how many of them have two stays; validation and test are large, since calibration takes
-#: 128 examples of the one and the figures come from the other.
+#: Patients in the task, and how many of them have two stays. Validation and test are large: calibration takes 128
+#: examples of the one, and the metrics are computed on the other.
 PATIENTS, TWICE = 520, 40
 SHARES = {"train": 0.4, "validation": 0.28, "test": 0.32}
-#: Stays that a rule of the cohort leaves out: of children, moved between wards, two in an admission, short, empty.
+#: Stays that a rule of the cohort excludes: of children, moved between wards, two in an admission, short, empty.
 EXCLUDED = ("child", "moved", "two", "two", "short", "empty") * 2
 
 HEADERS = {
@@ -38,7 +38,7 @@ HEADERS = {
 
 Row = dict[str, object]
 
-#: Item and unit in either of the two record systems, mean, what a unit of severity adds, spread, how often an hour,
+#: Item and unit in each of the two record systems, mean, effect of a unit of severity, spread, measurements per hour,
 #: and decimals.
 SIGNS: tuple[tuple[tuple[int, str], tuple[int, str], float, float, float, float, int], ...] = (
     ((211, "BPM"), (220045, "bpm"), 84, 7, 9, 0.5, 0),
@@ -55,7 +55,7 @@ SIGNS: tuple[tuple[tuple[int, str], tuple[int, str], float, float, float, float,
     ((1394, ""), (226730, "cm"), 170, 0, 10, 0.01, 0),
 )
 LABORATORY = {50931, 50820}
-#: Texts of the coma scale's parts and of the capillaries, from bad to good, in either system.
+#: Texts of the coma scale's parts and of the capillary refill, from bad to good, in each system.
 SCALES: tuple[tuple[tuple[int, tuple[str, ...]], tuple[int, tuple[str, ...]]], ...] = (
     (
         (184, ("1 No Response", "2 To pain", "3 To speech", "4 Spontaneously")),
@@ -75,23 +75,25 @@ SCALES: tuple[tuple[tuple[int, tuple[str, ...]], tuple[int, tuple[str, ...]]], .
 
 
 class SyntheticMimic3(Mimic3):
-    """560 made-up stays, and some that the cohort's rules leave out, read by the loader of the real ones."""
+    """560 generated stays, and some that the cohort's rules exclude, read by the loader of the real ones."""
 
     name = SYNTHETIC
     version = "1"
     examples = 223
     synthetic: ClassVar[bool] = True
     fallback: ClassVar[str | None] = None
-    summary = "made-up ICU stays, deaths go with worse vital signs, in MIMIC-III's tables; for trying things out"
+    summary = "generated ICU stays in MIMIC-III's tables, with worse vital signs before a death; for trying things out"
 
     def fetch(self, folder: Path, progress: Progress = silent) -> None:
-        raise DataError(f"{self.name} is made, not downloaded; `harness data fetch {Mimic3.name}` says how to get it")
+        raise DataError(
+            f"{self.name} is generated, not downloaded; `harness data fetch {Mimic3.name}` says how to get it"
+        )
 
     def make(self, folder: Path) -> None:
         """Write the data set into ``folder``: the same bytes each time.
 
-        The marker comes first and ICUSTAYS last: what was interrupted is neither taken for the real MIMIC-III nor
-        for complete. Raises DataError when the folder holds the real one or cannot be written.
+        The marker comes first and ICUSTAYS last, so that an interrupted one is taken neither for the real MIMIC-III
+        nor for complete. Raises DataError when the folder holds the real one or cannot be written.
         """
         from harness.data.synthetic import make_once
 
@@ -101,7 +103,7 @@ class SyntheticMimic3(Mimic3):
 
 
 class Stay(NamedTuple):
-    """One made-up stay; ``kind`` is empty or one of EXCLUDED."""
+    """One generated stay; ``kind`` is empty or one of EXCLUDED."""
 
     subject: int
     admission: int
@@ -131,7 +133,7 @@ def _write(folder: Path) -> None:
             row |= {"VALUE": value, "VALUEUOM": unit}
             if item in LABORATORY:
                 laboratory.append(row)
-            else:  # now and then it is not said of which stay a row is
+            else:  # some rows do not name their stay
                 chart.append(row | {"ICUSTAY_ID": stay.icustay if random.random() < 0.98 else ""})
     _traps(stays, chart, laboratory)
     output = [{"SUBJECT_ID": s.subject, "HADM_ID": s.admission, "ITEMID": 40055, "CHARTTIME": s.intime} for s in stays]
@@ -144,7 +146,7 @@ def _write(folder: Path) -> None:
 
 
 def _stays(random: Generator) -> list[Stay]:
-    """The stays in the task first, those of the patients with two at the front."""
+    """Draw the stays, those in the task first; the first patients have two."""
     import numpy as np
 
     subjects = [*(20000 + i for i in range(PATIENTS)), *(20000 + i for i in range(TWICE))]
@@ -163,7 +165,7 @@ def _stays(random: Generator) -> list[Stay]:
 
 
 def _events(stay: Stay, random: Generator) -> Iterator[tuple[float, int, object, str]]:
-    """Hour, item, value and unit of each measurement, a little before and past the 48 hours as well."""
+    """Yield hour, item, value and unit of each measurement, some just outside of the 48 hours."""
     if stay.kind == "empty":
         return
     system = stay.icustay % 2
@@ -171,7 +173,7 @@ def _events(stay: Stay, random: Generator) -> Iterator[tuple[float, int, object,
         item, unit = sources[system]
         own = random.normal(mean, spread / 2)
         for hour in _hours(random, rate):
-            # What is wrong shows more and more
+            # The effect of severity grows with time
             value = random.normal(own + slope * stay.severity * (0.6 + 0.6 * hour / 48), spread / 2)
             yield hour, item, _recorded(item, value, decimals, random), unit
     for scale in SCALES:
@@ -182,13 +184,13 @@ def _events(stay: Stay, random: Generator) -> Iterator[tuple[float, int, object,
 
 
 def _hours(random: Generator, rate: float) -> list[float]:
-    """Times of measurements, the first one within the first hours."""
+    """Draw the times of measurements, at least one."""
     count = 1 + int(random.poisson(50 * rate))
     return [float(hour) for hour in random.uniform(-0.5, 50, count)]
 
 
 def _recorded(item: int, value: float, decimals: int, random: Generator) -> str:
-    """The value as this item's rows have it: in its unit, and now and then as a fraction instead of a percentage."""
+    """Format a value as this item's rows have it: in its unit, sometimes as a fraction instead of a percentage."""
     if item in (646, 220277):
         value = min(value, 100)
         if random.random() < 0.01:
@@ -202,7 +204,7 @@ def _recorded(item: int, value: float, decimals: int, random: Generator) -> str:
 
 
 def _traps(stays: list[Stay], chart: list[Row], laboratory: list[Row]) -> None:
-    """Rows that must be left out, for they would be seen: no admission, another stay, no value, a laboratory's text."""
+    """Add rows that a loader must leave out: no admission, another stay, no value, a laboratory's text."""
     for stay, other in zip(stays[::7], stays[1::7], strict=False):
         row: Row = {"SUBJECT_ID": stay.subject, "HADM_ID": stay.admission, "ICUSTAY_ID": stay.icustay}
         row |= {"ITEMID": 211, "CHARTTIME": stay.intime + datetime.timedelta(hours=5), "VALUE": 999, "VALUEUOM": "BPM"}
@@ -211,7 +213,7 @@ def _traps(stays: list[Stay], chart: list[Row], laboratory: list[Row]) -> None:
 
 
 def _people(folder: Path, stays: list[Stay]) -> None:
-    """PATIENTS and ADMISSIONS; some deaths are only in the one, at midnight, or only in the other."""
+    """Write PATIENTS and ADMISSIONS; some deaths are only in the first, at midnight, or only in the second."""
     patients: dict[int, Row] = {}
     admissions: dict[int, Row] = {}
     for stay in stays:
@@ -252,7 +254,7 @@ def _icustay(stay: Stay) -> Row:
 
 
 def _lists(folder: Path, stays: list[Stay], random: Generator) -> None:
-    """The division of the patients, in the form of the published lists."""
+    """Write the splits of the patients in the form of the published lists."""
     subjects = random.permutation(sorted({stay.subject for stay in stays})).tolist()
     first, second = (round(len(subjects) * share) for share in (SHARES["test"], SHARES["test"] + SHARES["validation"]))
     test, validation = set(subjects[:first]), set(subjects[first:second])

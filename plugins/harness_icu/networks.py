@@ -1,8 +1,7 @@
-"""The three networks of Liu, Sepulveda and Zheng, JMIR Form Res 2021;5(12):e20767, and how they are trained.
+"""Define the three networks of Liu, Sepulveda and Zheng, JMIR Form Res 2021;5(12):e20767, and their training.
 
-Every network is as in Keras: one bias a gate, and Keras's first weights. The study prints the sizes, the optimizer, the
-dropout and 20 epochs, of which pruning takes place after the first: so fine-tuning is 19. Our choices are stated
-beside each.
+Every network is as in Keras: one bias per gate, and Keras's initial weights. The study states the sizes, the optimizer,
+the dropout and 20 epochs, with pruning after the first: so fine-tuning has 19. Our choices are stated beside each.
 """
 
 from __future__ import annotations

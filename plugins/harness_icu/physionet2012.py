@@ -1,8 +1,8 @@
-"""PhysioNet/CinC Challenge 2012: in-hospital death from the first 48 hours in intensive care, official text files.
+"""Load the PhysioNet/CinC Challenge 2012 from its text files: death in hospital, from the first 48 hours in the ICU.
 
 Silva et al., Predicting in-hospital mortality of ICU patients: the PhysioNet/Computing in Cardiology Challenge 2012,
-CinC 2012;39:245-248; data: physionet.org/content/challenge-2012/1.0.0. It is open, and the task is that of Liu,
-Sepulveda and Zheng, JMIR Form Res 2021;5(12):e20767, whose preparation is followed (see series).
+CinC 2012;39:245-248; data: physionet.org/content/challenge-2012/1.0.0. The data are open. Task and
+preparation (see series) are those of Liu, Sepulveda and Zheng, JMIR Form Res 2021;5(12):e20767.
 """
 
 from __future__ import annotations
@@ -37,14 +37,14 @@ FEATURES = 37 + 3 + 4 + 41
 HOURS = 48
 LABELS = ("in-hospital mortality",)
 PARTS = ("train", "validation", "test")
-#: Of the split; the challenge has none that can be used, since two of its three sets are its test sets.
+#: The seed of the splits. Those of the challenge cannot be used: two of its three sets are its test sets.
 SEED = 2012
-#: A file of this name marks a folder as made up, and so do records numbered from here on.
+#: A file of this name marks a folder as synthetic, and so do record numbers from this one on.
 SYNTHETIC, SYNTHETIC_NUMBERS = "physionet2012-synthetic", 9_000_000
 
 
 def is_synthetic(folder: Path) -> bool:
-    """Whether the folder's data are made up: by its marker file or, should that be lost, by the records' numbers."""
+    """Whether the folder's data are synthetic, by its marker file or, if that is lost, by the records' numbers."""
     if (folder / SYNTHETIC).exists():
         return True
     try:
@@ -57,20 +57,20 @@ def is_synthetic(folder: Path) -> bool:
 
 
 class PhysioNet2012(Dataset):
-    """Three sets of 4,000 patients each; those that are in the folder are used, split by patient.
+    """Three sets of 4,000 patients each; the sets in the folder are used, split by patient.
 
-    Each part takes its share of the dead and of the survivors of each set, so that one set more moves no patient from
-    part to part. Which patient goes where follows from a hash of the record's number. A record without any plausible
-    measurement (10 of the 8,000 in sets a and b) is left out: there is nothing to predict from.
+    Each split takes its share of the dead and of the survivors of each set, so that another set moves no patient to
+    another split. A hash of the record's number decides the split. A record without any plausible measurement (10 of
+    the 8,000 in sets a and b) is left out: there is nothing to predict from.
 
-    The descriptors enter as what was measured at 00:00 and are carried forward: their columns are constant, but for
-    the weight, which is measured again. Each has a mask, which is 0 throughout where the descriptor is missing (-1).
+    The descriptors count as measured at 00:00 and are carried forward. Their columns are constant except the weight,
+    which is measured again. Each has a mask, which is 0 throughout where the descriptor is missing (-1).
     """
 
     name = "physionet2012"
     version = "1"
     task = Task((HOURS, FEATURES), LABELS)
-    #: Besides the series, (48, FEATURES): the mean over time of the measured values.
+    #: Beside the series, (48, FEATURES): the mean over time of the measured values.
     layouts: ClassVar[Mapping[str, Task]] = {"flat": Task((FEATURES,), LABELS)}
     examples = 8_400
     fallback: ClassVar[str | None] = SYNTHETIC
@@ -86,7 +86,7 @@ class PhysioNet2012(Dataset):
         return complete and is_synthetic(folder) == self.synthetic
 
     def fingerprint(self, folder: Path) -> str:
-        """Of all outcomes and measurements, the split and the preprocessing."""
+        """Hash all outcomes and measurements, the rules of the splits, and the preprocessing."""
         return self._survey(folder, silent)[1]
 
     def load(self, folder: Path, cache: Path, progress: Progress = silent) -> Data:
@@ -96,7 +96,7 @@ class PhysioNet2012(Dataset):
         return self._data(cached(cache, fingerprint, lambda: self._arrays(folder, records)))
 
     def to_layout(self, inputs: NDArray[np.float32], name: str) -> NDArray[np.float32]:
-        """The inputs (n, 48, FEATURES) in the form of ``layouts[name]``: flat, (n, FEATURES)."""
+        """Convert inputs (n, 48, FEATURES) into the layout ``name``: "flat" is (n, FEATURES)."""
         from harness_icu.physionet2012_variables import CHANNELS
         from harness_icu.series import flat
 
@@ -107,7 +107,7 @@ class PhysioNet2012(Dataset):
     def fetch(self, folder: Path, progress: Progress = silent) -> None:
         """Download the three sets (about 25 MB) and unpack them, then fetch the outcomes.
 
-        So a folder whose download was interrupted is not yet recognised; fetching again goes on.
+        A folder with an interrupted download is not recognized; fetching again continues it.
         """
         from harness.data.download import fetch_all, read_checksums
 
@@ -125,7 +125,7 @@ class PhysioNet2012(Dataset):
         fetch_all(self.source, {path: sums[path] for path in outcomes}, folder)
 
     def _survey(self, folder: Path, progress: Progress) -> tuple[list[Record], str]:
-        """The records, and the fingerprint."""
+        """Return the records and the fingerprint."""
         from harness_icu.physionet2012_variables import REPAIRS, UNITS, VARIABLES
 
         if is_synthetic(folder) != self.synthetic:
@@ -146,7 +146,7 @@ class PhysioNet2012(Dataset):
         return records, digest.hexdigest()
 
     def _arrays(self, folder: Path, records: Sequence[Record]) -> dict[str, NDArray[Any]]:
-        """What is cached: inputs, targets and patients of each split, checked."""
+        """Compute the arrays to cache: inputs, targets and patients of each split, checked."""
         import numpy as np
 
         from harness_icu.physionet2012_variables import CHANNELS
@@ -167,7 +167,7 @@ class PhysioNet2012(Dataset):
         return arrays
 
     def _data(self, arrays: Mapping[str, NDArray[Any]]) -> Data:
-        """The cached arrays as what the harness wants."""
+        """Build the data set from the cached arrays."""
         parts = {
             part: Split(arrays[f"{part}-inputs"], arrays[f"{part}-targets"], arrays[f"{part}-patients"])
             for part in PARTS
@@ -176,13 +176,13 @@ class PhysioNet2012(Dataset):
 
 
 def split(records: Sequence[Record], places: Sequence[int], shares: tuple[float, float, float]) -> dict[str, list[int]]:
-    """Of these places in ``records``, those of each split, in order: ``shares`` of each set's dead and survivors."""
+    """Divide places in ``records`` into splits, in order: ``shares`` of each set's dead and survivors."""
     strata: dict[tuple[str, bool], list[int]] = {}
     for place in places:
         strata.setdefault((records[place].set, records[place].died), []).append(place)
     parts: dict[str, list[int]] = {part: [] for part in PARTS}
     for stratum in strata.values():
-        # A hash, not a random generator, whose numbers may change with its version
+        # By a hash: the numbers of a random generator may change with its version
         stratum.sort(key=lambda place: hashlib.sha256(f"{SEED} {records[place].number}".encode()).digest())
         first = round(shares[0] * len(stratum))
         second = round((shares[0] + shares[1]) * len(stratum))
@@ -192,10 +192,10 @@ def split(records: Sequence[Record], places: Sequence[int], shares: tuple[float,
 
 
 def _events(folder: Path, records: Sequence[Record]) -> tuple[Events, NDArray[np.bool_]]:
-    """The plausible measurements and descriptors of all records, and which records have a measurement at all."""
+    """Return all plausible measurements and descriptors, and which records have any measurement."""
     import numpy as np
 
-    from harness_icu.physionet2012_rows import parse_records
+    from harness_icu.physionet2012_files import parse_records
     from harness_icu.physionet2012_variables import CODES, NAMES, SERIES, clean
     from harness_icu.series import Events
 
@@ -210,9 +210,9 @@ def _events(folder: Path, records: Sequence[Record]) -> tuple[Events, NDArray[np
             raise DataError(f"{_where(folder, record, name, value)}: {name} is {value:g}, none of {known}; {REMEDY}")
     values = np.full(len(rows.values), np.nan)
     values[~is_number] = clean(rows.parameters[~is_number], rows.values[~is_number])
-    kept = ~np.isnan(values)
-    stays, minutes, channels, values = rows.records[kept], rows.minutes[kept], rows.parameters[kept], values[kept]
-    # The weight at 00:00 is a descriptor, too
+    valid = ~np.isnan(values)
+    stays, minutes, channels, values = rows.records[valid], rows.minutes[valid], rows.parameters[valid], values[valid]
+    # The weight at 00:00 is a descriptor
     weight_on_admission = (channels == NAMES.index("Weight")) & (minutes == 0)
     measured = np.bincount(stays[(channels < len(SERIES)) & ~weight_on_admission], minlength=len(records)) > 0
     values[channels == NAMES.index("ICUType")] -= 1  # places in UNITS
@@ -222,25 +222,25 @@ def _events(folder: Path, records: Sequence[Record]) -> tuple[Events, NDArray[np
 def _check_numbers(
     folder: Path, records: Sequence[Record], stays: NDArray[np.int32], numbers: NDArray[np.float64]
 ) -> None:
-    """Raise unless each file says the number that it is named for."""
-    said = dict(zip(stays.tolist(), numbers.tolist(), strict=True))
+    """Raise unless the number in each file is that of its name."""
+    numbers_in_files = dict(zip(stays.tolist(), numbers.tolist(), strict=True))
     for place, record in enumerate(records):
-        if place not in said:
+        if place not in numbers_in_files:
             raise DataError(f"{record_file(folder, record.set, record.number)}: it has no {RECORD}; {REMEDY}")
-        if said[place] != record.number:
-            where = _where(folder, record, RECORD, said[place])
-            raise DataError(f"{where}: its {RECORD} is {said[place]:.15g}; {REMEDY}")
+        if numbers_in_files[place] != record.number:
+            where = _where(folder, record, RECORD, numbers_in_files[place])
+            raise DataError(f"{where}: its {RECORD} is {numbers_in_files[place]:.15g}; {REMEDY}")
 
 
 def _where(folder: Path, record: Record, parameter: str, value: float) -> str:
-    """The record's file and the line that gives the parameter this value."""
+    """Return the record's file and the line in which the parameter has this value."""
     rows = [line.split(b",") for line in record.lines.splitlines()]
     line = next(n for n, row in enumerate(rows, 2) if row[1] == parameter.encode() and float(row[2]) == value)
     return f"{record_file(folder, record.set, record.number)}, line {line}"
 
 
 def _unpack(archive: Path, folder: Path) -> None:
-    """Unpack a set's archive into ``folder``; nothing that is in it can be written elsewhere."""
+    """Unpack a set's archive into ``folder``; its members cannot be written elsewhere."""
     import tarfile
 
     try:

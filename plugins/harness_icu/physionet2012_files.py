@@ -1,29 +1,39 @@
-"""The challenge's files: a table of outcomes a set, and a text file a record, read and matched one to one."""
+"""Read the challenge's files: one table of outcomes per set, one text file per record, and the rows of the records.
+
+A row such as ``00:07,HR,73`` has hours and minutes since admission, a parameter's name, and its value.
+"""
 
 from __future__ import annotations
 
 import csv
+import io
+import math
 import os
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from harness.api import Progress
-from harness.errors import DataError
+from harness.errors import DataError, nearest
+
+if TYPE_CHECKING:
+    import numpy as np
+    import pandas as pd
+    from numpy.typing import NDArray
 
 SETS = ("a", "b", "c")
 HEADER = b"Time,Parameter,Value\n"
 OUTCOME = "In-hospital_death"
 RECORD = "RecordID"
 REMEDY = "restore the file from the data set's source"
-#: Records at a time: enough that starting on them costs nothing, few enough to keep several processors busy.
+#: Records per task of the thread pool: many, to start few tasks; few enough to keep several processors busy.
 BLOCK = 500
 
 
 class Record(NamedTuple):
-    """One patient: whether she or he ``died`` in hospital, and the lines of the file, in bytes, below the header."""
+    """One patient: whether the patient ``died`` in hospital, and the file's lines below the header, as bytes."""
 
     set: str
     number: int
@@ -32,12 +42,12 @@ class Record(NamedTuple):
 
 
 def outcomes_file(folder: Path, name: str) -> Path:
-    """The table of the set ``name``."""
+    """Return the path of the table of the set ``name``."""
     return folder / f"Outcomes-{name}.txt"
 
 
 def record_file(folder: Path, name: str, number: int) -> Path:
-    """The measurements of one record of the set ``name``."""
+    """Return the path of the measurements of one record of the set ``name``."""
     return folder / f"set-{name}" / f"{number}.txt"
 
 
@@ -47,7 +57,7 @@ def find_sets(folder: Path) -> list[str]:
 
 
 def read_records(folder: Path, progress: Progress) -> list[Record]:
-    """The records of all sets that are there, by set and number.
+    """Return the records of all sets in the folder, by set and number.
 
     Raises DataError naming the file when outcomes and records do not match one to one, and for a file that cannot be
     read, has another header, or ends within a line.
@@ -72,7 +82,7 @@ def read_records(folder: Path, progress: Progress) -> list[Record]:
             if number in first:
                 raise DataError(
                     f"{record_file(folder, name, number)}: record {number} is in set {first[number]} as well, so that "
-                    f"training could see patients of the test; {REMEDY}"
+                    f"training could see patients of the test split; {REMEDY}"
                 )
             first[number] = name
             wanted.append((name, number, outcomes[number][1]))
@@ -80,18 +90,18 @@ def read_records(folder: Path, progress: Progress) -> list[Record]:
         raise DataError(f"{folder}: holds no records in {', '.join(f'set-{name}' for name in SETS)}; {REMEDY}")
 
     def read(block: Sequence[tuple[str, int, bool]]) -> list[Record]:
-        return [Record(*asked, _lines(record_file(folder, *asked[:2]))) for asked in block]
+        return [Record(name, number, died, _lines(record_file(folder, name, number))) for name, number, died in block]
 
     records: list[Record] = []
     with ThreadPoolExecutor(workers()) as pool:
-        for some in pool.map(read, (wanted[start : start + BLOCK] for start in range(0, len(wanted), BLOCK))):
-            records += some
+        for block in pool.map(read, (wanted[start : start + BLOCK] for start in range(0, len(wanted), BLOCK))):
+            records += block
             progress(len(records), len(wanted), "reading records")
     return records
 
 
 def read_outcomes(path: Path) -> dict[int, tuple[int, bool]]:
-    """The line of each record, and whether the patient died in hospital. Raises DataError naming file and line."""
+    """Return each record's line and whether the patient died in hospital. Raises DataError naming file and line."""
     outcomes: dict[int, tuple[int, bool]] = {}
     for line, row in _table(path, (RECORD, OUTCOME)):
         where = f"{path}, line {line}"
@@ -125,7 +135,7 @@ def _lines(path: Path) -> bytes:
 
 
 def _numbers(folder: Path) -> set[int]:
-    """The records that have a file; whatever else lies in the folder is none of ours."""
+    """Return the numbers of the records that have a file; other files of the folder are ignored."""
     try:
         names = os.listdir(folder)
     except OSError as error:
@@ -137,7 +147,7 @@ _FILE = re.compile(r"([1-9]\d*)\.txt", re.ASCII)
 
 
 def _table(path: Path, columns: Sequence[str]) -> Iterator[tuple[int, Mapping[str, str]]]:
-    """Line number and row of a CSV file, which must have these columns; cells are stripped of blanks."""
+    """Yield line number and row of a CSV file that has these columns; cells are stripped of blanks."""
     try:
         with path.open(newline="", encoding="utf-8-sig") as file:
             reader = csv.reader(file)
@@ -145,6 +155,8 @@ def _table(path: Path, columns: Sequence[str]) -> Iterator[tuple[int, Mapping[st
             for column in columns:
                 if column not in header:
                     raise DataError(f"{path}: no column {column!r}; it has {', '.join(header) or 'nothing'}; {REMEDY}")
+                if header.count(column) > 1:
+                    raise DataError(f"{path}: has the column {column!r} twice; {REMEDY}")
             for row in reader:
                 if len(row) != len(header):
                     raise DataError(f"{path}, line {reader.line_num}: {len(row)} cells, not {len(header)}; {REMEDY}")
@@ -156,5 +168,121 @@ def _table(path: Path, columns: Sequence[str]) -> Iterator[tuple[int, Mapping[st
 
 
 def workers() -> int:
-    """The processors that this process may use."""
+    """Return how many processors this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+# -------------------------------------------------------------------------------------------------------------- rows
+
+#: Minutes that a record covers, the last one included.
+MINUTES = 48 * 60
+
+
+class Rows(NamedTuple):
+    """The rows of some records, four arrays of one length; rows without a parameter's name are left out.
+
+    ``records`` and ``parameters`` are places in the arguments of ``parse_records``; ``minutes`` are 0 to MINUTES.
+    """
+
+    records: NDArray[np.int32]
+    minutes: NDArray[np.int32]
+    parameters: NDArray[np.int32]
+    values: NDArray[np.float64]
+
+
+def parse_records(folder: Path, records: Sequence[Record], parameters: Sequence[str]) -> Rows:
+    """Return the rows of the records, in their order. Raises DataError naming file and line for what is wrong.
+
+    A parameter that is not in ``parameters`` is an error: leaving it out silently would hide a damaged name. A line
+    without a name is left out.
+    """
+    import numpy as np
+
+    blocks = [range(start, min(start + BLOCK, len(records))) for start in range(0, len(records), BLOCK)]
+    with ThreadPoolExecutor(workers()) as pool:
+        parsed = list(pool.map(lambda block: _parse(folder, records, block, parameters), blocks))
+    return Rows(*(np.concatenate(arrays) for arrays in zip(*parsed, strict=True)))
+
+
+def _parse(folder: Path, records: Sequence[Record], block: range, parameters: Sequence[str]) -> Rows:
+    import numpy as np
+    import pandas as pd
+
+    text = b"".join(records[place].lines for place in block)
+    counts = [records[place].lines.count(b"\n") for place in block]
+    owner = np.repeat(np.array(block, np.int32), counts)
+
+    def fail(row: int, reason: str) -> DataError:
+        place = int(owner[row])
+        record = records[place]
+        line = row - sum(counts[: block.index(place)])
+        return DataError(f"{record_file(folder, record.set, record.number)}, line {line + 2}: {reason}; {REMEDY}")
+
+    _check_cells(text, fail)
+    frame = pd.read_csv(
+        io.BytesIO(text),
+        header=None,
+        names=["time", "parameter", "value"],
+        dtype="category",  # so that each distinct text is converted once
+        na_filter=False,
+        skip_blank_lines=False,
+        quoting=csv.QUOTE_NONE,
+        lineterminator="\n",
+        encoding="latin-1",
+    )
+    places = {"": -1.0, **{name: float(place) for place, name in enumerate(parameters)}}
+    minutes = _convert(frame["time"], _minutes)
+    numbers = _convert(frame["parameter"], lambda name: places.get(name, np.nan))
+    values = _convert(frame["value"], _number)
+    for bad, column, wanted in (
+        (np.isnan(minutes), "time", "hours and minutes up to 48:00"),
+        (np.isnan(numbers), "parameter", "one of the challenge's"),
+        (np.isnan(values) & (numbers >= 0), "value", "a number"),
+    ):
+        if bad.any():
+            row = int(bad.argmax())
+            cell = str(frame[column].iloc[row])
+            hint = nearest(cell, parameters) if column == "parameter" else ""
+            raise fail(row, f"the {column} is {cell!r}, not {wanted}{hint}")
+    named = numbers >= 0
+    return Rows(owner[named], minutes[named].astype(np.int32), numbers[named].astype(np.int32), values[named])
+
+
+def _check_cells(text: bytes, fail: Callable[[int, str], DataError]) -> None:
+    """Raise unless each line has three cells: two commas before every end of a line."""
+    marks = text.translate(None, _NO_MARKS)
+    if marks != b",,\n" * (len(marks) // 3):
+        lines = text.split(b"\n")
+        row = next(row for row, line in enumerate(lines) if line.count(b",") != 2)
+        shown = lines[row][:80].decode("latin-1")
+        raise fail(row, f"{shown!r} does not have the three cells time, parameter and value")
+
+
+_NO_MARKS = bytes(set(range(256)) - set(b",\n"))
+
+
+def _convert(column: pd.Series[Any], convert: Callable[[str], float]) -> NDArray[np.float64]:
+    import numpy as np
+
+    # str: some versions of pandas convert categories that all look like numbers or booleans
+    converted = [convert(str(text)) for text in column.cat.categories]
+    return np.array(converted, np.float64)[column.cat.codes.to_numpy()]
+
+
+_TIME = re.compile(r"(\d\d):([0-5]\d)", re.ASCII)
+
+
+def _minutes(text: str) -> float:
+    """Parse minutes since admission; NaN for anything but a time within the record's 48 hours."""
+    match = _TIME.fullmatch(text)
+    minutes = 60 * int(match[1]) + int(match[2]) if match else MINUTES + 1
+    return minutes if minutes <= MINUTES else math.nan
+
+
+def _number(text: str) -> float:
+    """Parse a number; NaN for anything else, also for Python's 1_000, nan and inf."""
+    try:
+        value = float(text)
+    except ValueError:
+        return math.nan
+    return value if math.isfinite(value) and "_" not in text else math.nan

@@ -1,4 +1,4 @@
-"""A small made-up Challenge 2012 in the official layout, so that everything can be tried without a download."""
+"""Generate a small synthetic Challenge 2012 in the official layout, to try everything without a download."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 SEED = 20120
 RECORDS = 480
-#: The chance to die at severity 0, as a logit, and what one unit of severity and of its rise over 48 hours add.
+#: The logit of death at severity 0, and what a unit of severity and of its rise over 48 hours add to it.
 LOGIT, SEVERITY, RISE = -1.5, 1.2, 1.2
 
 
@@ -61,33 +61,33 @@ SIGNS = {
     "Weight": Sign(80, 12, 0.3, 0, 12, 1),
     "pH": Sign(7.39, 0.02, 0.02, -0.03, 8, 2, 0.6),
 }
-#: No value may leave these; the others stay in their range by far.
+#: Values are clipped to these; the other variables stay far within their ranges.
 LIMITS = {"GCS": (3, 15), "Urine": (0, 900), "FiO2": (0.21, 1), "Lactate": (0.3, 30), "Creatinine": (0.2, 20)}
 COLUMNS = f"{RECORD},SAPS-I,SOFA,Length_of_stay,Survival,{OUTCOME}"
 
 
 class SyntheticPhysioNet2012(PhysioNet2012):
-    """480 made-up patients in one set, read by the loader of the real ones."""
+    """480 generated patients in one set, read by the loader of the real ones."""
 
     name = SYNTHETIC
     version = "1"
     examples = 192
     synthetic: ClassVar[bool] = True
     fallback: ClassVar[str | None] = None
-    summary = "made-up ICU stays in which the severity of illness shows and decides; for trying things out"
-    #: Validation and test are larger than those of the real one, since calibration takes 128 examples.
+    summary = "generated ICU stays in which the severity of illness shows and decides; for trying things out"
+    #: Validation and test are larger than in the real one: calibration takes 128 examples.
     shares: ClassVar[tuple[float, float, float]] = (0.4, 0.3, 0.3)
 
     def fetch(self, folder: Path, progress: Progress = silent) -> None:
         raise DataError(
-            f"{self.name} is made, not downloaded; `harness data fetch {PhysioNet2012.name}` gets the real one"
+            f"{self.name} is generated, not downloaded; `harness data fetch {PhysioNet2012.name}` gets the real one"
         )
 
     def make(self, folder: Path) -> None:
         """Write the data set into ``folder``: the same bytes each time.
 
-        The marker comes first and the outcomes last: what was interrupted is neither taken for the real data nor for
-        complete. Raises DataError when the folder holds the real ones or cannot be written.
+        The marker comes first and the outcomes last, so that an interrupted one is taken neither for the real data nor
+        for complete. Raises DataError when the folder holds the real data or cannot be written.
         """
         from harness.data.synthetic import make_once
 
@@ -112,7 +112,7 @@ def _write(folder: Path) -> None:
 
 
 def _record(number: int, severity: float, rise: float, random: np.random.Generator) -> bytes:
-    """The file of one patient, whose severity rises by ``rise`` over the 48 hours."""
+    """Return the file of one patient, whose severity rises by ``rise`` over the 48 hours."""
     height = round(random.normal(170, 9), 1) if random.random() < 0.5 else -1
     descriptors = {
         RECORD: number,

@@ -1,4 +1,4 @@
-"""What the challenge's records measure: variables, units, plausible ranges, repairs of units, and normal values.
+"""Define the challenge's variables, their units, plausible ranges and normal values, and repair and clean values.
 
 The normal values (but for GCS 15, temperature 36.6 and weight 81, which its pipeline states) and most ranges are those
 of the benchmark of Harutyunyan et al., Sci Data 2019, 10.1038/s41597-019-0103-9: IMPUTE, OUTLIER LOW and OUTLIER HIGH
@@ -18,7 +18,7 @@ from harness_icu.series import Channel
 
 
 class Variable(NamedTuple):
-    """``low`` to ``high`` is plausible, both included; ``normal`` stands in until the first value of a record."""
+    """``low`` to ``high`` is plausible, both included; ``normal`` is the value until the first one of a record."""
 
     name: str
     unit: str
@@ -27,10 +27,10 @@ class Variable(NamedTuple):
     normal: float
 
 
-#: The 37 time series, as the challenge lists them; a weight is given on admission, too. Where a table's lower bound is
-#: 0, a 0 itself stands for no measurement (but for urine), so the bound here is the least value that is recorded; that
-#: of PaCO2 and PaO2 is where the repairs end. Two upper bounds are wider than the table's, which would cut off a few of
-#: the records' largest values: ALT, up to 16,920 in them, has that of AST, and troponin T, up to 24.91, ends at 25.
+#: The 37 time series, as the challenge lists them; a weight is known on admission, too. Where the table's lower bound
+#: is 0, a 0 means no measurement (except for urine), so the bound here is the least value that is recorded; for PaCO2
+#: and PaO2 it is where the repairs end. Two upper bounds are wider than the table's, which would cut off a few of the
+#: records' largest values: ALT, up to 16,920 in them, has the bound of AST; that of troponin T, up to 24.91, is 25.
 SERIES = (
     Variable("Albumin", "g/dL", 0.1, 60, 3.1),
     Variable("ALP", "IU/L", 1, 4000, 106),
@@ -70,7 +70,7 @@ SERIES = (
     Variable("WBC", "1/nL", 0.1, 1100, 9.9),
     Variable("Weight", "kg", 35, 299, 81),
 )
-#: What is known on admission. A gender that is not known counts as the more frequent one (1 is male).
+#: Known on admission. An unknown gender counts as the more frequent one (1 is male).
 DESCRIPTORS = (
     Variable("Age", "years", 1, 130, 65),
     Variable("Gender", "male", 0, 1, 1),
@@ -83,7 +83,7 @@ UNITS = ("coronary care", "cardiac surgery recovery", "medical", "surgical")
 
 
 class Repair(NamedTuple):
-    """Between ``above`` and ``below``, both left out, a value of ``name`` becomes ``factor`` * value + ``offset``."""
+    """A value of ``name`` between ``above`` and ``below``, exclusive, becomes ``factor`` * value + ``offset``."""
 
     name: str
     above: float
@@ -92,7 +92,7 @@ class Repair(NamedTuple):
     offset: float = 0.0
 
 
-#: In this order, each on what the one before it left.
+#: Applied in this order, each to the result of the one before.
 REPAIRS = (
     Repair("pH", 0.65, 0.8, 10),
     Repair("pH", 65, 80, 0.1),
@@ -107,7 +107,7 @@ REPAIRS = (
 )
 
 
-#: The unit has a column for each of UNITS, all others have one.
+#: The ICU type has a column for each of UNITS, every other variable has one.
 CHANNELS = tuple(
     Channel(variable.name, UNITS[int(variable.normal) - 1], UNITS)
     if variable.name == "ICUType"
@@ -119,9 +119,9 @@ CODES = {"Gender": (-1, 0, 1), "ICUType": (-1, 1, 2, 3, 4), "MechVent": (-1, 0, 
 
 
 def clean(variables: NDArray[np.integer], values: NDArray[np.float64]) -> NDArray[np.float64]:
-    """A copy of the values, repaired, and NaN where they are not plausible; ``variables`` are places in VARIABLES.
+    """Return the values repaired, with NaN for implausible ones; ``variables`` are places in VARIABLES.
 
-    A value of -1, which stands for missing, is plausible nowhere.
+    -1, which means missing, is implausible for every variable.
     """
     cleaned = values.copy()
     for name, above, below, factor, offset in REPAIRS:

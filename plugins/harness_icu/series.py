@@ -1,7 +1,7 @@
-"""Irregular measurements of ICU stays on an hourly grid: the last value of an hour, imputed, masked, standardised.
+"""Put irregular measurements of ICU stays on an hourly grid: the last value of each hour, imputed and masked.
 
-The preparation of Harutyunyan et al., Multitask learning and benchmarking with clinical time series data, Sci Data
-2019, 10.1038/s41597-019-0103-9. Pure functions of arrays; nothing here knows a data set.
+The preparation is that of Harutyunyan et al., Sci Data 2019, 10.1038/s41597-019-0103-9. Pure functions of arrays;
+nothing here depends on a data set.
 """
 
 from __future__ import annotations
@@ -18,9 +18,9 @@ HOURS = 48
 
 @dataclasses.dataclass(frozen=True)
 class Channel:
-    """What is measured. ``normal`` stands in until the first value of a stay.
+    """A measured quantity; ``normal`` is its value until the first one of a stay.
 
-    With ``categories`` its values are places in them, ``normal`` is one of them, and it has a column for each.
+    With ``categories`` its values are places in them, ``normal`` is one of them, and each has a column.
     """
 
     name: str
@@ -29,7 +29,7 @@ class Channel:
 
     @property
     def width(self) -> int:
-        """How many columns hold its values."""
+        """The number of columns that hold its values."""
         return len(self.categories) or 1
 
     @property
@@ -40,10 +40,10 @@ class Channel:
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Events:
-    """Single measurements, four arrays of one length: which stay (0, 1, ...) and channel (its place), when, and what.
+    """Single measurements, four arrays of one length; ``stays`` and ``channels`` are places, from 0.
 
-    ``hours`` are counted from the stay's beginning; those of no bin are left out. Of two events of one stay, channel
-    and time the later in the arrays is the later one.
+    ``hours`` count from the stay's beginning; those outside of all bins are left out. Of two events of one stay,
+    channel and time, the later in the arrays counts as the later one.
     """
 
     stays: NDArray[np.integer]
@@ -53,27 +53,27 @@ class Events:
 
 
 def columns(channels: Sequence[Channel]) -> list[slice]:
-    """Where each channel's values are in the features; behind all of them comes one mask column a channel."""
+    """Return the columns of each channel's values among the features; one mask per channel follows all of them."""
     ends = np.cumsum([channel.width for channel in channels]).tolist()
     return [slice(end - channel.width, end) for channel, end in zip(channels, ends, strict=True)]
 
 
 def features(channels: Sequence[Channel]) -> int:
-    """How many features an hour has: the channels' values and a mask for each channel."""
+    """Return the number of features of an hour: the channels' values and a mask for each channel."""
     return sum(channel.width for channel in channels) + len(channels)
 
 
 def series(events: Events, stays: int, channels: Sequence[Channel], bins: int = HOURS) -> NDArray[np.float32]:
-    """The features of each stay and hour, (stays, bins, features), not yet standardised.
+    """Return the features of each stay and hour, (stays, bins, features), not yet standardised.
 
-    Values first, categories as one-hot columns, then a mask a channel: 1 where it was really measured in that hour.
+    Values come first, categories as one-hot columns, then a mask per channel: 1 where that hour has a measurement.
     """
     measured = grid(events, stays, len(channels), bins)
     return encode(impute(measured, [channel.default for channel in channels]), ~np.isnan(measured), channels)
 
 
 def grid(events: Events, stays: int, channels: int, bins: int = HOURS) -> NDArray[np.float64]:
-    """The last value of each hour, (stays, bins, channels), NaN where nothing was measured.
+    """Return the last value of each hour, (stays, bins, channels), NaN where nothing was measured.
 
     Bin k holds the times k < hour <= k + 1, and bin 0 the time 0 as well.
     """
@@ -87,7 +87,7 @@ def grid(events: Events, stays: int, channels: int, bins: int = HOURS) -> NDArra
 
 
 def impute(measured: NDArray[np.float64], normals: Sequence[float]) -> NDArray[np.float64]:
-    """A copy of (stays, bins, channels) with each NaN replaced by the last value before it, or else the normal one."""
+    """Copy (stays, bins, channels) with each NaN replaced by the last value before it, or else the normal one."""
     filled = measured.copy()
     filled[:, 0] = np.where(np.isnan(filled[:, 0]), np.asarray(normals), filled[:, 0])
     for k in range(1, filled.shape[1]):
@@ -96,7 +96,7 @@ def impute(measured: NDArray[np.float64], normals: Sequence[float]) -> NDArray[n
 
 
 def encode(filled: NDArray[np.float64], mask: NDArray[np.bool_], channels: Sequence[Channel]) -> NDArray[np.float32]:
-    """The features (stays, bins, features) of imputed values and masks, both (stays, bins, channels)."""
+    """Encode imputed values and masks, both (stays, bins, channels), as features (stays, bins, features)."""
     encoded = np.zeros((*filled.shape[:2], features(channels)), np.float32)
     for place, (channel, here) in enumerate(zip(channels, columns(channels), strict=True)):
         values = filled[:, :, place]
@@ -109,7 +109,7 @@ def encode(filled: NDArray[np.float64], mask: NDArray[np.bool_], channels: Seque
 
 
 def moments(train: NDArray[np.float32], channels: Sequence[Channel]) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-    """Mean and deviation of each feature, (features,), by which ``(inputs - mean) / deviation`` standardises.
+    """Return mean and deviation of each feature, (features,), with which ``(inputs - mean) / deviation`` standardises.
 
     Only the columns of continuous channels are standardised, by the mean and the sample deviation over all hours of
     the training split after imputation; the others have 0 and 1. A column without any spread has deviation 1.
@@ -125,10 +125,10 @@ def moments(train: NDArray[np.float32], channels: Sequence[Channel]) -> tuple[ND
 
 
 def flat(inputs: NDArray[np.float32], channels: Sequence[Channel]) -> NDArray[np.float32]:
-    """The mean over time of the measured values: (stays, bins, features) -> (stays, features), standardised or not.
+    """Average the measured values over time: (stays, bins, features) -> (stays, features), standardised or not.
 
-    A channel that was never measured keeps the normal value, which is its mean over all hours; a mask becomes the
-    share of hours with a measurement.
+    A channel that was never measured keeps the normal value, its mean over all hours; a mask becomes the share of hours
+    with a measurement.
     """
     masks = inputs[:, :, -len(channels) :]
     flattened = np.empty((inputs.shape[0], inputs.shape[2]), np.float32)

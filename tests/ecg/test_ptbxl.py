@@ -36,7 +36,7 @@ def test_labels_folds_and_patients(tiny: Path, cache: Path) -> None:
     assert list(data.test.patients) == ["ecg-19", "ecg-20"]
 
 
-def test_inputs_are_filtered_and_standardised_by_the_training_part(tiny: Path, cache: Path) -> None:
+def test_inputs_are_filtered_and_standardised_by_the_training_split(tiny: Path, cache: Path) -> None:
     data = PTBXL().load(tiny, cache)
     signals = [wfdb.rdsamp(str(tiny / RECORD.format(i)))[0].T for i in range(1, 21)]
     expected = clean(np.array(signals))
@@ -110,7 +110,7 @@ def flip(path: Path) -> None:
         lambda cache: next(cache.glob("*.json")).write_text("{}"),
     ],
 )
-def test_a_damaged_cache_is_made_anew_and_said(tiny: Path, cache: Path, damage: Callable[[Path], None]) -> None:
+def test_a_damaged_cache_is_made_anew_with_a_warning(tiny: Path, cache: Path, damage: Callable[[Path], None]) -> None:
     first = PTBXL().load(tiny, cache)
     expected = first.train.inputs.copy(), first.test.targets.copy()
     damage(cache)

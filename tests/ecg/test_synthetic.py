@@ -33,7 +33,7 @@ def test_is_never_taken_for_the_real_one(synthetic: Path, tiny: Path, tmp_path: 
         made_up.load(tiny, tmp_path / "cache")
 
 
-def test_an_interrupted_one_is_neither_and_is_finished(synthetic: Path, tmp_path: Path) -> None:
+def test_an_interrupted_one_is_not_recognized_and_is_completed(synthetic: Path, tmp_path: Path) -> None:
     half = shutil.copytree(synthetic, tmp_path / "half")
     (half / "ptbxl_database.csv").unlink()
     (half / "records100/00000/00007_lr.dat").write_bytes(b"ha")
@@ -83,7 +83,7 @@ def test_reads_as_wfdb_reads_it_and_shows_the_signs(synthetic: Path, tmp_path: P
 
 
 def test_cannot_be_downloaded(tmp_path: Path) -> None:
-    with pytest.raises(DataError, match="made, not downloaded"):
+    with pytest.raises(DataError, match="generated, not downloaded"):
         SyntheticPTBXL().fetch(tmp_path)
 
 

@@ -229,7 +229,7 @@ def test_missing_values_do_not_make_an_example(tables: Tables, tmp_path: Path) -
 # ---------------------------------------------------------------------------------------------------------- division
 
 
-def test_inputs_are_standardised_by_the_training_part(tables: Tables, tmp_path: Path) -> None:
+def test_inputs_are_standardised_by_the_training_split(tables: Tables, tmp_path: Path) -> None:
     data = Mimic3().load(write(tmp_path / "tables", tables), tmp_path / "cache")
     data.check("mimic3")
     pulse = {int(p): i for _, part in data.splits() for p, i in zip(part.patients, part.inputs[:, :, 50], strict=True)}
@@ -248,7 +248,7 @@ def test_without_lists_patients_are_divided_at_random_the_dead_alike(tables: Tab
 
 
 @given(st.lists(st.tuples(st.integers(0, 30), st.booleans()), min_size=1, max_size=80))
-def test_a_patient_is_in_one_part_alone(stays: list[tuple[int, bool]]) -> None:
+def test_a_patient_is_in_one_split_only(stays: list[tuple[int, bool]]) -> None:
     subjects, died = (np.array(values) for values in zip(*stays, strict=True))
     parts = divide(subjects, died, {})
     assert len(set(zip(subjects, parts, strict=True))) == len(set(subjects))
@@ -388,7 +388,7 @@ def test_fingerprint_follows_tables_lists_and_rules(
     assert all(len(fingerprint) == 64 for fingerprint in seen)
 
 
-def test_the_flat_view_is_of_the_measured_values(tables: Tables, tmp_path: Path) -> None:
+def test_the_flat_layout_is_of_the_measured_values(tables: Tables, tmp_path: Path) -> None:
     data = Mimic3().load(write(tmp_path / "tables", tables), tmp_path / "cache")
     flattened = Mimic3().to_layout(data.train.inputs, "flat")
     assert flattened.shape == (len(data.train), *Mimic3().layouts["flat"].input_shape)

@@ -41,7 +41,7 @@ def test_is_never_taken_for_the_real_one(made: Path, tmp_path: Path) -> None:
         SyntheticMimic3().make(copy)
 
 
-def test_an_interrupted_one_is_neither_and_is_finished(made: Path, tmp_path: Path) -> None:
+def test_an_interrupted_one_is_not_recognized_and_is_completed(made: Path, tmp_path: Path) -> None:
     half = tmp_path / "half"
     half.mkdir()
     (half / SYNTHETIC).write_text("1")
@@ -54,7 +54,7 @@ def test_an_interrupted_one_is_neither_and_is_finished(made: Path, tmp_path: Pat
 
 
 def test_cannot_be_downloaded(tmp_path: Path) -> None:
-    with pytest.raises(DataError, match="made, not downloaded"):
+    with pytest.raises(DataError, match="generated, not downloaded"):
         SyntheticMimic3().fetch(tmp_path)
 
 

@@ -1,4 +1,4 @@
-"""The Challenge 2012 from its official layout: features, split, fetching, and what is said of damaged files."""
+"""Load the Challenge 2012: features, splits, downloads, and messages about damaged files."""
 
 from __future__ import annotations
 
@@ -21,8 +21,7 @@ from hypothesis import strategies as st
 from harness.api import Data
 from harness.errors import DataError, UsageError
 from harness_icu.physionet2012 import FEATURES, PARTS, PhysioNet2012, split
-from harness_icu.physionet2012_files import Record, read_records
-from harness_icu.physionet2012_rows import parse_records
+from harness_icu.physionet2012_files import Record, parse_records, read_records
 from harness_icu.physionet2012_variables import CHANNELS, NAMES, SERIES, VARIABLES, clean
 from harness_icu.series import features
 
@@ -143,7 +142,7 @@ def test_hours_are_open_below_and_48_00_is_in_the_last(tiny: Path, cache: Path) 
     assert measured["Height"] == []
 
 
-def test_the_flat_view_is_the_mean_of_what_was_measured(tiny: Path, cache: Path) -> None:
+def test_the_flat_layout_is_the_mean_of_what_was_measured(tiny: Path, cache: Path) -> None:
     dataset = PhysioNet2012()
     inputs = dataset.load(tiny, cache).train.inputs
     flat = dataset.to_layout(inputs, "flat")
@@ -261,7 +260,7 @@ def test_a_record_without_measurements_is_left_out(tiny: Path, cache: Path, line
 # -------------------------------------------------------------------------------------------- folder and fingerprint
 
 
-def test_recognises_a_folder_by_its_sets_and_their_outcomes(tiny: Path, tmp_path: Path) -> None:
+def test_matches_a_folder_by_its_sets_and_their_outcomes(tiny: Path, tmp_path: Path) -> None:
     assert PhysioNet2012().matches(tiny)
     assert not PhysioNet2012().matches(tmp_path)
     (tiny / "set-b").mkdir()
@@ -340,9 +339,9 @@ def replace(path: Path, old: str, new: str) -> None:
         (record("00:30,HR,64", "00:30,HR,nan"), r"105\.txt, line 8: the value is 'nan', not a number"),
         (record("00:30,HR,64", "00:30,HR,6_4"), r"105\.txt, line 8: the value is '6_4', not a number"),
         (record("00:30,HR,64", "00:30,HR,"), r"105\.txt, line 8: the value is '', not a number"),
-        (record("00:30,HR,64", "00:30,HR"), r"105\.txt, line 8: '00:30,HR' has not the three cells"),
-        (record("00:30,HR,64", "00:30,HR,64,1"), r"105\.txt, line 8: '00:30,HR,64,1' has not the three cells"),
-        (record("00:30,HR,64", ""), r"105\.txt, line 8: '' has not the three cells"),
+        (record("00:30,HR,64", "00:30,HR"), r"105\.txt, line 8: '00:30,HR' does not have the three cells"),
+        (record("00:30,HR,64", "00:30,HR,64,1"), r"105\.txt, line 8: '00:30,HR,64,1' does not have the three cells"),
+        (record("00:30,HR,64", ""), r"105\.txt, line 8: '' does not have the three cells"),
         (record("00:30,HR,64", '00:30,"HR",64'), r"105\.txt, line 8: the parameter is '\"HR\"', not one of"),
         (
             record("00:30,HR,64", "00:30,Laktate,64"),

@@ -47,7 +47,7 @@ def test_the_real_one_is_neither_taken_for_it_nor_overwritten(tmp_path: Path) ->
     assert files(tmp_path) == before
 
 
-def test_an_interrupted_one_is_neither_and_is_finished(made: Path, tmp_path: Path) -> None:
+def test_an_interrupted_one_is_not_recognized_and_is_completed(made: Path, tmp_path: Path) -> None:
     half = shutil.copytree(made, tmp_path / "half")
     (half / "Outcomes-a.txt").unlink()
     (half / "set-a" / "9000007.txt").write_bytes(b"ha")
@@ -68,7 +68,7 @@ def test_is_not_made_twice_but_anew_for_another_version(made: Path, tmp_path: Pa
     assert files(copy) == files(made)
 
 
-def test_parts_are_large_enough_and_a_plain_model_learns(made: Path, tmp_path: Path) -> None:
+def test_splits_are_large_enough_and_a_plain_model_learns(made: Path, tmp_path: Path) -> None:
     from sklearn.linear_model import LogisticRegression
     from sklearn.metrics import roc_auc_score
 
@@ -82,7 +82,7 @@ def test_parts_are_large_enough_and_a_plain_model_learns(made: Path, tmp_path: P
 
 
 def test_cannot_be_downloaded(tmp_path: Path) -> None:
-    with pytest.raises(DataError, match="made, not downloaded"):
+    with pytest.raises(DataError, match="generated, not downloaded"):
         SyntheticPhysioNet2012().fetch(tmp_path)
 
 

@@ -65,7 +65,7 @@ def test_only_continuous_columns_are_standardised_by_the_sample_deviation() -> N
     np.testing.assert_allclose(deviation, [values.std(ddof=1), 1, 1, 1, 1, 1, 1, 1], rtol=1e-6)
 
 
-def test_the_flat_view_is_the_mean_of_what_was_measured() -> None:
+def test_the_flat_layout_is_the_mean_of_what_was_measured() -> None:
     made = series(events((0, 0.5, 0, 80), (0, 2.5, 0, 90), (0, 0.5, 1, 0), (0, 2.5, 1, 2)), 2, CHANNELS, bins=4)
     np.testing.assert_allclose(
         flat(made, CHANNELS),
