@@ -1,4 +1,4 @@
-"""Advice on machines made up for the test."""
+"""Advice on made-up machines."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from harness.doctor.advice import Advice, advice
 from harness.measure.machine import Facts, Load
 
 IDLE = Load(load_1min=0.1, runnable=1)
-#: A machine with nothing to better.
+#: A machine that needs no advice.
 QUIET = Facts(
     cpu="A",
     microcode=None,
@@ -36,7 +36,7 @@ UNKNOWN = dict.fromkeys(Facts.__annotations__)
 
 
 def of(load: Load = IDLE, threads: int = 1, **different: object) -> list[Advice]:
-    """The advice on a quiet machine but for what is different."""
+    """Return the advice on a quiet machine with some different facts."""
     return advice({**QUIET, **different}, load, threads)  # type: ignore[typeddict-item]
 
 

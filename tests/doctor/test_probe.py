@@ -1,4 +1,4 @@
-"""The probe: real workers time its network against a slower one, and see what was planted."""
+"""The probe: real workers measure the planted slowdown of its network."""
 
 from __future__ import annotations
 

@@ -56,7 +56,7 @@ def version_2(group: str, top: str = "/") -> dict[str, str]:
 
 
 def version_1(group: str, top: str = "/") -> dict[str, str]:
-    """The same of version 1, with an unused hierarchy of version 2 beside it and others that are not about CPU time."""
+    """The same with control groups of version 1, an unused version 2 hierarchy, and controllers other than cpu."""
     return {
         "proc/self/cgroup": f"9:cpuset:/elsewhere\n4:cpu,cpuacct:{group}\n1:name=systemd:/init\n0::/init\n",
         "proc/self/mountinfo": (
