@@ -1,4 +1,4 @@
-"""A model as one safe file: tensors in safetensors, and in its header the JSON that rebuilds the network."""
+"""Write and load models as safetensors files whose header contains the JSON that rebuilds the network."""
 
 from __future__ import annotations
 
@@ -23,16 +23,17 @@ HEADER = "harness"
 def save(
     file: Path, model: torch.nn.Module, steps: Sequence[Step], architecture: str, task: Task, plugins: Plugins | None = None
 ) -> None:
-    """Write ``model``, which ``steps`` made of a fresh ``architecture``, so that ``load`` gives it back.
+    """Write ``model``, made by ``steps`` from a fresh ``architecture``, to ``file``, from which ``load`` restores it.
 
-    It is dumped by the last step that brings a form of its own, or else in the form of stock torch modules. What lies
-    before a step that teaches does not count, for that one begins with a fresh network.
+    The last step that overrides ``dump`` writes it, or else the default for plain torch modules. Only the steps from
+    the last ``is_teacher`` step on are considered, because that one begins with a fresh network. Raises
+    CellError when ``dump`` fails or returns something invalid, OSError when the file cannot be written.
     """
     begin = next((index for index in reversed(range(len(steps))) if steps[index].is_teacher), 0)
     dumper = next((step for step in reversed(steps[begin:]) if type(step).dump is not Step.dump), Step())
     dumped = dumper.dump(model) if type(dumper) is Step else (plugins or installed()).call(dumper, "dump", model)
     if not isinstance(dumped, tuple) or len(dumped) != 2 or not all(isinstance(part, Mapping) for part in dumped):
-        raise CellError(f"dump() of step {dumper.name!r} gives {type(dumped).__name__}, not a pair (tensors, notes)")
+        raise CellError(f"dump() of step {dumper.name!r} returns {type(dumped).__name__}, not a pair (tensors, notes)")
     tensors, notes = dumped
     header = {
         "architecture": architecture,
@@ -40,59 +41,59 @@ def save(
         "restore": {"step": dumper.name, "parameters": dumper.parameters()} if type(dumper) is not Step else None,
         "notes": notes,
     }
-    # Not save_file(): a full disk would be an error of its own there, instead of the operating system's.
+    # Not save_file(), which raises an error of its own for a full disk instead of OSError.
     file.write_bytes(safetensors.torch.save(dict(tensors), {HEADER: canonical(header)}))
 
 
 def header(file: Path) -> dict[str, Any]:
-    """The JSON in the file's header. Raises StoreError for a file that is not an artefact."""
+    """Return the JSON in the file's header. Raises StoreError for a file that is not an artefact."""
     try:
         with safe_open(file, framework="pt") as stream:
             metadata: Mapping[str, str] = stream.metadata() or {}
-        found = json.loads(metadata[HEADER])
+        content = json.loads(metadata[HEADER])
     except FileNotFoundError:
         raise StoreError(f"there is no artefact at {file}") from None
     except (SafetensorError, KeyError, ValueError, OSError) as error:
         raise StoreError(
-            f"{file} is not an artefact of this harness ({error}); nothing else is ever loaded, pickles least of all"
+            f"{file} is not an artefact of this harness ({error}); pickles and other files are never loaded"
         ) from error
-    return dict(found)
+    return dict(content)
 
 
 def load(file: Path, plugins: Plugins | None = None) -> torch.nn.Module:
-    """The model in evaluation mode. Raises StoreError for a file that is not an artefact."""
+    """Load the model, in evaluation mode. Raises StoreError for a file that is not an artefact."""
     plugins = plugins or installed()
-    found = header(file)
-    task = Task(tuple(found["task"]["input_shape"]), tuple(found["task"]["labels"]))
+    content = header(file)
+    task = Task(tuple(content["task"]["input_shape"]), tuple(content["task"]["labels"]))
     with torch.random.fork_rng(devices=[]):
-        fresh = build(found["architecture"], task, plugins)
+        fresh = build(content["architecture"], task, plugins)
     with safe_open(file, framework="pt") as stream:
         tensors = {name: stream.get_tensor(name) for name in stream.keys()}  # noqa: SIM118 (not a mapping)
-    if found["restore"] is None:
-        return Step().restore(fresh, tensors, found["notes"]).eval()
-    kind = plugins.steps.get(found["restore"]["step"])
-    step = plugins.call(kind, kind, **found["restore"]["parameters"])
-    return _network(step, "restore", plugins, fresh, tensors, found["notes"]).eval()
+    if content["restore"] is None:
+        return Step().restore(fresh, tensors, content["notes"]).eval()
+    kind = plugins.steps.get(content["restore"]["step"])
+    step = plugins.call(kind, kind, **content["restore"]["parameters"])
+    return _network(step, "restore", plugins, fresh, tensors, content["notes"]).eval()
 
 
 def build(architecture: str, task: Task, plugins: Plugins) -> torch.nn.Module:
-    """A fresh network of the architecture of that name. Raises CellError when its plugin gives none."""
+    """Build a fresh network of an architecture. Raises CellError when its plugin fails or returns something else."""
     return _network(plugins.architectures.get(architecture), "build", plugins, task)
 
 
 def _network(thing: Architecture | Step, method: str, plugins: Plugins, *arguments: Any) -> torch.nn.Module:
-    """The network that a plugin's method returns. Raises CellError when it fails, or returns something else."""
+    """Call a plugin's method that returns a network. Raises CellError when it fails or returns something else."""
     model = plugins.call(thing, method, *arguments)
     if not isinstance(model, torch.nn.Module):
         where = f"plugin {plugins.origin(thing)}: {plugins.name_of(thing, method)}"
-        raise CellError(f"{where} gives {type(model).__name__}, not a network")
+        raise CellError(f"{where} returns {type(model).__name__}, not a network")
     return model
 
 
 def flatten(tree: Any, tensors: dict[str, torch.Tensor], path: str = "") -> Any:
-    """``tree`` as JSON, its tensors moved into ``tensors`` under their paths; ``unflatten`` is the inverse.
+    """Convert ``tree`` to JSON and put its tensors into ``tensors`` by path; ``unflatten`` is the inverse.
 
-    A mapping becomes a list of pairs, since an optimizer's state is numbered by integers.
+    A mapping becomes a list of pairs, because an optimizer's state has integers as keys.
     """
     if isinstance(tree, torch.Tensor):
         tensors[path] = tree.detach().cpu().contiguous().clone()
@@ -107,7 +108,7 @@ def flatten(tree: Any, tensors: dict[str, torch.Tensor], path: str = "") -> Any:
 
 
 def unflatten(tree: Mapping[str, Any], tensors: Mapping[str, torch.Tensor]) -> Any:
-    """The inverse of ``flatten`` (tuples come back as lists)."""
+    """Rebuild the tree that ``flatten`` converted; tuples come back as lists."""
     ((kind, content),) = tree.items()
     match kind:
         case "tensor":

@@ -1,15 +1,13 @@
-"""A new plugin's package: written from the templates, whole or not at all, under a name that will work."""
+"""Write the package of a new plugin from templates, atomically, after checking that its name is free."""
 
 from __future__ import annotations
 
 import ast
 import builtins
-import contextlib
 import dataclasses
 import functools
 import importlib.util
 import keyword
-import os
 import re
 import shutil
 import string
@@ -22,16 +20,17 @@ from pathlib import Path, PurePosixPath
 
 from harness.api import Task
 from harness.errors import UsageError, explain_disk_errors, nearest
+from harness.files import temporary_folder
 from harness.plugin.manager import GROUP, Plugins, installed
 
 PREFIX = "harness"
 SUFFIX = ".template"
-#: What can be made, each with the last of its three commands and what its README says of that.
+#: The kinds of plugins, each with the last of the three commands to run and the README's remark on it.
 KINDS: Mapping[str, tuple[str, str]] = {
     "compressor": (
         "pytest suites/compression.py --harness-preset=smoke",
-        "The third sets it beside the built-in compressors. It only shows that it runs: without the option the same\n"
-        "suite takes minutes, and its figures mean something.",
+        "The third compares it with the built-in compressors. It only shows that the plugin runs: without the option,\n"
+        "the suite takes minutes and its figures are meaningful.",
     ),
     **dict.fromkeys(
         ("dataset", "architecture", "metric", "runtime"),
@@ -42,10 +41,11 @@ KINDS: Mapping[str, tuple[str, str]] = {
 
 @dataclasses.dataclass(frozen=True)
 class Names:
-    """What a plugin called NAME is called where: for "low-rank"...
+    """The names of a plugin, as in these examples for "low-rank".
 
-    ``name``, low_rank, is what suites and the plugin's entry point say (a hyphen parts the names in that of a cell);
-    then come the ``distribution``, harness-low-rank, its ``module``, harness_low_rank, and the ``class_name``, LowRank.
+    ``name`` (low_rank) is used in suites and in the entry point; it has no hyphen, which separates the parts of a
+    cell's name. The others are ``distribution`` (harness-low-rank), ``module`` (harness_low_rank) and ``class_name``
+    (LowRank).
     """
 
     name: str
@@ -55,11 +55,11 @@ class Names:
 
     @classmethod
     def of(cls, name: str) -> Names:
-        """Raises UsageError for a NAME that is none, with one that is."""
+        """Derive the names from ``name``. Raises UsageError, with a suggestion, if it is invalid."""
         if not re.fullmatch(r"[a-z][a-z0-9]*([_-][a-z0-9]+)*", name) or name.startswith(PREFIX):
             raise UsageError(
-                f"{name!r} cannot be a plugin's name: write small letters and digits, with hyphens between the words, "
-                f"and without the {PREFIX!r} that the package's name begins with{_suggestion(name)}"
+                f"{name!r} is not a valid plugin name: use lowercase letters and digits, with hyphens between the "
+                f"words, and leave out {PREFIX!r}, with which the package's name begins{_suggestion(name)}"
             )
         words = re.split("[_-]", name)
         return cls(
@@ -72,7 +72,7 @@ class Names:
 
 @dataclasses.dataclass(frozen=True)
 class Written:
-    """A package that was written: its ``files`` in ``folder``, and the ``commands`` to type there, in order."""
+    """A written package: its ``files`` in ``folder``, and the ``commands`` to run there, in order."""
 
     folder: Path
     files: tuple[PurePosixPath, ...]
@@ -82,8 +82,8 @@ class Written:
 def new(kind: str, name: str, into: Path | None = None) -> Written:
     """Write the package of a plugin called ``name`` into the folder ``into``, by default ./harness-NAME.
 
-    Raises UsageError for a kind, a name or a folder that will not do, StoreError for a disk that will not, and then
-    leaves nothing behind.
+    Raises UsageError for an invalid kind, name or folder, and StoreError when the disk cannot be written; then no file
+    is left.
     """
     if kind not in KINDS:
         raise UsageError(f"no plugin is of kind {kind!r}{nearest(kind, KINDS)}")
@@ -101,13 +101,13 @@ def new(kind: str, name: str, into: Path | None = None) -> Written:
 
 
 def check_free(kind: str, names: Names, plugins: Plugins) -> None:
-    """Raise UsageError when anything that the package would be called is something already."""
+    """Raise UsageError if one of the package's names is already in use."""
     name = names.name
     if keyword.iskeyword(name) or hasattr(builtins, name):
-        raise UsageError(f"{name!r} is a word of Python; choose another name, such as 'my-{name}'")
+        raise UsageError(f"{name!r} is a keyword or a builtin of Python; choose another name, such as 'my-{name}'")
     if name in sys.stdlib_module_names:
         raise UsageError(
-            f"{name!r} is a module of Python's standard library, which the suites that name the plugin may want too; "
+            f"{name!r} is a module of Python's standard library, which suites may import too; "
             f"choose another name, such as 'my-{name}'"
         )
     for registry in (plugins.datasets, plugins.architectures, plugins.steps, plugins.metrics, plugins.runtimes):
@@ -117,13 +117,13 @@ def check_free(kind: str, names: Names, plugins: Plugins) -> None:
                     f"{registry.kind} {registered!r} is already registered by plugin {registry.origin(registered)}; "
                     "choose another name, or uninstall that one"
                 )
-    if taken := {names.name, names.class_name} & _own_words(kind):
+    if used := {names.name, names.class_name} & _own_words(kind):
         raise UsageError(
-            f"{min(taken)!r} is a word that the written code uses itself; choose another name, such as 'my-{name}'"
+            f"{min(used)!r} is a name that the generated code uses itself; choose another name, such as 'my-{name}'"
         )
     for metric in map(plugins.metrics.get, plugins.metrics):
         if kind == "metric" and name in [figure.name for figure in metric.specs(Task((1, 1), ("label",)))]:
-            raise UsageError(f"metric {metric.name!r} already gives a figure called {name!r}; choose another name")
+            raise UsageError(f"metric {metric.name!r} already has a figure called {name!r}; choose another name")
     if name in entry_points(group=GROUP).names:
         raise UsageError(f"a plugin called {name!r} is already installed; choose another name, or uninstall that one")
     for module in (names.module, name):
@@ -132,7 +132,7 @@ def check_free(kind: str, names: Names, plugins: Plugins) -> None:
 
 
 def render(kind: str, names: Names) -> dict[PurePosixPath, str]:
-    """The texts of a package's files, by their paths in it."""
+    """Return the texts of a package's files by their paths in it."""
     command, then = KINDS[kind]
     values = {
         **dataclasses.asdict(names),
@@ -159,7 +159,7 @@ def _templates(folder: Traversable, inside: PurePosixPath) -> Iterator[tuple[Pur
 
 @functools.cache
 def _own_words(kind: str) -> frozenset[str]:
-    """Every name that the written code has besides the plugin's own: that one would hide it, or be hidden by it."""
+    """Return every name in the generated code except the plugin's own, which must not shadow any of them."""
     placeholder = Names("zzz", "harness-zzz", "harness_zzz", "Zzz")
     words: set[str] = set()
     for path, text in render(kind, placeholder).items():
@@ -173,8 +173,8 @@ def _own_words(kind: str) -> frozenset[str]:
 
 
 def _suggestion(name: str) -> str:
-    parted = re.sub(r"([a-z0-9])([A-Z])", r"\1-\2", name).lower()
-    words = [word for word in re.split(r"[^a-z0-9]+", parted) if word]
+    separated = re.sub(r"([a-z0-9])([A-Z])", r"\1-\2", name).lower()
+    words = [word for word in re.split(r"[^a-z0-9]+", separated) if word]
     if words[:1] == [PREFIX]:
         del words[0]
     plain = "-".join(words).lstrip("0123456789-")
@@ -182,16 +182,17 @@ def _suggestion(name: str) -> str:
 
 
 def _write(folder: Path, files: Mapping[PurePosixPath, str]) -> None:
-    """Write into ``folder``, which is empty or not there: first all beside or within it, then all in its place."""
-    there = folder.is_dir()
-    stage = (folder if there else folder.parent) / f".{folder.name}.{os.getpid()}"
-    with contextlib.ExitStack() as undo:
-        undo.callback(shutil.rmtree, stage, ignore_errors=True)
+    """Write into ``folder``, which is empty or missing: all files in a temporary folder first, then rename them."""
+    exists = folder.is_dir()
+    home = folder if exists else folder.parent
+    home.mkdir(parents=True, exist_ok=True)
+    with temporary_folder(home) as temporary:
+        stage = Path(temporary) / folder.name
         for path, text in files.items():
             target = stage / path
             target.parent.mkdir(parents=True, exist_ok=True)
             target.write_text(text, encoding="utf-8")
-        if not there:
+        if not exists:
             stage.rename(folder)
             return
         for entry in sorted(stage.iterdir()):
@@ -203,12 +204,12 @@ def _commands(kind: str, names: Names) -> tuple[str, ...]:
 
 
 def typed(commands: Sequence[str]) -> list[str]:
-    """The commands as they are to be typed here: with their full paths when this environment is not the active one."""
+    """Return the commands as a user types them: with full paths if this environment is not the active one."""
     home = Path(sys.executable).parent
     lines = []
     for command in commands:
         program, _, rest = command.partition(" ")
-        found = shutil.which(program)
-        active = found is not None and Path(found).parent == home
+        location = shutil.which(program)
+        active = location is not None and Path(location).parent == home
         lines.append(f"{program if active else home / program} {rest}".rstrip())
     return lines

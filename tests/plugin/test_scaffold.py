@@ -245,18 +245,18 @@ def test_what_is_no_name_is_refused(here: Path, name: str, suggestion: str) -> N
 @pytest.mark.parametrize(
     ("kind", "name", "reason"),
     [
-        ("compressor", "lambda", "is a word of Python"),
-        ("compressor", "print", "is a word of Python"),
+        ("compressor", "lambda", "is a keyword or a builtin of Python"),
+        ("compressor", "print", "is a keyword or a builtin of Python"),
         ("dataset", "copy", "'copy' is a module of Python's standard library"),
-        ("compressor", "model", "'model' is a word that the written code uses itself"),
-        ("dataset", "split", "'Split' is a word that the written code uses itself"),
-        ("compressor", "prune", "'prune' is a word that"),
+        ("compressor", "model", "'model' is a name that the generated code uses itself"),
+        ("dataset", "split", "'Split' is a name that the generated code uses itself"),
+        ("compressor", "prune", "'prune' is a name that"),
         ("metric", "halve", "step 'halve' is already registered by plugin toy .*; choose another name"),
         ("dataset", "toy", "dataset 'toy' is already registered by plugin toy"),
-        ("metric", "mean-score", "metric 'mean' already gives a figure called 'mean_score'"),
+        ("metric", "mean-score", "metric 'mean' already has a figure called 'mean_score'"),
         ("compressor", "numpy", "a module called 'numpy' is already installed"),
         ("compressor", "ecg", "a plugin called 'ecg' is already installed"),
-        ("metric", "metric", "word that the written code uses itself"),
+        ("metric", "metric", "name that the generated code uses itself"),
     ],
 )
 def test_a_name_that_is_something_already_is_refused(here: Path, kind: str, name: str, reason: str) -> None:
@@ -283,7 +283,7 @@ def test_the_name_of_a_module_is_refused(here: Path, tmp_path: Path, monkeypatch
 )
 def test_a_class_of_the_written_code_is_refused(here: Path, kind: str, name: str) -> None:
     word = name.title().replace("-", "")
-    with pytest.raises(UsageError, match=f"'{word}' is a word that the written code uses itself"):
+    with pytest.raises(UsageError, match=f"'{word}' is a name that the generated code uses itself"):
         new(kind, name, here)
 
 
