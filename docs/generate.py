@@ -29,7 +29,8 @@ CONTRACTS = {
     "Architectures": ("Architecture", "Training"),
     "Metrics": ("Metric", "MetricSpec", "EvalContext", "WeightedMetric"),
     "Runtimes": ("Runtime", "Predictor", "Profile"),
-    "Studies": ("Study",),
+    "Report sections": ("Section", "Table", "Chart", "ReportContext"),
+    "Kinds of things": ("Kind",),
 }
 
 #: The kit's modules that authors import.

@@ -23,9 +23,13 @@ MODULES: Mapping[str, str] = {
     "harness.operations": "harness.nn.operations",
     "harness.quality": "harness.stats.quality",
     "harness.structure": "harness.nn.structure",
+    "harness.studies": "harness_studies",
+    "harness.studies.document": "harness_studies.document",
 }
-#: Names that modules export under another name now.
+#: Classes that ``harness`` and ``harness.api`` exported, and the module that has them now.
+MOVED: Mapping[str, str] = {"Study": "harness_studies"}
 CONTRACTS: Mapping[str, str] = {"Evidence": "EvalContext", "Figure": "MetricSpec", "Part": "Split"}
+#: Names that modules export under another name now.
 EXPORTS: Mapping[str, Mapping[str, str]] = {
     "harness": CONTRACTS,
     "harness.api": CONTRACTS,
@@ -40,6 +44,9 @@ EXPORTS: Mapping[str, Mapping[str, str]] = {
 
 def former_export(module: str, name: str) -> Any:
     """Return what ``module`` exported as ``name`` in 0.1; the body of that module's ``__getattr__``."""
+    if name in MOVED and module in ("harness", "harness.api"):
+        warn(f"{module}.{name}", f"{MOVED[name]}.{name}", level=4)
+        return getattr(importlib.import_module(MOVED[name]), name)
     present = EXPORTS[module].get(name)
     if present is None:
         raise AttributeError(f"module {module!r} has no attribute {name!r}")

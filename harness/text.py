@@ -1,9 +1,12 @@
-"""Format text: counts, durations, margins, and text from files made safe for a terminal."""
+"""Format text: counts, durations, margins, tables, and text from files made safe for a terminal or Markdown."""
 
 from __future__ import annotations
 
 import decimal
 import math
+import re
+import textwrap
+from collections.abc import Sequence
 
 from harness.errors import UsageError
 
@@ -58,3 +61,45 @@ def printable(text: str) -> str:
 def one_line(text: str) -> str:
     """The name of a cell or of whatever came from a file, on one line."""
     return printable(text).replace("\n", "\\n")
+
+
+def escape_markdown(text: str) -> str:
+    """The text on one line, with nothing in it that Markdown or HTML would interpret."""
+    return re.sub(r"([\\`*_\[\]|~#@])", r"\\\1", escape_html(text))
+
+
+def escape_html(text: str) -> str:
+    """The text on one line, without HTML in it."""
+    return re.sub(r"\s+", " ", text).replace("&", "&amp;").replace("<", "&lt;")
+
+
+def fit_table(headers: Sequence[str], body: Sequence[Sequence[str]], width: int) -> str:
+    """The table; where it is too wide, intervals go below their estimates and long texts are wrapped."""
+    text = _laid_out(headers, body)
+    if max(map(len, text.splitlines())) > width:
+        body = [[entry.replace(" [", "\n[") for entry in line] for line in body]
+        headers = [header.replace(" - ", "\n- ") for header in headers]
+        text = _laid_out(headers, body)
+    for room in (48, 36, 24, 18, 14, 11, 9):
+        if max(map(len, text.splitlines())) <= width:
+            break
+        narrow = [_wrapped(header, max(room, 10)) for header in headers]
+        text = _laid_out(narrow, [[_wrapped(entry, room) for entry in line] for line in body])
+    return text
+
+
+def _wrapped(entry: str, room: int) -> str:
+    indent = "  " if entry.startswith("  ") else ""
+    lines = [_lines(line, room, indent) for line in entry.splitlines() or [""]]
+    return "\n".join(part for line in lines for part in line)
+
+
+def _lines(line: str, room: int, indent: str) -> list[str]:
+    return textwrap.wrap(line, room, subsequent_indent=indent, break_long_words=False) or [""]
+
+
+def _laid_out(headers: Sequence[str], body: Sequence[Sequence[str]]) -> str:
+    from tabulate import tabulate
+
+    # As a row, since tabulate makes a column wider than its header.
+    return tabulate([headers, *body], tablefmt="plain", disable_numparse=True, preserve_whitespace=True)

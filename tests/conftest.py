@@ -39,6 +39,7 @@ pytest_plugins = ["pytester"]
 #: Distributions of their own, with tests that run where they are installed (test_thirdparty.py).
 collect_ignore = ["thirdparty"]
 
+PLUGINS = {"studies": "harness_studies", "toy": "toy"}
 TOY = Origin("toy", "toy-plugin", "1.2")
 
 
@@ -119,9 +120,9 @@ def executor(plugins: Plugins, store: Store) -> Callable[..., Executor]:
 
 @pytest.fixture
 def toy_installed(nowhere: None, monkeypatch: pytest.MonkeyPatch) -> Iterator[ModuleType]:
-    """The toy plugin as the only one installed, in this process."""
-    point = EntryPoint("toy", "toy", plugins_module.GROUP)
-    monkeypatch.setattr(plugins_module, "entry_points", lambda group: [point])
+    """The toy plugin, and that of studies, as the only ones installed in this process."""
+    points = [EntryPoint(name, module, plugins_module.GROUP) for name, module in PLUGINS.items()]
+    monkeypatch.setattr(plugins_module, "entry_points", lambda group: points)
     plugins_module.installed.cache_clear()
     yield toy
     plugins_module.installed.cache_clear()
@@ -149,7 +150,7 @@ def fresh_environment(tmp_path_factory: pytest.TempPathFactory) -> environments.
 def everything_imported() -> None:
     """pytester forgets what is first imported within it, and torch cannot be imported twice: so it is done before."""
 
-    import harness.report.tables
+    import harness.report.terminal
     import harness.run.evaluation
     import harness.run.plan_text
     import harness.stats.ratios
@@ -158,7 +159,7 @@ def everything_imported() -> None:
 
     part, conv = toy.part(8, 0), toy.Conv()
     fit(conv.build(toy.Toy.task), part, part, conv.training("train"), seed=0, kind=MULTILABEL)
-    harness.report.tables.tables([])
+    harness.report.terminal.network_tables([])
 
 
 @pytest.fixture

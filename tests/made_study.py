@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from records import record
 
-from harness import Study
-from harness.plugin.manager import Origin, Plugins
+from harness.api.sections import ReportContext, Section
+from harness_studies import Study
+from harness_studies.comparison import StudyComparison, compare
+from harness_studies.section import study_sections
 
 TEXT = """
 title = "A study"
@@ -118,11 +121,15 @@ def study(folder: Path, text: str = TEXT) -> Study:
     return Study("made", file)
 
 
-def plugins(made: Study) -> Plugins:
-    """Plugins of which one brings this study."""
-    found = Plugins()
-    found.studies.add(made.name, made, Origin("x", "x", "0"))
-    return found
+def comparison(folder: Path, records: Sequence[Any]) -> StudyComparison:
+    """The study beside these records; no step is registered."""
+    return compare(study(folder), records, {})
+
+
+def sections(made: Study, records: Sequence[Any]) -> list[Section]:
+    """The sections of a report in a file, of which one study is registered; those that are shown."""
+    context = ReportContext(None, None, {"study": {made.name: made}, "step": {}})
+    return [section for section in study_sections(records, context) if not section.on_request]
 
 
 def prune(norm: str = "l1", rounds: int = 1) -> str:

@@ -15,12 +15,9 @@ from harness.records.runs import read as read_run
 from harness.records.runs import read_records
 from harness.report.charts import all_charts, slug
 from harness.report.model import report
-from harness.report.page import island
-from harness.report.studies import study_text
-from harness.report.study_tables import study_sections
-from harness.report.terminal import report_text
-from harness.report.trace import plain_json
-from harness.studies import compare
+from harness.report.output import file_sections
+from harness.report.page import island, plain_json
+from harness.report.terminal import named_section, report_text
 
 RESULTS = Path(__file__).parent.parent / "results"
 STUDY_B = ["ptbxl/cnn.r5", "ptbxl/cnn", "ptbxl/rnn.r5", "ptbxl/rnn", "ptbxl/resnet", "ptbxl/channels"]
@@ -51,8 +48,7 @@ def test_a_table_is_what_its_records_give(file: Path) -> None:
 def test_a_study_s_table_is_what_the_records_give(table: Path) -> None:
     name, runs = STUDIES[table]
     records = [record for run in runs for record in read_records(RESULTS / f"{run}.json")]
-    found = compare(installed().studies.get(name), records)
-    assert table.read_text().rstrip("\n") == study_text(found, 160)
+    assert table.read_text().rstrip("\n") == named_section(records, installed(), name, 160)
     assert f"`studies/{table.stem}`" in (RESULTS / "README.md").read_text()
 
 
@@ -70,13 +66,13 @@ def test_the_page_and_the_figures_are_of_these_records(monkeypatch: pytest.Monke
     files = [f"{run}.json" for run in REPORTED]
     assert f"`harness report {' '.join(files)} -o report.html --figures figures`" in Path("README.md").read_text()
     found = report([read_run(Path(file)) for file in files])
-    studies = study_sections(found.records, installed())
+    sections = file_sections(found, installed())
     text = Path("report.html").read_text(encoding="utf-8")
     data = text.partition('<script type="application/json" id="data">')[2].partition("</script>")[0]
-    assert json.loads(data) == json.loads(plain_json(island(found, studies)))
+    assert json.loads(data) == json.loads(plain_json(island(found, sections)))
     names = {file.stem for file in Path("figures").iterdir()}
     assert names == {
-        f"{number:02}-{slug(name)}-{chart.kind}" for number, (name, chart) in enumerate(all_charts(found, studies), 1)
+        f"{number:02}-{slug(name)}-{chart.kind}" for number, (name, chart) in enumerate(all_charts(found, sections), 1)
     }
 
 

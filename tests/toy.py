@@ -28,7 +28,6 @@ from harness import (
     Split,
     Step,
     StepContext,
-    Study,
     Task,
     Training,
     Unsupported,
@@ -37,6 +36,7 @@ from harness import (
     load_artefact,
 )
 from harness.api import Phase, silent
+from harness_studies import Study
 
 if TYPE_CHECKING:
     import torch
@@ -376,7 +376,7 @@ def harness_runtimes(register: Any) -> None:
     register(Eager())
 
 
-@hookimpl
+@hookimpl(optionalhook=True)
 def harness_studies(register: Any) -> None:
     register(Study("toys", Path(__file__).with_name("toy_study.toml"), "toys, measured by nobody"))
 

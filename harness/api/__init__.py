@@ -9,10 +9,11 @@ from typing import TYPE_CHECKING, Any
 
 from harness.api.architectures import Architecture, Phase, Training
 from harness.api.data import Data, Dataset, Progress, Split, Task, silent
+from harness.api.kinds import Kind
 from harness.api.metrics import Better, EvalContext, Metric, MetricSpec, WeightedMetric
 from harness.api.runtimes import ALLOCATORS, INSTRUCTION_SETS, Predictor, Profile, Runtime
+from harness.api.sections import Chart, ReportContext, Section, Table
 from harness.api.steps import Loss, Step, StepContext
-from harness.api.studies import Study
 from harness.former_names import former_export
 
 if TYPE_CHECKING:
@@ -28,9 +29,11 @@ __all__ = [
     "INSTRUCTION_SETS",
     "Architecture",
     "Better",
+    "Chart",
     "Data",
     "Dataset",
     "EvalContext",
+    "Kind",
     "Loss",
     "Metric",
     "MetricSpec",
@@ -38,11 +41,13 @@ __all__ = [
     "Predictor",
     "Profile",
     "Progress",
+    "ReportContext",
     "Runtime",
+    "Section",
     "Split",
     "Step",
     "StepContext",
-    "Study",
+    "Table",
     "Task",
     "Training",
     "WeightedMetric",

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 import pluggy
 
 if TYPE_CHECKING:
-    from harness.api import Architecture, Dataset, Metric, Runtime, Step, Study
+    from harness.api import Architecture, Dataset, Kind, Metric, ReportContext, Runtime, Section, Step
     from harness.api.compressor import Compressor
 
 PROJECT = "harness"
@@ -87,16 +87,16 @@ def harness_runtimes(register: Callable[[Runtime], None]) -> None:
 
 
 @hookspec
-def harness_studies(register: Callable[[Study], None]) -> None:
-    """Bring published studies as data, so that ``harness report RUN.json --study NAME`` sets measured beside them.
+def harness_kinds(register: Callable[[Kind], None]) -> None:
+    """Publish a kind of thing of your own, which other plugins bring with the hook that it names.
 
-    The TOML file's form is told in ``harness.studies.document``; it is read when the study is asked for.
+    The harness checks and lists such things as it does data sets, and hands them to sections of the report.
 
     ::
 
         @hookimpl
-        def harness_studies(register):
-            register(Study("che2018", HERE / "che2018.toml", summary="GRU-D, ICU mortality"))
+        def harness_kinds(register):
+            register(Kind("study", Study, hook="harness_studies", plural="studies"))
     """
 
 
@@ -116,12 +116,17 @@ def harness_cell_finished(record: Mapping[str, Any]) -> None:
 
 
 @hookspec
-def harness_report_section(records: Sequence[Mapping[str, Any]]) -> tuple[str, str] | None:
-    """Add a section to the report: its title and its text, or None to add nothing.
+def harness_report_section(
+    records: Sequence[Mapping[str, Any]], context: ReportContext
+) -> Section | Sequence[Section] | tuple[str, str] | None:
+    """Add sections to the report: one, several, a title with a preformatted text, or None to add nothing.
+
+    ``context`` says what the report is made for; leave the argument out if you do not need it.
 
     ::
 
         @hookimpl
         def harness_report_section(records):
-            return "Carbon", f"{len(records)} cells were measured"
+            rows = tuple((record["cell"], f"{grams(record):.1f}") for record in records)
+            return Section("Carbon", tables=(Table("CO2 of each training", ("cell", "grams"), rows),))
     """

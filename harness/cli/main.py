@@ -111,15 +111,14 @@ def _parser() -> argparse.ArgumentParser:
 
 def _list(options: argparse.Namespace) -> None:
     plugins = installed()
-    kinds = (plugins.datasets, plugins.architectures, plugins.steps, plugins.metrics, plugins.runtimes, plugins.studies)
-    for registry in kinds:
+    for registry in plugins.registries.values():
         _list_one(registry)
     for problem in plugins.problems:
         print(f"problem: {problem}")
 
 
 def _list_one(registry: Registry[Any]) -> None:
-    print("studies" if registry.kind == "study" else f"{registry.kind}s")
+    print(registry.heading)
     for name in registry:
         item = registry.get(name)
         summary = getattr(item, "summary", "") or (item.__doc__ or "").strip().partition("\n")[0]

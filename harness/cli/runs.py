@@ -7,14 +7,11 @@ import json
 import shutil
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from harness.errors import UsageError
 from harness.plugin.manager import installed
 from harness.text import DEFAULT_MARGIN, parse_margin
-
-if TYPE_CHECKING:
-    from harness.records.record import Record
 
 
 def add_run_commands(commands: Any) -> None:
@@ -24,7 +21,11 @@ def add_run_commands(commands: Any) -> None:
     )
     command.add_argument("runs", type=Path, nargs="+", metavar="RUN.json")
     command.add_argument(
-        "--study", metavar="NAME", help="a published study's figures beside those of the runs, instead"
+        "--section",
+        "--study",
+        dest="section",
+        metavar="NAME",
+        help="print one section alone: a study, with published figures beside measured ones, or a section of a plugin",
     )
     command.add_argument(
         "-o", "--output", type=Path, metavar="FILE", help="write it instead: a page *.html, Markdown *.md, or *.csv"
@@ -72,41 +73,31 @@ def add_margin(command: argparse.ArgumentParser) -> None:
 
 def _report(options: argparse.Namespace) -> None:
     from harness.records.runs import read_records
-    from harness.report.terminal import report_text
+    from harness.report.terminal import named_section, report_text
 
     if options.output is not None or options.figures is not None:
-        if options.study is not None:
-            raise UsageError("--study prints one study; a report written with -o has each of which anything was run")
+        if options.section is not None:
+            raise UsageError("--section prints one section; leave it out to write all of them with -o or --figures")
         _write_report(options)
         return
     plugins = installed()
     try:
         newest = {record.identity: record for file in options.runs for record in read_records(file)}
         records, width = list(newest.values()), shutil.get_terminal_size((120, 40)).columns
-        if options.study is None:
+        if options.section is None:
             print(report_text(records, plugins, width))
         else:
-            print(_study_text(options.study, records, width))
+            print(named_section(records, plugins, options.section, width))
         for problem in plugins.problems:
             print(f"harness: {problem}", file=sys.stderr)
     except (KeyError, TypeError, AttributeError) as error:
         raise UsageError(f"a record of {', '.join(map(str, options.runs))} is damaged: {error!r}") from error
 
 
-def _study_text(name: str, records: list[Record], width: int) -> str:
-    plugins = installed()
-    known = {study.lower(): study for study in plugins.studies}
-    study = plugins.studies.get(known.get(name.lower(), name))
-    from harness.report.studies import study_text
-    from harness.studies import compare
-
-    return study_text(compare(study, records, plugins), width)
-
-
 def _write_report(options: argparse.Namespace) -> None:
     from harness.records.runs import read
     from harness.report.model import report
-    from harness.report.output import check_form, write_report
+    from harness.report.output import check_form, file_sections, write_report
 
     if options.output is not None:
         check_form(options.output)
@@ -117,9 +108,8 @@ def _write_report(options: argparse.Namespace) -> None:
         print(f"the report is {options.output}")
     if options.figures is not None:
         from harness.report.charts import write_figures
-        from harness.report.study_tables import study_sections
 
-        written = write_figures(found, study_sections(found.records, plugins), options.figures)
+        written = write_figures(found, file_sections(found, plugins), options.figures)
         print(f"{len(written)} figures are in {options.figures}")
     for problem in plugins.problems:
         print(f"harness: {problem}", file=sys.stderr)

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import re
-
 from harness.gate.findings import Finding
 from harness.gate.judge import Comparison, Judgement
 from harness.gate.text import Background, cell_lines, change_text, conclusion, summary, unsettled, value_text
-from harness.text import one_line
+from harness.text import escape_html, escape_markdown, one_line
 
 #: GitHub refuses comments of more than 65,536 characters.
 MOST = 60_000
@@ -17,14 +15,18 @@ HEADERS = ("cell", "figure", "earlier", "now", "change", "allowed", "by")
 def gate_markdown(judgement: Judgement, background: Background) -> str:
     """The verdict, a table of what became worse, and the rest folded away."""
     mark = "closed" if judgement.failures else "open"
-    parts = [f"### Compression gate: {mark}", f"{plain(conclusion(judgement))}", plain(summary(judgement)) + "."]
+    parts = [
+        f"### Compression gate: {mark}",
+        f"{escape_markdown(conclusion(judgement))}",
+        escape_markdown(summary(judgement)) + ".",
+    ]
     regressed = [(entry, finding) for entry in judgement.having("regressed") for finding in entry.findings]
     worse = [_row(entry, finding) for entry, finding in regressed if finding.kind == "regressed"]
     if worse:
         head = ["| " + " | ".join(HEADERS) + " |", "|" + "---|" * len(HEADERS)]
         kept, more = _fitting(worse)
         parts += ["\n".join([*head, *kept]), *more]
-    lost = [f"- lost: {_code(entry.name)}: {plain(entry.reason)}" for entry in judgement.having("lost")]
+    lost = [f"- lost: {_code(entry.name)}: {escape_markdown(entry.reason)}" for entry in judgement.having("lost")]
     if lost:
         kept, more = _fitting(lost)
         parts += ["\n".join(kept), *more]
@@ -50,7 +52,7 @@ def _row(entry: Comparison, finding: Finding) -> str:
     unit = f" {finding.unit}" if finding.unit else ""
     values = (f"{value_text(finding, value)}{unit}" for value in (finding.old, finding.new))
     shown = (finding.figure, *values, change_text(finding), str(finding.tolerance), finding.how)
-    return "| " + " | ".join([_code(entry.name), *map(plain, shown)]) + " |"
+    return "| " + " | ".join([_code(entry.name), *map(escape_markdown, shown)]) + " |"
 
 
 def _folded(title: str, lines: list[str]) -> list[str]:
@@ -73,14 +75,4 @@ def _fitting(lines: list[str]) -> tuple[list[str], list[str]]:
 
 def _code(text: str) -> str:
     """Verbatim text in one cell of a table."""
-    return f"<code>{_escaped(text).replace('|', '&#124;')}</code>"
-
-
-def plain(text: str) -> str:
-    """Text of one line in which nothing is markup."""
-    return re.sub(r"([\\`*_\[\]|~#@])", r"\\\1", _escaped(text))
-
-
-def _escaped(text: str) -> str:
-    """Text on one line without HTML in it."""
-    return re.sub(r"\s+", " ", text).replace("&", "&amp;").replace("<", "&lt;")
+    return f"<code>{escape_html(text).replace('|', '&#124;')}</code>"

@@ -5,18 +5,19 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import functools
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from importlib.metadata import EntryPoint, entry_points
 from typing import Any, Generic, TypeVar
 
 import pluggy
 
-from harness.api import Architecture, Dataset, Metric, Runtime, Step, Study, hookspecs
+from harness.api import Architecture, Dataset, Kind, Metric, ReportContext, Runtime, Section, Step, hookspecs
+from harness.api.sections import sections_of
 from harness.api.train import Train
 from harness.errors import CellError, DataError, UsageError, describe_error, nearest
 from harness.keys import KERNEL as KERNEL_ID
 from harness.plugin.isolation import FOREIGN, isolated
-from harness.plugin.validation import KINDS, Kind, hooks_of, refusal, unmarked_hooks, wrong_hooks
+from harness.plugin.validation import KINDS, PUBLISHES, hooks_of, refusal, unmarked_hooks, wrong_hooks, wrong_kind
 
 GROUP = "harness"
 T = TypeVar("T")
@@ -64,8 +65,10 @@ class Problem:
 class Registry(Generic[T]):
     """Registered objects of one kind by name, in the order of registration, each with its origin."""
 
-    def __init__(self, kind: str) -> None:
+    def __init__(self, kind: str, heading: str = "") -> None:
         self.kind = kind
+        #: The plural of the kind.
+        self.heading = heading or f"{kind}s"
         self._items: dict[str, tuple[T, Origin]] = {}
 
     def add(self, name: str, item: T, origin: Origin) -> None:
@@ -114,20 +117,19 @@ class Plugins:
         self.steps: Registry[type[Step]] = Registry("step")
         self.metrics: Registry[Metric] = Registry("metric")
         self.runtimes: Registry[Runtime] = Registry("runtime")
-        self.studies: Registry[Study] = Registry("study")
         self.steps.add(Train.name, Train, KERNEL)
         self.problems: list[Problem] = []
         self.origins: list[Origin] = []
         self._manager = pluggy.PluginManager(hookspecs.PROJECT)
         self._manager.add_hookspecs(hookspecs)
-        #: By hook: the registry that it fills.
-        self._registries: dict[str, Registry[Any]] = {
+        #: By hook: the kind of object that it registers, and the registry that it fills.
+        self.kinds: dict[str, Kind] = dict(KINDS)
+        self.registries: dict[str, Registry[Any]] = {
             "harness_datasets": self.datasets,
             "harness_architectures": self.architectures,
             "harness_steps": self.steps,
             "harness_metrics": self.metrics,
             "harness_runtimes": self.runtimes,
-            "harness_studies": self.studies,
         }
 
     @property
@@ -141,22 +143,36 @@ class Plugins:
         if problem not in self.problems:
             self.problems.append(problem)
 
-    def load(self, entry_point: EntryPoint) -> None:
-        """Import one plugin and let it register its objects. Each failure becomes a problem, never an exception."""
+    def load(self, *entry_points: EntryPoint) -> None:
+        """Import plugins and let them register their objects. Each failure becomes a problem, never an exception.
+
+        Built-in plugins register first, so that no third party takes a built-in name by sorting before it. Among the
+        others, those that publish kinds register first, because the rest may register objects of these.
+        """
+        modules = [(point, self._imported(point)) for point in sorted(entry_points, key=lambda point: point.name)]
+        loaded = [(point, module) for point, module in modules if module is not None]
+        loaded.sort(key=lambda entry: (not _built_in(entry[0]), PUBLISHES not in hooks_of(entry[1], marked_only=True)))
+        for point, module in loaded:
+            self.add(module, _origin(point))
+
+    def _imported(self, entry_point: EntryPoint) -> object | None:
         origin = _origin(entry_point)
         with self.isolated(origin, "its import"):
             try:
-                module = entry_point.load()
+                module: object = entry_point.load()
             except FOREIGN as error:
                 self.note(origin, f"failed to import: {describe_error(error)}")
-                return
-        self.add(module, origin)
+                return None
+        return module
 
     def add(self, module: object, origin: Origin) -> None:
         """Register an imported plugin."""
-        for remark in unmarked_hooks(module):
+        hooks, problems = hooks_of(module, marked_only=True), len(self.problems)
+        published = self._published(hooks, origin)
+        kinds = self.kinds | published
+        for remark in unmarked_hooks(module, kinds):
             self.note(origin, remark)
-        if (wrong := wrong_hooks(module)) is not None:
+        if (wrong := wrong_hooks(module, kinds)) is not None:
             self.note(origin, wrong)
             return
         for other in self.origins:
@@ -171,24 +187,43 @@ class Plugins:
             self.note(origin, f"is left out: {' '.join(str(error).split())}")
             return
         self.origins.append(origin)
-        hooks, problems = hooks_of(module, marked_only=True), len(self.problems)
-        for name in (name for name in self._registries if name in hooks):
+        self.kinds = kinds
+        self.registries |= {name: Registry(kind.name, kind.heading) for name, kind in published.items()}
+        for name in (name for name in self.registries if name in hooks):
             with self.isolated(origin, name):
                 try:
                     hooks[name](register=functools.partial(self._register, origin, name))
                 except FOREIGN as error:
                     self.note(origin, f"{name} failed: {describe_error(error)}; what it brings after that is missing")
-        brought = any(registry.brought_by(origin) for registry in self._registries.values())
-        if not brought and not hooks.keys() - self._registries.keys() and len(self.problems) == problems:
+        brought = any(registry.brought_by(origin) for registry in self.registries.values())
+        if not brought and not hooks.keys() - self.registries.keys() and len(self.problems) == problems:
             self.note(origin, "brings nothing: no hook of it is marked with @harness.hookimpl and registers anything")
 
+    def _published(self, hooks: Mapping[str, Callable[..., Any]], origin: Origin) -> dict[str, Kind]:
+        """The kinds that a plugin publishes, by the hooks that register objects of them."""
+        published: dict[str, Kind] = {}
+
+        def register(kind: Any) -> None:
+            if (reason := wrong_kind(kind, self.kinds | published)) is not None:
+                self.note(origin, reason)
+            else:
+                published[kind.hook] = kind
+
+        if PUBLISHES in hooks:
+            with self.isolated(origin, PUBLISHES):
+                try:
+                    hooks[PUBLISHES](register=register)
+                except FOREIGN as error:
+                    self.note(origin, f"{PUBLISHES} failed: {describe_error(error)}")
+        return published
+
     def _register(self, origin: Origin, hook_name: str, item: Any) -> None:
-        reason = refusal(KINDS[hook_name], item)
+        reason = refusal(self.kinds[hook_name], item)
         if reason is not None:
             self.note(origin, reason)
             return
         try:
-            self._registries[hook_name].add(item.name, item, origin)
+            self.registries[hook_name].add(item.name, item, origin)
         except UsageError as error:
             self.note(origin, f"refused: {error}")
 
@@ -217,8 +252,8 @@ class Plugins:
 
     def _kind(self, thing: Any) -> tuple[Kind, Registry[Any]]:
         kind = thing if isinstance(thing, type) else type(thing)
-        hook_name = next(hook_name for hook_name in KINDS if issubclass(kind, KINDS[hook_name].contract))
-        return KINDS[hook_name], self._registries[hook_name]
+        hook_name = next(hook_name for hook_name in self.kinds if issubclass(kind, self.kinds[hook_name].contract))
+        return self.kinds[hook_name], self.registries[hook_name]
 
     def isolated(
         self, origin: Origin, what: str, thing: Any = None, remember: bool = True
@@ -239,12 +274,27 @@ class Plugins:
             thing=thing if thing is None or isinstance(thing, type) else type(thing),
         )
 
-    def notify(self, hook_name: str, expected: str = "nothing", **arguments: Any) -> list[tuple[str, str]]:
-        """Call a life-cycle hook of every plugin, and return the pairs of texts that they returned.
+    @property
+    def things(self) -> dict[str, dict[str, Any]]:
+        """The registered objects: by kind, then by name."""
+        return {registry.kind: {name: registry.get(name) for name in registry} for registry in self.registries.values()}
 
-        A plugin that raises, or that returns anything but None or what is ``expected``, gets a problem and no pair.
+    def sections(self, records: Sequence[Mapping[str, Any]], context: ReportContext) -> list[Section]:
+        """The sections that plugins add to the report."""
+        expected = "a harness.Section, a list of these, or a title and a text"
+        answers = self._ask("harness_report_section", expected, sections_of, records=records, context=context)
+        return [section for sections in answers for section in sections]
+
+    def notify(self, hook_name: str, **arguments: Any) -> None:
+        """Call a life-cycle hook of every plugin. A plugin that raises or returns something gets a problem."""
+        self._ask(hook_name, "nothing", lambda answer: () if answer is None else None, **arguments)
+
+    def _ask(self, hook_name: str, expected: str, read: Callable[[object], T | None], **arguments: Any) -> list[T]:
+        """Call a hook of every plugin, and return what ``read`` makes of each answer.
+
+        A plugin that raises, or whose answer ``read`` rejects (None), gets a problem that states what is ``expected``.
         """
-        results = []
+        results: list[T] = []
         for implementation in getattr(self.hook, hook_name).get_hookimpls():
             origin = next(o for o in self.origins if o.plugin == implementation.plugin_name)
             accepted = {name: arguments[name] for name in implementation.argnames}
@@ -254,19 +304,17 @@ class Plugins:
                 except FOREIGN as error:
                     self.note(origin, f"{hook_name} failed: {describe_error(error)}")
                     continue
-            if isinstance(result, tuple) and list(map(type, result)) == [str, str]:
-                results.append(result)
-            elif result is not None:
+            if (answer := read(result)) is None:
                 self.note(origin, f"{hook_name} returned {result!r}, not {expected}")
+            else:
+                results.append(answer)
         return results
 
 
 def load_plugins(extra: Iterable[EntryPoint] = ()) -> Plugins:
-    """Load every plugin of the entry-point group ``harness``: the built-in ones first, then by name."""
+    """Load every plugin of the entry-point group ``harness``."""
     plugins = Plugins()
-    found = [*entry_points(group=GROUP), *extra]
-    for entry_point in sorted(found, key=lambda point: (not _built_in(point), point.name)):
-        plugins.load(entry_point)
+    plugins.load(*entry_points(group=GROUP), *extra)
     return plugins
 
 
@@ -295,5 +343,4 @@ def _origin(entry_point: EntryPoint) -> Origin:
 
 
 def _built_in(entry_point: EntryPoint) -> bool:
-    """Built-in plugins load first, so that no third party takes a built-in name by sorting before it."""
     return entry_point.dist is not None and entry_point.dist.name == KERNEL.distribution

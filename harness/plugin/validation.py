@@ -1,14 +1,13 @@
-"""What a thing must be to be registered, so that it can be named, run and keyed: the reason when it is not."""
+"""Validate plugins and the things that they register; return the reason for a rejection."""
 
 from __future__ import annotations
 
-import dataclasses
 import inspect
 import re
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from harness.api import Architecture, Dataset, Metric, Runtime, Step, Study, Task, hookspecs
+from harness.api import Architecture, Dataset, Kind, Metric, Runtime, Step, Task, hookspecs
 from harness.api.parameters import check_defaults
 from harness.errors import UsageError, nearest
 
@@ -17,29 +16,24 @@ NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._+-]*")
 WORDS_OF_PYTEST = ("and", "or", "not")
 
 
-@dataclasses.dataclass(frozen=True)
-class Kind:
-    """A kind of thing: what it is called, its contract, and whether a class or a value of it is registered."""
-
-    name: str
-    contract: type
-    by_class: bool = False
-
-
-#: By the hook that brings them.
+#: The kinds of the harness by the hook that brings them; plugins publish others (`harness.api.hookspecs`).
 KINDS: Mapping[str, Kind] = {
-    "harness_datasets": Kind("dataset", Dataset),
-    "harness_architectures": Kind("architecture", Architecture),
-    "harness_steps": Kind("step", Step, by_class=True),
-    "harness_metrics": Kind("metric", Metric),
-    "harness_runtimes": Kind("runtime", Runtime),
-    "harness_studies": Kind("study", Study),
+    kind.hook: kind
+    for kind in (
+        Kind("dataset", Dataset, "harness_datasets"),
+        Kind("architecture", Architecture, "harness_architectures"),
+        Kind("step", Step, "harness_steps", by_class=True),
+        Kind("metric", Metric, "harness_metrics"),
+        Kind("runtime", Runtime, "harness_runtimes"),
+    )
 }
+#: The hook with which plugins publish kinds.
+PUBLISHES = "harness_kinds"
 
 
 def refusal(kind: Kind, item: Any) -> str | None:
     """Why ``item`` cannot be registered as one of this kind, or None."""
-    contract = f"harness.{kind.contract.__name__}"
+    contract = f"{kind.contract.__module__.partition('.')[0]}.{kind.contract.__name__}"
     is_class = inspect.isclass(item) and issubclass(item, kind.contract)
     is_value = isinstance(item, kind.contract)
     if kind.by_class and not is_class:
@@ -64,8 +58,19 @@ def refusal(kind: Kind, item: Any) -> str | None:
     return None if reason is None else f"registered {kind.name} {name!r}, {reason}"
 
 
+def wrong_kind(item: Any, known: Mapping[str, Kind]) -> str | None:
+    """Why a plugin cannot publish ``item`` as a kind beside the ``known`` ones, or None."""
+    if not isinstance(item, Kind) or not isinstance(item.contract, type):
+        return f"published {item!r}, which is not a harness.Kind with a class as its contract"
+    if not item.hook.startswith("harness_") or item.hook in known or item.hook in hooks_of(hookspecs):
+        return f"published the kind {item.name!r}, whose hook {item.hook!r} is taken or does not begin with harness_"
+    if item.name in {kind.name for kind in known.values()}:
+        return f"published the kind {item.name!r}, which exists"
+    return None
+
+
 def _wrong_version(item: Any) -> str | None:
-    # A study has none: its figures do not change.
+    # Only some kinds have a version.
     if isinstance(getattr(item, "version", ""), str):
         return None
     return f"whose `version` is {item.version!r}, not a text such as '2'"
@@ -136,30 +141,34 @@ def _wrong_tasks(dataset: Dataset) -> str | None:
 # ----------------------------------------------------------------------------------------------------------- hooks
 
 
-def wrong_hooks(module: object) -> str | None:
-    """Why a module's implementations of hooks cannot be called, or None."""
-    hooks = hooks_of(hookspecs)
+def wrong_hooks(module: object, kinds: Mapping[str, Kind]) -> str | None:
+    """Why a module's implementations of hooks cannot be called, or None; ``kinds`` by the hooks that bring them."""
+    arguments = {name: list(inspect.signature(hook).parameters) for name, hook in hooks_of(hookspecs).items()}
+    arguments |= {hook: ["register"] for hook in kinds}
     marked = hooks_of(module, marked_only=True)
-    for name in marked:
-        if name not in hooks:
-            return f"no hook is called {name!r}{nearest(name, hooks)}; it is left out"
+    for name, function in list(marked.items()):
+        if name not in arguments:
+            if getattr(function, f"{hookspecs.PROJECT}_impl")["optionalhook"]:
+                del marked[name]
+                continue
+            return f"no hook is called {name!r}{nearest(name, arguments)}; it is left out"
     for name, function in marked.items():
-        known, taken = (list(inspect.signature(f).parameters) for f in (hooks[name], function))
+        known, taken = arguments[name], list(inspect.signature(function).parameters)
         for parameter in taken:
             if parameter not in known:
                 return f"is left out: hook {name}() has no argument {parameter!r}{nearest(parameter, known)}"
-        if name in KINDS and not taken:
+        if known == ["register"] and not taken:
             return f"is left out: {name}() takes no argument; write {name}(register), and call register(...) in it"
     return None
 
 
-def unmarked_hooks(module: object) -> list[str]:
-    """In words, the functions that are named like hooks and are none, for nothing marks them."""
+def unmarked_hooks(module: object, kinds: Mapping[str, Kind]) -> list[str]:
+    """A remark for each function that has a hook's name and is not marked as one."""
     marked = hooks_of(module, marked_only=True)
     return [
         f"has a function {name}() that is not marked with @harness.hookimpl, so it is never called"
         for name in hooks_of(module)
-        if name not in marked and name in hooks_of(hookspecs)
+        if name not in marked and (name in hooks_of(hookspecs) or name in kinds)
     ]
 
 

@@ -2,20 +2,17 @@
 
 from __future__ import annotations
 
-import dataclasses
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+from harness.api.sections import Chart, Section
 from harness.files import atomic_write
 from harness.report.choice import OFF, ON
 from harness.report.model import Network, Report
 from harness.report.rows import level_order, rows
 from harness.report.training import Course, courses
-
-if TYPE_CHECKING:
-    from harness.report.study_tables import StudySection
 
 #: Okabe and Ito's colours, which the colour-blind tell apart; shapes and dashes say the same once more. Of two lists of
 #: different length no two series of the first thirty have the same pair.
@@ -37,17 +34,6 @@ LEFT = " In brackets the share of parameters that is left."
 DATA = "rows"
 
 Spec = dict[str, Any]
-
-
-@dataclasses.dataclass(frozen=True)
-class Chart:
-    """A chart: its name in files, what it shows in words, its specification without data, and its data."""
-
-    kind: str
-    title: str
-    caption: str
-    spec: Spec
-    values: Sequence[Mapping[str, Any]]
 
 
 def network_charts(network: Network) -> list[Chart]:
@@ -107,14 +93,14 @@ def training_chart(title: str, figure: str, found: Sequence[Course]) -> Chart:
     return framed("epochs", title, text, spec, values)
 
 
-def all_charts(report: Report, studies: Sequence[StudySection] = ()) -> Iterator[tuple[str, Chart]]:
+def all_charts(report: Report, sections: Sequence[Section] = ()) -> Iterator[tuple[str, Chart]]:
     """Every chart of a report, with the name of what it is about."""
     for network in report.networks:
         yield from ((network.title, chart) for chart in network_charts(network))
     for title, figure, found in courses(report):
         yield "training", training_chart(title, figure, found)
-    for study in studies:
-        yield from ((chart.title, chart) for chart in study.charts)
+    for section in sections:
+        yield from ((chart.title, chart) for chart in section.charts)
 
 
 def framed(kind: str, title: str, caption: str, spec: Spec, values: Sequence[Mapping[str, Any]]) -> Chart:
@@ -250,12 +236,12 @@ PAPER: Spec = {
 }
 
 
-def write_figures(report: Report, studies: Sequence[StudySection], folder: Path) -> list[Path]:
+def write_figures(report: Report, sections: Sequence[Section], folder: Path) -> list[Path]:
     """Every chart as SVG and PNG in a folder, named for its network. Raises StoreError when one cannot be written."""
     import vl_convert
 
     written = []
-    for number, (name, chart) in enumerate(all_charts(report, studies), 1):
+    for number, (name, chart) in enumerate(all_charts(report, sections), 1):
         svg = drawn(chart)
         stem = f"{number:02}-{slug(name)}-{chart.kind}"
         for file, content in ((f"{stem}.svg", svg.encode()), (f"{stem}.png", vl_convert.svg_to_png(svg, scale=2))):

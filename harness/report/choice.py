@@ -6,8 +6,8 @@ import bisect
 import dataclasses
 from collections.abc import Callable, Sequence
 
-from harness.report.estimate import Estimate
 from harness.report.model import Network, Variant
+from harness.stats.estimates import Estimate
 
 #: Losses of the headline quality figure, in its own unit.
 MARGINS = (0.001, 0.005, 0.01, 0.02)

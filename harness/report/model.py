@@ -8,14 +8,18 @@ from __future__ import annotations
 
 import collections
 import dataclasses
+import statistics
 from collections.abc import Iterable, Mapping, Sequence
 
-from harness.records.record import Interval, Left, Record, identity
+from harness.records.record import Interval, Left, MetricValue, Record, identity
 from harness.records.runs import Run
-from harness.report.estimate import Estimate, mean, pooled, pooled_ratio, reversed_sign
-from harness.report.noise import verdict
-from harness.report.tables import heading, network, step_axes
+from harness.report.noise import protocol, verdict
+from harness.stats.estimates import Estimate, known_mean, pooled, pooled_ratio
 
+OVER_SEEDS = (
+    "Of several seeds: the mean, with Student's 95 % interval over seeds; for quality and its differences the mean "
+    "interval over patients is added to it, as variances add."
+)
 #: Presets whose trainings are too short for their quality to mean anything.
 SHORT = {"smoke": "is for trying whether everything runs", "quick": "trains for minutes"}
 #: How many networks a warning names.
@@ -92,7 +96,7 @@ class Variant:
     def mean(self, name: str) -> float | None:
         """The mean over seeds of a figure by its name; None where it is undefined."""
         figures = [cell.record["figures"] for cell in self.cells]
-        return mean(entry[name]["value"] for entry in figures if name in entry)
+        return known_mean(entry[name]["value"] for entry in figures if name in entry)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -256,8 +260,10 @@ def _variant(
         reference=labels.get(first["reference"], first["reference"]),
         quality=_qualities(records, quality),
         difference=difference,
-        loss=difference if difference is None or lower else reversed_sign(difference),
-        ratio=pooled_ratio([timing["ratio"] for record in records if (timing := record["timing"]) is not None]),
+        loss=difference if difference is None or lower else -difference,
+        ratio=pooled_ratio(
+            [estimate(timing["ratio"]) for record in records if (timing := record["timing"]) is not None]
+        ),
         latency=None,
         size=None,
         size_share=None,
@@ -303,14 +309,118 @@ def _qualities(records: Sequence[Record], quality: Shown | None) -> Estimate | N
     if quality is None:
         return None
     figures = [record["figures"][quality.name] for record in records if quality.name in record["figures"]]
-    known = [
-        figure.get("interval") or Interval(value=figure["value"], low=None, high=None, level=0.95, method="")
-        for figure in figures
-        if figure["value"] is not None
-    ]
-    return pooled(known)
+    return pooled(
+        [
+            estimate(interval) if (interval := figure.get("interval")) else Estimate(figure["value"])
+            for figure in figures
+            if figure["value"] is not None
+        ]
+    )
 
 
 def _differences(records: Sequence[Record], quality: Shown | None) -> Estimate | None:
     found = [record["differences"].get(quality.name) for record in records] if quality else []
-    return pooled([entry for entry in found if entry is not None])
+    return pooled([estimate(entry) for entry in found if entry is not None])
+
+
+def estimate(interval: Interval) -> Estimate:
+    """A record's interval as an estimate."""
+    return Estimate(interval["value"], interval["low"], interval["high"], method=interval.get("method", ""))
+
+
+def network(record: Record) -> tuple[str, ...]:
+    """What cells of one table share: everything but their steps and their seed."""
+    axes = record["axes"]
+    fixed = (str(axes[name]) for name in ("dataset", "architecture", "runtime", "profile"))
+    timing = record["timing"]
+    found = verdict(record)
+    margin = "" if found is None else str(found["margin"])
+    how = () if timing is None else (timing.get("protocol", "paired"), str(timing["processes"]), margin)
+    return (record["suite"], record["matrix"], record["preset"], record["device"], *fixed, *how)
+
+
+def step_axes(record: Record) -> list[str]:
+    """The axes that say what was done to a network."""
+    return [name for name in record["axes"] if name not in ("dataset", "architecture", "runtime", "profile", "seed")]
+
+
+def heading(records: Sequence[Record]) -> str:
+    """What the records of one network share, and a warning where its data are made up."""
+    first = records[0]
+    axes = first["axes"]
+    seeds = list(dict.fromkeys(str(record["axes"]["seed"]) for record in records))
+    parts = [
+        f"{axes['architecture']} on {axes['dataset']}",
+        f"matrix {first['matrix']}",
+        f"preset {first['preset']}",
+        f"seed{'s' if len(seeds) > 1 else ''} {', '.join(seeds)}",
+        f"{first['test_examples']} test examples",
+    ]
+    if axes["runtime"] != "torch":
+        parts.append(f"runtime {axes['runtime']}")
+    if axes["profile"]:
+        parts.append(f"profile {axes['profile']}")
+    timings = [timing for record in records if (timing := record["timing"]) is not None]
+    if timings:
+        parts.append(protocol(timings))
+    note = "\nSYNTHETIC DATA: these figures say nothing about the real world" if first["synthetic"] else ""
+    return ", ".join(parts) + note
+
+
+# -------------------------------------------------------------------------------------------- secondary size metrics
+
+NONZERO, FILE = "nonzero", "file_size"
+NONZERO_LEFT = "nonzero left"
+#: Rounding to 8 bits makes up to 3 % of the weights zero, and saves nothing by it.
+SPARSER = 0.05
+#: Containers differ by some kilobytes, which is up to a tenth of a small network.
+APART = 0.1
+
+Bases = Mapping[str, Record]
+
+
+def bases(records: Sequence[Record]) -> Bases:
+    """The records by their cells' names, among which each finds its reference."""
+    return {record["cell"]: record for record in records}
+
+
+def telling(records: Sequence[Record]) -> frozenset[str]:
+    """Which of the two figures say more than parameters and ``state_size`` do, in any of a network's cells."""
+    found = set()
+    known = bases(records)
+    for record in records:
+        base = known.get(record["reference"])
+        if base is None:
+            continue
+        dense, whole = (_quotient(entry, NONZERO, entry, "parameters") for entry in (record, base))
+        if dense is not None and whole is not None and whole - dense > SPARSER:
+            found.add(NONZERO)
+        file, state = (_quotient(record, name, base, name) for name in (FILE, "state_size"))
+        if file is not None and state is not None and abs(file - state) > APART:
+            found.add(FILE)
+    return frozenset(found)
+
+
+def file_figure(records: Sequence[Record]) -> MetricValue | None:
+    """The deployed file's figure, as a record has it, where it is `telling`."""
+    if FILE not in telling(records):
+        return None
+    return next(record.figures[FILE] for record in records if FILE in record.figures)
+
+
+def file_title(figure: MetricValue) -> str:
+    """The deployed file's size with its unit, as tables and charts have figures."""
+    return f"{FILE}, {figure['unit']}" if figure["unit"] else FILE
+
+
+def nonzero_share(cells: Sequence[Record], known: Bases) -> float | None:
+    """The share of their references' non-zero parameters that cells have, on average; None where it is not known."""
+    pairs = [(cell, base) for cell in cells if (base := known.get(cell["reference"])) is not None]
+    found = [_quotient(cell, NONZERO, base, NONZERO) for cell, base in pairs]
+    shares = [share for share in found if share is not None]
+    return statistics.fmean(shares) if shares else None
+
+
+def _quotient(above: Record, name: str, below: Record, other: str) -> float | None:
+    part, whole = above.value(name), below.value(other)
+    return part / whole if part is not None and whole else None

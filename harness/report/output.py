@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from harness.api.sections import ReportContext, Section
 from harness.errors import HarnessError, UsageError, describe_error, nearest
 from harness.files import atomic_write
 
@@ -14,34 +15,40 @@ if TYPE_CHECKING:
     from harness.records.changes import Documents
     from harness.records.record import Left, Record
     from harness.report.model import Report
-    from harness.report.study_tables import StudySection
 
-    Studies = Sequence[StudySection]
-    Sections = Sequence[tuple[str, str]]
+    Sections = Sequence[Section]
 
-#: From a report, the studies and the plugins' titles with texts to the file's content.
-Form = Callable[["Report", "Studies", "Sections"], str]
+#: From a report and the sections of plugins to the file's content.
+Form = Callable[["Report", "Sections"], str]
 
 
-def _page(report: Report, studies: Studies, sections: Sections) -> str:
+def _page(report: Report, sections: Sections) -> str:
     from harness.report.page import page
 
-    return page(report, studies, sections)
+    return page(report, sections)
 
 
-def _markdown(report: Report, studies: Studies, sections: Sections) -> str:
-    from harness.report.document import markdown
+def _markdown(report: Report, sections: Sections) -> str:
+    from harness.report.markdown import markdown
 
-    return markdown(report, studies, sections)
+    return markdown(report, sections)
 
 
-def _sheet(report: Report, studies: Studies, sections: Sections) -> str:
+def _sheet(report: Report, sections: Sections) -> str:
     from harness.report.sheet import sheet
 
     return sheet(report)
 
 
 FORMS: dict[str, Form] = {".html": _page, ".md": _markdown, ".csv": _sheet}
+
+
+def file_sections(report: Report, plugins: Plugins) -> list[Section]:
+    """The sections of plugins for a report in a file, or for figures."""
+    from harness.records.record import to_json
+
+    sections = plugins.sections(list(map(to_json, report.records)), ReportContext(None, None, plugins.things))
+    return [section for section in sections if not section.on_request]
 
 
 def check_form(file: Path) -> None:
@@ -53,10 +60,7 @@ def check_form(file: Path) -> None:
 def write_report(report: Report, plugins: Plugins, file: Path) -> None:
     """Write it. Raises UsageError for a wrong suffix, StoreError when the file cannot be written."""
     check_form(file)
-    from harness.report.study_tables import study_sections
-
-    sections = plugins.notify("harness_report_section", "a title and a text", records=report.records)
-    text = FORMS[file.suffix.lower()](report, study_sections(report.records, plugins), sections)
+    text = FORMS[file.suffix.lower()](report, file_sections(report, plugins))
     with atomic_write(file, "or name another file") as temporary:
         # A name from a file may hold half a surrogate pair, which no encoding has.
         temporary.write_text(text, encoding="utf-8", errors="backslashreplace", newline="\n")

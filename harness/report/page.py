@@ -5,19 +5,19 @@ from __future__ import annotations
 import base64
 import functools
 import hashlib
-from collections.abc import Iterator, Sequence
+import json
+from collections.abc import Iterator, Mapping, Sequence
 from importlib.resources import files
 from typing import Any
 
-from harness.report.charts import Chart, drawn, network_charts, training_chart
+from harness.api.sections import Chart, Section, Table
+from harness.records.record import Interval, Record
+from harness.report.charts import drawn, network_charts, training_chart
 from harness.report.choice import lead
-from harness.report.estimate import OVER_SEEDS
-from harness.report.left import file_figure, file_title
-from harness.report.model import Network, Report
+from harness.report.model import OVER_SEEDS, Cell, Network, Report, Variant, file_figure, file_title
 from harness.report.noise import notes
-from harness.report.rows import DIGITS, FIELDS, rows
-from harness.report.sections import (
-    Table,
+from harness.report.rows import DIGITS, FIELDS, finite, rows
+from harness.report.tables import (
     choice_table,
     classes_table,
     coverage_table,
@@ -27,8 +27,6 @@ from harness.report.sections import (
     results_table,
     runs_table,
 )
-from harness.report.study_tables import StudySection
-from harness.report.trace import Shared, plain_json, traces
 from harness.report.training import courses
 
 #: Without its script the page shows so many networks and rows; with it the table of results shows all.
@@ -41,8 +39,8 @@ LONGEST = 300
 LONGEST_TEXT = 3000
 
 
-def page(report: Report, studies: Sequence[StudySection], sections: Sequence[tuple[str, str]]) -> str:
-    """The page; ``sections`` are titles and texts of plugins."""
+def page(report: Report, sections: Sequence[Section]) -> str:
+    """The page; ``sections`` are those of plugins."""
     from jinja2 import Environment, PackageLoader, StrictUndefined
 
     environment = Environment(
@@ -68,19 +66,18 @@ def page(report: Report, studies: Sequence[StudySection], sections: Sequence[tup
         noise=[(network.title, notes(network.records)[:ROWS]) for network in shown],
         left=_all([left_table(report)]),
         provenance=[runs_table(report), environment_table(report)],
-        studies=studies,
         bounded=_bounded,
         sections=sections,
         style=_asset("page.css"),
         scripts=scripts,
         policy=_policy(scripts),
-        island=plain_json(island(report, studies)),
+        island=plain_json(island(report, sections)),
         cut=_cut,
         cut_text=functools.partial(_cut, longest=LONGEST_TEXT),
     )
 
 
-def island(report: Report, studies: Sequence[StudySection] = ()) -> dict[str, Any]:
+def island(report: Report, sections: Sequence[Section] = ()) -> dict[str, Any]:
     """All that the page's script reads: a row a variant, the facts of its records, and the charts without data."""
     shared = Shared()
     networks = [
@@ -105,7 +102,7 @@ def island(report: Report, studies: Sequence[StudySection] = ()) -> dict[str, An
         "digits": DIGITS,
         "networks": networks,
         "trainings": [_whole(chart) for chart in trainings],
-        "studies": [[_whole(chart) for chart in study.charts] for study in studies],
+        "sections": [[_whole(chart) for chart in section.charts] for section in sections],
         "shared": shared.values,
     }
 
@@ -174,3 +171,77 @@ def _policy(scripts: Sequence[str]) -> str:
     hashes = (base64.b64encode(hashlib.sha256(script.encode()).digest()).decode() for script in scripts)
     allowed = " ".join(f"'sha256-{value}'" for value in hashes)
     return f"default-src 'none'; script-src {allowed} 'unsafe-eval'; style-src 'unsafe-inline'; img-src data: blob:"
+
+
+# ---------------------------------------------------------------------- the records behind a row
+
+
+class Shared:
+    """Values that many records have, each once; ``index`` gives its place."""
+
+    def __init__(self) -> None:
+        self.values: list[Any] = []
+        self._places: dict[str, int] = {}
+
+    def index(self, value: Any) -> int:
+        """The place of a value that is JSON."""
+        key = json.dumps(value, sort_keys=True)
+        if key not in self._places:
+            self._places[key] = len(self.values)
+            self.values.append(json.loads(key, parse_constant=lambda _: None))
+        return self._places[key]
+
+
+def traces(variant: Variant, report: Report, shared: Shared) -> list[dict[str, Any]]:
+    """The facts of each record of a variant; an entry that ends in @ is a place among the shared values."""
+    return [_trace(cell, report, shared) for cell in variant.cells]
+
+
+def _trace(cell: Cell, report: Report, shared: Shared) -> dict[str, Any]:
+    record, run = cell.record, report.runs[cell.run]
+    timing = record["timing"]
+    found: dict[str, Any] = {
+        "cell": record["cell"],
+        "suite@": shared.index(f"{record['suite']}::{record['matrix']}"),
+        "run file@": shared.index(str(run.path)),
+        "run@": shared.index(f"{run.date:%Y-%m-%d %H:%M} UTC, commit {run.commit.id or 'unknown'}"),
+        "preset@": shared.index(record["preset"]),
+        "artefact key": record["artefact"]["key"],
+        "artefact sha256": record["artefact"]["sha256"],
+        "reference@": shared.index(record["reference"]),
+        "reference key@": shared.index(record["reference_artefact"]["key"]),
+        "reference sha256@": shared.index(record["reference_artefact"]["sha256"]),
+        "steps@": shared.index([step["step"] for step in record["steps"]]),
+        "figures": {name: finite(figure["value"]) for name, figure in record["figures"].items()},
+        "differences": {name: _interval(entry) for name, entry in record["differences"].items()},
+        "test examples@": shared.index(record["test_examples"]),
+        "versions@": shared.index(record["versions"]),
+        "machine@": shared.index(record.get("machine", {})),
+    }
+    if timing is not None:
+        found |= {
+            "latency / reference": _interval(timing["ratio"]),
+            "how@": shared.index(_how(timing)),
+        }
+        if "verdict" in timing:
+            verdict = timing["verdict"]
+            found["verdict"] = f"{verdict['kind']}: {verdict['reason']}"
+        if "itself" in timing:
+            found["reference against itself@"] = shared.index(_interval(timing["itself"]["ratio"]))
+    return found
+
+
+def _how(timing: Mapping[str, Any]) -> dict[str, Any]:
+    environment = {name: value for name, value in timing["environment"][0].items() if name not in ("pid", "affinity")}
+    counts = {name: timing[name] for name in ("processes", "pairs")}
+    return {"protocol": timing.get("protocol", "paired"), **counts, "environment of a worker": environment}
+
+
+def _interval(interval: Interval) -> list[float | None]:
+    return [finite(interval["value"]), finite(interval["low"]), finite(interval["high"])]
+
+
+def plain_json(value: Record | Mapping[str, Any]) -> str:
+    """JSON that may stand in a script element of a page: nothing in it ends the element or begins a comment."""
+    text = json.dumps(value, separators=(",", ":"), ensure_ascii=True, allow_nan=False)
+    return text.replace("<", "\\u003c").replace(">", "\\u003e").replace("&", "\\u0026")

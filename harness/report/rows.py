@@ -7,9 +7,8 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from harness.report.choice import front
-from harness.report.estimate import Estimate
-from harness.report.left import FILE, NONZERO, bases, nonzero_share, telling
-from harness.report.model import Network, Variant
+from harness.report.model import FILE, NONZERO, Network, Variant, bases, nonzero_share, telling
+from harness.stats.estimates import Estimate
 
 ESTIMATES = ("quality", "difference", "ratio")
 BOUNDS = ("", "_low", "_high")

@@ -1,200 +1,218 @@
-"""Tables in the terminal, from records alone: a network each, compressions in rows, what is left in columns."""
+"""The report's tables as plain texts in rows, which the page, Markdown and the terminal lay out each in its way."""
 
 from __future__ import annotations
 
-import collections
-import functools
-import statistics
-from collections.abc import Callable, Iterable, Sequence
-from typing import TypeVar
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
 
-from tabulate import tabulate
-
-from harness.records.record import Interval, Record
-from harness.report.left import FILE, NONZERO, NONZERO_LEFT, Bases, bases, nonzero_share, telling
-from harness.report.noise import VERDICTS, notes, protocol, verdict
-from harness.text import format_margin
-
-MISSING = "-"
-QUALITY = "[low, high]: 95 % interval; of a difference in quality by bootstrap over patients. ±: deviation over seeds."
-RATIO = (
-    "latency / reference: of calls in pairs, with an interval by Student's t over processes; the latencies above it "
-    "were taken at different moments, and their quotient says less."
+from harness.api.sections import MISSING, Table
+from harness.records.record import Record, Timing
+from harness.report.choice import Choice, choices
+from harness.report.model import (
+    FILE,
+    NONZERO,
+    NONZERO_LEFT,
+    Network,
+    Report,
+    Variant,
+    bases,
+    file_figure,
+    file_title,
+    nonzero_share,
+    telling,
 )
-T = TypeVar("T")
-Show = Callable[[Sequence[Record]], str]
+from harness.report.noise import protocol
+
+#: Of facts of a machine, those that a reader asks for first.
+MACHINE = ("cpu", "microcode", "architecture", "cpus", "cores", "hypervisor", "memory_bytes", "system", "kernel",
+           "governor", "turbo", "frequency_driver")  # fmt: skip
 
 
-def tables(records: Sequence[Record], width: int = 120) -> str:
-    """One table for every network and environment, in the order in which records have them. Seeds are averaged.
-
-    In a table that is wider than ``width`` the intervals go below their estimates.
-    """
-    groups: dict[tuple[str, ...], list[Record]] = {}
-    for record in records:
-        groups.setdefault(network(record), []).append(record)
-    legends = [QUALITY]
-    if any(timing["ratio"]["low"] is not None for record in records if (timing := record["timing"]) is not None):
-        legends.append(RATIO)
-    if any(map(verdict, records)):
-        legends.append(VERDICTS)
-    return "\n\n".join([*(_table(group, width) for group in groups.values()), *legends])
+def choice_table(network: Network) -> Table | None:
+    """The best variant within each margin, sure and likely; None where nothing was compared."""
+    if network.quality is None or len(network.variants) < 2:
+        return None
+    headers = ("loses at most", "how sure", "smallest", "size / reference", "fastest", "latency / reference")
+    digits = network.quality.digits
+    found = tuple(_choice(choice, digits) for choice in choices(network))
+    return Table(f"{network.title}: the best within a loss of {network.quality.name}", headers, found)
 
 
-def network(record: Record) -> tuple[str, ...]:
-    """What cells of one table share: everything but their steps and their seed."""
-    axes = record["axes"]
-    fixed = (str(axes[name]) for name in ("dataset", "architecture", "runtime", "profile"))
-    timing = record["timing"]
-    found = verdict(record)
-    margin = "" if found is None else str(found["margin"])
-    how = () if timing is None else (timing.get("protocol", "paired"), str(timing["processes"]), margin)
-    return (record["suite"], record["matrix"], record["preset"], record["device"], *fixed, *how)
+def _choice(choice: Choice, digits: int) -> tuple[str, ...]:
+    smallest, fastest = choice.smallest, choice.fastest
+    others = f" (as fast: {_few(choice.as_fast)})" if choice.as_fast else ""
+    return (
+        f"{choice.margin:g}",
+        "surely" if choice.sure else "probably",
+        _with_difference(smallest, digits),
+        MISSING if smallest is None or smallest.size_share is None else f"{100 * smallest.size_share:.1f} %",
+        _with_difference(fastest, digits) + ("" if fastest is None else fastest.disturbance) + others,
+        MISSING if fastest is None or fastest.ratio is None else fastest.ratio.text(3),
+    )
 
 
-def _table(records: Sequence[Record], width: int) -> str:
-    first = records[0]
-    column_axis = first["columns"]
-    row_axes = [name for name in step_axes(first) if name != column_axis]
-    columns = _unique(str(record["axes"][column_axis]) for record in records)
-    rows = _unique(tuple(str(record["axes"][name]) for name in row_axes) for record in records)
-    body = []
-    for title, show in _blocks(records):
-        for index, row in enumerate(rows):
-            line = [title if index == 0 else "", *row]
-            for column in columns:
-                cells = [
-                    record
-                    for record in records
-                    if str(record["axes"][column_axis]) == column
-                    and tuple(str(record["axes"][name]) for name in row_axes) == row
-                ]
-                line.append(show(cells) if cells else MISSING)
-            body.append(line)
-        body.append([])
-    left = {column: _left(records, column_axis, column) for column in columns}
-    label = "\nparameters left" if any(left.values()) else ""
-    headers = [label, *row_axes, *(f"{column}\n{left[column]}" for column in columns)]
-    text = _laid_out(headers, body[:-1])
-    if max(map(len, text.splitlines())) > width:
-        text = _laid_out(headers, [[entry.replace(" [", "\n[") for entry in line] for line in body[:-1]])
-    return "\n".join([heading(records), "", text, *([""] if (said := notes(records)) else []), *said])
-
-
-def _laid_out(headers: Sequence[str], body: Sequence[Sequence[str]]) -> str:
-    return tabulate(body, headers=headers, tablefmt="plain", disable_numparse=True)
-
-
-def heading(records: Sequence[Record]) -> str:
-    """What the records of one network share, and a warning where its data are made up."""
-    first = records[0]
-    axes = first["axes"]
-    seeds = _unique(str(record["axes"]["seed"]) for record in records)
-    parts = [
-        f"{axes['architecture']} on {axes['dataset']}",
-        f"matrix {first['matrix']}",
-        f"preset {first['preset']}",
-        f"seed{'s' if len(seeds) > 1 else ''} {', '.join(seeds)}",
-        f"{first['test_examples']} test examples",
-    ]
-    if axes["runtime"] != "torch":
-        parts.append(f"runtime {axes['runtime']}")
-    if axes["profile"]:
-        parts.append(f"profile {axes['profile']}")
-    timings = [timing for record in records if (timing := record["timing"]) is not None]
-    if timings:
-        parts.append(protocol(timings))
-    note = "\nSYNTHETIC DATA: these figures say nothing about the real world" if first["synthetic"] else ""
-    return ", ".join(parts) + note
-
-
-def _blocks(records: Sequence[Record]) -> list[tuple[str, Show]]:
-    """The figures to show, each with how a group of cells shows it: the metrics' headlines, then the ratio.
-
-    Non-zero weights and the deployed file are shown too where they tell more than the headlines.
-    """
-    told = telling(records)
-    blocks: list[tuple[str, Show]] = []
-    for name, figure in records[0]["figures"].items():
-        if name == NONZERO and name in told and not figure["headline"]:
-            blocks.append((NONZERO_LEFT, functools.partial(_nonzero, bases(records))))
-        elif figure["headline"] or (name == FILE and name in told):
-            unit = f", {figure['unit']}" if figure["unit"] else ""
-            blocks.append((f"{name}{unit}", functools.partial(_figure, name)))
-            if name in records[0]["differences"]:
-                blocks.append((f"{name} - reference", functools.partial(_difference, name)))
-    if any(record["timing"] is not None for record in records):
-        blocks.append(("latency / reference", _ratio))
-    margins = {found["margin"] for record in records if (found := verdict(record)) is not None}
-    if margins:
-        blocks.append((f"verdict at {', '.join(map(format_margin, sorted(margins)))}", _verdict))
-    return blocks
-
-
-def _difference(name: str, cells: Sequence[Record]) -> str:
-    return _interval([cell["differences"][name] for cell in cells], 4, "+")
-
-
-def _ratio(cells: Sequence[Record]) -> str:
-    return _interval([timing["ratio"] for cell in cells if (timing := cell["timing"]) is not None], 3)
-
-
-def _nonzero(known: Bases, cells: Sequence[Record]) -> str:
-    share = nonzero_share(cells, known)
-    return MISSING if share is None else f"{100 * share:.2f} %"
-
-
-def _verdict(cells: Sequence[Record]) -> str:
-    found = [entry for entry in map(verdict, cells) if entry is not None]
-    if len(found) == 1 and found[0]["processes_needed"] is not None:
-        return f"{found[0]['kind']} ({found[0]['processes_needed']})"
-    counts = collections.Counter(entry["kind"] for entry in found)
-    if len(counts) == 1:
-        return str(next(iter(counts)))
-    return ", ".join(f"{count} {kind}" for kind, count in counts.most_common()) or MISSING
-
-
-def _figure(name: str, cells: Sequence[Record]) -> str:
-    values = [cell["figures"][name]["value"] for cell in cells if name in cell["figures"]]
-    known = [value for value in values if value is not None]
-    if not known:
+def _with_difference(variant: Variant | None, digits: int) -> str:
+    if variant is None:
         return MISSING
-    digits = cells[0]["figures"][name]["digits"]
-    mean = f"{statistics.fmean(known):,.{digits}f}"
-    return mean if len(set(known)) == 1 else f"{mean} ±{statistics.stdev(known):,.{digits}f}"
+    if variant.is_reference:
+        return f"{variant.label} (the reference)"
+    return variant.label + (f" ({variant.difference.text(digits, '+')})" if variant.difference else "")
 
 
-def _interval(intervals: Sequence[Interval], digits: int, sign: str = "") -> str:
-    if not intervals:
-        return MISSING
-    values = [interval["value"] for interval in intervals]
-    mean = f"{statistics.fmean(values):{sign}.{digits}f}"
-    if len(values) > 1 and len(set(values)) == 1:
-        return mean
-    if len(values) > 1:
-        return f"{mean} ±{statistics.stdev(values):.{digits}f}"
-    low, high = intervals[0]["low"], intervals[0]["high"]
-    return mean if low is None or high is None else f"{mean} [{low:{sign}.{digits}f}, {high:{sign}.{digits}f}]"
+def _few(variants: Sequence[Variant], most: int = 3) -> str:
+    names = ", ".join(variant.label for variant in variants[:most])
+    return names + (f" and {len(variants) - most} more" if len(variants) > most else "")
 
 
-def _left(records: Sequence[Record], axis: str, option: str) -> str:
-    """The share of parameters that is left, from a cell that differs from its reference in ``axis`` alone."""
-    for record in records:
-        base = next((other for other in records if other["cell"] == record["reference"]), None)
-        if base is None or str(record["axes"][axis]) != option:
-            continue
-        if all(record["axes"][name] == base["axes"][name] for name in record["axes"] if name != axis):
-            if "parameters" not in record["figures"]:
-                return ""
-            mine, whole = (entry["figures"]["parameters"]["value"] for entry in (record, base))
-            return f"{100 * mine / whole:.2f} %" if mine and whole else ""
-    return ""
+def results_table(network: Network) -> Table:
+    """A row a variant: what it was made by, and what came out."""
+    quality, size = network.quality, network.size
+    more = _more(network)
+    headers = (
+        *network.axes,
+        *(() if quality is None else (str(quality), f"{quality.name} - reference")),
+        *(() if size is None else (str(size), "size / reference")),
+        *more,
+        "latency, us",
+        "latency / reference",
+        "verdict",
+    )
+    found = tuple(
+        _result(network, variant, [column[place] for column in more.values()])
+        for place, variant in enumerate(network.variants)
+    )
+    return Table(f"{network.title}: all variants", headers, found)
 
 
-def step_axes(record: Record) -> list[str]:
-    """The axes that say what was done to a network."""
-    return [name for name in record["axes"] if name not in ("dataset", "architecture", "runtime", "profile", "seed")]
+def _more(network: Network) -> dict[str, list[str]]:
+    """Columns, a text a variant, of what tells more than parameters and the state file; none where nothing does."""
+    records = network.records
+    columns = {}
+    if NONZERO in telling(records):
+        known = bases(records)
+        shares = [nonzero_share([cell.record for cell in variant.cells], known) for variant in network.variants]
+        columns[NONZERO_LEFT] = [MISSING if share is None else f"{100 * share:.1f} %" for share in shares]
+    file = file_figure(records)
+    if file is not None and (network.size is None or network.size.name != FILE):
+        columns[file_title(file)] = [_number(variant.mean(FILE), file["digits"]) for variant in network.variants]
+    return columns
 
 
-def _unique(values: Iterable[T]) -> list[T]:
-    return list(dict.fromkeys(values))
+def _result(network: Network, variant: Variant, more: Sequence[str]) -> tuple[str, ...]:
+    cells = list(variant.options.values())
+    if network.quality is not None:
+        digits = network.quality.digits
+        cells.append(MISSING if variant.quality is None else variant.quality.text(digits))
+        cells.append(MISSING if variant.difference is None else variant.difference.text(digits, "+"))
+    if network.size is not None:
+        cells.append(_number(variant.size, network.size.digits))
+        cells.append(MISSING if variant.size_share is None else f"{100 * variant.size_share:.1f} %")
+    cells += [*more, _number(variant.latency, 1)]
+    cells.append(MISSING if variant.ratio is None else variant.ratio.text(3))
+    return (*cells, variant.verdict_text or MISSING)
+
+
+def classes_table(network: Network) -> Table | None:
+    """The quality of each class, where the headline is a mean over more than one."""
+    if network.quality is None:
+        return None
+    prefix = f"{network.quality.name}_"
+    names = dict.fromkeys(
+        name for record in network.records for name, figure in record["figures"].items()
+        if name.startswith(prefix) and figure["metric"] == _metric(record, network.quality.name)
+    )  # fmt: skip
+    if len(names) < 2:
+        return None
+    digits = network.quality.digits
+    found = tuple(
+        (variant.label, *(_number(variant.mean(name), digits) for name in names)) for variant in network.variants
+    )
+    headers = ("variant", *(name.removeprefix(prefix) for name in names))
+    return Table(f"{network.title}: {network.quality.name} of each class", headers, found)
+
+
+def _metric(record: Record, name: str) -> str | None:
+    return record.figures[name].metric if name in record.figures else None
+
+
+def coverage_table(network: Network) -> Table | None:
+    """What of each quantized variant really is int8, and what is not; None where nothing is."""
+    found = []
+    for variant in network.variants:
+        weights, macs = variant.mean("int8_weights"), variant.mean("int8_macs")
+        layers = _layers(variant)
+        if weights or macs or layers:
+            rest = [f"{layer.get('path')} ({layer.get('dtype')})" for layer in layers if layer.get("dtype") != "int8"]
+            shown = MISSING if not layers else ", ".join(rest) if rest else "nothing"
+            found.append((variant.label, f"{_number(weights, 1)} %", f"{_number(macs, 1)} %", shown))
+    headers = ("variant", "weights in int8", "multiply-accumulates in int8", "layers that are not")
+    return Table(f"{network.title}: what int8 covers", headers, tuple(found)) if found else None
+
+
+def _layers(variant: Variant) -> list[Mapping[str, Any]]:
+    """The layers of the last step that tells of them; facts are a plugin's own, and may have any form."""
+    for step in reversed(variant.cells[0].record["steps"]):
+        layers = step["facts"].get("layers")
+        if isinstance(layers, list) and layers and all(isinstance(layer, Mapping) for layer in layers):
+            return layers
+    return []
+
+
+def left_table(report: Report) -> Table | None:
+    """What was selected and not measured, with why."""
+    found = tuple(
+        (f"{entry['matrix']}[{entry['cell']}]", entry["outcome"], entry["reason"], report.runs[place].path.name)
+        for entry, place in report.left
+    )
+    headers = ("cell", "outcome", "reason", "run")
+    return Table("What was selected and not measured", headers, found) if found else None
+
+
+def runs_table(report: Report) -> Table:
+    """Where the figures come from."""
+    found = tuple(
+        (str(run.path), f"{run.date:%Y-%m-%d %H:%M} UTC", run.commit.short, run.commit.branch or MISSING,
+         str(len(run.records)), ", ".join(sorted({record["preset"] for record in run.records})))
+        for run in report.runs
+    )  # fmt: skip
+    return Table("The runs", ("file", "made at", "commit", "branch", "cells", "preset"), found)
+
+
+def environment_table(report: Report) -> Table:
+    """The machine and the versions of each run; where its cells differ, all values."""
+    columns = []
+    for run in report.runs:
+        facts: dict[str, dict[str, None]] = {}
+        for record in run.records:
+            machine = record.get("machine", {})
+            for name in MACHINE:
+                if machine.get(name) is not None:
+                    facts.setdefault(name, {})[str(machine[name])] = None
+            for name, version in record["versions"].items():
+                facts.setdefault(f"version of {name}", {})[version] = None
+        timings: dict[str, list[Timing]] = {}
+        for record in run.records:
+            if (timing := record["timing"]) is not None:
+                timings.setdefault(_setting(timing), []).append(timing)
+        if timings:
+            facts["timing"] = dict.fromkeys(map(protocol, timings.values()))
+        columns.append(facts)
+    names = dict.fromkeys(name for facts in columns for name in facts)
+    found = tuple((name, *("; ".join(facts.get(name, {})) or MISSING for facts in columns)) for name in names)
+    headers = ("", *(run.path.name for run in report.runs))
+    return Table("The environment", headers, found)
+
+
+def _setting(timing: Timing) -> str:
+    """What timings share that one line tells of."""
+    environment = timing["environment"][0]
+    return repr((timing.get("protocol"), timing["processes"], environment["threads"], environment["allocator"]))
+
+
+def _number(value: float | None, digits: int) -> str:
+    return MISSING if value is None else f"{value:,.{digits}f}"
+
+
+def present(tables: Iterable[Table | None]) -> list[Table]:
+    """Those tables that there are."""
+    return [table for table in tables if table is not None]

@@ -1,23 +1,208 @@
-"""What is printed of records: the tables, then the sections that plugins add, and the summary."""
+"""Print the report in the terminal: a table for each network, the sections of plugins, and a summary."""
 
 from __future__ import annotations
 
+import collections
+import functools
+import statistics
 import textwrap
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
+from typing import TypeVar
 
+from tabulate import tabulate
+
+from harness.api.sections import MISSING, ReportContext, Section
+from harness.errors import UsageError, nearest
 from harness.plugin.manager import Plugins
-from harness.records.record import Record
+from harness.records.record import Interval, Record, to_json
 from harness.report.choice import lead
-from harness.report.model import Cell, networks_of, warnings_of
-from harness.report.tables import tables
-from harness.text import one_line
+from harness.report.model import (
+    FILE,
+    NONZERO,
+    NONZERO_LEFT,
+    Bases,
+    Cell,
+    bases,
+    heading,
+    network,
+    networks_of,
+    nonzero_share,
+    step_axes,
+    telling,
+    warnings_of,
+)
+from harness.report.noise import VERDICTS, notes, verdict
+from harness.text import fit_table, format_margin, one_line, printable
+
+QUALITY = "[low, high]: 95 % interval; of a difference in quality by bootstrap over patients. ±: deviation over seeds."
+RATIO = (
+    "latency / reference: of calls in pairs, with an interval by Student's t over processes; the latencies above it "
+    "were taken at different moments, and their quotient says less."
+)
+T = TypeVar("T")
+Show = Callable[[Sequence[Record]], str]
 
 
 def report_text(records: Sequence[Record], plugins: Plugins, width: int = 120) -> str:
     """The whole report as text; a table that is wider than ``width`` is folded."""
-    sections = plugins.notify("harness_report_section", "a title and a text", records=records)
-    added = (f"{title}\n{'=' * len(title)}\n\n{text}" for title, text in sections)
-    return "\n\n".join([tables(records, width), *added, _summary(records, width)])
+    sections = plugins.sections(list(map(to_json, records)), ReportContext(None, width, plugins.things))
+    shown = [section_text(section, width) for section in sections if not section.on_request]
+    return "\n\n".join([network_tables(records, width), *shown, _summary(records, width)])
+
+
+def named_section(records: Sequence[Record], plugins: Plugins, name: str, width: int = 120) -> str:
+    """The section of this name as text. Raises UsageError with the nearest names where there is none."""
+    sections = plugins.sections(list(map(to_json, records)), ReportContext(name, width, plugins.things))
+    known = {section.title.casefold(): section for section in sections if not section.name}
+    known |= {section.name.casefold(): section for section in sections if section.name}
+    if name.casefold() not in known:
+        names = [section.name or section.title for section in known.values()]
+        raise UsageError(f"the report has no section {name!r}{nearest(name, names)}")
+    return section_text(known[name.casefold()], width)
+
+
+def section_text(section: Section, width: int) -> str:
+    """A section as text, without its charts."""
+    blocks = [textwrap.fill(paragraph, width) for paragraph in section.paragraphs]
+    blocks += filter(None, [section.text])
+    for table in section.tables:
+        shown = fit_table(table.headers, table.rows, width)
+        blocks.append(f"{textwrap.fill(table.caption, width)}\n\n{shown}")
+    notes = [textwrap.fill(note, width, initial_indent="- ", subsequent_indent="  ") for note in section.notes]
+    blocks += filter(None, ["\n".join(notes)])
+    return printable("\n\n".join(["\n".join([section.title, "=" * len(section.title)]), *blocks]))
+
+
+def network_tables(records: Sequence[Record], width: int = 120) -> str:
+    """One table for every network and environment, in the order in which records have them. Seeds are averaged.
+
+    In a table that is wider than ``width`` the intervals go below their estimates.
+    """
+    groups: dict[tuple[str, ...], list[Record]] = {}
+    for record in records:
+        groups.setdefault(network(record), []).append(record)
+    legends = [QUALITY]
+    if any(timing["ratio"]["low"] is not None for record in records if (timing := record["timing"]) is not None):
+        legends.append(RATIO)
+    if any(map(verdict, records)):
+        legends.append(VERDICTS)
+    return "\n\n".join([*(_table(group, width) for group in groups.values()), *legends])
+
+
+def _table(records: Sequence[Record], width: int) -> str:
+    first = records[0]
+    column_axis = first["columns"]
+    row_axes = [name for name in step_axes(first) if name != column_axis]
+    columns = _unique(str(record["axes"][column_axis]) for record in records)
+    rows = _unique(tuple(str(record["axes"][name]) for name in row_axes) for record in records)
+    body = []
+    for title, show in _blocks(records):
+        for index, row in enumerate(rows):
+            line = [title if index == 0 else "", *row]
+            for column in columns:
+                cells = [
+                    record
+                    for record in records
+                    if str(record["axes"][column_axis]) == column
+                    and tuple(str(record["axes"][name]) for name in row_axes) == row
+                ]
+                line.append(show(cells) if cells else MISSING)
+            body.append(line)
+        body.append([])
+    left = {column: _left(records, column_axis, column) for column in columns}
+    label = "\nparameters left" if any(left.values()) else ""
+    headers = [label, *row_axes, *(f"{column}\n{left[column]}" for column in columns)]
+    text = _laid_out(headers, body[:-1])
+    if max(map(len, text.splitlines())) > width:
+        text = _laid_out(headers, [[entry.replace(" [", "\n[") for entry in line] for line in body[:-1]])
+    return "\n".join([heading(records), "", text, *([""] if (said := notes(records)) else []), *said])
+
+
+def _laid_out(headers: Sequence[str], body: Sequence[Sequence[str]]) -> str:
+    return tabulate(body, headers=headers, tablefmt="plain", disable_numparse=True)
+
+
+def _blocks(records: Sequence[Record]) -> list[tuple[str, Show]]:
+    """The figures to show, each with how a group of cells shows it: the metrics' headlines, then the ratio.
+
+    Non-zero weights and the deployed file are shown too where they tell more than the headlines.
+    """
+    told = telling(records)
+    blocks: list[tuple[str, Show]] = []
+    for name, figure in records[0]["figures"].items():
+        if name == NONZERO and name in told and not figure["headline"]:
+            blocks.append((NONZERO_LEFT, functools.partial(_nonzero, bases(records))))
+        elif figure["headline"] or (name == FILE and name in told):
+            unit = f", {figure['unit']}" if figure["unit"] else ""
+            blocks.append((f"{name}{unit}", functools.partial(_figure, name)))
+            if name in records[0]["differences"]:
+                blocks.append((f"{name} - reference", functools.partial(_difference, name)))
+    if any(record["timing"] is not None for record in records):
+        blocks.append(("latency / reference", _ratio))
+    margins = {found["margin"] for record in records if (found := verdict(record)) is not None}
+    if margins:
+        blocks.append((f"verdict at {', '.join(map(format_margin, sorted(margins)))}", _verdict))
+    return blocks
+
+
+def _difference(name: str, cells: Sequence[Record]) -> str:
+    return _interval([cell["differences"][name] for cell in cells], 4, "+")
+
+
+def _ratio(cells: Sequence[Record]) -> str:
+    return _interval([timing["ratio"] for cell in cells if (timing := cell["timing"]) is not None], 3)
+
+
+def _nonzero(known: Bases, cells: Sequence[Record]) -> str:
+    share = nonzero_share(cells, known)
+    return MISSING if share is None else f"{100 * share:.2f} %"
+
+
+def _verdict(cells: Sequence[Record]) -> str:
+    found = [entry for entry in map(verdict, cells) if entry is not None]
+    if len(found) == 1 and found[0]["processes_needed"] is not None:
+        return f"{found[0]['kind']} ({found[0]['processes_needed']})"
+    counts = collections.Counter(entry["kind"] for entry in found)
+    if len(counts) == 1:
+        return str(next(iter(counts)))
+    return ", ".join(f"{count} {kind}" for kind, count in counts.most_common()) or MISSING
+
+
+def _figure(name: str, cells: Sequence[Record]) -> str:
+    values = [cell["figures"][name]["value"] for cell in cells if name in cell["figures"]]
+    known = [value for value in values if value is not None]
+    if not known:
+        return MISSING
+    digits = cells[0]["figures"][name]["digits"]
+    mean = f"{statistics.fmean(known):,.{digits}f}"
+    return mean if len(set(known)) == 1 else f"{mean} ±{statistics.stdev(known):,.{digits}f}"
+
+
+def _interval(intervals: Sequence[Interval], digits: int, sign: str = "") -> str:
+    if not intervals:
+        return MISSING
+    values = [interval["value"] for interval in intervals]
+    mean = f"{statistics.fmean(values):{sign}.{digits}f}"
+    if len(values) > 1 and len(set(values)) == 1:
+        return mean
+    if len(values) > 1:
+        return f"{mean} ±{statistics.stdev(values):.{digits}f}"
+    low, high = intervals[0]["low"], intervals[0]["high"]
+    return mean if low is None or high is None else f"{mean} [{low:{sign}.{digits}f}, {high:{sign}.{digits}f}]"
+
+
+def _left(records: Sequence[Record], axis: str, option: str) -> str:
+    """The share of parameters that is left, from a cell that differs from its reference in ``axis`` alone."""
+    for record in records:
+        base = next((other for other in records if other["cell"] == record["reference"]), None)
+        if base is None or str(record["axes"][axis]) != option:
+            continue
+        if all(record["axes"][name] == base["axes"][name] for name in record["axes"] if name != axis):
+            if "parameters" not in record["figures"]:
+                return ""
+            mine, whole = (entry["figures"]["parameters"]["value"] for entry in (record, base))
+            return f"{100 * mine / whole:.2f} %" if mine and whole else ""
+    return ""
 
 
 def _summary(records: Sequence[Record], width: int) -> str:
@@ -26,3 +211,7 @@ def _summary(records: Sequence[Record], width: int) -> str:
     lines = [*warnings_of(networks), *(f"{network.title}: {lead(network)}" for network in networks)]
     wrapped = (textwrap.fill(one_line(line), max(width, 40), subsequent_indent="  ") for line in lines)
     return "\n".join(["Summary", "=======", "", *wrapped])
+
+
+def _unique(values: Iterable[T]) -> list[T]:
+    return list(dict.fromkeys(values))

@@ -147,7 +147,7 @@ def test_an_unknown_study_is_answered_with_the_nearest(run: Run) -> None:
     write_run("run.json", toy_record())
     code, out, err = run("report", "run.json", "--study", "toyz")
     assert (code, out) == (4, "")
-    assert err.startswith("harness: no study is called 'toyz'; did you mean 'toys'?")
+    assert err.startswith("harness: the report has no section 'toyz'; did you mean 'toys'?")
 
 
 def test_a_record_that_lacks_what_it_must_have_is_told(run: Run) -> None:

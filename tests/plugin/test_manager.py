@@ -15,11 +15,12 @@ from typing import Any
 import pytest
 import toy
 
-from harness import Step, UsageError, hookimpl
+from harness import ReportContext, Section, Step, UsageError, hookimpl
 from harness.plugin.manager import Origin, Plugins, load_plugins
 from harness.progress import log_to
 
 NUMBERS = itertools.count()
+WHOLE = ReportContext(None, 120, {})
 Write = Callable[[str], EntryPoint]
 
 
@@ -127,7 +128,7 @@ def test_two_plugins_of_one_name_and_one_plugin_twice(plugins: Plugins) -> None:
     plugins.add(module(harness_report_section=hookimpl(lambda records: ("Other", ""))), origin("toy"))
     plugins.add(toy, origin("again"))
     assert [problem.origin.distribution for problem in plugins.problems] == ["toy-dist", "again-dist"]
-    assert plugins.notify("harness_report_section", records=[]) == [("Toys", "0 toys were measured")]
+    assert plugins.sections([], WHOLE) == [Section("Toys", text="0 toys were measured")]
 
 
 def test_only_functions_are_looked_at_for_hooks() -> None:
@@ -162,7 +163,7 @@ def test_a_life_cycle_hook_that_raises_is_contained(plugins: Plugins) -> None:
 
     plugins.add(module(harness_cell_finished=harness_cell_finished), origin("bad"))
     plugins.add(module(harness_cell_finished=hookimpl(lambda record: seen.append(record))), origin("watcher"))
-    assert plugins.notify("harness_cell_finished", record={"cell": "a"}) == []
+    plugins.notify("harness_cell_finished", record={"cell": "a"})
     assert seen == [{"cell": "a"}]
     (problem,) = plugins.problems
     assert str(problem).startswith(
@@ -171,15 +172,15 @@ def test_a_life_cycle_hook_that_raises_is_contained(plugins: Plugins) -> None:
     assert "test_manager.py, line" in str(problem)
 
 
-@pytest.mark.parametrize("answer", ["just a string", ("title", 3), 5])
-def test_a_report_section_is_a_title_and_a_text_or_a_problem(answer: Any) -> None:
+@pytest.mark.parametrize("answer", ["just a string", ("title", 3), 5, ["title", "text"], [Section("title"), None]])
+def test_a_report_section_of_another_form_is_a_problem(answer: Any) -> None:
     plugins = Plugins()
     plugins.add(module(harness_report_section=hookimpl(lambda records: answer)), origin("wrong"))
     plugins.add(module(harness_report_section=hookimpl(lambda records: ("title", "text"))), origin("right"))
-    assert plugins.notify("harness_report_section", "a title and a text", records=[]) == [("title", "text")]
+    assert plugins.sections([], WHOLE) == [Section("title", text="text")]
     (problem,) = plugins.problems
     assert "harness_report_section returned" in problem.reason
-    assert problem.reason.endswith("not a title and a text")
+    assert problem.reason.endswith("not a harness.Section, a list of these, or a title and a text")
 
 
 def test_a_plugin_that_exits_while_it_registers_is_left_out(plugins: Plugins) -> None:
@@ -193,7 +194,7 @@ def test_a_plugin_that_exits_while_it_registers_is_left_out(plugins: Plugins) ->
 
 def test_a_hook_may_take_no_argument_and_answer_nothing(plugins: Plugins) -> None:
     plugins.add(module(harness_report_section=hookimpl(lambda: None)), origin("silent"))
-    assert plugins.notify("harness_report_section", records=[1, 2]) == [("Toys", "2 toys were measured")]
+    assert plugins.sections([{}, {}], WHOLE) == [Section("Toys", text="2 toys were measured")]
 
 
 def test_built_in_plugins_come_before_those_that_sort_before_them(
@@ -344,6 +345,72 @@ def test_what_a_plugin_prints_while_it_is_loaded_is_named(written: Write, capsys
         "its import prints to the standard output (1 line)",
         "harness_architectures prints to the standard output (1 line)",
     ]
+
+
+PUBLISHER = """
+class Animal:
+    name = "animal"
+    def __init__(self, name): self.name = name
+
+@hookimpl
+def harness_kinds(register): register(Kind("animal", Animal, hook="harness_animals"))
+
+@hookimpl
+def harness_animals(register): register(Animal("dog"))
+"""
+
+
+def test_a_plugin_publishes_a_kind_that_others_bring_whatever_their_names(written: Write) -> None:
+    publisher = written(PUBLISHER)
+    bringer = written(
+        f"import {publisher.value} as zoo\n@hookimpl\ndef harness_animals(register):\n"
+        "    register(zoo.Animal('cat'))\n    register('a cow')\n    register(zoo.Animal('dog'))"
+    )
+    bringer = EntryPoint("aaa", bringer.value, "harness")
+    loaded = Plugins()
+    loaded.load(bringer, publisher)
+    assert list(loaded.things["animal"]) == ["dog", "cat"]
+    reasons = [problem.reason for problem in loaded.problems]
+    assert reasons == [
+        f"registered 'a cow' as animal, which is not an instance of {publisher.value}.Animal",
+        f"refused: animal 'dog' is already registered by plugin {publisher.name} (unknown distribution ?)",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("kind", "reason"),
+    [
+        ("'animal'", "which is not a harness.Kind with a class as its contract"),
+        ("Kind('animal', 3, hook='harness_animals')", "which is not a harness.Kind with a class as its contract"),
+        ("Kind('animal', int, hook='animals')", "whose hook 'animals' is taken or does not begin with harness_"),
+        ("Kind('animal', int, hook='harness_steps')", "whose hook 'harness_steps' is taken"),
+        ("Kind('step', int, hook='harness_animals')", "published the kind 'step', which exists"),
+    ],
+)
+def test_a_kind_that_cannot_be_published_is_a_problem(written: Write, kind: str, reason: str) -> None:
+    loaded = Plugins()
+    loaded.load(written(f"@hookimpl\ndef harness_kinds(register): register({kind})"))
+    (problem,) = loaded.problems
+    assert reason in problem.reason
+    assert len(loaded.registries) == 5
+
+
+def test_a_hook_of_a_kind_that_nobody_publishes_may_be_optional(written: Write) -> None:
+    loaded = Plugins()
+    loaded.load(written(GOOD + "@hookimpl(optionalhook=True)\ndef harness_animals(register): 1 / 0"))
+    assert (loaded.problems, list(loaded.architectures)) == ([], ["fine"])
+
+
+def test_a_study_is_registered_as_in_version_0_1(written: Write) -> None:
+    source = (
+        "from harness import Study\nfrom pathlib import Path\n"
+        "@hookimpl\ndef harness_studies(register): register(Study('old', Path('old.toml'), summary='an old one'))"
+    )
+    loaded = Plugins()
+    with pytest.warns(DeprecationWarning, match="harness.Study is called harness_studies.Study since version 0.2"):
+        loaded.load(EntryPoint("studies", "harness_studies", "harness"), written(source))
+    assert loaded.problems == []
+    assert list(loaded.things["study"]) == ["A", "B", "C", "old"]
 
 
 def test_all_built_in_names_can_be_registered() -> None:

@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 
 from harness.records.runs import read
 from harness.report.choice import OFF, ON, OPEN, choice, choices, front, lead
-from harness.report.estimate import Estimate
 from harness.report.model import Network, report
+from harness.stats.estimates import Estimate
 
 #: The option of pruning, the difference in quality with its interval, the ratio of latency, the parameters.
 Case = tuple[str, tuple[float, float | None, float | None], float, float]

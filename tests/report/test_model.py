@@ -9,27 +9,26 @@ from typing import Any
 import pytest
 import run_files
 
-from harness.records.record import Interval
 from harness.records.runs import read
-from harness.report.estimate import pooled, pooled_ratio
 from harness.report.model import Report, report
 from harness.report.rows import level_order, rows
-from harness.report.sections import classes_table, coverage_table, environment_table, left_table, results_table
+from harness.report.tables import classes_table, coverage_table, environment_table, left_table, results_table
 from harness.report.training import courses
+from harness.stats.estimates import Estimate, pooled, pooled_ratio
 
 
 def of(made: list[Any], tmp_path: Path, **entries: Any) -> Report:
     return report([read(run_files.write(tmp_path / "run.json", made, **entries))])
 
 
-def interval(value: float, low: float | None, high: float | None) -> Interval:
-    return {"value": value, "low": low, "high": high, "level": 0.95, "method": "bootstrap"}
+def interval(value: float, low: float | None, high: float | None) -> Estimate:
+    return Estimate(value, low, high, method="bootstrap")
 
 
 def test_one_seed_s_interval_is_its_record_s() -> None:
     found = pooled([interval(0.1, 0.0, 0.3)])
     assert found is not None
-    assert (found.value, found.low, found.high, found.how) == (0.1, 0.0, 0.3, "bootstrap")
+    assert (found.value, found.low, found.high, found.method) == (0.1, 0.0, 0.3, "bootstrap")
 
 
 def test_several_seeds_add_their_spread_to_that_of_patients() -> None:

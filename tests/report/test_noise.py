@@ -10,7 +10,7 @@ from records import line, record
 
 from harness.records.record import Record
 from harness.report.noise import notes
-from harness.report.tables import tables
+from harness.report.terminal import network_tables as tables
 
 
 def timed(kind: str = "same", needed: int | None = None, reason: str = "", **changes: Any) -> Record:

@@ -18,10 +18,11 @@ import pytest
 import run_files
 from hostile import NAMES, hostile_records
 
+from harness.api.sections import Section
 from harness.records.runs import read
 from harness.report import page as page_module
 from harness.report.choice import lead
-from harness.report.document import markdown
+from harness.report.markdown import markdown
 from harness.report.model import Report, report
 from harness.report.page import page
 from harness.report.sheet import sheet
@@ -67,7 +68,7 @@ class Elements(HTMLParser):
 
 def test_the_summary_and_every_variant_stand_in_the_page(tmp_path: Path) -> None:
     made = [run_files.cell(1.0), run_files.cell(0.5, pruning="half", difference=(-0.001, -0.002, 0.0))]
-    text = page(of(made, tmp_path), [], [("Carbon", "2 < 3 kg")])
+    text = page(of(made, tmp_path), [Section("Carbon", text="2 < 3 kg")])
     words = " ".join(Elements(text).words)
     assert "Surely within a loss of 0.005 of auroc" in words
     assert "0.500 [0.498, 0.502]" in words
@@ -87,18 +88,18 @@ def test_sentences_are_not_cut_where_names_are(tmp_path: Path) -> None:
     found = of(made, tmp_path)
     text = lead(found.networks[0])
     assert len(text) > page_module.LONGEST
-    assert text in html.unescape(page(found, [], []))
+    assert text in html.unescape(page(found, []))
 
 
 def test_made_up_data_is_said_before_anything_else(tmp_path: Path) -> None:
-    text = page(of([run_files.cell(1.0, dataset="toy-synthetic", synthetic=True)], tmp_path), [], [])
+    text = page(of([run_files.cell(1.0, dataset="toy-synthetic", synthetic=True)], tmp_path), [])
     assert "SYNTHETIC DATA" in text[: text.index('id="summary"')]
 
 
 def test_every_record_is_in_the_page_with_its_keys_and_hashes(tmp_path: Path) -> None:
     made = [run_files.cell(1.0), run_files.cell(0.5, pruning="half")]
     made[1]["artefact"] = {"key": "c" * 64, "sha256": "d" * 64}
-    data = json.loads(Elements(page(of(made, tmp_path), [], [])).scripts[0])
+    data = json.loads(Elements(page(of(made, tmp_path), [])).scripts[0])
     (network,) = data["networks"]
     (trace,) = network["traces"][1]
     assert (trace["artefact key"], trace["artefact sha256"]) == ("c" * 64, "d" * 64)
@@ -117,9 +118,7 @@ def test_what_is_no_number_is_null(tmp_path: Path) -> None:
         run_files.cell(2.0, pruning="half", figures={"auroc": float("nan"), "parameters": 1.0}),
     ]
     made[1]["timing"]["ratio"] |= {"value": float("inf")}
-    data = json.loads(
-        Elements(page(of(made, tmp_path), [], [])).scripts[0], parse_constant=lambda name: pytest.fail(name)
-    )
+    data = json.loads(Elements(page(of(made, tmp_path), [])).scripts[0], parse_constant=lambda name: pytest.fail(name))
     row = dict(zip(data["fields"], data["networks"][0]["rows"][1], strict=True))
     assert row["ratio"] is None
     assert row["quality"] is None
@@ -128,8 +127,8 @@ def test_what_is_no_number_is_null(tmp_path: Path) -> None:
 def test_hostile_names_are_text(tmp_path: Path) -> None:
     entry = {"suite": "s", "matrix": "m", "outcome": "failed"}
     left = [entry | {"cell": name, "reason": name} for name in NAMES]
-    text = page(of(hostile_records(), tmp_path, harness={"left": left}), [], [(name, name) for name in NAMES])
-    harmless = page(of([run_files.cell(1.0)], tmp_path), [], [("Carbon", "none")])
+    text = page(of(hostile_records(), tmp_path, harness={"left": left}), [Section(name, text=name) for name in NAMES])
+    harmless = page(of([run_files.cell(1.0)], tmp_path), [Section("Carbon", text="none")])
     found, plain = Elements(text), Elements(harmless)
     scripts = [element for element in found.found if element[0] == "script"]
     assert len(scripts) == len([element for element in plain.found if element[0] == "script"]) == 3
@@ -147,7 +146,7 @@ def test_hostile_names_are_text(tmp_path: Path) -> None:
 
 def test_hostile_names_are_no_markdown_and_no_formula(tmp_path: Path) -> None:
     found = of(hostile_records(), tmp_path)
-    text = markdown(found, [], [("Carbon", "```\n# x")])
+    text = markdown(found, [Section("Carbon", text="```\n# x")])
     assert "<script>" not in text
     assert "[link](" not in text
     assert not re.search(r"^# x", text, re.MULTILINE)
@@ -170,7 +169,7 @@ def test_the_sheet_has_all_figures_of_all_cells(tmp_path: Path) -> None:
 
 
 def test_nothing_is_loaded_and_only_the_page_s_own_scripts_run(tmp_path: Path) -> None:
-    found = Elements(page(of([run_files.cell(1.0)], tmp_path), [], [])).found
+    found = Elements(page(of([run_files.cell(1.0)], tmp_path), [])).found
     (policy,) = [attributes["content"] for _, attributes in found if "http-equiv" in attributes]
     assert policy is not None
     assert "default-src 'none'" in policy
@@ -180,7 +179,7 @@ def test_nothing_is_loaded_and_only_the_page_s_own_scripts_run(tmp_path: Path) -
 
 
 def test_tables_have_captions_and_scopes_and_headings_have_an_order(tmp_path: Path) -> None:
-    found = Elements(page(of([run_files.cell(1.0), run_files.cell(0.5, pruning="half")], tmp_path), [], [])).found
+    found = Elements(page(of([run_files.cell(1.0), run_files.cell(0.5, pruning="half")], tmp_path), [])).found
     names = [name for name, _ in found]
     assert names.count("table") == names.count("caption") > 3
     assert all("scope" in attributes for name, attributes in found if name == "th")
@@ -200,7 +199,7 @@ def test_ten_thousand_cells_take_seconds(tmp_path: Path) -> None:
             for name in networks for level in range(100)]  # fmt: skip
     found = of(made, tmp_path)
     start = time.process_time()
-    text = page(found, [], [])
+    text = page(found, [])
     assert time.process_time() - start < 20
     assert len(text) < 30e6
     data = json.loads(Elements(text).scripts[0])

@@ -12,12 +12,12 @@ from typing import Any
 import pytest
 import run_files
 from hostile import hostile_records
-from made_study import cell, plugins, study
+from made_study import cell, sections, study
 
+from harness.api.sections import Section
 from harness.records.runs import read
 from harness.report.model import report
 from harness.report.page import page
-from harness.report.study_tables import StudySection, study_sections
 
 playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
@@ -41,9 +41,11 @@ def open_page(browser: Any, tmp_path: Path) -> Iterator[Open]:
     trouble: list[str] = []
     contexts = []
 
-    def show(made: Sequence[Any], studies: Sequence[StudySection] = (), **settings: Any) -> Any:
+    def show(made: Sequence[Any], added: Sequence[Section] = (), **settings: Any) -> Any:
         file = tmp_path / "report.html"
-        text = page(report([read(run_files.write(tmp_path / "run.json", made))]), studies, [("Carbon", "none")])
+        text = page(
+            report([read(run_files.write(tmp_path / "run.json", made))]), [*added, Section("Carbon", text="none")]
+        )
         file.write_text(text, encoding="utf-8", errors="backslashreplace")
         contexts.append(browser.new_context(**settings))
         opened = contexts[-1].new_page()
@@ -103,11 +105,10 @@ def points(opened: Any) -> int:
 
 
 def test_a_study_s_chart_stands_in_its_section(open_page: Open, tmp_path: Path) -> None:
-    sections = study_sections([cell(figures={"auroc": 0.93})], plugins(study(tmp_path)))
-    opened = open_page(matrix(), sections)
-    opened.wait_for_selector("#study1-charts svg.marks")
-    assert "band the margin" in opened.locator("#study1-charts figcaption").inner_text()
-    assert opened.locator("#study1-charts .mark-symbol.role-mark path").count() == 1
+    opened = open_page(matrix(), sections(study(tmp_path), [cell(figures={"auroc": 0.93})]))
+    opened.wait_for_selector("#section1-charts svg.marks")
+    assert "band the margin" in opened.locator("#section1-charts figcaption").inner_text()
+    assert opened.locator("#section1-charts .mark-symbol.role-mark path").count() == 1
 
 
 def test_a_filter_acts_on_the_table_and_the_charts(open_page: Open) -> None:

@@ -8,7 +8,7 @@ from typing import Any
 from records import line, record
 
 from harness.records.record import Record
-from harness.report.tables import tables
+from harness.report.terminal import network_tables as tables
 
 GRID = [
     record(pruning=pruning, precision=precision, figures={"auroc": auroc, "parameters": parameters})

@@ -12,14 +12,14 @@ import pytest
 from made_study import INT8, TEXT, cell, prune, study
 
 from harness import UsageError
-from harness.studies import OUTCOMES, Comparison, StudyComparison, compare
+from harness_studies.comparison import OUTCOMES, Comparison, StudyComparison, compare
 
 #: t(0.975, 4)
 T4 = 2.7764
 
 
 def compared(folder: Path, *records: Any, text: str = TEXT) -> StudyComparison:
-    return compare(study(folder, text), records)
+    return compare(study(folder, text), records, {})
 
 
 def place(found: StudyComparison, row: str = "M_F", column: str = "100 %") -> Comparison:

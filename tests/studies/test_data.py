@@ -12,15 +12,14 @@ import pytest
 
 from harness.build.plan import describe
 from harness.plugin.manager import installed
-from harness.studies import Document, Place, read
-from harness.studies.document import CellSpec
-from harness.studies.match import Matcher
 from harness.suite.collect import cells_of, load
 from harness.suite.presets import preset
 from harness_compress.prune import kept_count
+from harness_studies.document import CellSpec, Document, Place, read
+from harness_studies.match import Matcher
 
 SUITES = Path(__file__).parents[2] / "suites"
-A, B, C = (read(installed().studies.get(name)) for name in ("A", "B", "C"))
+A, B, C = (read(installed().things["study"][name]) for name in ("A", "B", "C"))
 
 
 def place(document: Document, table: str, row: str, column: str) -> Place:
@@ -115,7 +114,7 @@ def declared(*suites: str) -> list[Any]:
 def test_every_published_figure_and_finding_is_of_cells_that_a_suite_declares(
     document: Document, suites: tuple[str, ...]
 ) -> None:
-    matcher = Matcher(declared(*suites), installed().steps)
+    matcher = Matcher(declared(*suites), installed().things["step"])
     cells: dict[CellSpec, Any] = {entry.cell: entry.figure for entry in document.places}
     cells |= {cell: claim.figure for claim in document.claims for _, *pair in claim.pairs for cell in pair}
     for cell, figure in cells.items():
@@ -123,7 +122,7 @@ def test_every_published_figure_and_finding_is_of_cells_that_a_suite_declares(
 
 
 def test_each_pruning_of_study_b_is_run_in_all_six_ways() -> None:
-    matcher = Matcher(declared("ptbxl_pruning"), installed().steps)
+    matcher = Matcher(declared("ptbxl_pruning"), installed().things["step"])
     for entry in B.places:
         if entry.figure.name == "auroc" and entry.published.choice:
             choices = {match.choice(entry.choice) for match in matcher.matches(entry.cell, entry.figure)}
@@ -153,8 +152,7 @@ def test_what_a_study_says_is_cited() -> None:
 
 
 def test_naming_studies_reads_no_file_and_loads_no_torch() -> None:
-    script = (
-        "import sys, harness_studies; print(sorted({'torch', 'scipy', 'numpy', 'harness.studies'} & set(sys.modules)))"
-    )
+    heavy = {"torch", "scipy", "numpy", "harness_studies.comparison"}
+    script = f"import sys, harness_studies; print(sorted({heavy} & set(sys.modules)))"
     shown = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
     assert shown.stdout.strip() == "[]"

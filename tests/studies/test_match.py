@@ -11,10 +11,10 @@ from hypothesis import strategies as st
 from harness.api.train import step
 from harness.build.plan import describe
 from harness.plugin.manager import installed
-from harness.studies.document import Wanted
-from harness.studies.match import Matcher, parse, same, value_of
+from harness_studies.document import Wanted
+from harness_studies.match import Matcher, parse, same, value_of
 
-MATCHER = Matcher([], installed().steps)
+MATCHER = Matcher([], installed().things["step"])
 PRUNED = Wanted("prune", (("keep", (0.5,)), ("norm", ("l1", "l2")), ("precision", ("", "bfloat16"))))
 
 

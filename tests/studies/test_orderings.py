@@ -9,17 +9,16 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from made_study import INT8, cell, prune, study
+from made_study import INT8, cell, comparison, prune
 from scipy import stats
 
-from harness.studies import Ordering, compare
-from harness.studies.document import Relation
-from harness.studies.estimates import Mean
-from harness.studies.orderings import judged
+from harness.stats.estimates import Mean
+from harness_studies.document import Relation
+from harness_studies.orderings import Ordering, judged
 
 
 def found(folder: Path, claim: int, *records: Any) -> Ordering:
-    return compare(study(folder), records).orderings[claim]
+    return comparison(folder, records).orderings[claim]
 
 
 def timed(*steps: str, seed: int = 0, ratio: float = 1.0, half: float = 0.01, **changes: Any) -> Any:

@@ -359,7 +359,7 @@
   setTheme("");
   chooseNetwork(networks.length ? "0" : "");
   for (const chart of data.trainings) embed(chart, chart.values, byId("trainings"));
-  data.studies.forEach((charts, place) => {
-    for (const chart of charts) embed(chart, chart.values, byId(`study${place + 1}-charts`), "The tables below have the figures.");
+  data.sections.forEach((charts, place) => {
+    for (const chart of charts) embed(chart, chart.values, byId(`section${place + 1}-charts`), "The tables below have the figures.");
   });
 })();

@@ -7,11 +7,10 @@ import math
 from collections.abc import Sequence
 from typing import Any
 
-from harness.records.record import Interval, Record, Timing
-from harness.studies.document import CellSpec, Claim, Place, Relation
-from harness.studies.estimates import SAME_LEVEL, Estimate, Mean, average, less, mean_of, of_interval
-from harness.studies.match import Match, Matcher, value_of
+from harness.stats.estimates import SAME_LEVEL, Estimate, Mean, average, from_interval, mean_of, welch_difference
 from harness.text import pluralize
+from harness_studies.document import CellSpec, Claim, Place, Relation
+from harness_studies.match import Match, Matcher, Record, value_of
 
 #: In the order of how much they tell.
 VERDICTS = ("holds", "contradicted", "not shown", "not run")
@@ -187,12 +186,12 @@ def _log_ratio(one: Record, other: Record) -> tuple[Mean, str]:
     if mine is not None and its is not None and _share_reference(one, other):
         source = "processes" if mine.get("per_process") and its.get("per_process") else "the ratios' intervals"
         how = f"through the reference that both were timed with in pairs, Welch's t from {source}"
-        return less(_log_mean(mine), _log_mean(its)), how
+        return welch_difference(_log_mean(mine), _log_mean(its)), how
     quotient = _value(one, "latency") / _value(other, "latency")
     return Mean(math.log(quotient)), "by medians taken at different moments, without an interval of its own"
 
 
-def _log_mean(timing: Timing) -> Mean:
+def _log_mean(timing: Record) -> Mean:
     """The mean log ratio to the reference: of the processes, or where an older record lacks these of its interval."""
     ratio, per_process = timing["ratio"], timing.get("per_process", [])
     if len(per_process) > 1:
@@ -201,7 +200,7 @@ def _log_mean(timing: Timing) -> Mean:
     if low is None or high is None:
         return Mean(math.log(ratio["value"]))
     freedom = max(1, timing["processes"] - 1)
-    return of_interval(math.log(ratio["value"]), math.log(low), math.log(high), freedom)
+    return from_interval(math.log(ratio["value"]), math.log(low), math.log(high), freedom)
 
 
 def _difference(one: Record, other: Record, claim: Claim) -> tuple[Mean, str]:
@@ -217,7 +216,7 @@ def _difference(one: Record, other: Record, claim: Claim) -> tuple[Mean, str]:
     if its is not None and _is_reference_of(one, other):
         return _of_patients(a - b, its), f"of these two networks, {its.get('method', 'no interval')}"
     if mine is not None and its is not None and _share_reference(one, other):
-        error = less(_of_patients(a, mine), _of_patients(b, its))
+        error = welch_difference(_of_patients(a, mine), _of_patients(b, its))
         return error, "of these two networks, two bootstraps over patients taken as independent, so too wide"
     return Mean(a - b), "without an interval of its own"
 
@@ -228,8 +227,8 @@ def _value(record: Record, figure: str) -> float:
     return value
 
 
-def _of_patients(value: float, interval: Interval) -> Mean:
-    return dataclasses.replace(of_interval(interval["value"], interval["low"], interval["high"]), value=value)
+def _of_patients(value: float, interval: Record) -> Mean:
+    return dataclasses.replace(from_interval(interval["value"], interval["low"], interval["high"]), value=value)
 
 
 def _timed(one: Match, other: Match) -> tuple[Match, ...]:
@@ -240,7 +239,7 @@ def _timed(one: Match, other: Match) -> tuple[Match, ...]:
 
 
 def _is_reference_of(reference: Record, record: Record) -> bool:
-    return bool(record["reference"] == reference["cell"] and record["cell"] != reference["cell"])
+    return bool(record["reference"] == reference["cell"] != record["cell"])
 
 
 def _share_reference(one: Record, other: Record) -> bool:

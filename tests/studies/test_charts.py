@@ -4,14 +4,12 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from made_study import cell, plugins, study
+from made_study import cell, comparison, sections, study
 
 from harness.report.charts import drawn, filled
 from harness.report.model import Report
 from harness.report.page import island
-from harness.report.study_figures import study_charts
-from harness.report.study_tables import study_sections
-from harness.studies import compare
+from harness_studies.charts import study_charts
 
 
 def test_a_chart_shows_the_differences_as_they_are_judged(tmp_path: Path) -> None:
@@ -19,7 +17,7 @@ def test_a_chart_shows_the_differences_as_they_are_judged(tmp_path: Path) -> Non
         cell(seed=seed, figures={"auroc": value, "parameters": 1000.0, "latency": 9.0})
         for seed, value in enumerate((0.929, 0.931))
     ]
-    found = compare(study(tmp_path), records)
+    found = comparison(tmp_path, records)
     (chart,) = study_charts(found)  # parameters are exact, and latency is of another machine
     assert chart.title == "Study made, AUROC"
     assert "the band the margin of 0.01" in chart.caption
@@ -40,7 +38,7 @@ def test_a_chart_shows_the_differences_as_they_are_judged(tmp_path: Path) -> Non
 
 
 def test_of_other_data_there_is_no_interval_and_no_margin(tmp_path: Path) -> None:
-    (chart,) = study_charts(compare(study(tmp_path), [cell(dataset="other", figures={"auroc": 0.9})]))
+    (chart,) = study_charts(comparison(tmp_path, [cell(dataset="other", figures={"auroc": 0.9})]))
     assert [(value["outcome"], value["low"]) for value in chart.values] == [("other data", None)]
     assert "margin" not in chart.caption
     assert all(layer["mark"] != "rect" for layer in filled(chart)["layer"])
@@ -48,7 +46,7 @@ def test_of_other_data_there_is_no_interval_and_no_margin(tmp_path: Path) -> Non
 
 def test_the_page_has_the_studies_charts(tmp_path: Path) -> None:
     records = [cell(figures={"auroc": 0.93})]
-    sections = study_sections(records, plugins(study(tmp_path)))
-    found = island(Report((), (), (), ()), sections)
-    ((chart,),) = found["studies"]
+    made = sections(study(tmp_path), records)
+    found = island(Report((), (), (), ()), made)
+    ((chart,),) = found["sections"]
     assert [value["place"] for value in chart["values"]] == ["M_F"]

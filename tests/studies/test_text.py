@@ -5,15 +5,17 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from made_study import INT8, TEXT, cell, prune, study
+from made_study import INT8, TEXT, cell, comparison, prune, study
 from records import line
 
-from harness.report.studies import study_text
-from harness.studies import RULES, compare
+from harness.api.sections import Section
+from harness.report.terminal import section_text
+from harness_studies.comparison import RULES, compare
+from harness_studies.text import study_text
 
 
 def text(folder: Path, *records: object, width: int = 200) -> str:
-    return study_text(compare(study(folder), records), width)  # type: ignore[arg-type]
+    return study_text(comparison(folder, records), width)
 
 
 def test_published_stands_beside_measured(tmp_path: Path) -> None:
@@ -52,5 +54,7 @@ def test_it_fits_the_terminal(tmp_path: Path, width: int) -> None:
 
 
 def test_a_file_does_not_steer_the_terminal(tmp_path: Path) -> None:
-    found = compare(study(tmp_path, TEXT.replace('title = "A study"', 'title = "A \\u001b[31mstudy"')), [])
-    assert "\x1b" not in study_text(found)
+    made = study(tmp_path, TEXT.replace('title = "A study"', 'title = "A \\u001b[31mstudy"'))
+    shown = section_text(Section("made", text=study_text(compare(made, [], {}))), 80)
+    assert "\x1b" not in shown
+    assert "[31mstudy" in shown

@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from harness.report.charts import COLOURS, SHAPES, Chart, Spec, framed, tips, valid
-from harness.studies import Comparison, StudyComparison
+from harness.api.sections import Chart
+from harness.report import COLOURS, SHAPES, Spec, framed, tips, valid
+from harness_studies.comparison import Comparison, StudyComparison
 
 CAPTION = (
     "{} measured less published, with the 95 % interval by which it is judged; the line at 0 is what was published{}. "

@@ -1,50 +1,43 @@
-"""The studies in the report: published beside measured for whatever of a study was run, with how much of it was."""
+"""Make the sections of the report that set published figures beside measured ones."""
 
 from __future__ import annotations
 
 import collections
-import dataclasses
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from itertools import groupby
 
+from harness.api.sections import MISSING, ReportContext, Section, Table
 from harness.errors import UsageError
-from harness.plugin.manager import Plugins
-from harness.records.record import Record
-from harness.report.charts import Chart
-from harness.report.sections import MISSING, Table
-from harness.report.studies import claim, estimate, published
-from harness.report.study_figures import study_charts
-from harness.studies import Comparison, Contrast, Ordering, StudyComparison, compare
+from harness_studies.charts import study_charts
+from harness_studies.comparison import Comparison, StudyComparison, compare
+from harness_studies.match import Record
+from harness_studies.orderings import Contrast, Ordering
+from harness_studies.text import claim, estimate, published, study_text
 
 
-@dataclasses.dataclass(frozen=True)
-class StudySection:
-    """What the report says of one study: what it is, how much came out how, its tables and charts, how to read them."""
-
-    title: str
-    summary: str
-    counts: str
-    remarks: tuple[str, ...]
-    tables: tuple[Table, ...]
-    rules: tuple[str, ...]
-    charts: tuple[Chart, ...] = ()
+def study_sections(records: Sequence[Record], context: ReportContext) -> list[Section]:
+    """A section for each study. A report in the terminal shows a study only on request, and then all of it."""
+    return list(_sections(records, context))
 
 
-def study_sections(records: Sequence[Record], plugins: Plugins) -> list[StudySection]:
-    """A section for each study of which anything was run; a study whose file is not in order says so in its place."""
-    found = []
-    for name in plugins.studies:
-        try:
-            study = compare(plugins.studies.get(name), records, plugins)
-        except UsageError as error:
-            found.append(StudySection(f"Study {name}", str(error), "", (), (), ()))
+def _sections(records: Sequence[Record], context: ReportContext) -> Iterator[Section]:
+    for name, study in context.things["study"].items():
+        title = f"Study {name}"
+        if not context.wants(name) or (context.section is None and context.width is not None):
+            yield Section(title, name=name, on_request=True)
             continue
-        if study.measured:
-            found.append(_section(study))
-    return found
+        try:
+            found = compare(study, records, context.things["step"])
+        except UsageError as error:
+            yield Section(title, (str(error),), name=name)
+            continue
+        if context.width is None:
+            yield _section(found)
+        else:
+            yield Section(found.heading, text=study_text(found, context.width), name=name)
 
 
-def _section(study: StudyComparison) -> StudySection:
+def _section(study: StudyComparison) -> Section:
     outcomes = collections.Counter(entry.outcome for entry in study.comparisons)
     verdicts = collections.Counter(entry.outcome for entry in study.orderings)
     counts = f"Of {len(study.comparisons)} published figures: {_counted(outcomes)}."
@@ -56,14 +49,14 @@ def _section(study: StudyComparison) -> StudySection:
     ]
     if any(entry.outcome != "not run" for entry in study.orderings):
         tables.insert(0, _findings(study.orderings))
-    return StudySection(
-        title=f"Study {study.name}: published beside measured",
-        summary=f"{study.title}. {study.citation}, doi:{study.doi}. Task: {study.task}.",
-        counts=counts,
-        remarks=study.remarks,
-        tables=tuple(tables),
-        rules=(*study.rules, *study.notes),
+    return Section(
+        title=study.heading,
+        paragraphs=(study.summary, counts, *study.remarks),
         charts=tuple(study_charts(study)),
+        tables=tuple(tables),
+        notes=(*study.rules, *study.notes),
+        name=study.name,
+        on_request=not study.measured,
     )
 
 

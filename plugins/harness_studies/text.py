@@ -2,25 +2,23 @@
 
 from __future__ import annotations
 
+import dataclasses
 import textwrap
 from collections.abc import Callable, Iterable, Sequence
 from itertools import groupby
 
-from tabulate import tabulate
+from harness.api.sections import MISSING
+from harness.stats.estimates import Estimate
+from harness.text import fit_table, format_margin, pluralize
+from harness_studies.comparison import Comparison, StudyComparison
+from harness_studies.orderings import Contrast, Ordering
 
-from harness.studies import Comparison, Contrast, Estimate, Ordering, StudyComparison
-from harness.text import format_margin, pluralize, printable
-
-MISSING = "-"
 RELATIONS = {"above": ">", "below": "<", "same": "=", "not below": ">=", "not above": "<="}
 
 
 def study_text(found: StudyComparison, width: int = 120) -> str:
     """The study, its tables and its findings; a table that is wider than ``width`` is folded."""
-    title = f"Study {found.name}: published beside measured"
-    head = [title, "=" * len(title), ""]
-    head += textwrap.wrap(f"{found.title}. {found.citation}, doi:{found.doi}. Task: {found.task}.", width)
-    blocks = ["\n".join(head)]
+    blocks = [_paragraphs([found.summary], width)]
     if found.remarks:
         blocks.append(_paragraphs(found.remarks, width))
     if not found.measured:
@@ -29,7 +27,7 @@ def study_text(found: StudyComparison, width: int = 120) -> str:
     blocks += [f"{_paragraphs([_heading(name, rows)], width)}\n\n{_table(rows, width)}" for name, rows in tables]
     blocks.append(f"Findings that are orderings\n\n{_orderings(found.orderings, width)}")
     blocks.append(_paragraphs((*found.rules, *found.notes), width))
-    return printable("\n\n".join(blocks))
+    return "\n\n".join(blocks)
 
 
 def _heading(name: str, rows: Sequence[Comparison]) -> str:
@@ -62,7 +60,7 @@ def _table(rows: Sequence[Comparison], width: int) -> str:
         [name, f"{row.column}{_unit(row)}", *(show(row) for show in shown.values())]
         for name, row in zip(names, rows, strict=True)
     ]
-    return _fitted(["", "", *shown], body, width)
+    return fit_table(["", "", *shown], body, width)
 
 
 def _unit(row: Comparison) -> str:
@@ -98,10 +96,7 @@ def estimate(found: Estimate | None, digits: int, sign: str = "") -> str:
     """An estimate with its interval: "0.9285 [0.9210, 0.9360]"."""
     if found is None:
         return MISSING
-    value = f"{found.value:{sign},.{digits}f}"
-    if found.low is None or found.high is None or found.low == found.high:
-        return value
-    return f"{value} [{found.low:{sign},.{digits}f}, {found.high:{sign},.{digits}f}]"
+    return (dataclasses.replace(found, low=None) if found.low == found.high else found).text(digits, sign)
 
 
 def _orderings(found: Sequence[Ordering], width: int) -> str:
@@ -116,7 +111,7 @@ def _orderings(found: Sequence[Ordering], width: int) -> str:
                 outcome = _outcome(contrast.outcome, contrast.reason)
                 body.append([f"  {contrast.label}", *_figures(entry, contrast), outcome])
     headers = ["", "published", "measured", "of", "outcome"]
-    return _fitted(headers, body, width)
+    return fit_table(headers, body, width)
 
 
 def claim(entry: Ordering) -> str:
@@ -144,33 +139,3 @@ def _outcome(outcome: str, reason: str) -> str:
 
 def _paragraphs(texts: Iterable[str], width: int) -> str:
     return "\n".join("\n".join(textwrap.wrap(text, width)) for text in texts)
-
-
-def _fitted(headers: Sequence[str], body: Sequence[Sequence[str]], width: int) -> str:
-    """The table; where it is too wide, intervals go below their estimates and long texts are wrapped."""
-    text = _laid_out(headers, body)
-    if max(map(len, text.splitlines())) > width:
-        body = [[entry.replace(" [", "\n[") for entry in line] for line in body]
-        headers = [header.replace(" - ", "\n- ") for header in headers]
-        text = _laid_out(headers, body)
-    for room in (48, 36, 24, 18, 14, 11, 9):
-        if max(map(len, text.splitlines())) <= width:
-            break
-        narrow = [_wrapped(header, max(room, 10)) for header in headers]
-        text = _laid_out(narrow, [[_wrapped(entry, room) for entry in line] for line in body])
-    return text
-
-
-def _wrapped(entry: str, room: int) -> str:
-    indent = "  " if entry.startswith("  ") else ""
-    lines = [_lines(line, room, indent) for line in entry.splitlines() or [""]]
-    return "\n".join(part for line in lines for part in line)
-
-
-def _lines(line: str, room: int, indent: str) -> list[str]:
-    return textwrap.wrap(line, room, subsequent_indent=indent, break_long_words=False) or [""]
-
-
-def _laid_out(headers: Sequence[str], body: Sequence[Sequence[str]]) -> str:
-    # As a row, since tabulate makes a column wider than its header.
-    return tabulate([headers, *body], tablefmt="plain", disable_numparse=True, preserve_whitespace=True)

@@ -9,9 +9,10 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from harness.api import Step
-from harness.plugin.manager import Registry
-from harness.records.record import Record
-from harness.studies.document import CellSpec, FigureSpec, Wanted
+from harness_studies.document import CellSpec, FigureSpec, Wanted
+
+#: A cell's record, as the report hands it to plugins.
+Record = Mapping[str, Any]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -44,7 +45,7 @@ class Match:
 class Matcher:
     """Finds records; ``steps`` tells the defaults of parameters that a study does not name."""
 
-    def __init__(self, records: Sequence[Record], steps: Registry[type[Step]]) -> None:
+    def __init__(self, records: Sequence[Record], steps: Mapping[str, type[Step]]) -> None:
         self.real = [record for record in records if not record["synthetic"]]
         self._steps = steps
         self._recipes = {
@@ -96,7 +97,7 @@ class Matcher:
     def _defaults(self, step: str) -> dict[str, Any]:
         if step not in self._steps:
             return {}
-        kind: Any = self._steps.get(step)
+        kind: Any = self._steps[step]
         fields = dataclasses.fields(kind) if dataclasses.is_dataclass(kind) else ()
         return {field.name: field.default for field in fields if field.default is not dataclasses.MISSING}
 

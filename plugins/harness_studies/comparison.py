@@ -8,13 +8,19 @@ import math
 import statistics
 from collections.abc import Iterable, Mapping, Sequence
 
-from harness.api import Study
-from harness.plugin.manager import Plugins, installed
-from harness.records.record import Record
-from harness.studies.document import Document, FigureSpec, Place, Published, read
-from harness.studies.estimates import Estimate, Mean, from_published, less, mean_of, of_interval, one_more_run
-from harness.studies.match import Match, Matcher, value_of
-from harness.studies.orderings import Ordering, ordering
+from harness.api import Step
+from harness.stats.estimates import (
+    Estimate,
+    Mean,
+    from_deviation,
+    from_interval,
+    mean_of,
+    one_more_value,
+    welch_difference,
+)
+from harness_studies.document import Document, FigureSpec, Place, Published, Study, read
+from harness_studies.match import Match, Matcher, Record, value_of
+from harness_studies.orderings import Ordering, ordering
 
 OUTCOMES = ("reproduced", "differs", "inconclusive", "other data", "not comparable", "not run")
 RULES = (
@@ -74,7 +80,7 @@ class Comparison:
 
 @dataclasses.dataclass(frozen=True)
 class StudyComparison:
-    """All that a study published beside all that was measured of it (`harness.studies` tells the fields)."""
+    """All that a study published beside all that was measured of it ."""
 
     name: str
     title: str
@@ -88,16 +94,27 @@ class StudyComparison:
     remarks: tuple[str, ...]
 
     @property
+    def heading(self) -> str:
+        return f"Study {self.name}: published beside measured"
+
+    @property
+    def summary(self) -> str:
+        return f"{self.title}. {self.citation}, doi:{self.doi}. Task: {self.task}."
+
+    @property
     def measured(self) -> bool:
         """Whether any of it was run."""
         outcomes = [*(entry.outcome for entry in self.comparisons), *(entry.outcome for entry in self.orderings)]
         return any(outcome != "not run" for outcome in outcomes)
 
 
-def compare(study: Study, records: Sequence[Record], plugins: Plugins | None = None) -> StudyComparison:
-    """The study beside these records. Raises UsageError for a study whose file is not in order."""
+def compare(study: Study, records: Sequence[Record], steps: Mapping[str, type[Step]]) -> StudyComparison:
+    """Compare the study with records; ``steps`` are the registered ones by name, whose defaults count.
+
+    Raises UsageError for a study whose file is not in order.
+    """
     document = read(study)
-    matcher = Matcher(records, (plugins or installed()).steps)
+    matcher = Matcher(records, steps)
     return StudyComparison(
         name=document.name,
         title=document.title,
@@ -139,7 +156,7 @@ def _comparison(place: Place, matcher: Matcher) -> Comparison:
     measured = _estimate(groups[chosen], figure)
     difference: Estimate | None = None
     margin = bare.margin
-    found = _difference(place.published, groups[chosen], measured, figure)
+    found = _less_published(place.published, groups[chosen], measured, figure)
     data = str(next(iter(groups[chosen].values())).record["axes"]["dataset"])
     if figure.apart or margin is None:
         margin = None
@@ -215,7 +232,9 @@ def _estimate(seeds: Mapping[int, Match], figure: FigureSpec) -> Estimate:
     return Estimate(mean.value, interval["low"], interval["high"], 1, "patients", None, method)
 
 
-def _difference(published: Published, seeds: Mapping[int, Match], measured: Estimate, figure: FigureSpec) -> Estimate:
+def _less_published(
+    published: Published, seeds: Mapping[int, Match], measured: Estimate, figure: FigureSpec
+) -> Estimate:
     """Measured less published, with the interval that `RULES` describes."""
     ours, several = mean_of(_values(seeds, figure.name)), measured.count > 1
     if figure.tolerance is not None:
@@ -223,17 +242,20 @@ def _difference(published: Published, seeds: Mapping[int, Match], measured: Esti
         return Estimate(value, value, value, measured.count, method="exact")
     if published.spread is not None and published.runs > 1:
         over = "seeds"
-        theirs = from_published(published.value, published.spread, published.runs)
+        theirs = from_deviation(published.value, published.spread, published.runs)
         if several:
-            found, method = less(ours, theirs), f"Welch's t, {measured.count} seeds and {published.runs} runs"
+            found, method = (
+                welch_difference(ours, theirs),
+                f"Welch's t, {measured.count} seeds and {published.runs} runs",
+            )
         else:
-            alone = one_more_run(ours.value, published.spread, published.runs)
+            alone = one_more_value(ours.value, published.spread, published.runs)
             error = math.hypot(alone.error or 0.0, theirs.error or 0.0)
             found = Mean(ours.value - theirs.value, error, published.runs - 1)
             method = f"one seed, as if it scattered as the study's {published.runs} runs"
     else:
         if not several:
-            ours = of_interval(ours.value, measured.low, measured.high)
+            ours = from_interval(ours.value, measured.low, measured.high)
         found = dataclasses.replace(ours, value=ours.value - published.value)
         method = f"{measured.method}; the study gives no deviation"
         over = measured.over

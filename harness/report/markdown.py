@@ -4,13 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
-from harness.gate.markdown import plain
+from harness.api.sections import Section, Table
 from harness.report.choice import lead
-from harness.report.estimate import OVER_SEEDS
-from harness.report.model import Network, Report
+from harness.report.model import OVER_SEEDS, Network, Report
 from harness.report.noise import notes
-from harness.report.sections import (
-    Table,
+from harness.report.tables import (
     choice_table,
     classes_table,
     coverage_table,
@@ -20,25 +18,26 @@ from harness.report.sections import (
     results_table,
     runs_table,
 )
-from harness.report.study_tables import StudySection
+from harness.text import escape_markdown
 
 
-def markdown(report: Report, studies: Sequence[StudySection], sections: Sequence[tuple[str, str]]) -> str:
-    """The whole report; ``sections`` are titles and texts of plugins."""
-    parts = ["# Compression report", *(f"**{plain(warning)}**" for warning in report.warnings), "## Summary"]
+def markdown(report: Report, sections: Sequence[Section]) -> str:
+    """The whole report; ``sections`` are those of plugins."""
+    parts = ["# Compression report", *(f"**{escape_markdown(warning)}**" for warning in report.warnings), "## Summary"]
     for network in report.networks:
-        parts += [f"### {plain(network.title)}", plain(lead(network))]
+        parts += [f"### {escape_markdown(network.title)}", escape_markdown(lead(network))]
     parts.append("## Results")
     parts.append(f"In brackets: 95 % intervals. {OVER_SEEDS}")
     for network in report.networks:
-        parts += [f"### {plain(network.heading)}", *_network(network)]
-    for study in studies:
-        parts += [f"## {plain(study.title)}", plain(study.summary), plain(study.counts), *map(plain, study.remarks)]
-        for table in study.tables:
-            parts += [f"{plain(table.caption)}:", _table(table)]
-        parts.append("\n".join(f"- {plain(rule)}" for rule in study.rules))
-    for title, text in sections:
-        parts += [f"## {plain(title)}", _verbatim(text)]
+        parts += [f"### {escape_markdown(network.heading)}", *_network(network)]
+    for section in sections:
+        parts += [f"## {escape_markdown(section.title)}", *map(escape_markdown, section.paragraphs)]
+        if section.text:
+            parts.append(_verbatim(section.text))
+        for table in section.tables:
+            parts += [f"{escape_markdown(table.caption)}:", _table(table)]
+        if section.notes:
+            parts.append("\n".join(f"- {escape_markdown(note)}" for note in section.notes))
     parts.append("## Not measured")
     left = left_table(report)
     parts.append("No run says of any cell that it was selected and not measured." if left is None else _table(left))
@@ -49,11 +48,11 @@ def markdown(report: Report, studies: Sequence[StudySection], sections: Sequence
 def _network(network: Network) -> Iterator[str]:
     tables = (choice_table(network), results_table(network), classes_table(network), coverage_table(network))
     for table in present(tables):
-        yield f"{plain(table.caption)}:"
+        yield f"{escape_markdown(table.caption)}:"
         yield _table(table)
     said = notes(network.records)
     if said:
-        yield "\n".join(f"- {plain(line)}" for line in said)
+        yield "\n".join(f"- {escape_markdown(line)}" for line in said)
 
 
 def _table(table: Table) -> str:
@@ -62,7 +61,7 @@ def _table(table: Table) -> str:
 
 
 def _row(cells: Sequence[str]) -> str:
-    return "| " + " | ".join(map(plain, cells)) + " |"
+    return "| " + " | ".join(map(escape_markdown, cells)) + " |"
 
 
 def _verbatim(text: str) -> str:

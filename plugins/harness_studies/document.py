@@ -52,10 +52,20 @@ import dataclasses
 import itertools
 import tomllib
 from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
 from typing import Any, Literal, get_args
 
-from harness.api import Study
 from harness.errors import UsageError, nearest
+
+
+@dataclasses.dataclass(frozen=True)
+class Study:
+    """A published study. ``file`` is its TOML, in the form above; it is read when a report needs the study."""
+
+    name: str
+    file: Path
+    summary: str = ""
+
 
 Relation = Literal["above", "below", "same", "not below", "not above"]
 #: A step's parameters, each with the values that it may have, in the order in which the study writes them.
