@@ -11,9 +11,9 @@ import dataclasses
 import statistics
 from collections.abc import Iterable, Mapping, Sequence
 
-from harness.records.record import Interval, Left, MetricValue, Record, identity
+from harness.records.record import Interval, MetricValue, Record, Unmeasured
 from harness.records.runs import Run
-from harness.report.noise import protocol, verdict
+from harness.report.noise import protocol
 from harness.stats.estimates import Estimate, known_mean, pooled, pooled_ratio
 
 OVER_SEEDS = (
@@ -75,7 +75,7 @@ class Variant:
     @property
     def verdicts(self) -> Mapping[str, int]:
         """How many cells have which verdict."""
-        return collections.Counter(found["kind"] for cell in self.cells if (found := verdict(cell.record)) is not None)
+        return collections.Counter(found.kind for cell in self.cells if (found := cell.record.verdict) is not None)
 
     @property
     def verdict_text(self) -> str:
@@ -95,8 +95,8 @@ class Variant:
 
     def mean(self, name: str) -> float | None:
         """The mean over seeds of a figure by its name; None where it is undefined."""
-        figures = [cell.record["figures"] for cell in self.cells]
-        return known_mean(entry[name]["value"] for entry in figures if name in entry)
+        figures = [cell.record.figures for cell in self.cells]
+        return known_mean(entry[name].value for entry in figures if name in entry)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -138,7 +138,7 @@ class Report:
     networks: tuple[Network, ...]
     warnings: tuple[str, ...]
     #: What was selected and not measured, with the place of its run.
-    left: tuple[tuple[Left, int], ...]
+    left: tuple[tuple[Unmeasured, int], ...]
 
     @property
     def records(self) -> list[Record]:
@@ -147,14 +147,14 @@ class Report:
 
 def report(runs: Sequence[Run]) -> Report:
     """The report of runs; of a cell that is in several, the last counts."""
-    newest = {identity(record): Cell(record, place) for place, run in enumerate(runs) for record in run.records}
+    newest = {record.identity: Cell(record, place) for place, run in enumerate(runs) for record in run.records}
     networks = networks_of(newest.values())
-    measured = {(record["suite"], record["matrix"], record["cell"]) for run in runs for record in run.records}
+    measured = {(record.suite, record.matrix, record.cell) for run in runs for record in run.records}
     left = tuple(
         (entry, place)
         for place, run in enumerate(runs)
         for entry in run.left
-        if (entry["suite"], entry["matrix"], entry["cell"]) not in measured
+        if (entry.suite, entry.matrix, entry.cell) not in measured
     )
     return Report(tuple(runs), networks, tuple(warnings_of(networks)), left)
 
@@ -198,21 +198,21 @@ def _settings(entry: Network) -> dict[str, str]:
     """What else than their title may be different between two networks, in words."""
     record = entry.records[0]
     return {
-        "preset": f"preset {record['preset']}",
-        "matrix": f"matrix {record['matrix']}",
-        "suite": record["suite"],
-        "device": f"trained on {record['device']}",
+        "preset": f"preset {record.preset}",
+        "matrix": f"matrix {record.matrix}",
+        "suite": record.suite,
+        "device": f"trained on {record.device}",
     }
 
 
 def warnings_of(networks: Sequence[Network]) -> Iterable[str]:
     """What a reader has to know before anything else: made-up data, and trainings that are too short."""
     records = [record for entry in networks for record in entry.records]
-    made_up = sorted({str(record["axes"]["dataset"]) for record in records if record["synthetic"]})
+    made_up = sorted({str(record.axes["dataset"]) for record in records if record.synthetic})
     if made_up:
         yield f"SYNTHETIC DATA ({', '.join(made_up)}): these figures say nothing about the real world."
     for name, what in SHORT.items():
-        short = [entry.title for entry in networks if entry.records[0]["preset"] == name]
+        short = [entry.title for entry in networks if entry.records[0].preset == name]
         if short:
             more = f" and {len(short) - NAMED} more" if len(short) > NAMED else ""
             whose = "" if len(short) == len(networks) else f" ({'; '.join(short[:NAMED])}{more})"
@@ -227,18 +227,18 @@ def _network(cells: Sequence[Cell]) -> Network:
     for cell in cells:
         groups.setdefault(_label(cell.record, axes), []).append(cell)
     quality, size = _quality(records), _size(records)
-    labels = {cell.record["cell"]: label for label, group in groups.items() for cell in group}
+    labels = {cell.record.cell: label for label, group in groups.items() for cell in group}
     variants = [_variant(label, group, labels, axes, quality, size) for label, group in groups.items()]
     by_label = {variant.label: variant for variant in variants}
     shared = [_shares(variant, by_label.get(variant.reference)) for variant in variants]
-    named = [str(first["axes"][name]) for name in ("runtime", "profile")]
-    title = f"{first['axes']['architecture']} on {first['axes']['dataset']}"
+    named = [str(first.axes[name]) for name in ("runtime", "profile")]
+    title = f"{first.axes['architecture']} on {first.axes['dataset']}"
     title += "".join(f", {name}" for name in named[1:] if name) + (f", {named[0]}" if named[0] != "torch" else "")
-    return Network(title, heading(records), axes, first["columns"], quality, size, tuple(shared))
+    return Network(title, heading(records), axes, first.columns, quality, size, tuple(shared))
 
 
 def _label(record: Record, axes: Sequence[str]) -> str:
-    return "-".join(str(record["axes"][name]) for name in axes) or record["cell"]
+    return "-".join(str(record.axes[name]) for name in axes) or record.cell
 
 
 def _variant(
@@ -255,15 +255,13 @@ def _variant(
     lower = quality is not None and quality.better == "lower"
     made = Variant(
         label=label,
-        options={name: str(first["axes"][name]) for name in axes},
+        options={name: str(first.axes[name]) for name in axes},
         cells=tuple(cells),
-        reference=labels.get(first["reference"], first["reference"]),
+        reference=labels.get(first.reference, first.reference),
         quality=_qualities(records, quality),
         difference=difference,
         loss=difference if difference is None or lower else -difference,
-        ratio=pooled_ratio(
-            [estimate(timing["ratio"]) for record in records if (timing := record["timing"]) is not None]
-        ),
+        ratio=pooled_ratio([estimate(timing.ratio) for record in records if (timing := record.timing) is not None]),
         latency=None,
         size=None,
         size_share=None,
@@ -289,81 +287,81 @@ def _share(part: float | None, whole: float | None) -> float | None:
 
 def _quality(records: Sequence[Record]) -> Shown | None:
     """The first headline that a cell's difference to its reference is known of."""
-    return next((_shown(record, name) for record in records for name in record["differences"]
-                 if name in record["figures"] and record["figures"][name]["headline"]), None)  # fmt: skip
+    return next((_shown(record, name) for record in records for name in record.differences
+                 if name in record.figures and record.figures[name].headline), None)  # fmt: skip
 
 
 def _size(records: Sequence[Record]) -> Shown | None:
     """The first headline of the metric of size, or else the number of parameters."""
-    found = [(record, name) for record in records for name, figure in record["figures"].items()
-             if (figure["metric"] == "size" and figure["headline"]) or name == "parameters"]  # fmt: skip
+    found = [(record, name) for record in records for name, figure in record.figures.items()
+             if (figure.metric == "size" and figure.headline) or name == "parameters"]  # fmt: skip
     return _shown(*found[0]) if found else None
 
 
 def _shown(record: Record, name: str) -> Shown:
-    figure = record["figures"][name]
-    return Shown(name, figure["unit"], figure["digits"], figure["better"])
+    figure = record.figures[name]
+    return Shown(name, figure.unit, figure.digits, figure.better)
 
 
 def _qualities(records: Sequence[Record], quality: Shown | None) -> Estimate | None:
     if quality is None:
         return None
-    figures = [record["figures"][quality.name] for record in records if quality.name in record["figures"]]
+    figures = [record.figures[quality.name] for record in records if quality.name in record.figures]
     return pooled(
         [
-            estimate(interval) if (interval := figure.get("interval")) else Estimate(figure["value"])
+            estimate(interval) if (interval := figure.interval) else Estimate(figure.value)
             for figure in figures
-            if figure["value"] is not None
+            if figure.value is not None
         ]
     )
 
 
 def _differences(records: Sequence[Record], quality: Shown | None) -> Estimate | None:
-    found = [record["differences"].get(quality.name) for record in records] if quality else []
+    found = [record.differences.get(quality.name) for record in records] if quality else []
     return pooled([estimate(entry) for entry in found if entry is not None])
 
 
 def estimate(interval: Interval) -> Estimate:
     """A record's interval as an estimate."""
-    return Estimate(interval["value"], interval["low"], interval["high"], method=interval.get("method", ""))
+    return Estimate(interval.value, interval.low, interval.high, method=interval.method)
 
 
 def network(record: Record) -> tuple[str, ...]:
     """What cells of one table share: everything but their steps and their seed."""
-    axes = record["axes"]
+    axes = record.axes
     fixed = (str(axes[name]) for name in ("dataset", "architecture", "runtime", "profile"))
-    timing = record["timing"]
-    found = verdict(record)
-    margin = "" if found is None else str(found["margin"])
-    how = () if timing is None else (timing.get("protocol", "paired"), str(timing["processes"]), margin)
-    return (record["suite"], record["matrix"], record["preset"], record["device"], *fixed, *how)
+    timing = record.timing
+    found = record.verdict
+    margin = "" if found is None else str(found.margin)
+    how = () if timing is None else (timing.protocol, str(timing.processes), margin)
+    return (record.suite, record.matrix, record.preset, record.device, *fixed, *how)
 
 
 def step_axes(record: Record) -> list[str]:
     """The axes that say what was done to a network."""
-    return [name for name in record["axes"] if name not in ("dataset", "architecture", "runtime", "profile", "seed")]
+    return [name for name in record.axes if name not in ("dataset", "architecture", "runtime", "profile", "seed")]
 
 
 def heading(records: Sequence[Record]) -> str:
     """What the records of one network share, and a warning where its data are made up."""
     first = records[0]
-    axes = first["axes"]
-    seeds = list(dict.fromkeys(str(record["axes"]["seed"]) for record in records))
+    axes = first.axes
+    seeds = list(dict.fromkeys(str(record.axes["seed"]) for record in records))
     parts = [
         f"{axes['architecture']} on {axes['dataset']}",
-        f"matrix {first['matrix']}",
-        f"preset {first['preset']}",
+        f"matrix {first.matrix}",
+        f"preset {first.preset}",
         f"seed{'s' if len(seeds) > 1 else ''} {', '.join(seeds)}",
-        f"{first['test_examples']} test examples",
+        f"{first.test_examples} test examples",
     ]
     if axes["runtime"] != "torch":
         parts.append(f"runtime {axes['runtime']}")
     if axes["profile"]:
         parts.append(f"profile {axes['profile']}")
-    timings = [timing for record in records if (timing := record["timing"]) is not None]
+    timings = [timing for record in records if (timing := record.timing) is not None]
     if timings:
         parts.append(protocol(timings))
-    note = "\nSYNTHETIC DATA: these figures say nothing about the real world" if first["synthetic"] else ""
+    note = "\nSYNTHETIC DATA: these figures say nothing about the real world" if first.synthetic else ""
     return ", ".join(parts) + note
 
 
@@ -381,7 +379,7 @@ Bases = Mapping[str, Record]
 
 def bases(records: Sequence[Record]) -> Bases:
     """The records by their cells' names, among which each finds its reference."""
-    return {record["cell"]: record for record in records}
+    return {record.cell: record for record in records}
 
 
 def telling(records: Sequence[Record]) -> frozenset[str]:
@@ -389,7 +387,7 @@ def telling(records: Sequence[Record]) -> frozenset[str]:
     found = set()
     known = bases(records)
     for record in records:
-        base = known.get(record["reference"])
+        base = known.get(record.reference)
         if base is None:
             continue
         dense, whole = (_quotient(entry, NONZERO, entry, "parameters") for entry in (record, base))
@@ -410,12 +408,12 @@ def file_figure(records: Sequence[Record]) -> MetricValue | None:
 
 def file_title(figure: MetricValue) -> str:
     """The deployed file's size with its unit, as tables and charts have figures."""
-    return f"{FILE}, {figure['unit']}" if figure["unit"] else FILE
+    return f"{FILE}, {figure.unit}" if figure.unit else FILE
 
 
 def nonzero_share(cells: Sequence[Record], known: Bases) -> float | None:
     """The share of their references' non-zero parameters that cells have, on average; None where it is not known."""
-    pairs = [(cell, base) for cell in cells if (base := known.get(cell["reference"])) is not None]
+    pairs = [(cell, base) for cell in cells if (base := known.get(cell.reference)) is not None]
     found = [_quotient(cell, NONZERO, base, NONZERO) for cell, base in pairs]
     shares = [share for share in found if share is not None]
     return statistics.fmean(shares) if shares else None

@@ -13,7 +13,7 @@ from harness.files import atomic_write
 if TYPE_CHECKING:
     from harness.plugin.manager import Plugins
     from harness.records.changes import Documents
-    from harness.records.record import Left, Record
+    from harness.records.record import Record, Unmeasured
     from harness.report.model import Report
 
     Sections = Sequence[Section]
@@ -68,7 +68,7 @@ def write_report(report: Report, plugins: Plugins, file: Path) -> None:
 
 def report_run(
     records: Sequence[Record],
-    left: Sequence[Left],
+    left: Sequence[Unmeasured],
     documents: Documents,
     name: str | None,
     file: Path,

@@ -11,7 +11,7 @@ from importlib.resources import files
 from typing import Any
 
 from harness.api.sections import Chart, Section, Table
-from harness.records.record import Interval, Record
+from harness.records.record import Interval, Record, Timing
 from harness.report.charts import drawn, network_charts, training_chart
 from harness.report.choice import lead
 from harness.report.model import OVER_SEEDS, Cell, Network, Report, Variant, file_figure, file_title
@@ -113,7 +113,7 @@ def _digits(shown: Any) -> dict[str, Any] | None:
 
 def _file(network: Network) -> dict[str, Any] | None:
     figure = file_figure(network.records)
-    return None if figure is None else {"title": file_title(figure), "digits": figure["digits"]}
+    return None if figure is None else {"title": file_title(figure), "digits": figure.digits}
 
 
 def _chart(chart: Chart) -> dict[str, Any]:
@@ -199,46 +199,45 @@ def traces(variant: Variant, report: Report, shared: Shared) -> list[dict[str, A
 
 def _trace(cell: Cell, report: Report, shared: Shared) -> dict[str, Any]:
     record, run = cell.record, report.runs[cell.run]
-    timing = record["timing"]
+    timing = record.timing
     found: dict[str, Any] = {
-        "cell": record["cell"],
-        "suite@": shared.index(f"{record['suite']}::{record['matrix']}"),
+        "cell": record.cell,
+        "suite@": shared.index(f"{record.suite}::{record.matrix}"),
         "run file@": shared.index(str(run.path)),
         "run@": shared.index(f"{run.date:%Y-%m-%d %H:%M} UTC, commit {run.commit.id or 'unknown'}"),
-        "preset@": shared.index(record["preset"]),
-        "artefact key": record["artefact"]["key"],
-        "artefact sha256": record["artefact"]["sha256"],
-        "reference@": shared.index(record["reference"]),
-        "reference key@": shared.index(record["reference_artefact"]["key"]),
-        "reference sha256@": shared.index(record["reference_artefact"]["sha256"]),
-        "steps@": shared.index([step["step"] for step in record["steps"]]),
-        "figures": {name: finite(figure["value"]) for name, figure in record["figures"].items()},
-        "differences": {name: _interval(entry) for name, entry in record["differences"].items()},
-        "test examples@": shared.index(record["test_examples"]),
-        "versions@": shared.index(record["versions"]),
-        "machine@": shared.index(record.get("machine", {})),
+        "preset@": shared.index(record.preset),
+        "artefact key": record.artefact.key,
+        "artefact sha256": record.artefact.sha256,
+        "reference@": shared.index(record.reference),
+        "reference key@": shared.index(record.reference_artefact.key),
+        "reference sha256@": shared.index(record.reference_artefact.sha256),
+        "steps@": shared.index([step.step for step in record.steps]),
+        "figures": {name: finite(figure.value) for name, figure in record.figures.items()},
+        "differences": {name: _interval(entry) for name, entry in record.differences.items()},
+        "test examples@": shared.index(record.test_examples),
+        "versions@": shared.index(record.versions),
+        "machine@": shared.index(record.machine),
     }
     if timing is not None:
         found |= {
-            "latency / reference": _interval(timing["ratio"]),
+            "latency / reference": _interval(timing.ratio),
             "how@": shared.index(_how(timing)),
         }
-        if "verdict" in timing:
-            verdict = timing["verdict"]
-            found["verdict"] = f"{verdict['kind']}: {verdict['reason']}"
-        if "itself" in timing:
-            found["reference against itself@"] = shared.index(_interval(timing["itself"]["ratio"]))
+        if (verdict := timing.verdict) is not None:
+            found["verdict"] = f"{verdict.kind}: {verdict.reason}"
+        if timing.aa_run is not None:
+            found["reference against itself@"] = shared.index(_interval(timing.aa_run.ratio))
     return found
 
 
-def _how(timing: Mapping[str, Any]) -> dict[str, Any]:
-    environment = {name: value for name, value in timing["environment"][0].items() if name not in ("pid", "affinity")}
-    counts = {name: timing[name] for name in ("processes", "pairs")}
-    return {"protocol": timing.get("protocol", "paired"), **counts, "environment of a worker": environment}
+def _how(timing: Timing) -> dict[str, Any]:
+    environment = {name: value for name, value in timing.environment[0].items() if name not in ("pid", "affinity")}
+    counts = {"processes": timing.processes, "pairs": timing.pairs}
+    return {"protocol": timing.protocol, **counts, "environment of a worker": environment}
 
 
 def _interval(interval: Interval) -> list[float | None]:
-    return [finite(interval["value"]), finite(interval["low"]), finite(interval["high"])]
+    return [finite(interval.value), finite(interval.low), finite(interval.high)]
 
 
 def plain_json(value: Record | Mapping[str, Any]) -> str:

@@ -8,7 +8,6 @@ from typing import Any
 
 from harness.records.record import Interval
 from harness.report.model import Cell, Report
-from harness.report.noise import verdict
 
 ENTRIES = ("suite", "matrix", "cell", "reference", "preset", "synthetic")
 BOUNDS = ("low", "high")
@@ -30,24 +29,24 @@ def sheet(report: Report) -> str:
 
 def _row(cell: Cell, report: Report) -> dict[str, Any]:
     record, run = cell.record, report.runs[cell.run]
-    row: dict[str, Any] = {name: record[name] for name in ENTRIES}
-    row |= dict(record["axes"])
-    for name, figure in record["figures"].items():
-        row[name] = figure["value"]
-        row |= _bounds(name, figure.get("interval"))
-    for name, difference in record["differences"].items():
-        row[f"{name} - reference"] = difference["value"]
+    row: dict[str, Any] = {name: getattr(record, name) for name in ENTRIES}
+    row |= dict(record.axes)
+    for name, figure in record.figures.items():
+        row[name] = figure.value
+        row |= _bounds(name, figure.interval)
+    for name, difference in record.differences.items():
+        row[f"{name} - reference"] = difference.value
         row |= _bounds(f"{name} - reference", difference)
-    if (timing := record["timing"]) is not None:
-        row["latency / reference"] = timing["ratio"]["value"]
-        row |= _bounds("latency / reference", timing["ratio"])
-    found = verdict(record)
+    if (timing := record.timing) is not None:
+        row["latency / reference"] = timing.ratio.value
+        row |= _bounds("latency / reference", timing.ratio)
+    found = record.verdict
     return row | {
-        "verdict": "" if found is None else found["kind"],
-        "artefact": record["artefact"]["key"],
-        "sha256": record["artefact"]["sha256"],
-        "reference artefact": record["reference_artefact"]["key"],
-        "reference sha256": record["reference_artefact"]["sha256"],
+        "verdict": "" if found is None else found.kind,
+        "artefact": record.artefact.key,
+        "sha256": record.artefact.sha256,
+        "reference artefact": record.reference_artefact.key,
+        "reference sha256": record.reference_artefact.sha256,
         "run": str(run.path),
         "made at": run.date.isoformat(),
         "commit": run.commit.id or "",
@@ -55,7 +54,7 @@ def _row(cell: Cell, report: Report) -> dict[str, Any]:
 
 
 def _bounds(name: str, interval: Interval | None) -> dict[str, float | None]:
-    return {} if interval is None else {f"{name} ({bound})": interval[bound] for bound in BOUNDS}
+    return {} if interval is None else {f"{name} ({bound})": getattr(interval, bound) for bound in BOUNDS}
 
 
 def _inert(value: Any) -> Any:

@@ -94,7 +94,7 @@ def _more(network: Network) -> dict[str, list[str]]:
         columns[NONZERO_LEFT] = [MISSING if share is None else f"{100 * share:.1f} %" for share in shares]
     file = file_figure(records)
     if file is not None and (network.size is None or network.size.name != FILE):
-        columns[file_title(file)] = [_number(variant.mean(FILE), file["digits"]) for variant in network.variants]
+        columns[file_title(file)] = [_number(variant.mean(FILE), file.digits) for variant in network.variants]
     return columns
 
 
@@ -118,8 +118,8 @@ def classes_table(network: Network) -> Table | None:
         return None
     prefix = f"{network.quality.name}_"
     names = dict.fromkeys(
-        name for record in network.records for name, figure in record["figures"].items()
-        if name.startswith(prefix) and figure["metric"] == _metric(record, network.quality.name)
+        name for record in network.records for name, figure in record.figures.items()
+        if name.startswith(prefix) and figure.metric == _metric(record, network.quality.name)
     )  # fmt: skip
     if len(names) < 2:
         return None
@@ -151,8 +151,8 @@ def coverage_table(network: Network) -> Table | None:
 
 def _layers(variant: Variant) -> list[Mapping[str, Any]]:
     """The layers of the last step that tells of them; facts are a plugin's own, and may have any form."""
-    for step in reversed(variant.cells[0].record["steps"]):
-        layers = step["facts"].get("layers")
+    for step in reversed(variant.cells[0].record.steps):
+        layers = step.facts.get("layers")
         if isinstance(layers, list) and layers and all(isinstance(layer, Mapping) for layer in layers):
             return layers
     return []
@@ -161,7 +161,7 @@ def _layers(variant: Variant) -> list[Mapping[str, Any]]:
 def left_table(report: Report) -> Table | None:
     """What was selected and not measured, with why."""
     found = tuple(
-        (f"{entry['matrix']}[{entry['cell']}]", entry["outcome"], entry["reason"], report.runs[place].path.name)
+        (f"{entry.matrix}[{entry.cell}]", entry.outcome, entry.reason, report.runs[place].path.name)
         for entry, place in report.left
     )
     headers = ("cell", "outcome", "reason", "run")
@@ -172,7 +172,7 @@ def runs_table(report: Report) -> Table:
     """Where the figures come from."""
     found = tuple(
         (str(run.path), f"{run.date:%Y-%m-%d %H:%M} UTC", run.commit.short, run.commit.branch or MISSING,
-         str(len(run.records)), ", ".join(sorted({record["preset"] for record in run.records})))
+         str(len(run.records)), ", ".join(sorted({record.preset for record in run.records})))
         for run in report.runs
     )  # fmt: skip
     return Table("The runs", ("file", "made at", "commit", "branch", "cells", "preset"), found)
@@ -184,15 +184,15 @@ def environment_table(report: Report) -> Table:
     for run in report.runs:
         facts: dict[str, dict[str, None]] = {}
         for record in run.records:
-            machine = record.get("machine", {})
+            machine = record.machine
             for name in MACHINE:
                 if machine.get(name) is not None:
                     facts.setdefault(name, {})[str(machine[name])] = None
-            for name, version in record["versions"].items():
+            for name, version in record.versions.items():
                 facts.setdefault(f"version of {name}", {})[version] = None
         timings: dict[str, list[Timing]] = {}
         for record in run.records:
-            if (timing := record["timing"]) is not None:
+            if (timing := record.timing) is not None:
                 timings.setdefault(_setting(timing), []).append(timing)
         if timings:
             facts["timing"] = dict.fromkeys(map(protocol, timings.values()))
@@ -205,8 +205,8 @@ def environment_table(report: Report) -> Table:
 
 def _setting(timing: Timing) -> str:
     """What timings share that one line tells of."""
-    environment = timing["environment"][0]
-    return repr((timing.get("protocol"), timing["processes"], environment["threads"], environment["allocator"]))
+    environment = timing.environment[0]
+    return repr((timing.protocol, timing.processes, environment["threads"], environment["allocator"]))
 
 
 def _number(value: float | None, digits: int) -> str:

@@ -31,7 +31,7 @@ from harness.report.model import (
     telling,
     warnings_of,
 )
-from harness.report.noise import VERDICTS, notes, verdict
+from harness.report.noise import VERDICTS, notes
 from harness.text import fit_table, format_margin, one_line, printable
 
 QUALITY = "[low, high]: 95 % interval; of a difference in quality by bootstrap over patients. ±: deviation over seeds."
@@ -82,19 +82,19 @@ def network_tables(records: Sequence[Record], width: int = 120) -> str:
     for record in records:
         groups.setdefault(network(record), []).append(record)
     legends = [QUALITY]
-    if any(timing["ratio"]["low"] is not None for record in records if (timing := record["timing"]) is not None):
+    if any(timing.ratio.low is not None for record in records if (timing := record.timing) is not None):
         legends.append(RATIO)
-    if any(map(verdict, records)):
+    if any(record.verdict for record in records):
         legends.append(VERDICTS)
     return "\n\n".join([*(_table(group, width) for group in groups.values()), *legends])
 
 
 def _table(records: Sequence[Record], width: int) -> str:
     first = records[0]
-    column_axis = first["columns"]
+    column_axis = first.columns
     row_axes = [name for name in step_axes(first) if name != column_axis]
-    columns = _unique(str(record["axes"][column_axis]) for record in records)
-    rows = _unique(tuple(str(record["axes"][name]) for name in row_axes) for record in records)
+    columns = _unique(str(record.axes[column_axis]) for record in records)
+    rows = _unique(tuple(str(record.axes[name]) for name in row_axes) for record in records)
     body = []
     for title, show in _blocks(records):
         for index, row in enumerate(rows):
@@ -103,8 +103,8 @@ def _table(records: Sequence[Record], width: int) -> str:
                 cells = [
                     record
                     for record in records
-                    if str(record["axes"][column_axis]) == column
-                    and tuple(str(record["axes"][name]) for name in row_axes) == row
+                    if str(record.axes[column_axis]) == column
+                    and tuple(str(record.axes[name]) for name in row_axes) == row
                 ]
                 line.append(show(cells) if cells else MISSING)
             body.append(line)
@@ -129,28 +129,28 @@ def _blocks(records: Sequence[Record]) -> list[tuple[str, Show]]:
     """
     told = telling(records)
     blocks: list[tuple[str, Show]] = []
-    for name, figure in records[0]["figures"].items():
-        if name == NONZERO and name in told and not figure["headline"]:
+    for name, figure in records[0].figures.items():
+        if name == NONZERO and name in told and not figure.headline:
             blocks.append((NONZERO_LEFT, functools.partial(_nonzero, bases(records))))
-        elif figure["headline"] or (name == FILE and name in told):
-            unit = f", {figure['unit']}" if figure["unit"] else ""
+        elif figure.headline or (name == FILE and name in told):
+            unit = f", {figure.unit}" if figure.unit else ""
             blocks.append((f"{name}{unit}", functools.partial(_figure, name)))
-            if name in records[0]["differences"]:
+            if name in records[0].differences:
                 blocks.append((f"{name} - reference", functools.partial(_difference, name)))
-    if any(record["timing"] is not None for record in records):
+    if any(record.timing is not None for record in records):
         blocks.append(("latency / reference", _ratio))
-    margins = {found["margin"] for record in records if (found := verdict(record)) is not None}
+    margins = {found.margin for record in records if (found := record.verdict) is not None}
     if margins:
         blocks.append((f"verdict at {', '.join(map(format_margin, sorted(margins)))}", _verdict))
     return blocks
 
 
 def _difference(name: str, cells: Sequence[Record]) -> str:
-    return _interval([cell["differences"][name] for cell in cells], 4, "+")
+    return _interval([cell.differences[name] for cell in cells], 4, "+")
 
 
 def _ratio(cells: Sequence[Record]) -> str:
-    return _interval([timing["ratio"] for cell in cells if (timing := cell["timing"]) is not None], 3)
+    return _interval([timing.ratio for cell in cells if (timing := cell.timing) is not None], 3)
 
 
 def _nonzero(known: Bases, cells: Sequence[Record]) -> str:
@@ -159,21 +159,21 @@ def _nonzero(known: Bases, cells: Sequence[Record]) -> str:
 
 
 def _verdict(cells: Sequence[Record]) -> str:
-    found = [entry for entry in map(verdict, cells) if entry is not None]
-    if len(found) == 1 and found[0]["processes_needed"] is not None:
-        return f"{found[0]['kind']} ({found[0]['processes_needed']})"
-    counts = collections.Counter(entry["kind"] for entry in found)
+    found = [entry for cell in cells if (entry := cell.verdict) is not None]
+    if len(found) == 1 and found[0].processes_needed is not None:
+        return f"{found[0].kind} ({found[0].processes_needed})"
+    counts = collections.Counter(entry.kind for entry in found)
     if len(counts) == 1:
         return str(next(iter(counts)))
     return ", ".join(f"{count} {kind}" for kind, count in counts.most_common()) or MISSING
 
 
 def _figure(name: str, cells: Sequence[Record]) -> str:
-    values = [cell["figures"][name]["value"] for cell in cells if name in cell["figures"]]
+    values = [cell.figures[name].value for cell in cells if name in cell.figures]
     known = [value for value in values if value is not None]
     if not known:
         return MISSING
-    digits = cells[0]["figures"][name]["digits"]
+    digits = cells[0].figures[name].digits
     mean = f"{statistics.fmean(known):,.{digits}f}"
     return mean if len(set(known)) == 1 else f"{mean} ±{statistics.stdev(known):,.{digits}f}"
 
@@ -181,26 +181,26 @@ def _figure(name: str, cells: Sequence[Record]) -> str:
 def _interval(intervals: Sequence[Interval], digits: int, sign: str = "") -> str:
     if not intervals:
         return MISSING
-    values = [interval["value"] for interval in intervals]
+    values = [interval.value for interval in intervals]
     mean = f"{statistics.fmean(values):{sign}.{digits}f}"
     if len(values) > 1 and len(set(values)) == 1:
         return mean
     if len(values) > 1:
         return f"{mean} ±{statistics.stdev(values):.{digits}f}"
-    low, high = intervals[0]["low"], intervals[0]["high"]
+    low, high = intervals[0].low, intervals[0].high
     return mean if low is None or high is None else f"{mean} [{low:{sign}.{digits}f}, {high:{sign}.{digits}f}]"
 
 
 def _left(records: Sequence[Record], axis: str, option: str) -> str:
     """The share of parameters that is left, from a cell that differs from its reference in ``axis`` alone."""
     for record in records:
-        base = next((other for other in records if other["cell"] == record["reference"]), None)
-        if base is None or str(record["axes"][axis]) != option:
+        base = next((other for other in records if other.cell == record.reference), None)
+        if base is None or str(record.axes[axis]) != option:
             continue
-        if all(record["axes"][name] == base["axes"][name] for name in record["axes"] if name != axis):
-            if "parameters" not in record["figures"]:
+        if all(record.axes[name] == base.axes[name] for name in record.axes if name != axis):
+            if "parameters" not in record.figures:
                 return ""
-            mine, whole = (entry["figures"]["parameters"]["value"] for entry in (record, base))
+            mine, whole = (entry.figures["parameters"].value for entry in (record, base))
             return f"{100 * mine / whole:.2f} %" if mine and whole else ""
     return ""
 

@@ -28,10 +28,10 @@ def courses(report: Report) -> list[tuple[str, str, list[Course]]]:
         first = network.records[0]
         if network.quality is not None:
             key = (
-                first["suite"],
-                first["matrix"],
-                first["preset"],
-                str(first["axes"]["dataset"]),
+                first.suite,
+                first.matrix,
+                first.preset,
+                str(first.axes["dataset"]),
                 network.quality.name,
             )
             settings.setdefault(key, []).append(network)
@@ -53,10 +53,10 @@ def _courses(networks: Sequence[Network], figure: str) -> list[Course]:
     for network in networks:
         for variant in network.variants:
             for cell in variant.cells:
-                name = f"{cell.record['axes']['architecture']} {variant.label}"
+                name = f"{cell.record.axes['architecture']} {variant.label}"
                 for course, history in _fits(cell.record, figure):
                     names.setdefault(course, name + (f", {course[-1]}" if name in names.values() else ""))
-                    trained.setdefault(course, {}).setdefault(str(cell.record["axes"]["seed"]), history)
+                    trained.setdefault(course, {}).setdefault(str(cell.record.axes["seed"]), history)
     return [_course(names[course], list(seeds.values())) for course, seeds in trained.items()]
 
 
@@ -65,10 +65,10 @@ def _fits(record: Record, figure: str) -> Iterator[tuple[tuple[str, ...], list[f
 
     The profile is none of it: it says how a network is timed.
     """
-    recipe: tuple[str, ...] = (str(record["axes"]["architecture"]),)
-    for step in record["steps"]:
-        recipe = (*recipe, step["step"])
-        for number, history in enumerate(_histories(step["facts"], figure), 1):
+    recipe: tuple[str, ...] = (str(record.axes["architecture"]),)
+    for step in record.steps:
+        recipe = (*recipe, step.step)
+        for number, history in enumerate(_histories(step.facts, figure), 1):
             yield (*recipe, f"fit {number}"), history
 
 

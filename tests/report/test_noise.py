@@ -3,22 +3,30 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Sequence
 from typing import Any
 
 import pytest
-from records import line, record
+from records import decoded, interval, line, record
 
-from harness.records.record import Record
-from harness.report.noise import notes
-from harness.report.terminal import network_tables as tables
+from harness.report import noise
+from harness.report.terminal import network_tables
 
 
-def timed(kind: str = "same", needed: int | None = None, reason: str = "", **changes: Any) -> Record:
+def tables(records: Sequence[Any]) -> str:
+    return network_tables(list(map(decoded, records)))
+
+
+def notes(records: Sequence[Any]) -> list[str]:
+    return noise.notes(list(map(decoded, records)))
+
+
+def timed(kind: str = "same", needed: int | None = None, reason: str = "", **changes: Any) -> Any:
     """A record with a verdict, of a reference that differs from itself by 0.2 % or so."""
     made = copy.deepcopy(record(**changes))
     timing = made["timing"]
     assert timing is not None
-    ratio: Any = {"value": 1.0005, "low": 0.9985, "high": 1.0025}
+    ratio = interval(1.0005, 0.9985, 1.0025)
     timing["itself"] = {
         "sha256": changes.get("sha256", "a"),
         "ratio": ratio,
@@ -110,7 +118,7 @@ def test_records_of_earlier_versions_have_no_notes(changes: dict[str, Any]) -> N
 def test_the_heading_names_the_single_protocol() -> None:
     single = record(ratio=(0.9, None, None))
     assert single["timing"] is not None
-    single["timing"] |= {"protocol": "single", "processes": 1, "pairs": 1000, "warmup": 100}  # type: ignore[typeddict-item]
+    single["timing"] |= {"protocol": "single", "processes": 1, "pairs": 1000, "warmup": 100}
     text = tables([single])
     assert (
         "protocol single: 100 untimed calls, the mean of 1000 in 1 process, ratio of the means, no interval and no"
@@ -125,7 +133,7 @@ def test_the_heading_names_the_single_protocol() -> None:
 def test_what_was_timed_by_different_protocols_is_not_in_one_table() -> None:
     single = record(ratio=(0.9, None, None), pruning="half")
     assert single["timing"] is not None
-    single["timing"] |= {"protocol": "single", "processes": 1, "pairs": 1000, "warmup": 100}  # type: ignore[typeddict-item]
+    single["timing"] |= {"protocol": "single", "processes": 1, "pairs": 1000, "warmup": 100}
     text = tables([timed(), single])
     assert text.count("conv on toy") == 2
     assert "4 processes x 50 pairs" in text

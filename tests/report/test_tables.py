@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Sequence
 from typing import Any
 
-from records import line, record
+from records import decoded, line, record
 
-from harness.records.record import Record
-from harness.report.terminal import network_tables as tables
+from harness.report.terminal import network_tables
+
+
+def tables(records: Sequence[Any]) -> str:
+    return network_tables(list(map(decoded, records)))
+
 
 GRID = [
     record(pruning=pruning, precision=precision, figures={"auroc": auroc, "parameters": parameters})
@@ -114,7 +119,7 @@ def test_tables_stand_in_the_order_of_the_records() -> None:
     assert text.index("runtime onnx") > text.index("z on toy")
 
 
-def sized(pruning: str, parameters: float, nonzero: float, state: float, file: float, **changes: Any) -> Record:
+def sized(pruning: str, parameters: float, nonzero: float, state: float, file: float, **changes: Any) -> Any:
     figures = {"state_size": state, "file_size": file, "parameters": parameters, "nonzero": nonzero}
     made = record(pruning=pruning, figures=figures, **changes)
     for name in ("file_size", "parameters", "nonzero"):
