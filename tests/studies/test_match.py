@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from harness.api.train import step
+from harness import step
 from harness.build.plan import describe
 from harness.plugin.manager import installed
 from harness_studies.document import Wanted
