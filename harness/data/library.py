@@ -8,6 +8,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from harness.api import Data, Dataset, Split
+from harness.data.hashes import remembered_in
 from harness.errors import DataError, HarnessError, NoData, UsageError
 from harness.plugin.manager import Plugins
 from harness.progress import Display
@@ -91,7 +92,8 @@ class Library:
     def fingerprint(self, name: str) -> str:
         """The fingerprint of the data set called ``name``."""
         dataset, folder = self._locate(name)
-        fingerprint = self._plugins.call(dataset, "fingerprint", folder)
+        with remembered_in(self._store.data(name)):
+            fingerprint = self._plugins.call(dataset, "fingerprint", folder)
         if not isinstance(fingerprint, str) or not fingerprint:
             raise DataError(f"fingerprint() of dataset {name!r} gives {fingerprint!r}, not a text of 64 hex digits")
         return fingerprint
@@ -121,7 +123,7 @@ class Library:
         dataset, folder = self._locate(name)
         # Older code may have prepared its cache in another way.
         cache = self._store.data(name) / (code_digest(type(dataset)) or "")
-        with self._display.step(f"reading {name}") as progress:
+        with self._display.step(f"reading {name}") as progress, remembered_in(self._store.data(name)):
             data = self._plugins.call(dataset, "load", folder, cache, progress)
         if not isinstance(data, Data):
             raise DataError(f"load() of dataset {name!r} gives {type(data).__name__}, not a harness.Data")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 from collections import namedtuple
 from collections.abc import Callable
@@ -13,6 +14,7 @@ import wfdb
 from tiny_ptbxl import write_record, write_tables
 
 from harness.data import cache as array_cache
+from harness.data.hashes import remembered_in
 from harness.errors import DataError, StoreError
 from harness_ecg import PTBXL
 from harness_ecg.preprocessing import clean
@@ -67,6 +69,8 @@ def test_fingerprint_follows_content_split_and_preprocessing(
 
     write_record(tiny, RECORD.format(3), np.ones((1000, 12)))  # the header's checksums change
     seen.append(PTBXL().fingerprint(tiny))
+    flip(tiny / f"{RECORD.format(3)}.dat")  # the header stays as it was
+    seen.append(PTBXL().fingerprint(tiny))
     write_tables(tiny, [row | {"scp_codes": "{'IMI': 1.0}"} if row["ecg_id"] == 21 else row for row in rows])
     seen.append(PTBXL().fingerprint(tiny))
     monkeypatch.setattr("harness_ecg.preprocessing.VERSION", "another")
@@ -77,14 +81,37 @@ def test_fingerprint_follows_content_split_and_preprocessing(
     assert all(len(fingerprint) == 64 for fingerprint in seen)
 
 
+def test_signals_are_hashed_once_and_a_changed_byte_is_noticed(
+    tiny: Path, cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for path in tiny.rglob("*.*"):
+        os.utime(path, (1e9, 1e9))
+    with remembered_in(cache):
+        first = PTBXL().fingerprint(tiny)
+        with monkeypatch.context() as patch:
+            patch.setattr("hashlib.file_digest", None)
+            assert PTBXL().fingerprint(tiny) == first, "nothing is read again"
+        flip(tiny / f"{RECORD.format(7)}.dat")
+        assert PTBXL().fingerprint(tiny) != first
+    assert not [*tiny.rglob("*.json")], "nothing is written into the folder of the data"
+
+
+def test_a_signal_that_cannot_be_read_is_named(tiny: Path) -> None:
+    path = tiny / f"{RECORD.format(7)}.dat"
+    path.unlink()
+    path.symlink_to("nowhere")
+    with pytest.raises(DataError, match=r"00007_lr\.dat: cannot be read"):
+        PTBXL().fingerprint(tiny)
+
+
 # ------------------------------------------------------------------------------------------------------------ cache
 
 
-def test_second_load_reads_the_cache_alone(tiny: Path, cache: Path) -> None:
+def test_second_load_reads_the_cache_alone(tiny: Path, cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     first = PTBXL().load(tiny, cache)
-    for path in tiny.rglob("*.dat"):
-        path.unlink()
-    second = PTBXL().load(tiny, cache)
+    with monkeypatch.context() as patch:
+        patch.setattr("harness_ecg.recordings.read_inputs", None)
+        second = PTBXL().load(tiny, cache)
     for (_, a), (_, b) in zip(first.splits(), second.splits(), strict=True):
         for field in ("inputs", "targets", "patients"):
             np.testing.assert_array_equal(getattr(a, field), getattr(b, field))
