@@ -1,0 +1,89 @@
+"""Hash the files of a data set once: remember each SHA-256 by path, size and modification time."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import os
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextvars import ContextVar
+from pathlib import Path
+from typing import Any
+
+from harness.errors import StoreError
+from harness.files import atomic_write
+
+#: Files per task of a thread.
+BLOCK = 256
+#: A file that changed less than this many nanoseconds ago is not remembered: another change may leave the same time.
+SETTLED = 2 * 10**9
+
+_memory: ContextVar[Path | None] = ContextVar("memory", default=None)
+
+
+@contextlib.contextmanager
+def remembered_in(folder: Path) -> Iterator[None]:
+    """Let ``hash_files`` remember hashes in ``folder``; the harness sets it around the calls of a data set."""
+    token = _memory.set(folder)
+    try:
+        yield
+    finally:
+        _memory.reset(token)
+
+
+def hash_files(root: Path, names: Sequence[str]) -> dict[str, str]:
+    """The SHA-256 of each file, by its name relative to ``root``.
+
+    A file whose size and modification time are remembered is not read again. A change that leaves both as they were
+    is not noticed. Without a folder to remember in, or when that cannot be written, every file is read. Raises OSError
+    for a file that cannot be read.
+    """
+    folder = _memory.get()
+    place = hashlib.sha256(os.fsencode(root.resolve())).hexdigest()[:16]
+    memory = None if folder is None else folder / f"hashes-{place}.json"
+    known = _read(memory)
+    settled = time.time_ns() - SETTLED
+    stem = os.path.join(root, "")
+
+    states = {name: _state(stem + name) for name in names}
+    changed = [name for name in names if not _is_remembered(known.get(name), states[name])]
+
+    def hash_block(block: Sequence[str]) -> list[str]:
+        digests = []
+        for name in block:
+            with open(stem + name, "rb", buffering=0) as file:
+                digests.append(hashlib.file_digest(file, "sha256").hexdigest())
+        return digests
+
+    with ThreadPoolExecutor() as pool:
+        blocks = pool.map(hash_block, (changed[start : start + BLOCK] for start in range(0, len(changed), BLOCK)))
+        new = dict(zip(changed, (digest for block in blocks for digest in block), strict=True))
+    digests: dict[str, str] = {name: new[name] if name in new else known[name][2] for name in names}
+    remembered = {name: [*states[name], digests[name]] for name in names if states[name][1] < settled}
+    if memory is not None and remembered != known:
+        with contextlib.suppress(StoreError), atomic_write(memory, "or choose another store", sync=False) as temporary:
+            temporary.write_text(json.dumps(remembered))
+    return digests
+
+
+def _state(path: str) -> list[int]:
+    status = os.stat(path)
+    return [status.st_size, status.st_mtime_ns]
+
+
+def _is_remembered(entry: Any, state: list[int]) -> bool:
+    return isinstance(entry, list) and entry[:2] == state and len(entry) == 3 and isinstance(entry[2], str)
+
+
+def _read(memory: Path | None) -> Mapping[str, Any]:
+    """What is remembered: by file, its size, modification time and hash. A damaged memory is empty."""
+    if memory is None:
+        return {}
+    try:
+        known = json.loads(memory.read_text())
+    except (OSError, ValueError):
+        return {}
+    return known if isinstance(known, dict) else {}
