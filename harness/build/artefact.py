@@ -21,7 +21,12 @@ HEADER = "harness"
 
 
 def save(
-    file: Path, model: torch.nn.Module, steps: Sequence[Step], architecture: str, task: Task, plugins: Plugins | None = None
+    file: Path,
+    model: torch.nn.Module,
+    steps: Sequence[Step],
+    architecture: str,
+    task: Task,
+    plugins: Plugins | None = None,
 ) -> None:
     """Write ``model``, made by ``steps`` from a fresh ``architecture``, to ``file``, from which ``load`` restores it.
 

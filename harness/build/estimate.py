@@ -8,17 +8,17 @@ import dataclasses
 
 import torch
 
-from harness.build.artefact import build
 from harness.api import Architecture, Step, Task, Training
+from harness.build.artefact import build
+from harness.build.plan import Node, Plan
+from harness.build.trainings import with_changes
 from harness.errors import HarnessError, UsageError
 from harness.keys import key_of
 from harness.measure.timing import WINDOW
 from harness.nn.operations import count, parameters
-from harness.build.plan import Node, Plan
 from harness.plugin.manager import Plugins
-from harness.suite.presets import Preset
 from harness.store.local import Store
-from harness.build.trainings import with_changes
+from harness.suite.presets import Preset
 
 #: Multiply-accumulates per second of training on two common cores; used until the store holds a network trained here.
 NOMINAL_RATE = 2e10

@@ -16,20 +16,20 @@ import numpy as np
 import torch
 
 from harness import former_names
+from harness.api import Architecture, Data, Loss, Phase, Progress, Split, Step, Task, Training
+from harness.api.tasks import TaskKind, kind_of
 from harness.build import artefact as artefacts
 from harness.build import training
-from harness.plugin.isolation import FOREIGN
-from harness.api import Architecture, Data, Loss, Step, Split, Phase, Progress, Task, Training
-from harness.api.tasks import TaskKind, kind_of
+from harness.build.plan import Node, Plan, describe
+from harness.build.trainings import PHASES, undeclared_difference, with_changes
 from harness.data.library import Library
-from harness.store.entry import Artefact
 from harness.errors import CellError, HarnessError, Unsupported, UsageError, describe_error, nearest
 from harness.keys import to_jsonable
-from harness.build.plan import Node, Plan, describe
+from harness.plugin.isolation import FOREIGN
 from harness.plugin.manager import KERNEL, Plugins
 from harness.progress import Display
+from harness.store.entry import Artefact
 from harness.store.local import Store
-from harness.build.trainings import PHASES, undeclared_difference, with_changes
 
 logger = logging.getLogger(__name__)
 #: The name of a fit is also the name of its checkpoint file.

@@ -8,12 +8,12 @@ from importlib.metadata import version
 from typing import Any, Generic, TypeVar
 
 from harness.api import Step, Training
+from harness.build.trainings import PHASES, DeclaredTrainings, declared_trainings
 from harness.errors import CellError, HarnessError, StoreError, UsageError
 from harness.keys import SCHEMA, code_digest, key_of, non_default_fields, to_jsonable
-from harness.suite.matrix import Cell
 from harness.plugin.manager import KERNEL, Origin, Plugins
+from harness.suite.matrix import Cell
 from harness.suite.presets import Preset
-from harness.build.trainings import PHASES, DeclaredTrainings, declared_trainings
 
 V = TypeVar("V")
 
@@ -184,7 +184,10 @@ def _root(
     document = {
         "schema": SCHEMA,
         "torch": ".".join(version("torch").split(".")[:2]),
-        "architecture": {"version": network.version, **_identity(plugins.architectures.origin(architecture), type(network))},
+        "architecture": {
+            "version": network.version,
+            **_identity(plugins.architectures.origin(architecture), type(network)),
+        },
         "data": {
             "version": data.version,
             "fingerprint": fingerprint,
@@ -236,7 +239,7 @@ def _declaration(step: Step, plugins: Plugins) -> tuple[DeclaredTrainings | None
 
 
 def _parameters(step: Step, parameters: Any) -> Any:
-    """What ``parameters`` returned, for the key: without the values at their default unless the step defines it itself."""
+    """What ``parameters`` returned, as the key holds it: without defaults, unless the step overrides the method."""
     if dataclasses.is_dataclass(step) and type(step).parameters is Step.parameters:
         return non_default_fields(step)
     return to_jsonable(parameters)

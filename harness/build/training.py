@@ -19,9 +19,9 @@ import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 
-from harness.build.artefact import flatten, unflatten
 from harness.api import Loss, Progress, Split, Training, silent
 from harness.api.tasks import TaskKind
+from harness.build.artefact import flatten, unflatten
 from harness.errors import CellError, UsageError, nearest
 from harness.files import atomic_write
 

@@ -1,4 +1,4 @@
-"""Check that a step runs exactly the trainings that it declares in ``trainings``: its key is made from the declaration."""
+"""Check that a step runs exactly the trainings that it declares, because its key is made from the declaration."""
 
 from __future__ import annotations
 
@@ -65,8 +65,8 @@ def undeclared_difference(
     parts = [f"declares {_describe(missing, trainings)} and did not run it"] if missing else []
     parts += [f"ran {_describe(extra, trainings)} and does not declare it"] if extra else []
     return (
-        f"{' and '.join(parts)}: its key would not hold what the model depends on; let trainings() return each training "
-        "as it is passed to context.fit, or None when that is not known before"
+        f"{' and '.join(parts)}: its key would not hold what the model depends on; let trainings() return each "
+        "training as it is passed to context.fit, or None when that is not known before"
     )
 
 

@@ -103,9 +103,9 @@ def fetch(
 ) -> None:
     """Download ``url`` to ``target``, unless a file with this checksum exists.
 
-    An incomplete file stays as ``target``.part; the next call resumes it if the server supports ranges. Raises DataError
-    when the server cannot be reached or lacks the file, for a wrong checksum, and for a full disk. Once ``stop`` is set,
-    a failed transfer is not repeated.
+    An incomplete file stays as ``target``.part; the next call resumes it if the server supports ranges. Raises
+    DataError when the server cannot be reached or lacks the file, for a wrong checksum, and for a full disk. Once
+    ``stop`` is set, a failed transfer is not repeated.
     """
     stop = stop or threading.Event()
     with _writing(target):
@@ -152,7 +152,9 @@ def fetch_all(base: str, files: Mapping[str, str], folder: Path, progress: Progr
     """
     for path in files:
         if not _SAFE_PATH.fullmatch(path) or ".." in path.split("/"):
-            raise DataError(f"{base}: lists {path!r}, which is no path inside the folder; nothing was downloaded, check the address")
+            raise DataError(
+                f"{base}: lists {path!r}, which is no path inside the folder; nothing was downloaded, check the address"
+            )
     local = threading.local()
     connections: list[Connection] = []
     stop = threading.Event()
@@ -187,7 +189,9 @@ def read_checksums(base: str, target: Path) -> dict[str, str]:
         if match:
             sums[match[2]] = match[1]
         elif line.strip():
-            raise DataError(f"{base}SHA256SUMS.txt, line {number}: {line[:80]!r} is no checksum and path; check the address")
+            raise DataError(
+                f"{base}SHA256SUMS.txt, line {number}: {line[:80]!r} is no checksum and path; check the address"
+            )
     return sums
 
 
@@ -239,7 +243,8 @@ def _writing(path: Path) -> Iterator[None]:
         yield
     except OSError as error:
         raise DataError(
-            f"{path}: cannot be written or read back ({error.strerror or error}); free some space or choose another folder"
+            f"{path}: cannot be written or read back ({error.strerror or error}); free some space or choose another "
+            "folder"
         ) from error
 
 

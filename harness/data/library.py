@@ -10,9 +10,9 @@ from pathlib import Path
 from harness.api import Data, Dataset, Split
 from harness.data.hashes import remembered_in
 from harness.errors import DataError, HarnessError, NoData, UsageError
+from harness.keys import code_digest
 from harness.plugin.manager import Plugins
 from harness.progress import Display
-from harness.keys import code_digest
 from harness.store.local import Store
 
 VARIABLE = "HARNESS_DATA"

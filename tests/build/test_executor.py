@@ -288,7 +288,11 @@ def outcome(executor: Executor) -> pytest.ExceptionInfo[Exception]:
 @pytest.mark.parametrize(
     ("step", "kind", "message"),
     [
-        (Broken(), CellError, r"apply\(\) of step 'broken' raised ZeroDivisionError: the toy broke \(.*toy.py, line \d+\)"),
+        (
+            Broken(),
+            CellError,
+            r"apply\(\) of step 'broken' raised ZeroDivisionError: the toy broke \(.*toy.py, line \d+\)",
+        ),
         (Nothing(), CellError, r"train\(\) > nothing\(\) gave NoneType, not a network"),
         (Picky(), Unsupported, "picky cannot prune a Sequential"),
         (Tune(epochs=0), Exception, "at least one epoch"),

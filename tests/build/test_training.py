@@ -13,15 +13,15 @@ from typing import Any
 
 import numpy as np
 import pytest
-from fakes import logged
 import torch
 import toy
+from fakes import logged
 from sklearn.metrics import roc_auc_score
 from torch.nn.functional import binary_cross_entropy_with_logits
 
 from harness import CellError, Split, StoreError, Training, UsageError
-from harness.build import training as loop
 from harness.api.tasks import MULTILABEL, TaskKind
+from harness.build import training as loop
 from harness.build.training import digest, predict, predict_array
 from harness.stats.quality import macro_auroc
 
