@@ -1,4 +1,4 @@
-"""The networks' modules, as in Keras: its masking, one bias a gate, its first weights.
+"""Build the networks' modules as Keras does: its masking, one bias per gate, its initial weights.
 
 Imports torch: import it inside functions.
 """
@@ -23,15 +23,15 @@ States = tuple[Tensor, tuple[Tensor, Tensor]]
 
 @torch.fx.wrap
 def drop_skipped(inputs: Tensor) -> tuple[Tensor, Index, Tensor]:
-    """The steps that are not all zeros, moved to the front of ``inputs`` (batch, steps, features); where the last is.
+    """Move the steps that are not all zeros to the front of ``inputs`` (batch, steps, features).
 
-    And whether there is none, (batch, 1) or one False for all. A skipped step changes no state of any layer, so a
-    recurrent network that reads the others alone has, at the last of them, the state that Keras's masking gives. What
-    is left behind them is of no account.
+    Also returns the index of the last such step, and whether there is none: (batch, 1), or one False for all. A skipped
+    step changes no state of any layer. So a recurrent network that reads only the others has, at the last of them, the
+    state that Keras's masking gives; steps behind it are ignored.
     """
     there = inputs.abs().sum(dim=2) != 0  # many times faster than any()
     complete = there.all()
-    # The branch is only for speed; an exporter, which would make one of its sides permanent, is given the general one.
+    # The branch is only for speed; an exporter would make one side permanent, so it gets the general one.
     exporting = torch.compiler.is_compiling() or torch.jit.is_tracing()  # type: ignore[attr-defined,no-untyped-call]
     if not exporting and bool(complete):
         return inputs, (slice(None), -1), complete.logical_not()
@@ -64,7 +64,7 @@ class RecurrentNetwork(nn.Module):
 
 
 def lstm(inputs: int, hidden: int) -> nn.LSTM:
-    """PyTorch's own LSTM layer, batch first, without the second of its two biases, and with Keras's first weights."""
+    """Make PyTorch's LSTM layer, batch first, without the second of its two biases, with Keras's initial weights."""
     layer = nn.LSTM(inputs, hidden, batch_first=True)
     drop_parameter(layer, "bias_hh_l0")
     nn.init.xavier_uniform_(layer.get_parameter("weight_ih_l0"))
@@ -93,7 +93,7 @@ class HiddenLayerLSTM(nn.Module):
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
-        """As Keras would: Glorot's weights for every H and W, and biases as in its LSTM."""
+        """Initialize as Keras would: Glorot's weights for every H and W, and biases as in its LSTM."""
         with torch.no_grad():
             for gate, outer in enumerate(self.outer):
                 whole = nn.init.xavier_uniform_(torch.empty(self.inner_size, self.input_size + self.hidden_size))
@@ -125,11 +125,11 @@ class HiddenLayerLSTM(nn.Module):
         return hidden | {"state": [WeightBlock(gate, self.outer[index], index) for index, gate in enumerate(gates)]}
 
     def as_linears(self) -> nn.Module:
-        """What quantization is given in the place of this module."""
+        """Return the module that quantization uses instead of this one."""
         return _AsLinears(self)
 
     def select_units(self, inputs: Tensor, units: Mapping[str, Tensor]) -> nn.Module:
-        """The layer that is left when of its inputs and units only these stay."""
+        """Return a layer with only these of the inputs and units."""
         state, inner = units["state"], [units[f"gate{index}"] for index in range(4)]
         sizes = {int(gate.sum()) for gate in inner}
         if len(sizes) > 1:
@@ -147,7 +147,7 @@ class HiddenLayerLSTM(nn.Module):
 
 
 class _AsLinears(nn.Module):
-    """HiddenLayerLSTM for inference with nn.Linear layers, which quantization knows."""
+    """HiddenLayerLSTM for inference with nn.Linear layers, which quantization supports."""
 
     def __init__(self, layer: HiddenLayerLSTM) -> None:
         super().__init__()
@@ -211,7 +211,7 @@ class DenseNetwork(nn.Module):
 
 
 def _dense(inputs: int, outputs: int) -> nn.Linear:
-    """A linear layer with Keras's first weights: Glorot's, and no bias."""
+    """Make a linear layer with Keras's initial weights: Glorot's, and zero bias."""
     layer = nn.Linear(inputs, outputs)
     nn.init.xavier_uniform_(layer.weight)
     nn.init.zeros_(layer.bias)
@@ -219,7 +219,7 @@ def _dense(inputs: int, outputs: int) -> nn.Linear:
 
 
 def _open_forget_gate(bias: Tensor) -> None:
-    """Keras's first biases (gates, units); the forget gate is the second, in PyTorch's order and HiddenLayerLSTM's."""
+    """Set Keras's initial biases (gates, units); the forget gate is the second, here as in PyTorch."""
     with torch.no_grad():
         bias.zero_()
         bias[1] = 1.0
