@@ -1,8 +1,7 @@
-"""How good the deployed file's answers on the test split are."""
+"""Measure the quality of the deployed file's answers on the test split."""
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from typing import ClassVar
 
@@ -10,10 +9,14 @@ from harness import EvalContext, Metric, MetricSpec, Task, WeightedMetric
 
 
 class Quality(Metric):
-    """AUROC, average precision, Brier score and calibration error, macro averages over the labels; each label's AUROC.
+    """AUROC, average precision, Brier score and calibration error, macro-averaged over the labels; AUROC per label.
 
-    A label without positives or without negatives has none (None), and then there is no macro average either: one
-    over the other labels would be another figure under the same name.
+    A label without positives or without negatives has no AUROC (None), and then there is no macro average either: an
+    average over the other labels would be a different figure under the same name.
+
+    scikit-learn computes the figures; the bootstrap over patients uses weighted functions of ``harness.stats`` that
+    evaluate many resamples at once. Tests hold both to the same values. The calibration error comes from
+    ``harness.stats`` alone: scikit-learn's calibration curve has bins that are closed on the other side.
     """
 
     name: ClassVar[str] = "quality"
@@ -22,11 +25,10 @@ class Quality(Metric):
     )
 
     def specs(self, task: Task) -> tuple[MetricSpec, ...]:
-        areas = tuple(MetricSpec(f"auroc_{label}", better="higher") for label in task.labels)
         return (
-            # Half a point of AUROC is what studies of compression call equal.
+            # Studies of compression call networks equal within half a point of AUROC.
             MetricSpec("auroc", better="higher", headline=True, gate="0.005"),
-            *areas,
+            *(MetricSpec(f"auroc_{label}", better="higher") for label in task.labels),
             MetricSpec("auprc", better="higher"),
             MetricSpec("brier", better="lower"),
             MetricSpec("calibration_error", better="lower"),
@@ -44,13 +46,25 @@ class Quality(Metric):
 
     def compute(self, evidence: EvalContext) -> Mapping[str, float | None]:
         import numpy as np
+        from sklearn.metrics import average_precision_score, mean_squared_error, roc_auc_score
 
-        from harness.stats.quality import auroc
+        from harness.stats.quality import macro_calibration_error
 
-        scores, targets, once = evidence.scores, evidence.targets, np.ones((len(evidence.scores), 1))
-        areas = auroc(scores, targets)
-        values = {f"auroc_{label}": float(area) for label, area in zip(evidence.task.labels, areas, strict=True)}
-        for name, figure in self.weighted(evidence.task).items():
-            values[name] = float(figure(scores, targets, once)[0])
-        names = [figure.name for figure in self.specs(evidence.task)]
-        return {name: values[name] if math.isfinite(values[name]) else None for name in names}
+        scores, positive = np.asarray(evidence.scores, np.float64), np.asarray(evidence.targets) > 0.5
+        both_classes = positive.any(axis=0) & ~positive.all(axis=0)
+        defined = np.atleast_1d(both_classes & np.isfinite(scores).all(axis=0))
+        figures: dict[str, float | None] = dict.fromkeys(spec.name for spec in self.specs(evidence.task))
+        areas = {
+            label: float(roc_auc_score(positive[:, column], scores[:, column]))
+            for column, label in enumerate(evidence.task.labels)
+            if defined[column]
+        }
+        figures |= {f"auroc_{label}": area for label, area in areas.items()}
+        if defined.all():
+            once = np.ones((len(scores), 1))
+            pairs = list(zip(positive.T, scores.T, strict=True))
+            figures["auroc"] = float(np.mean(list(areas.values())))
+            figures["auprc"] = float(np.mean([average_precision_score(*pair) for pair in pairs]))
+            figures["brier"] = float(mean_squared_error(positive.astype(np.float64), scores))
+            figures["calibration_error"] = float(macro_calibration_error(evidence.scores, evidence.targets, once)[0])
+        return figures

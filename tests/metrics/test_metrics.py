@@ -10,11 +10,12 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from sklearn.metrics import average_precision_score, brier_score_loss, roc_auc_score
+from scipy.stats import mannwhitneyu
 from torch import nn
 
 import harness_metrics
 from harness import Metric, Task
+from harness.stats.quality import auroc
 from harness_metrics import Latency, Memory, Operations, Quality, Size
 
 TASK = Task(input_shape=(2, 9), labels=("NORM", "MI"))
@@ -62,17 +63,56 @@ def test_all_are_registered_under_distinct_names() -> None:
     assert figures[0] == "auroc"
 
 
-def test_quality_agrees_with_scikit_learn(evidence: EvalContext) -> None:
+def test_auroc_agrees_with_scipy_s_mann_whitney_u(evidence: EvalContext) -> None:
+    """scikit-learn computes the figure, so something else checks it: U / (positives * negatives), ties included."""
+    evidence.scores = np.round(evidence.scores, 1)
     found = values(Quality(), evidence)
-    expected = [roc_auc_score(evidence.targets[:, i], evidence.scores[:, i]) for i in (0, 1)]
-    scored = [(evidence.targets[:, i], evidence.scores[:, i]) for i in (0, 1)]
-    areas = {"auroc": np.mean(expected), "auroc_NORM": expected[0], "auroc_MI": expected[1]}
-    others = {"auprc": average_precision_score, "brier": brier_score_loss}
-    means = {name: np.mean([figure(*pair) for pair in scored]) for name, figure in others.items()}
-    error = found.pop("calibration_error")
-    assert found == pytest.approx(areas | means)
-    assert error is not None
-    assert 0 < error < 1
+    areas = []
+    for column in (0, 1):
+        positive = evidence.targets[:, column] > 0.5
+        above, below = evidence.scores[positive, column], evidence.scores[~positive, column]
+        areas.append(mannwhitneyu(above, below).statistic / (len(above) * len(below)))
+    assert (found["auroc_NORM"], found["auroc_MI"]) == pytest.approx(tuple(areas), abs=1e-12)
+    assert found["auroc"] == pytest.approx(np.mean(areas), abs=1e-12)
+
+
+def test_average_precision_and_brier_score_of_a_hand_worked_example(evidence: EvalContext) -> None:
+    # Ranked 0.9 (positive), 0.8, 0.5 (positive), 0.5 (a tie), 0.1: precision 1/1 gains recall 1/2, precision 2/4 the
+    # other half: 0.75. Brier: (0.01 + 0.64 + 0.25 + 0.25 + 0.01) / 5 = 0.232. The second label is perfect.
+    evidence.scores = np.array([[0.9, 1], [0.8, 0], [0.5, 1], [0.5, 0], [0.1, 0]])
+    evidence.targets = np.array([[1, 1], [0, 0], [1, 1], [0, 0], [0, 0]], dtype=np.float32)
+    found = values(Quality(), evidence)
+    assert found["auprc"] == pytest.approx((0.75 + 1) / 2, abs=1e-12)
+    assert found["brier"] == pytest.approx((0.232 + 0) / 2, abs=1e-12)
+
+
+@pytest.mark.parametrize("digits", [1, 8])
+def test_scikit_learn_and_the_bootstrap_s_functions_give_the_same_figures(evidence: EvalContext, digits: int) -> None:
+    """What version 0.1 put into records: the weighted functions with all weights 1. Float32 scores, with ties."""
+    evidence.scores = np.round(evidence.scores, digits)
+    found, once = values(Quality(), evidence), np.ones((50, 1))
+    for name, function in Quality().weighted(TASK).items():
+        assert found[name] == pytest.approx(function(evidence.scores, evidence.targets, once)[0], abs=1e-12)
+    areas = auroc(evidence.scores, evidence.targets)
+    assert (found["auroc_NORM"], found["auroc_MI"]) == pytest.approx(tuple(areas), abs=1e-12)
+
+
+def test_a_binary_task_has_one_label(evidence: EvalContext) -> None:
+    both = values(Quality(), evidence)
+    evidence.scores, evidence.targets = evidence.scores[:, :1], evidence.targets[:, :1]
+    evidence.task = Task(TASK.input_shape, ("NORM",))
+    found = Quality().compute(evidence)  # type: ignore[arg-type]
+    assert found["auroc"] == found["auroc_NORM"] == both["auroc_NORM"]
+    for name in ("auprc", "brier", "calibration_error"):
+        expected = Quality().weighted(TASK)[name](evidence.scores, evidence.targets, np.ones((50, 1)))[0]
+        assert found[name] == pytest.approx(expected, abs=1e-12)
+
+
+def test_scores_that_are_not_finite_have_no_quality(evidence: EvalContext) -> None:
+    evidence.scores[3, 1] = np.nan
+    found = values(Quality(), evidence)
+    assert found.pop("auroc_NORM") is not None
+    assert set(found.values()) == {None}
 
 
 def test_an_undefined_label_is_shown_as_such_and_so_is_the_average(evidence: EvalContext) -> None:
@@ -80,7 +120,7 @@ def test_an_undefined_label_is_shown_as_such_and_so_is_the_average(evidence: Eva
     found = values(Quality(), evidence)
     assert found["auroc"] is None
     assert found["auroc_MI"] is None
-    assert found["auroc_NORM"] == pytest.approx(roc_auc_score(evidence.targets[:, 0], evidence.scores[:, 0]))
+    assert found["auroc_NORM"] == pytest.approx(auroc(evidence.scores, evidence.targets)[0])
 
 
 def test_size_counts_and_weighs(evidence: EvalContext) -> None:
