@@ -1,6 +1,6 @@
-"""The contracts: what a plugin brings, and the frozen values that pass between it and the harness.
+"""Define the contracts between plugins and the harness: base classes, and the frozen values that pass between them.
 
-Importing them loads no torch. Plugins import what they need from ``harness``, or the smaller things from here.
+The names below are public. Plugins import most of them from ``harness``. Importing this package loads no torch.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""What a network is: how it is built for a task, and how its authors train it."""
+"""Define networks: how one is built for a task, and how its authors train it."""
 
 from __future__ import annotations
 
@@ -22,8 +22,9 @@ Phase = Literal["train", "finetune"]
 class Training:
     """How a network is trained. ``optimizer`` and ``scheduler`` name classes of torch.optim and its lr_scheduler.
 
-    The scheduler steps once an epoch; ReduceLROnPlateau is given the validation AUROC (set ``mode="max"``).
-    ``clip`` bounds the gradient's norm. ``examples`` bounds the training examples (a seeded choice, for quick runs).
+    The scheduler steps once per epoch; ReduceLROnPlateau gets the validation score, of which higher is better (set
+    ``mode="max"``). ``clip`` bounds the gradient's norm. ``examples`` limits the training examples to a seeded sample,
+    for quick runs.
     """
 
     epochs: int
@@ -42,30 +43,29 @@ class Training:
             whole = isinstance(value, numbers.Integral) and not isinstance(value, bool)
             if not (whole and value >= 1) and not (field == "examples" and value is None):
                 raise UsageError(
-                    f"training needs at least one epoch, one example and a batch of one, in whole numbers: "
-                    f"{field}={value!r}"
+                    f"Training({field}={value!r}): epochs, batch and examples are whole numbers, at least 1"
                 )
         if self.precision not in ("float32", "bfloat16"):
-            raise UsageError(f"precision {self.precision!r} is not one of float32, bfloat16")
+            raise UsageError(f"Training(precision={self.precision!r}): choose 'float32' or 'bfloat16'")
 
 
 class Architecture(FormerNames, abc.ABC):
-    """A network: how it is built for a task, and how its authors train it."""
+    """Build a network for a task, and say how to train it."""
 
     _former_names: ClassVar = {"about": "summary", "view": "layout"}
     name: ClassVar[str]
     version: ClassVar[str] = "1"
     summary: ClassVar[str] = ""
-    #: The form of the data that it reads, one of the data set's ``layouts``; "" is the data set's own.
+    #: The layout of the data that it reads, one of the data set's ``layouts``; "" is the data set's own.
     layout: ClassVar[str] = ""
-    #: At most so many epochs, on at most so many examples, in the preset *quick*: a minute or less on two cores.
+    #: Limits of epochs and examples in the preset *quick*: a minute or less on two cores.
     quick_epochs: ClassVar[int] = 3
     quick_examples: ClassVar[int] = 2048
 
     @abc.abstractmethod
     def build(self, task: Task) -> torch.nn.Module:
-        """A fresh network that maps (batch, *input_shape) to logits (batch, labels); the harness seeds torch."""
+        """Build a network that maps (batch, *input_shape) to logits (batch, labels); the harness seeds torch."""
 
     @abc.abstractmethod
     def training(self, phase: Phase) -> Training:
-        """How to train it from scratch, or to fine-tune it after a compression."""
+        """Return how to train it from scratch, or how to fine-tune it after a compression."""

@@ -1,4 +1,4 @@
-"""A step made of a function: the shortest form of a compressor."""
+"""Make a step from a function: the shortest form of a compressor."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Concatenate, Literal, ParamSpec, Protocol, Union, cast, get_args, get_origin
 
 from harness.api import Step, StepContext
-from harness.api.parameters import resolved
+from harness.api.parameters import resolve_types
 from harness.errors import UsageError
 
 if TYPE_CHECKING:
@@ -17,14 +17,14 @@ if TYPE_CHECKING:
 
 P = ParamSpec("P")
 
-#: What parameters are, and models and contexts are not.
+#: Types of parameters; models and contexts have none of them.
 VALUES = (bool, int, float, str, list, tuple, dict, Sequence, Mapping, Literal, types.NoneType)
-#: What a step that cannot be checked for want of a default needs; a function cannot define examples().
-MEND_EXAMPLES = "give it a default, or write a class with examples()"
+#: Hint for a function with a parameter that has no default, since a function cannot define examples().
+FIX_EXAMPLES = "give it a default, or write a class with examples()"
 
 
 class Compressor(Protocol[P]):
-    """A step class as type checkers see it: called with parameters it gives a step for a recipe."""
+    """A step class as type checkers see it: a call with parameters makes a step for a recipe."""
 
     name: str
 
@@ -34,7 +34,7 @@ class Compressor(Protocol[P]):
 
 
 def compressor(function: Callable[Concatenate[torch.nn.Module, StepContext, P], torch.nn.Module]) -> Compressor[P]:
-    """The step class whose ``apply`` is this function of a model, a context and typed parameters.
+    """Make the step class whose ``apply`` is this function of a model, a context and typed parameters.
 
     ::
 
@@ -43,18 +43,18 @@ def compressor(function: Callable[Concatenate[torch.nn.Module, StepContext, P], 
             "Halve every weight."
             ...
 
-    Name, docstring and module of the step are the function's, and so are the parameters: suites write
-    ``halve(factor=0.25)``. A method that declares its ``trainings``, has a ``preview``, is a teacher or has its own
-    form on disk, is a subclass of Step.
+    The step takes its name, docstring, module and parameters from the function: suites write ``halve(factor=0.25)``.
+    Subclass Step instead for a method that declares its ``trainings``, has a ``preview``, is a teacher or has its own
+    format on disk.
 
-    Raises UsageError for a function that takes no model and context, that has no docstring, or whose parameters do not
-    say of what type they are.
+    Raises UsageError for a function without model and context, without a docstring, or with a parameter that has no
+    type.
     """
     name = function.__name__
     if not inspect.getdoc(function):
-        raise UsageError(f"compressor {name!r} has no docstring: say what it does; `harness list` shows the first line")
+        raise UsageError(f"compressor {name!r} has no docstring: describe it in one line, which `harness list` shows")
     parameters = _parameters(function)
-    hints = resolved(
+    hints = resolve_types(
         {parameter.name: parameter.annotation for parameter in parameters},
         function.__globals__,
         f"compressor {name!r}",
@@ -71,7 +71,7 @@ def compressor(function: Callable[Concatenate[torch.nn.Module, StepContext, P], 
             namespace={
                 "name": name,
                 "apply": apply,
-                "_mend_examples": MEND_EXAMPLES,
+                "_fix_examples": FIX_EXAMPLES,
                 "__doc__": function.__doc__,
                 "__module__": function.__module__,
             },
@@ -83,43 +83,45 @@ def compressor(function: Callable[Concatenate[torch.nn.Module, StepContext, P], 
 
 
 def _parameters(function: Callable[..., Any]) -> list[inspect.Parameter]:
-    """The parameters of the step: all but the first two, which are the model and the context."""
+    """The parameters of the step: all after the first two, which are the model and the context."""
     name = function.__name__
-    given: list[inspect.Parameter] = []
+    model_and_context: list[inspect.Parameter] = []
     parameters: list[inspect.Parameter] = []
     for parameter in inspect.signature(function).parameters.values():
         positional = parameter.kind in (parameter.POSITIONAL_ONLY, parameter.POSITIONAL_OR_KEYWORD)
-        if len(given) < 2 and positional:
+        if len(model_and_context) < 2 and positional:
             if _is_parameter(parameter, function):
                 break
-            given.append(parameter)
+            model_and_context.append(parameter)
         elif parameter.kind in (parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD):
             raise UsageError(
-                f"compressor {name!r} takes *{parameter.name}: name each parameter, for they enter the key"
+                f"compressor {name!r} takes *{parameter.name}: name each parameter, because all are part of the key"
             )
         elif parameter.annotation is parameter.empty:
-            raise UsageError(f"compressor {name!r}: say of what type {parameter.name!r} is ({parameter.name}: float)")
+            raise UsageError(
+                f"compressor {name!r}: parameter {parameter.name!r} has no type: write one ({parameter.name}: float)"
+            )
         elif type(parameter.default).__hash__ is None:
             raise UsageError(
-                f"compressor {name!r}: mutable default {parameter.name}={parameter.default!r}: use a tuple, and say so "
-                f"in its type ({parameter.name}: tuple[...])"
+                f"compressor {name!r}: mutable default {parameter.name}={parameter.default!r}: use a tuple, with the "
+                f"type {parameter.name}: tuple[...]"
             )
         else:
             parameters.append(parameter)
-    if len(given) < 2:
+    if len(model_and_context) < 2:
         raise UsageError(
-            f"compressor {name!r} takes a model and a context, and then its parameters: write {_with_context(function)}"
+            f"compressor {name!r} needs a model and a context before its parameters: write {_with_context(function)}"
         )
     return parameters
 
 
 def _is_parameter(parameter: inspect.Parameter, function: Callable[..., Any]) -> bool:
-    """Whether what stands where the model or the context should has a default, or a type, as only parameters have."""
+    """Whether the argument in the place of the model or the context has a default or type that only parameters have."""
     if parameter.default is not parameter.empty:
         return True
     try:
-        return _is_value(resolved({"it": parameter.annotation}, function.__globals__, "")["it"])
-    except UsageError:  # the context's type is often there for type checkers alone
+        return _is_value(resolve_types({"it": parameter.annotation}, function.__globals__, "")["it"])
+    except UsageError:  # the context's type is often imported only under TYPE_CHECKING
         return False
 
 
@@ -130,7 +132,7 @@ def _is_value(type_: Any) -> bool:
 
 
 def _with_context(function: Callable[..., Any]) -> str:
-    """How the function is to begin: with a model, the context, and all its parameters after them."""
+    """The signature that the function should have: a model, the context, then all its parameters."""
     first, others = "model", list(inspect.signature(function).parameters.values())
     if others and others[0].kind is not inspect.Parameter.KEYWORD_ONLY and not _is_parameter(others[0], function):
         first = others.pop(0).name

@@ -1,4 +1,4 @@
-"""What a data set is, and what it gives: a task, and three parts."""
+"""Define data sets: a task and three splits, read from a folder in the official layout."""
 
 from __future__ import annotations
 
@@ -20,10 +20,10 @@ if TYPE_CHECKING:
 
 @dataclasses.dataclass(frozen=True)
 class Task:
-    """What a network must fit, known without reading any data.
+    """Inputs and outputs of a network, known without reading any data.
 
     ``input_shape`` is the shape of one example without the batch axis; ``labels`` names the outputs in order.
-    Every task is multi-label: one logit a label, targets 0 or 1; a binary task has one label.
+    Every task is multi-label: one logit per label, targets 0 or 1; a binary task has one label.
     """
 
     input_shape: tuple[int, ...]
@@ -32,9 +32,9 @@ class Task:
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Split:
-    """One part of a data set: ``inputs`` (n, *input_shape) and ``targets`` (n, labels), both float32.
+    """The train, validation or test part of a data set: ``inputs`` (n, *input_shape), ``targets`` (n, labels), float32.
 
-    ``patients`` (n,) names the patient of each example: the unit that the quality bootstrap resamples.
+    ``patients`` (n,) identifies the patient of each example, the unit that the bootstrap of quality resamples.
     """
 
     inputs: FloatArray
@@ -54,7 +54,7 @@ class Split:
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Data:
-    """A loaded data set. Steps see ``train`` and ``validation`` alone; ``test`` is for the final figures."""
+    """A loaded data set. Steps see only ``train`` and ``validation``; ``test`` is for the final metrics."""
 
     task: Task
     train: Split
@@ -94,17 +94,17 @@ class Data:
 
 
 class Progress(Protocol):
-    """How a step or a loader tells how far it is; the harness shows it as a bar or as lines."""
+    """Report the progress of a step or a loader; the harness shows it as a bar or as lines."""
 
     def __call__(self, done: int, total: int, note: str = "") -> None: ...
 
 
 def silent(done: int, total: int, note: str = "") -> None:
-    """A progress that shows nothing."""
+    """Report no progress."""
 
 
 class Dataset(FormerNames, abc.ABC):
-    """A data set that is read from a folder in its official layout."""
+    """Read a data set from a folder in its official layout."""
 
     _former_names: ClassVar = {
         "about": "summary",
@@ -116,49 +116,49 @@ class Dataset(FormerNames, abc.ABC):
     name: ClassVar[str]
     version: ClassVar[str] = "1"
     task: ClassVar[Task]
-    #: About how many training examples it has: only to guess at durations before any data is read.
+    #: Approximate number of training examples, to estimate durations before any data is read.
     examples: ClassVar[int] = 10_000
-    #: True when the data is made up; the name must then say so.
+    #: True for generated data; the name must then say so.
     synthetic: ClassVar[bool] = False
-    #: Other forms of the same examples by name, each with its task, for architectures that read one.
+    #: Other layouts of the same examples by name, each with its task, for architectures that read one of them.
     layouts: ClassVar[Mapping[str, Task]] = {}
-    #: The data set that takes this one's place when it is found nowhere, or None.
+    #: The data set to use when this one is not available, or None.
     fallback: ClassVar[str | None] = None
-    #: One line for ``harness list`` and ``harness data status``: what it is, its licence, its source.
+    #: One line for ``harness list`` and ``harness data status``: content, licence, source.
     summary: ClassVar[str] = ""
 
     @abc.abstractmethod
     def matches(self, folder: Path) -> bool:
-        """Whether the folder holds this data set; quick, reads no signals."""
+        """Return whether the folder holds this data set. Must be fast: reads no signals."""
 
     @abc.abstractmethod
     def fingerprint(self, folder: Path) -> str:
-        """64 hex digits that change whenever the content, the split or the preprocessing does."""
+        """Return 64 hexadecimal digits that change whenever content, splits or preprocessing change."""
 
     @abc.abstractmethod
     def load(self, folder: Path, cache: Path, progress: Progress = silent) -> Data:
-        """Read the folder; keep what is slow to make under ``cache`` (a folder for this data set alone).
+        """Read the folder. ``cache`` is a folder for this data set alone, for results that are slow to compute.
 
-        Raises DataError naming file and reason for anything that is not as the format promises.
+        Raises DataError, with the file and the reason, for anything that violates the format.
         """
 
     def to_layout(self, inputs: FloatArray, name: str) -> FloatArray:
-        """The inputs of a split, (n, *input_shape), in the form called ``name``: (n, *layouts[name].input_shape)."""
+        """Convert the inputs of a split, (n, *input_shape), to the layout ``name``: (n, *layouts[name].input_shape)."""
         raise DataError(f"{self.name} declares the layout {name!r} but does not define to_layout()")
 
     def task_in(self, layout: str) -> Task:
-        """The task in the form called ``layout`` ("": its own). Raises UsageError for one that there is not."""
+        """Return the task in a layout ("": the data set's own). Raises UsageError for an unknown layout."""
         if layout and layout not in self.layouts:
-            has = f"has {', '.join(self.layouts)}" if self.layouts else "has no other form than its own"
+            known = f"known: {', '.join(self.layouts)}" if self.layouts else "it has only its own"
             raise UsageError(
-                f"data set {self.name!r} has no layout {layout!r}{nearest(layout, self.layouts)}; it {has}"
+                f"data set {self.name!r} has no layout {layout!r}{nearest(layout, self.layouts)} ({known})"
             )
         return self.layouts[layout] if layout else self.task
 
     def fetch(self, folder: Path, progress: Progress = silent) -> None:
-        """Download into ``folder``: resumable, verified by checksum. A data set that cannot says why."""
-        raise DataError(f"{self.name} cannot be downloaded by the harness: {self.summary or 'see its own site'}")
+        """Download into ``folder``, resumable and verified by checksum. Raises DataError where that is impossible."""
+        raise DataError(f"{self.name} cannot be downloaded by the harness: {self.summary or 'see its web site'}")
 
     def make(self, folder: Path) -> None:
-        """Write a synthetic data set into ``folder``; only those with ``synthetic = True`` have this."""
-        raise DataError(f"{self.name} is not synthetic, so it cannot be made")
+        """Write a synthetic data set into ``folder``; only data sets with ``synthetic = True`` define this."""
+        raise DataError(f"{self.name} is not synthetic, so it cannot be generated")

@@ -26,9 +26,9 @@ class Train(Step):
 
     def __post_init__(self) -> None:
         if self.epochs is not None and (not isinstance(self.epochs, int) or self.epochs < 1):
-            raise UsageError(f"train(epochs={self.epochs!r}): a whole number of epochs, at least one")
+            raise UsageError(f"train(epochs={self.epochs!r}): give a whole number of epochs, at least 1")
         if self.precision not in (None, "float32", "bfloat16"):
-            raise UsageError(f"train(precision={self.precision!r}): one of 'float32', 'bfloat16'")
+            raise UsageError(f"train(precision={self.precision!r}): choose 'float32' or 'bfloat16'")
 
     def apply(self, model: torch.nn.Module, context: StepContext) -> torch.nn.Module:
         ((phase, changes),) = self.trainings()

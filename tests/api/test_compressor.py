@@ -70,7 +70,7 @@ def test_a_plugin_registers_it() -> None:
 
 def test_its_values_are_checked() -> None:
     for wrong in (scale("x"), scale(which="none"), scale(None)):  # type: ignore[arg-type]
-        with pytest.raises(UsageError, match="axis 'how', option 'it': step 'scale': its parameter"):
+        with pytest.raises(UsageError, match="axis 'how', option 'it': step 'scale': parameter"):
             Matrix(dataset="toy", architecture="conv", how={"it": [wrong]})
     Matrix(dataset="toy", architecture="conv", how={"it": [scale(1)]})
 
@@ -92,7 +92,7 @@ def test_a_parameter_without_a_type_is_refused() -> None:
     def bare(model, context, rank=3):  # type: ignore[no-untyped-def]
         """Bare."""
 
-    with pytest.raises(UsageError, match=r"say of what type 'rank' is \(rank: float\)"):
+    with pytest.raises(UsageError, match=r"parameter 'rank' has no type: write one \(rank: float\)"):
         compressor(bare)
 
 
@@ -108,7 +108,7 @@ def test_a_function_of_less_than_a_model_and_a_context_is_refused() -> None:
     def poor(model: Any) -> Any:
         """Take nothing else."""
 
-    with pytest.raises(UsageError, match=r"'poor' takes a model and a context, .*: write poor\(model, context\)$"):
+    with pytest.raises(UsageError, match=r"'poor' needs a model and a context .*: write poor\(model, context\)$"):
         compressor(poor)  # type: ignore[arg-type]
 
 
@@ -150,7 +150,7 @@ def neither(bits: int = 6):  # type: ignore[no-untyped-def]
 def test_a_function_that_forgot_the_context_is_told_how_to_begin(function: Any, right: str) -> None:
     with pytest.raises(UsageError) as caught:
         compressor(function)
-    assert str(caught.value).endswith(f"takes a model and a context, and then its parameters: write {right}")
+    assert str(caught.value).endswith(f"needs a model and a context before its parameters: write {right}")
 
 
 def test_models_and_contexts_may_have_any_type_or_none() -> None:
@@ -167,7 +167,7 @@ def test_models_and_contexts_may_have_any_type_or_none() -> None:
 def test_a_wrong_parameter_is_answered_with_the_nearest() -> None:
     with pytest.raises(UsageError, match=r"step 'scale' has no parameter 'facter'; did you mean 'factor'\? \(known: "):
         scale(facter=1)  # type: ignore[call-arg]
-    with pytest.raises(UsageError, match=r"step 'scale' takes 1 by place and is given 2"):
+    with pytest.raises(UsageError, match=r"step 'scale' takes 1 by position and got 2"):
         scale(1, "some")  # type: ignore[call-arg, arg-type]
     with pytest.raises(UsageError, match=r"step 'shift': missing 'by' \(known: by\)"):
         shift()  # type: ignore[call-arg]
@@ -203,5 +203,5 @@ def test_a_type_that_cannot_be_read_is_refused() -> None:
     def strange(model: Any, context: Any, rank: Rank) -> Any:  # type: ignore[name-defined]  # noqa: F821
         """Take a rank."""
 
-    with pytest.raises(UsageError, match="'strange': the type of parameter 'rank', 'Rank', cannot be read"):
+    with pytest.raises(UsageError, match="'strange': the type of parameter 'rank', 'Rank', cannot be resolved"):
         compressor(strange)

@@ -52,10 +52,10 @@ def test_values_of_the_types_pass(step: Step) -> None:
 @pytest.mark.parametrize(
     ("step", "words"),
     [
-        (Derived("l3"), "step 'derived': its parameter norm='l3': str is not any of ('l1', 'l2')"),  # type: ignore[arg-type]
-        (Derived(layers=[1, "a"]), "its parameter layers=[1, 'a']"),  # type: ignore[list-item]
-        (Halve("0.5"), "step 'halve': its parameter factor='0.5': str is"),  # type: ignore[arg-type]
-        (Halve(None), "step 'halve': its parameter factor=None"),  # type: ignore[arg-type]
+        (Derived("l3"), "step 'derived': parameter norm='l3': str is not any of ('l1', 'l2')"),  # type: ignore[arg-type]
+        (Derived(layers=[1, "a"]), "parameter layers=[1, 'a']"),  # type: ignore[list-item]
+        (Halve("0.5"), "step 'halve': parameter factor='0.5': str is"),  # type: ignore[arg-type]
+        (Halve(None), "step 'halve': parameter factor=None"),  # type: ignore[arg-type]
     ],
 )
 def test_other_values_are_refused(step: Step, words: str) -> None:
@@ -76,7 +76,7 @@ Bits = NewType("Bits", int)
     ],
 )  # fmt: skip
 def test_a_bool_is_no_number(type_: Any, value: Any) -> None:
-    with pytest.raises(UsageError, match=r"its parameter it=.*"):
+    with pytest.raises(UsageError, match=r"parameter it=.*"):
         check_parameters(holding(type_)(value))
 
 

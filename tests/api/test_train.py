@@ -41,11 +41,11 @@ def test_a_parameter_that_is_missing_is_named(toy_installed: ModuleType) -> None
     [
         (lambda: Halve(facter=1), "step 'halve' has no parameter 'facter'; did you mean 'factor'? (known: factor)"),  # type: ignore[call-arg]
         (lambda: Broken(x=1), "step 'broken' has no parameter 'x': it takes none"),  # type: ignore[call-arg]
-        (lambda: Halve(1, 2), "step 'halve' takes 1 by place and is given 2 (known: factor)"),  # type: ignore[call-arg]
-        (lambda: Halve(1, factor=2), "step 'halve' is given its parameter 'factor' twice"),  # type: ignore[misc]
+        (lambda: Halve(1, 2), "step 'halve' takes 1 by position and got 2 (known: factor)"),  # type: ignore[call-arg]
+        (lambda: Halve(1, factor=2), "step 'halve' gets its parameter 'factor' twice"),  # type: ignore[misc]
         (lambda: Shift(), "step 'shift': missing 'by' (known: by)"),  # type: ignore[call-arg]
         (lambda: dataclasses.replace(Halve(1), x=1), "step 'halve' has no parameter 'x'"),  # type: ignore[call-arg]
-        (lambda: Own("a", 2), "step 'own' takes 1 by place and is given 2"),  # type: ignore[call-arg, misc]
+        (lambda: Own("a", 2), "step 'own' takes 1 by position and got 2"),  # type: ignore[call-arg, misc]
     ],
 )
 def test_a_wrong_call_is_answered_as_by_name(call: Any, words: str) -> None:

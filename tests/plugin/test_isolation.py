@@ -222,7 +222,10 @@ def test_a_bad_step_is_named_by_plugin_and_place(executor: Build, step: Step, wo
 @pytest.mark.parametrize(
     ("step", "words"),
     [
-        (careless.trains("examples"), "calls fit(): training needs at least one epoch, one example and a batch of one"),
+        (
+            careless.trains("examples"),
+            "calls fit(): Training(examples=0): epochs, batch and examples are whole numbers, at least 1",
+        ),
         (careless.trains("epochs"), "in whole numbers: epochs=0"),
         (careless.trains("epoch", 1), "a training has no field 'epoch'; did you mean 'epochs'"),
         (careless.freezes(), "in which nothing can be trained: its 5 parameters are all frozen"),

@@ -110,5 +110,5 @@ def test_an_architecture_that_wants_another_form_of_the_data_than_there_is_canno
     ):
         ids(plugins, architecture="flat")
     monkeypatch.setattr(toy.Toy, "layouts", {})
-    with pytest.raises(UsageError, match="it has no other form than its own"):
+    with pytest.raises(UsageError, match="it has only its own"):
         ids(plugins, architecture="flat")
