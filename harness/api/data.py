@@ -89,7 +89,7 @@ class Data:
                 if not 0 < count < len(part):
                     have = "no positive" if count == 0 else "no negative"
                     raise DataError(
-                        f"{where}: label {label} has {have} example, so its AUROC is undefined; use more records"
+                        f"{where}: label {label} has {have} example, so its quality is undefined; use more records"
                     )
 
 

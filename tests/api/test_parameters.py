@@ -117,5 +117,5 @@ def test_a_step_with_a_type_that_cannot_be_read_is_left_out() -> None:
     plugins = Plugins()
     plugins.add(Module, Origin("zoo", "zoo", "1"))
     (problem,) = plugins.problems
-    assert "step 'unreadable': the type of parameter 'rank', 'Rank', cannot be read" in str(problem)
+    assert "step 'unreadable': the type of parameter 'rank', 'Rank', cannot be resolved" in str(problem)
     assert "unreadable" not in plugins.steps

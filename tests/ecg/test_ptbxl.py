@@ -11,10 +11,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 import wfdb
-from harness.data.hashes import remembered_in
 from tiny_ptbxl import write_record, write_tables
 
 from harness.data import cache as array_cache
+from harness.data.hashes import remembered_in
 from harness.errors import DataError, StoreError
 from harness_ecg import PTBXL
 from harness_ecg.preprocessing import clean
