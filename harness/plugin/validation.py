@@ -11,7 +11,7 @@ from harness.api import Architecture, Dataset, Kind, Metric, Runtime, Step, Task
 from harness.api.parameters import check_defaults
 from harness.errors import UsageError, nearest
 
-#: Names are parts of the names of cells, by which ``pytest -k`` selects.
+#: Names are parts of cell names, which ``pytest -k`` selects by.
 NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._+-]*")
 WORDS_OF_PYTEST = ("and", "or", "not")
 
@@ -77,7 +77,7 @@ def _wrong_version(item: Any) -> str | None:
 
 
 def _wrong_methods(kind: type, contract: type) -> str | None:
-    """Whether a method cannot be called as the contract says."""
+    """The first method that cannot be called as its contract declares, in words, or None."""
     for name, promised in vars(contract).items():
         own = inspect.getattr_static(kind, name)
         if name.startswith("_") or not inspect.isfunction(promised) or own is promised:
@@ -89,23 +89,23 @@ def _wrong_methods(kind: type, contract: type) -> str | None:
             return f"whose {name} is {method!r}: define {wanted}"
         if not inspect.isfunction(method):
             continue
-        given = parameters[1:] if isinstance(own, staticmethod) else parameters
+        arguments = parameters[1:] if isinstance(own, staticmethod) else parameters
         signature = inspect.signature(method)
         try:
-            signature.bind(*given)
+            signature.bind(*arguments)
         except TypeError as error:
             return f"whose {name}{_bare(signature)} cannot be called as {wanted} ({error}): define {wanted}"
     return None
 
 
 def _bare(signature: inspect.Signature) -> str:
-    """The names of the parameters alone."""
+    """The signature without annotations."""
     parameters = [parameter.replace(annotation=inspect.Parameter.empty) for parameter in signature.parameters.values()]
     return str(signature.replace(parameters=parameters, return_annotation=inspect.Signature.empty))
 
 
 def _wrong_step(kind: type[Step]) -> str | None:
-    if not _tells_its_parameters(kind):
+    if not _has_only_fields(kind):
         return "which is not a frozen dataclass: its parameters could not enter the key"
     try:
         check_defaults(kind)
@@ -118,15 +118,15 @@ def _wrong_step(kind: type[Step]) -> str | None:
     return None
 
 
-def _tells_its_parameters(kind: type) -> bool:
-    """Whether all that an instance is made of is in the fields of a frozen dataclass, from which keys are made."""
+def _has_only_fields(kind: type) -> bool:
+    """Whether all state of an instance is in fields of a frozen dataclass; keys are computed from these fields."""
     if kind in (Step, object):
         return True
     own = vars(kind)
     if "__dataclass_params__" in own:
         return bool(own["__dataclass_params__"].frozen)
     adds = "__init__" in own or any("ClassVar" not in str(type_) for type_ in own.get("__annotations__", {}).values())
-    return not adds and all(map(_tells_its_parameters, kind.__bases__))
+    return not adds and all(map(_has_only_fields, kind.__bases__))
 
 
 def _wrong_tasks(dataset: Dataset) -> str | None:
@@ -173,7 +173,7 @@ def unmarked_hooks(module: object, kinds: Mapping[str, Kind]) -> list[str]:
 
 
 def hooks_of(module: object, marked_only: bool = False) -> dict[str, Callable[..., Any]]:
-    """The functions of a module by name that are called like hooks, or that are marked as their implementations."""
+    """The functions of a module, by name, that are named like hooks, or only those marked as implementations."""
     mark = f"{hookspecs.PROJECT}_impl"
     functions = {name: getattr(module, name) for name, value in vars(module).items() if inspect.isroutine(value)}
     return {

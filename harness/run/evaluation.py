@@ -28,6 +28,7 @@ class CellContext:
     def __init__(
         self, file: Path, sha256: str, artefact_file: Path, data: Data, plugins: Plugins, scores: NDArray[Any]
     ) -> None:
+        self.plugins = plugins
         self.task: Task = data.task
         self.file = file
         self.sha256 = sha256
@@ -39,25 +40,25 @@ class CellContext:
         self.base_memory: int | None = None
         self._artefact_file = artefact_file
         self._data = data
-        self._plugins = plugins
 
     @functools.cached_property
     def model(self) -> torch.nn.Module:
-        return artefact.load(self._artefact_file, self._plugins)
+        return artefact.load(self._artefact_file, self.plugins)
 
     @functools.cached_property
     def example(self) -> torch.Tensor:
         return torch.from_numpy(np.array(self._data.validation.inputs[:1]))
 
 
-def figures(context: CellContext, plugins: Plugins) -> dict[str, MetricValue]:
+def figures(context: CellContext) -> dict[str, MetricValue]:
     """The values of all metrics. Raises CellError when a metric fails, or two give a value of the same name."""
     values_by_name: dict[str, MetricValue] = {}
+    plugins = context.plugins
     for name in plugins.metrics:
         metric = plugins.metrics.get(name)
         specs = specs_of(name, context.task, plugins)
         values = plugins.call(metric, "compute", context)
-        weighted = _weighted(metric, context.task, plugins)
+        weighted = _weighted(metric, context)
         headline_names = headlines(specs)
         for spec in specs:
             if spec.name in values_by_name:
@@ -82,17 +83,18 @@ def figures(context: CellContext, plugins: Plugins) -> dict[str, MetricValue]:
     return values_by_name
 
 
-def differences(reference: CellContext, candidate: CellContext, plugins: Plugins) -> dict[str, Interval]:
+def differences(reference: CellContext, candidate: CellContext) -> dict[str, Interval]:
     """The differences candidate minus reference, of the values that have an interval."""
     intervals: dict[str, Interval] = {}
+    plugins = candidate.plugins
     for metric in map(plugins.metrics.get, plugins.metrics):
-        for name, function in _weighted(metric, candidate.task, plugins).items():
+        for name, function in _weighted(metric, candidate).items():
             intervals[name] = plugins.call(metric, bootstrapped, function, candidate, reference)
     return intervals
 
 
-def _weighted(metric: Metric, task: Task, plugins: Plugins) -> Mapping[str, WeightedMetric]:
-    functions = plugins.call(metric, "weighted", task)
+def _weighted(metric: Metric, context: CellContext) -> Mapping[str, WeightedMetric]:
+    functions = context.plugins.call(metric, "weighted", context.task)
     if not isinstance(functions, Mapping):
         raise CellError(
             f"weighted() of metric {metric.name!r} gives {functions!r}, not a mapping from figures to functions"

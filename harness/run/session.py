@@ -221,8 +221,8 @@ class Session:
             self.deployment.measure_memory(cell, evidence)
         from harness.run.evaluation import differences, figures
 
-        metric_values = figures(evidence, self.plugins)
-        metric_differences = differences(base, evidence, self.plugins)
+        metric_values = figures(evidence)
+        metric_differences = differences(base, evidence)
         against = None
         if self.baseline is not None and cell.name in self.baseline.records:
             earlier = self.baseline.records[cell.name]
@@ -301,8 +301,8 @@ class Session:
                 found.latency = float(np.median(samples.candidate)) / 1000
                 before.samples = np.asarray(samples.kept["reference"])
                 self.deployment.measure_memory(cell, before)
-            found.figures = figures(before, self.plugins)
-            found.differences = differences(before, evidence, self.plugins)
+            found.figures = figures(before)
+            found.differences = differences(before, evidence)
         except HarnessError as error:
             found.reason = f"its model could not be measured again: {error}"
         except Exception as error:  # the code that made it may be gone

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import pickle
 from pathlib import Path
+from types import ModuleType
 from typing import Any, ClassVar
 
 import pytest
@@ -16,6 +17,7 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 from toy import file_size_limit
 
+import harness
 from harness import StoreError, train
 from harness.build import artefact
 from harness.plugin.manager import Origin, Plugins
@@ -45,6 +47,16 @@ def test_a_model_comes_back_bit_for_bit(plugins: Plugins, tmp_path: Path, archit
     assert {name: tensor.dtype for name, tensor in back.state_dict().items()} == {
         name: tensor.dtype for name, tensor in model.state_dict().items()
     }
+
+
+def test_a_runtime_loads_it_by_the_public_name(toy_installed: ModuleType, tmp_path: Path) -> None:
+    model = network()
+    artefact.save(tmp_path / "m", model, [], "conv", TASK)
+    back = harness.load_artefact(tmp_path / "m")
+    assert not back.training
+    assert torch.equal(back(EXAMPLE), model(EXAMPLE))
+    with pytest.raises(StoreError, match="there is no artefact at"):
+        harness.load_artefact(tmp_path / "other")
 
 
 def test_loading_leaves_the_global_random_state_alone(plugins: Plugins, tmp_path: Path) -> None:
