@@ -205,7 +205,7 @@ def _open(url: str, shown: str) -> tuple[Any, str]:
     if not url.strip():
         raise UsageError("the URL of the shared store is empty")
     if separator and protocol != "memory" and (not rest.strip("/") or (protocol in OBJECT_STORES and rest[0] == "/")):
-        raise UsageError(f"the shared store {shown} names no place; write s3://BUCKET/FOLDER or file:///FOLDER")
+        raise UsageError(f"the shared store {shown} names no place; write it as s3://BUCKET/FOLDER or file:///FOLDER")
     if separator and protocol not in (known := fsspec.available_protocols()):
         raise UsageError(f"the shared store {shown}: fsspec knows no protocol {protocol!r}{nearest(protocol, known)}")
     try:
