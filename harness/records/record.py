@@ -217,6 +217,11 @@ class StepRecord(MappingView, msgspec.Struct, frozen=True):
     facts: dict[str, Any]
     seconds: float | None
 
+    @property
+    def trainings(self) -> Any:
+        """What the step reported of its calls of ``fit``; records of version 0.1 call it "fits". None where absent."""
+        return self.facts.get("trainings", self.facts.get("fits"))
+
 
 class Record(MappingView, msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """One measured cell."""

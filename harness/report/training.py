@@ -68,7 +68,7 @@ def _fits(record: Record, figure: str) -> Iterator[tuple[tuple[str, ...], list[f
     recipe: tuple[str, ...] = (str(record.axes["architecture"]),)
     for step in record.steps:
         recipe = (*recipe, step.step)
-        for number, history in enumerate(_histories(step.facts, figure), 1):
+        for number, history in enumerate(_histories(step.trainings, figure), 1):
             yield (*recipe, f"fit {number}"), history
 
 
@@ -78,11 +78,10 @@ def _course(model: str, seeds: Sequence[Sequence[float]]) -> Course:
     return Course(model, len(seeds), tuple((statistics.fmean(p), min(p), max(p)) for p in points))
 
 
-def _histories(facts: Mapping[str, Any], figure: str) -> list[list[float]]:
+def _histories(trainings: Any, figure: str) -> list[list[float]]:
     """The figure after each epoch, for each fit of a step; facts are a plugin's own, and may have any form."""
-    fits = facts.get("trainings")
     found = []
-    for fit in fits if isinstance(fits, list) else ():
+    for fit in trainings if isinstance(trainings, list) else ():
         epochs = fit.get("history") if isinstance(fit, Mapping) else None
         entries = epochs if isinstance(epochs, list) else []
         values = [entry.get(figure) for entry in entries if isinstance(entry, Mapping)]

@@ -17,6 +17,7 @@ from harness.errors import CellError
 from harness.measure.latency import SINGLE_WARMUP, LatencyTimer, Pair
 from harness.measure.machine import Disturbance
 from harness.measure.pool import PairedSamples
+from harness.records.record import AARun, Confirmation, Interval, Timing, VerdictRecord
 from harness.store.entry import sha256_of
 from harness.suite.matrix import Cell
 from harness.suite.presets import preset
@@ -92,6 +93,25 @@ def pair(folder: Path, takes: float | str, cell: Cell | None = None, name: str =
     return Pair(cell or cells()[1], reference, candidate, folder / "inputs.npy")
 
 
+def judged(timing: Timing) -> VerdictRecord:
+    """The verdict, which must be there."""
+    assert timing.verdict is not None
+    return timing.verdict
+
+
+def confirmed(timing: Timing) -> Confirmation:
+    """The confirmation, which must be there."""
+    confirmation = judged(timing).confirmation
+    assert confirmation is not None
+    return confirmation
+
+
+def aa_run(timing: Timing) -> AARun:
+    """The A/A run, which must be there."""
+    assert timing.aa_run is not None
+    return timing.aa_run
+
+
 def itself(folder: Path, cell: Cell | None = None) -> Pair:
     return dataclasses.replace(pair(folder, 1), cell=cell or cells()[0], candidate=folder / "reference")
 
@@ -99,16 +119,20 @@ def itself(folder: Path, cell: Cell | None = None) -> Pair:
 @pytest.mark.parametrize(("takes", "kind"), [(0.9, "faster"), (1.0, "same"), (1.1, "slower")])
 def test_a_cell_is_judged_at_the_end(keeper: LatencyTimer, tmp_path: Path, takes: float, kind: str) -> None:
     timing, samples = keeper.time(pair(tmp_path, takes))
-    assert "verdict" not in timing, "what is false among many can be told only when all are there"
-    assert timing["ratio"]["value"] == pytest.approx(takes, rel=0.003)
-    assert timing["bootstrap"] is not None
-    assert timing["bootstrap"]["low"] <= timing["ratio"]["value"] <= timing["bootstrap"]["high"]
-    assert len(timing["per_process"]) == PROCESSES
+    assert timing.verdict is None, "what is false among many can be told only when all are there"
+    assert timing.ratio.value == pytest.approx(takes, rel=0.003)
+    assert isinstance(timing.bootstrap, Interval)
+    assert timing.bootstrap.low is not None
+    assert timing.bootstrap.high is not None
+    assert timing.bootstrap.low <= timing.ratio.value <= timing.bootstrap.high
+    assert len(timing.per_process) == PROCESSES
     assert samples.kept["candidate"] == samples.candidate.tolist()
     keeper.finalize_verdicts()
-    assert timing["verdict"]["kind"] == kind
-    assert timing["verdict"]["margin"] == 0.01
-    assert timing["verdict"]["p"] <= 0.05
+    assert judged(timing).kind == kind
+    assert judged(timing).margin == 0.01
+    p = judged(timing).p
+    assert p is not None
+    assert p <= 0.05
 
 
 def test_a_reference_is_timed_against_itself_once_for_all_its_cells(
@@ -118,9 +142,9 @@ def test_a_reference_is_timed_against_itself_once_for_all_its_cells(
     second, _ = keeper.time(pair(tmp_path, 0.7, name="two"))
     own, _ = keeper.time(itself(tmp_path))
     assert [candidate for _, candidate, _ in bench.asked] == ["reference", "one", "two"]
-    assert first["itself"] == second["itself"] == own["itself"]
-    assert own["ratio"] == own["itself"]["ratio"]
-    assert 0 < own["itself"]["smallest_change"] < 0.02  # type: ignore[operator]
+    assert first.aa_run == second.aa_run == own.aa_run
+    assert own.ratio == aa_run(own).ratio
+    assert 0 < aa_run(own).smallest_change < 0.02  # type: ignore[operator]
     keeper.time(pair(tmp_path, 0.5, cell=cells(threads=2)[1]))
     assert [candidate for _, candidate, _ in bench.asked[3:]] == ["reference", "candidate"], "in each profile"
 
@@ -143,9 +167,9 @@ def test_what_is_slower_is_timed_again_by_fresh_processes(
     assert len({seed for _, _, seed in bench.asked}) > 1, "the order of the calls is drawn anew"
     assert said == ["2 cells are slower than their reference; timing them in fresh processes"]
     (slower, samples), (faster, others), _ = timings
-    assert slower["verdict"]["confirmation"]["ratio"]["value"] == pytest.approx(1.1, rel=0.01)  # type: ignore[index]
+    assert confirmed(slower).ratio.value == pytest.approx(1.1, rel=0.01)
     assert len(samples.kept["confirmation_candidate"]) == PROCESSES
-    assert faster["verdict"]["confirmation"] is None
+    assert judged(faster).confirmation is None
     assert "confirmation_candidate" not in others.kept
 
 
@@ -159,16 +183,16 @@ def test_what_is_not_slower_again_is_inconclusive(
     bench.after = {"candidate": after}
     timing, _ = keeper.time(pair(tmp_path, 1.1))
     keeper.finalize_verdicts()
-    assert timing["verdict"]["kind"] == "inconclusive"
-    assert re.search(reason, timing["verdict"]["reason"])
+    assert judged(timing).kind == "inconclusive"
+    assert re.search(reason, judged(timing).reason)
 
 
 def test_an_interrupted_run_calls_nothing_slower(keeper: LatencyTimer, bench: Bench, tmp_path: Path) -> None:
     slower, _ = keeper.time(pair(tmp_path, 1.1))
     faster, _ = keeper.time(pair(tmp_path, 0.9))
     keeper.finalize_verdicts(confirm=False)
-    assert (slower["verdict"]["kind"], faster["verdict"]["kind"]) == ("inconclusive", "faster")
-    assert "before fresh processes could confirm it" in slower["verdict"]["reason"]
+    assert (judged(slower).kind, judged(faster).kind) == ("inconclusive", "faster")
+    assert "before fresh processes could confirm it" in judged(slower).reason
     assert bench.renewed == 0
 
 
@@ -181,7 +205,7 @@ def test_a_disturbed_cell_is_timed_once_more(keeper: LatencyTimer, bench: Bench,
     assert [candidate for _, candidate, _ in bench.asked] == ["reference", "stolen", "reference", "stolen"]
     assert len({seed for _, _, seed in bench.asked}) == 4, "the order of the calls is drawn anew"
     keeper.finalize_verdicts()
-    assert timing["verdict"]["kind"] == "slower"
+    assert judged(timing).kind == "slower"
 
 
 def test_a_cell_that_is_disturbed_twice_is_contaminated_and_leaves_the_others_alone(
@@ -191,10 +215,10 @@ def test_a_cell_that_is_disturbed_twice_is_contaminated_and_leaves_the_others_al
     stolen, _ = keeper.time(pair(tmp_path, 1.3, name="stolen"))
     clean, _ = keeper.time(pair(tmp_path, 1.3, name="clean"))
     keeper.finalize_verdicts()
-    assert stolen["verdict"]["kind"] == "contaminated"
-    assert "the hypervisor gave 30 % of the CPU's time to other machines" in stolen["verdict"]["reason"]
-    assert clean["verdict"]["kind"] == "slower"
-    assert [signal["signal"] for signal in stolen["signals"] if signal["beyond"]] == ["steal"]
+    assert judged(stolen).kind == "contaminated"
+    assert "the hypervisor gave 30 % of the CPU's time to other machines" in judged(stolen).reason
+    assert judged(clean).kind == "slower"
+    assert [signal.signal for signal in stolen.signals if signal.beyond] == ["steal"]
 
 
 @pytest.mark.parametrize(("times", "disturbed"), [(1, False), (2, True)])
@@ -204,9 +228,9 @@ def test_a_reference_that_was_disturbed_beside_itself_is_taken_again(
     bench.disturbances["reference"] = [STOLEN] * times
     timing, _ = keeper.time(pair(tmp_path, 0.9))
     assert [candidate for _, candidate, _ in bench.asked] == ["reference", "reference", "candidate"]
-    assert timing["itself"]["disturbed"] == disturbed
+    assert aa_run(timing).disturbed == disturbed
     keeper.finalize_verdicts()
-    assert timing["verdict"]["kind"] == "faster", "the cell itself was not disturbed"
+    assert judged(timing).kind == "faster", "the cell itself was not disturbed"
 
 
 @pytest.mark.parametrize(("times", "kind"), [(1, "slower"), (2, "inconclusive")])
@@ -216,12 +240,12 @@ def test_a_disturbed_confirmation_is_repeated_and_confirms_nothing(
     timing, samples = keeper.time(pair(tmp_path, 1.1))
     bench.disturbances["candidate"] = [STOLEN] * times
     keeper.finalize_verdicts()
-    assert timing["verdict"]["kind"] == kind
-    assert timing["verdict"]["confirmation"] is not None
-    assert any(signal["beyond"] for signal in timing["verdict"]["confirmation"]["signals"]) == (times == 2)
+    assert judged(timing).kind == kind
+    assert judged(timing).confirmation is not None
+    assert any(signal.beyond for signal in confirmed(timing).signals) == (times == 2)
     assert len(samples.kept["confirmation_reference_first"]) == PROCESSES
     if kind == "inconclusive":
-        assert "its confirmation was disturbed" in timing["verdict"]["reason"]
+        assert "its confirmation was disturbed" in judged(timing).reason
 
 
 @pytest.mark.parametrize("nth", [1, 2])
@@ -240,8 +264,8 @@ def test_whoever_interrupts_the_confirmation_leaves_nothing_unconfirmed(
     monkeypatch.setattr(bench, "time_pair", interrupt)
     with pytest.raises(KeyboardInterrupt):
         keeper.finalize_verdicts()
-    assert [timing["verdict"]["kind"] for timing in timings] == ["slower"] * (nth - 1) + ["inconclusive"] * (3 - nth)
-    assert all(timing["verdict"]["p"] is None for timing in timings[nth - 1 :])
+    assert [judged(timing).kind for timing in timings] == ["slower"] * (nth - 1) + ["inconclusive"] * (3 - nth)
+    assert all(judged(timing).p is None for timing in timings[nth - 1 :])
 
 
 def test_where_a_model_differs_from_itself_nothing_can_be_told(bench: Bench, tmp_path: Path) -> None:
@@ -257,8 +281,8 @@ def test_where_a_model_differs_from_itself_nothing_can_be_told(bench: Bench, tmp
     bench.time_pair = biased  # type: ignore[method-assign]
     timing, _ = strict.time(pair(tmp_path, 1.0))
     strict.finalize_verdicts()
-    assert timing["verdict"]["kind"] == "contaminated"
-    assert "the A/A run of the reference shows a difference of at least 100 %" in timing["verdict"]["reason"]
+    assert judged(timing).kind == "contaminated"
+    assert "the A/A run of the reference shows a difference of at least 100 %" in judged(timing).reason
 
 
 def test_false_discoveries_are_controlled_over_each_matrix(keeper: LatencyTimer, bench: Bench, tmp_path: Path) -> None:
@@ -273,13 +297,13 @@ def test_false_discoveries_are_controlled_over_each_matrix(keeper: LatencyTimer,
     ]
     among = keeper.time(pair(tmp_path, barely, cell=cells("large")[1], name="barely"))[0]
     certain = keeper.time(pair(tmp_path, sure, cell=cells("large")[3], name="sure"))[0]
-    assert alone["ratio"] == among["ratio"], "the two are the same measurement"
+    assert alone.ratio == among.ratio, "the two are the same measurement"
     keeper.finalize_verdicts()
-    assert alone["verdict"]["kind"] == "faster"
-    assert among["verdict"]["kind"] == "inconclusive"
-    assert "too weak among 42 cells" in among["verdict"]["reason"]
-    assert certain["verdict"]["kind"] == "faster"
-    assert not any(timing["verdict"]["kind"] in ("slower", "faster") for timing, _ in crowd)
+    assert judged(alone).kind == "faster"
+    assert judged(among).kind == "inconclusive"
+    assert "too weak among 42 cells" in judged(among).reason
+    assert judged(certain).kind == "faster"
+    assert not any(judged(timing).kind in ("slower", "faster") for timing, _ in crowd)
 
 
 def test_verdicts_are_given_once(keeper: LatencyTimer, bench: Bench, tmp_path: Path) -> None:
@@ -293,14 +317,14 @@ def test_verdicts_are_given_once(keeper: LatencyTimer, bench: Bench, tmp_path: P
 
 def test_the_single_protocol_is_the_mean_of_one_process(keeper: LatencyTimer, bench: Bench, tmp_path: Path) -> None:
     timing, samples = keeper.time_single(pair(tmp_path, 1.0))
-    assert (timing["protocol"], timing["processes"], timing["pairs"]) == ("single", 1, preset("quick").calls)
-    assert timing["warmup"] == SINGLE_WARMUP == 100
-    assert timing["ratio"]["value"] == 1
-    assert timing["ratio"]["low"] is None
-    assert "no interval" in timing["ratio"]["method"]
+    assert (timing.protocol, timing.processes, timing.pairs) == ("single", 1, preset("quick").calls)
+    assert timing.warmup == SINGLE_WARMUP == 100
+    assert timing.ratio.value == 1
+    assert timing.ratio.low is None
+    assert "no interval" in timing.ratio.method
     assert samples.candidate.shape == (1, preset("quick").calls)
     keeper.finalize_verdicts()
-    assert "verdict" not in timing, "one process cannot tell"
+    assert timing.verdict is None, "one process cannot tell"
     assert not bench.asked
 
 
@@ -314,8 +338,8 @@ def test_cells_with_references_of_their_own_share_one_that_is_timed_against_itse
         earlier.write_text("2")
         candidate = pair(tmp_path, 2.2, cell, name).candidate
         timing, _ = keeper.time(Pair(cell, earlier, candidate, tmp_path / "inputs.npy", steady=steady))
-        assert timing["ratio"]["value"] == pytest.approx(1.1, rel=0.01)
-        assert timing["itself"]["sha256"] == sha256_of(steady)
+        assert timing.ratio.value == pytest.approx(1.1, rel=0.01)
+        assert aa_run(timing).sha256 == sha256_of(steady)
     assert [(reference, candidate) for reference, candidate, _ in bench.asked] == [
         ("3", "steady"),
         ("2", "a"),

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from records import decoded, interval, verdict
 from run_files import cell, contaminated
 
-from harness.records.record import Interval, Record, Timing, decode, to_json
+from harness.records.record import Interval, Record, StepRecord, Timing, decode, to_json
 
 RESULTS = Path(__file__).parents[2] / "results"
 
@@ -229,3 +229,10 @@ def test_a_record_can_be_indexed_as_the_json_that_it_stands_for() -> None:
     assert "nonsense" not in bare
     with pytest.raises(KeyError, match="against"):
         bare["against"]
+
+
+def test_a_step_s_trainings_have_a_former_name() -> None:
+    history = [{"epochs": 2}]
+    steps = [StepRecord("train()", facts, None) for facts in ({"trainings": history}, {"fits": history}, {})]
+    assert [step.trainings for step in steps] == [history, history, None]
+    assert any(step.trainings for step in decode(next(published())).steps)

@@ -8,6 +8,7 @@ import subprocess
 import sys
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 import fakes
 import pytest
@@ -15,11 +16,13 @@ import run_files
 from fakes import Suite
 
 from harness.cli.main import main
-from harness.records.record import to_json
+from harness.plugin.manager import installed
+from harness.records.record import decode, to_json
 from harness.records.runs import read
 from harness.report import page
 from harness.report.charts import all_charts, drawn, slug
 from harness.report.model import report
+from harness.report.terminal import report_text
 
 MADE = [run_files.cell(1.0), run_files.cell(0.5, pruning="half", difference=(-0.001, -0.002, 0.0), error=0.01)]
 
@@ -153,3 +156,17 @@ def test_asking_for_options_loads_no_charts() -> None:
     code = "import sys, harness.pytest_plugin; print('vl_convert' in sys.modules, 'jinja2' in sys.modules)"
     shown = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert shown.stdout.split() == ["False", "False"]
+
+
+def test_report_sections_of_plugins_get_plain_mappings(monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[Any] = []
+
+    def sections(records: Any, context: object) -> list[Any]:
+        seen.extend(records)
+        return []
+
+    plugins = installed()
+    monkeypatch.setattr(plugins, "sections", sections)
+    report_text([decode(made) for made in MADE], plugins)
+    assert [type(record) for record in seen] == [dict, dict]
+    assert seen[0]["timing"]["ratio"]["value"] == 1.0
