@@ -164,11 +164,11 @@ def test_networks_of_one_shape_differ_in_their_records_as_is_said() -> None:
     latencies: dict[tuple[str, ...], list[tuple[float, float]]] = {}
     for file in ("cnn", "rnn", "resnet"):
         for record in read_records(ROOT / "results" / "ptbxl" / f"{file}.json"):
-            timing, axes = record["timing"], record["axes"]
+            timing, axes = record.timing, record.axes
             assert timing is not None
             shape = (file, str(axes["profile"]), str(axes["precision"]), str(axes["pruning"]).partition("keep")[2])
-            latency = record["figures"]["latency"]["value"]
-            latencies.setdefault(shape, []).append((latency, timing["ratio"]["value"]))
+            latency = record.figures["latency"].value
+            latencies.setdefault(shape, []).append((latency, timing.ratio.value))
     medians, ratios = (
         max(max(values) / min(values) for values in ([pair[side] for pair in pairs] for pairs in latencies.values()))
         for side in (0, 1)

@@ -83,20 +83,20 @@ def test_other_observers_were_tried_on_the_networks_of_the_records(table: Path) 
     found: dict[str, Record] = {}
     for run in ("cnn", "rnn"):
         for record in read_records(RESULTS / "ptbxl" / f"{run}.json"):
-            axes = record["axes"]
-            if axes["training"] == "plain" and not axes["profile"].startswith("native"):
+            axes = record.axes
+            if axes["training"] == "plain" and not str(axes["profile"]).startswith("native"):
                 found[f"{axes['architecture']} {axes['pruning']} {axes['precision']}"] = record
     assert len({row[0] for row in rows}) == (8 if table == OBSERVERS[0] else 4)
     for name, auroc, scheme, _, _, _, size, smaller in rows:
-        whole, int8 = found[f"{name} float32"]["figures"], found[f"{name} int8"]["figures"]
-        assert float(auroc) == pytest.approx(whole["auroc"]["value"], abs=1e-4)
+        whole, int8 = found[f"{name} float32"].figures, found[f"{name} int8"].figures
+        assert float(auroc) == pytest.approx(whole["auroc"].value, abs=1e-4)
         if scheme == "ptq-int8" and table == OBSERVERS[0]:
-            assert (float(size), float(smaller)) == (whole["state_size"]["value"], int8["state_size"]["value"])
+            assert (float(size), float(smaller)) == (whole["state_size"].value, int8["state_size"].value)
 
 
 @pytest.mark.parametrize("file", FILES, ids=lambda file: file.stem)
 def test_results_are_of_real_data_and_say_where_they_come_from(file: Path) -> None:
     for record in read_records(file):
-        assert not record["synthetic"]
-        assert len(record["artefact"]["key"]) == len(record["artefact"]["sha256"]) == 64
+        assert not record.synthetic
+        assert len(record.artefact.key) == len(record.artefact.sha256) == 64
     assert f"`{file.relative_to(RESULTS).with_suffix('')}`" in (RESULTS / "README.md").read_text()

@@ -8,7 +8,6 @@ Fields that this version does not know are ignored, because later versions add s
 from __future__ import annotations
 
 import copy
-import functools
 import re
 from typing import Any, TypeVar
 
@@ -22,34 +21,7 @@ SCHEMA = 1
 T = TypeVar("T")
 
 
-class MappingView:
-    """Read a class of a record as the JSON object that it stands for.
-
-    For the packages that still index records; it goes when they use attributes. A field that the JSON omits is absent.
-    """
-
-    __slots__ = ()
-
-    def __getitem__(self, name: str) -> Any:
-        attribute, omitted = _json_fields(type(self))[name]  # type: ignore[arg-type]
-        value = getattr(self, attribute)
-        if value is UNSET or any(value == default for default in omitted):
-            raise KeyError(name)
-        return value
-
-    def __contains__(self, name: object) -> bool:
-        try:
-            self[name]  # type: ignore[index]
-        except KeyError:
-            return False
-        return True
-
-    def get(self, name: str, default: Any = None) -> Any:
-        """The value of a JSON field, or ``default`` where the JSON omits it."""
-        return self[name] if name in self else default  # noqa: SIM401
-
-
-class Interval(MappingView, msgspec.Struct, frozen=True):
+class Interval(msgspec.Struct, frozen=True):
     """An estimate with its confidence interval at ``level`` (0.95 is 95 %), and the method that gave it.
 
     The bounds are None where there are too few units for an interval; ``method`` then says so.
@@ -62,7 +34,7 @@ class Interval(MappingView, msgspec.Struct, frozen=True):
     method: str
 
 
-class MetricValue(MappingView, msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+class MetricValue(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """One figure of one metric; ``value`` is None where it is undefined. The rest is what its MetricSpec declares.
 
     Only a figure that follows from the answers alone has an ``interval``: by bootstrap over patients.
@@ -80,7 +52,7 @@ class MetricValue(MappingView, msgspec.Struct, frozen=True, kw_only=True, omit_d
     interval: Interval | None = None
 
 
-class SignalRecord(MappingView, msgspec.Struct, frozen=True, kw_only=True):
+class SignalRecord(msgspec.Struct, frozen=True, kw_only=True):
     """A sign that the machine was disturbed; ``beyond`` its limit it contaminates the cell.
 
     ``value`` is None where this machine does not tell it.
@@ -92,7 +64,7 @@ class SignalRecord(MappingView, msgspec.Struct, frozen=True, kw_only=True):
     beyond: bool
 
 
-class AARun(MappingView, msgspec.Struct, frozen=True, kw_only=True):
+class AARun(msgspec.Struct, frozen=True, kw_only=True):
     """The reference timed against a copy of itself in the same run and profile.
 
     ``smallest_change`` is the relative change that the cell's number of processes would have detected with a power of
@@ -106,7 +78,7 @@ class AARun(MappingView, msgspec.Struct, frozen=True, kw_only=True):
     disturbed: bool
 
 
-class Confirmation(MappingView, msgspec.Struct, frozen=True, kw_only=True):
+class Confirmation(msgspec.Struct, frozen=True, kw_only=True):
     """What fresh processes measured of a cell that was slower."""
 
     ratio: Interval
@@ -114,7 +86,7 @@ class Confirmation(MappingView, msgspec.Struct, frozen=True, kw_only=True):
     signals: list[SignalRecord]
 
 
-class VerdictRecord(MappingView, msgspec.Struct, frozen=True, kw_only=True):
+class VerdictRecord(msgspec.Struct, frozen=True, kw_only=True):
     """What the ratio says at a ``margin`` (0.01 is 1 %): faster, slower, same, inconclusive, or contaminated.
 
     ``p`` is adjusted for the cells of the matrix; ``processes_needed`` would decide an inconclusive cell.
@@ -128,14 +100,14 @@ class VerdictRecord(MappingView, msgspec.Struct, frozen=True, kw_only=True):
     confirmation: Confirmation | None
 
 
-class Cost(MappingView, msgspec.Struct, frozen=True, kw_only=True):
+class Cost(msgspec.Struct, frozen=True, kw_only=True):
     """Seconds of wall time that the timing took, and seconds that the timed calls took."""
 
     wall: float
     calls: float
 
 
-class Timing(MappingView, msgspec.Struct, kw_only=True, omit_defaults=True):
+class Timing(msgspec.Struct, kw_only=True, omit_defaults=True):
     """How the latency was measured: ``ratio`` is candidate / reference, ``environment`` what each worker verified.
 
     ``protocol`` is "paired" or "single" (study B's: the mean of one process), which has only the fields that both
@@ -176,14 +148,14 @@ class Timing(MappingView, msgspec.Struct, kw_only=True, omit_defaults=True):
         return bool(self.exceeded) or (self.verdict is not None and self.verdict.kind == "contaminated")
 
 
-class ArtefactRef(MappingView, msgspec.Struct, frozen=True):
+class ArtefactRef(msgspec.Struct, frozen=True):
     """The artefact behind a cell: its key, and the hash of the deployed file that was timed and evaluated."""
 
     key: str
     sha256: str
 
 
-class Against(MappingView, msgspec.Struct, kw_only=True):
+class Against(msgspec.Struct, kw_only=True):
     """The cell's model of an earlier run, measured again in this run beside the new model.
 
     ``timing`` has the earlier model as the reference; it is None, with the ``reason``, where the model was not timed
@@ -207,7 +179,7 @@ class Against(MappingView, msgspec.Struct, kw_only=True):
         return self.figures[figure].value if figure in self.figures else None
 
 
-class StepRecord(MappingView, msgspec.Struct, frozen=True):
+class StepRecord(msgspec.Struct, frozen=True):
     """One step of the recipe: as the suite wrote it, what it reported, and the seconds that building it took.
 
     ``facts`` is empty and ``seconds`` None when the store no longer has the step's artefact.
@@ -223,7 +195,7 @@ class StepRecord(MappingView, msgspec.Struct, frozen=True):
         return self.facts.get("trainings", self.facts.get("fits"))
 
 
-class Record(MappingView, msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+class Record(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """One measured cell."""
 
     schema: int
@@ -294,7 +266,7 @@ class Record(MappingView, msgspec.Struct, frozen=True, kw_only=True, omit_defaul
         return self.figures[figure].value if figure in self.figures else None
 
 
-class Unmeasured(MappingView, msgspec.Struct, frozen=True, kw_only=True):
+class Unmeasured(msgspec.Struct, frozen=True, kw_only=True):
     """A cell that was selected and not measured: ``outcome`` is "skipped", "failed" or "not run", with the reason."""
 
     suite: str
@@ -302,15 +274,6 @@ class Unmeasured(MappingView, msgspec.Struct, frozen=True, kw_only=True):
     cell: str
     outcome: str
     reason: str
-
-
-#: The former name, for the packages that are not converted yet.
-Left = Unmeasured
-
-
-def identity(record: Record) -> tuple[str, ...]:
-    """`Record.identity`, for the packages that are not converted yet."""
-    return record.identity
 
 
 def decode(document: Any, kind: type[T] = Record) -> T:  # type: ignore[assignment]
@@ -347,18 +310,3 @@ def _with_key(path: str, document: Any, kind: type[Any]) -> str:
         except msgspec.ValidationError:
             return path.replace("[...]", f".{key}")
     return path
-
-
-@functools.cache
-def _json_fields(kind: type[Any]) -> dict[str, tuple[str, tuple[Any, ...]]]:
-    """By JSON name, the attribute of a class and the values that its JSON omits."""
-    found = {}
-    for entry in msgspec.structs.fields(kind):
-        omitted: tuple[Any, ...] = ()
-        if kind.__struct_config__.omit_defaults:
-            if entry.default is not msgspec.NODEFAULT:
-                omitted = (entry.default,)
-            elif entry.default_factory in (list, dict):
-                omitted = (entry.default_factory(),)
-        found[entry.encode_name] = entry.name, omitted
-    return found

@@ -217,20 +217,6 @@ def test_a_record_answers_for_its_figures_and_its_name() -> None:
     assert record.fingerprint.cpu == "Some CPU"
 
 
-def test_a_record_can_be_indexed_as_the_json_that_it_stands_for() -> None:
-    record, document = decoded(complete()), complete()
-    assert record["timing"]["itself"]["sha256"] == document["timing"]["itself"]["sha256"]
-    assert record["timing"]["steady"] is None
-    bare = decoded(cell(machine=None))
-    assert "machine" not in bare
-    assert bare.get("machine", {}) == {}
-    assert "steady" not in bare["timing"]
-    assert bare["timing"].get("protocol") == "paired"
-    assert "nonsense" not in bare
-    with pytest.raises(KeyError, match="against"):
-        bare["against"]
-
-
 def test_a_step_s_trainings_have_a_former_name() -> None:
     history = [{"epochs": 2}]
     steps = [StepRecord("train()", facts, None) for facts in ({"trainings": history}, {"fits": history}, {})]
