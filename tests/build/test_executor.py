@@ -295,7 +295,11 @@ def outcome(executor: Executor) -> pytest.ExceptionInfo[Exception]:
         ),
         (Nothing(), CellError, r"train\(\) > nothing\(\) gave NoneType, not a network"),
         (Picky(), Unsupported, "picky cannot prune a Sequential"),
-        (Tune(epochs=0), Exception, "at least one epoch"),
+        (
+            Tune(epochs=0),
+            CellError,
+            r"calls fit\(\): Training\(epochs=0\): epochs, batch and examples are whole numbers",
+        ),
     ],
 )
 def test_a_step_that_fails_fails_alone_and_is_named(
@@ -335,7 +339,9 @@ def test_whatever_a_plugin_raises_is_contained(
     assert type(caught.value).__module__ == "harness.errors"
 
 
-def test_the_global_random_states_are_left_alone(executor: Build, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_global_random_states_are_left_alone(
+    executor: Build, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
     drawn: list[tuple[float, ...]] = []
 
     def draw(self: Halve, model: torch.nn.Module, context: Any) -> torch.nn.Module:
@@ -350,8 +356,7 @@ def test_the_global_random_states_are_left_alone(executor: Build, monkeypatch: p
     assert (random.random(), np.random.random(), torch.rand(()).item()) == expected
     executor(cells(train(), Halve(), Tune())).build_all()
     again = executor(cells(train(), Halve(0.5)))
-    again.store.root = again.store.root / "elsewhere"
-    again.build_all()
+    Executor(again.plan, again.plugins, again.library, Store(tmp_path / "elsewhere"), again.display).build_all()
     assert len(drawn) == 2
     assert drawn[0] == drawn[1], "a step that draws from the global state is reproducible all the same"
 

@@ -295,7 +295,7 @@ FAIL = {
     "forgets": "gave NoneType, not a network",
     "poisons": "answers NaN or infinity for 1 of 2 labels",
     "widens": "with the shape (1, 5), not (1, 2)",
-    "nothing": "at least one epoch, one example",
+    "nothing": "Training(examples=0): epochs, batch and examples are whole numbers, at least 1",
     "frozen": "nothing can be trained",
     "promises": "did not run it",
     "wonders": "trainings() of step 'wonders' raised LookupError",
