@@ -33,6 +33,7 @@ CONTRACTS: Mapping[str, str] = {"Evidence": "EvalContext", "Figure": "MetricSpec
 EXPORTS: Mapping[str, Mapping[str, str]] = {
     "harness": CONTRACTS,
     "harness.api": CONTRACTS,
+    "harness.nn.operations": {"Operations": "OperationCounts"},
     "harness.nn.structure": {
         "Described": "PrunableLayer",
         "Incoming": "WeightBlock",

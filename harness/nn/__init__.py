@@ -4,7 +4,7 @@
 multiply-accumulates.
 """
 
-from harness.nn.operations import Layer, Operations, count, nonzero, parameters
+from harness.nn.operations import Layer, OperationCounts, count, nonzero, parameters
 from harness.nn.structure import (
     PrunableLayer,
     WeightBlock,
@@ -17,7 +17,7 @@ from harness.nn.structure import (
 
 __all__ = [
     "Layer",
-    "Operations",
+    "OperationCounts",
     "PrunableLayer",
     "WeightBlock",
     "arguments",

@@ -17,7 +17,12 @@ from typing import Any
 import torch
 from torch import nn
 
+from harness.former_names import former_export
 from harness.nn.structure import PrunableLayer
+
+
+def __getattr__(name: str) -> Any:
+    return former_export(__name__, name)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -32,7 +37,7 @@ class Layer:
 
 
 @dataclasses.dataclass(frozen=True)
-class Operations:
+class OperationCounts:
     """The layers with weights that multiply, in the order in which they first run."""
 
     layers: tuple[Layer, ...]
@@ -49,11 +54,11 @@ class Operations:
 
     def share(self, dtype: str) -> tuple[float, float]:
         """Return the shares (0 to 1) of weights and of multiply-accumulates in ``dtype``; (0, 0) for no layers."""
-        selected = Operations(tuple(layer for layer in self.layers if layer.dtype == dtype))
+        selected = OperationCounts(tuple(layer for layer in self.layers if layer.dtype == dtype))
         return selected.weights / max(self.weights, 1), selected.macs / max(self.macs, 1)
 
 
-def count(model: nn.Module, example: torch.Tensor) -> Operations:
+def count(model: nn.Module, example: torch.Tensor) -> OperationCounts:
     """Run ``example``, a batch of one (1, *input_shape), through the model in eval mode and count its operations.
 
     A batch of n counts n times. A layer that runs several times counts its multiply-accumulates each time, its weights
@@ -77,7 +82,7 @@ def count(model: nn.Module, example: torch.Tensor) -> Operations:
             hook.remove()
         for module, training in modes.items():
             module.training = training
-    return Operations(tuple(layers.values()))
+    return OperationCounts(tuple(layers.values()))
 
 
 def parameters(model: nn.Module) -> int:

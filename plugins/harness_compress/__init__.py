@@ -1,4 +1,4 @@
-"""Compression steps, a method a file: ``prune``, ``prune_quantile``, ``quantize``, ``distill``. It loads no torch."""
+"""Register the compression steps ``prune``, ``prune_quantile``, ``quantize`` and ``distill``. It loads no torch."""
 
 from __future__ import annotations
 

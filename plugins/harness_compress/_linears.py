@@ -1,4 +1,4 @@
-"""Recurrent layers as linear layers and a loop over the steps, so that what can quantize linear layers has them all."""
+"""Rewrite recurrent layers as linear layers and a loop over time steps, so that linear quantization covers them."""
 
 from __future__ import annotations
 
@@ -13,19 +13,19 @@ from harness.errors import Unsupported
 
 @runtime_checkable
 class AsLinears(Protocol):
-    """A module of one's own that multiplies by bare parameters, and tells how it would by layers.
+    """Let a module that multiplies by bare parameters be quantized, by returning its equivalent in linear layers.
 
-    Quantization asks for that and replaces the module by the answer; it goes by this method, never by a name. A module
-    whose products are linear layers already needs no such method.
+    Quantization detects this method, not a class name, and replaces the module by the result. A module that already
+    consists of linear layers does not need it.
     """
 
     def as_linears(self) -> nn.Module:
-        """A module with the same arguments and, in evaluation mode, answers, where nn.Linear layers alone multiply."""
+        """Return a module with the same arguments and evaluation-mode outputs, in which only nn.Linear multiplies."""
         ...
 
 
 class LoopedLSTM(nn.Module):
-    """nn.LSTM (without projections) for inference: the same arguments and answers, for a batch that is not packed."""
+    """Compute nn.LSTM (without projections) for inference, with the same arguments and outputs; no packed batches."""
 
     def __init__(self, lstm: nn.LSTM) -> None:
         super().__init__()
@@ -59,11 +59,11 @@ class LoopedLSTM(nn.Module):
 
 
 class _Direction(nn.Module):
-    """One layer of an LSTM in one direction: the input's part of all steps is one product, the state's one a step."""
+    """One layer of an LSTM in one direction: one product for the inputs of all steps, one per step for the state."""
 
     def __init__(self, lstm: nn.LSTM, end: str) -> None:
         super().__init__()
-        own = dict(lstm.named_parameters(recurse=False))  # without a bias that the LSTM has only for its kernel
+        own = dict(lstm.named_parameters(recurse=False))  # a dropped bias is a buffer, so it is not among them
         self.input = linear(own[f"weight_ih_{end}"], own.get(f"bias_ih_{end}"))
         self.hidden = linear(own[f"weight_hh_{end}"], own.get(f"bias_hh_{end}"))
 
@@ -79,7 +79,7 @@ class _Direction(nn.Module):
 
 
 def linear(weight: Tensor, bias: Tensor | None = None) -> nn.Linear:
-    """A linear layer with this weight (outputs, inputs) and bias (outputs,); it shares them."""
+    """Make a linear layer that shares this weight (outputs, inputs) and bias (outputs,)."""
     layer = nn.Linear(weight.shape[1], weight.shape[0], bias=False, device="meta")
     layer.weight = nn.Parameter(weight.detach(), requires_grad=False)
     if bias is not None:
@@ -88,7 +88,7 @@ def linear(weight: Tensor, bias: Tensor | None = None) -> nn.Linear:
 
 
 def spelled_out(module: nn.Module) -> nn.Module | None:
-    """What stands for this module where only linear layers multiply; None for one that stays."""
+    """Return the replacement in which only linear layers multiply; None for a module that needs none."""
     if isinstance(module, AsLinears):
         return module.as_linears().eval()
     if type(module) is nn.LSTM and module.proj_size == 0:
@@ -97,9 +97,9 @@ def spelled_out(module: nn.Module) -> nn.Module | None:
 
 
 def replaced(model: nn.Module, change: Callable[[nn.Module], nn.Module | None]) -> nn.Module:
-    """``model`` (used up) with what ``change`` gives in the place of each module for which it gives something.
+    """Replace each module of ``model``, in place, for which ``change`` returns another one; return the model.
 
-    One that occurs twice is replaced by one; the inside of what was replaced is not looked at.
+    A module that occurs twice is replaced by one module. Replacements are not searched.
     """
     done: dict[nn.Module, nn.Module] = {}
 

@@ -1,9 +1,9 @@
-"""Study A's quantization: weights, and what they multiply, uniformly from [Fmin, Fmax] to 0..255; products of integers.
+"""Quantize as study A does: weights and their inputs uniformly from [Fmin, Fmax] to 0..255, with integer products.
 
-A number x becomes q = round(x / scale) + zero_point, limited to 0..255, with scale = (Fmax - Fmin) / 255 (Jacob et al.,
-CVPR 2018, section 2.1; so does gemmlowp). A range that does not hold 0 is widened to hold it, and the zero point is
-rounded to an integer, so that 0 has an exact form: padding, ReLU and a state that starts at 0 need it. Then
-x W' = s_x s_w (q_x - z_x) (q_w - z_w)', the product being one of integers in 32 bits.
+A number x becomes q = round(x / scale) + zero_point, clamped to 0..255, with scale = (Fmax - Fmin) / 255 (Jacob et al.,
+CVPR 2018, section 2.1, and gemmlowp). A range without 0 is widened to contain it, and the zero point is rounded to an
+integer, so that 0 is represented exactly, as padding, ReLU and an initial state of 0 require. Then
+x W' = s_x s_w (q_x - z_x) (q_w - z_w)', a product of integers in 32 bits.
 """
 
 from __future__ import annotations
@@ -21,20 +21,20 @@ from torch import Tensor, nn
 from harness.errors import CellError, Unsupported
 from harness_compress._linears import replaced, spelled_out
 
-#: The largest of the integers; PyTorch's kernels hold a weight as that minus 128, its zero point too: the same number.
+#: The largest integer, and the shift of PyTorch's kernels, which store weights and zero points minus 128.
 LARGEST, SHIFT = 255, 128
-#: So many products of two numbers up to 255 cannot leave 32 bits.
+#: The sum of this many products of two integers up to 255 fits into 32 bits.
 WIDEST = (2**31 - 1) // LARGEST**2
 
 
-#: What makes up a layer in the file, besides a bias.
+#: The tensors of a stored layer, besides a bias.
 _STORED = ("weight", "weight.scale", "weight.zero_point", "input_scale", "input_zero_point")
 
 
 def affine(low: float, high: float) -> tuple[float, int]:
-    """The scale (a float32) and the zero point (0 to 255) for numbers from ``low`` to ``high``.
+    """Compute scale (a float32) and zero point (0 to 255) for numbers from ``low`` to ``high``.
 
-    A range too narrow for a scale, above all that of zeros alone, has scale 1: all in it becomes 0.
+    A range too narrow for a scale, such as zeros alone, gets scale 1: all its numbers become 0.
     """
     low, high = min(low, 0.0), max(high, 0.0)
     scale = float(torch.tensor((high - low) / LARGEST, dtype=torch.float32))
@@ -44,27 +44,27 @@ def affine(low: float, high: float) -> tuple[float, int]:
 
 
 def integers(values: Tensor, scale: float, zero_point: int) -> Tensor:
-    """The numbers as integers from 0 to 255, uint8; halves go to the even one."""
+    """Quantize to integers from 0 to 255 (uint8), rounding halves to even."""
     return (values.double() / scale).round().add(zero_point).clamp(0, LARGEST).to(torch.uint8)
 
 
 class Linear8(nn.Linear):
-    """A linear layer with an 8-bit weight that makes 8-bit integers of its input (float32), and multiplies integers.
+    """A linear layer with an 8-bit weight that quantizes its float32 input to 8 bits and multiplies integers.
 
     ``weight`` (outputs, inputs) is a qint8 tensor with a scale and zero point; ``scale`` and ``zero_point`` (0 to 255)
-    are the input's. The sums, of 32 bits, leave as float32, and the bias, float32, is added there.
+    are the input's. The 32-bit sums become float32, to which the float32 bias is added.
     """
 
     input_scale: Tensor
     input_zero_point: Tensor
 
     def __init__(self, weight: Tensor, bias: Tensor | None, scale: float, zero_point: int) -> None:
-        nn.Module.__init__(self)  # not that of nn.Linear, which would make a float weight
+        nn.Module.__init__(self)  # nn.Linear's would allocate a float weight
         self.out_features, self.in_features = weight.shape
         if self.in_features > WIDEST:
             raise Unsupported(
-                f"uniform8: a linear layer with {self.in_features} inputs may overflow its sums of 32 bits; "
-                f"it can have {WIDEST}"
+                f"uniform8: a linear layer with {self.in_features} inputs may overflow its 32-bit sums; the limit is "
+                f"{WIDEST}"
             )
         self.weight = nn.Parameter(weight, requires_grad=False)
         self.bias = None if bias is None else nn.Parameter(bias, requires_grad=False)  # type: ignore[assignment]
@@ -74,10 +74,10 @@ class Linear8(nn.Linear):
 
     @classmethod
     def of(cls, layer: nn.Linear, scale: float, zero_point: int) -> Linear8:
-        """The layer in 8 bits: its weight's range is that of the weight."""
+        """Quantize a layer; the weight's range is from its least to its largest value."""
         weight = layer.weight.detach()
         if not bool(weight.isfinite().all()):
-            raise CellError("uniform8: a weight holds NaN or infinity, so it has no range")
+            raise CellError("uniform8: a weight holds NaN or infinity, so it has no range: check the training")
         weight_scale, weight_zero_point = affine(float(weight.min()), float(weight.max()))
         small = quantized(integers(weight, weight_scale, weight_zero_point), weight_scale, weight_zero_point)
         return cls(small, None if layer.bias is None else layer.bias.detach().clone(), scale, zero_point)
@@ -95,7 +95,7 @@ class Linear8(nn.Linear):
         self._prepare()
 
     def _prepare(self) -> None:
-        """Get the weight ready for this machine's kernel; plain numbers, since reading a tensor takes a microsecond."""
+        """Prepare the weight for this machine's kernel; scale as plain number, since reading a tensor takes 1 us."""
         self._scale, self._zero_point = float(self.input_scale), int(self.input_zero_point)
         if engine() == "fbgemm":
             self._ready = _packed(self.weight.data, self.bias)
@@ -103,7 +103,7 @@ class Linear8(nn.Linear):
             self._ready = (self.weight.int_repr().int() - self.weight.q_zero_point()).t().contiguous()
 
     def _in_32_bits(self, inputs: Tensor, weight: Tensor) -> Tensor:
-        """The same integers and sums by 32-bit products; FBGEMM too multiplies by the reciprocal, and in float32."""
+        """Compute the same integers and sums with 32-bit products. Like FBGEMM, multiply by the float32 reciprocal."""
         reciprocal = float(torch.tensor(self._scale).reciprocal())
         small = (inputs * reciprocal).round().add(self._zero_point).clamp(0, LARGEST).int() - self._zero_point
         outputs = (small @ weight) * (self._scale * self.weight.q_scale())
@@ -112,9 +112,10 @@ class Linear8(nn.Linear):
 
 @functools.cache
 def engine() -> str:
-    """Which kernels multiply here: ``fbgemm`` (8 bits by 8 bits), or ``int32`` where those would not be exact.
+    """Return the kernels used on this machine: ``fbgemm`` (8-bit products), or ``int32`` where those are not exact.
 
-    FBGEMM adds pairs of products in 16 bits on processors without VNNI, which these integers overflow: it is tried.
+    On processors without VNNI, FBGEMM adds pairs of products in 16 bits, which these integers overflow. A trial product
+    decides.
     """
     if "fbgemm" not in torch.backends.quantized.supported_engines:
         return "int32"
@@ -127,9 +128,9 @@ def engine() -> str:
 
 
 def quantize(model: nn.Module, batches: Sequence[Tensor]) -> tuple[nn.Module, dict[str, Any]]:
-    """The network (used up) in 8 bits, its activations' ranges being those in ``batches``; and facts about it.
+    """Quantize the network, in place, with the ranges of its activations in ``batches``; return it and facts about it.
 
-    Raises Unsupported when no layer of it can be quantized, CellError for NaN or infinity.
+    Raises Unsupported when it has no layer to quantize, CellError for NaN or infinity.
     """
     network = replaced(model, spelled_out).eval()
     with torch.no_grad():
@@ -146,13 +147,13 @@ def quantize(model: nn.Module, batches: Sequence[Tensor]) -> tuple[nn.Module, di
 
 
 def keep(model: nn.Module, blueprint: Mapping[str, Any]) -> nn.Module:
-    """Remember the float structure."""
+    """Attach the float structure to the model."""
     model.blueprint = blueprint  # type: ignore[assignment]
     return model
 
 
 def dump_state(model: nn.Module) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """The state as dense tensors: a weight as uint8, its scale and zero point beside it."""
+    """Return the state as dense tensors: each weight as uint8, with its scale and zero point."""
     tensors: dict[str, Tensor] = {}
     for name, value in model.state_dict().items():
         if value.is_quantized:
@@ -165,7 +166,7 @@ def dump_state(model: nn.Module) -> tuple[dict[str, Tensor], dict[str, Any]]:
 
 
 def restore(network: nn.Module, tensors: Mapping[str, Tensor], notes: Mapping[str, Any]) -> nn.Module:
-    """The 8-bit network from a float one of its structure (used up). Raises CellError when they do not fit."""
+    """Rebuild the 8-bit network, in place, from a float one of its structure. Raises CellError when they do not fit."""
     network = replaced(network, spelled_out)
     layers: dict[nn.Module, nn.Module] = {}
     for path, layer in _linears(network):
@@ -188,9 +189,9 @@ def restore(network: nn.Module, tensors: Mapping[str, Tensor], notes: Mapping[st
 
 
 def quantized(small: Tensor, scale: float, zero_point: int) -> Tensor:
-    """uint8 integers and their zero point as PyTorch's qint8 tensor of the same numbers: both less 128."""
+    """Make PyTorch's qint8 tensor of uint8 integers and their zero point, by subtracting 128 from both."""
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # these types are to go, with the kernels, as _fx_int8 has it
+        warnings.simplefilter("ignore")  # PyTorch deprecates these types together with the kernels, see _fx_int8
         return torch._make_per_tensor_quantized_tensor((small.short() - SHIFT).char(), scale, zero_point - SHIFT)
 
 
@@ -200,7 +201,7 @@ def _facts(low: float, high: float) -> dict[str, float | int]:
 
 
 def _multiplied(inputs: Tensor, scale: float, zero_point: int, packed: Any) -> Tensor:
-    """Round to 8 bits, multiply, scale the sums and add the bias, in one call of FBGEMM."""
+    """Quantize the inputs, multiply, scale the sums and add the bias, in one FBGEMM call."""
     outputs: Tensor = torch.ops.quantized.linear_with_input_q_dq_qweight_dq_output_fp32(
         inputs, scale, zero_point, packed
     )
@@ -209,7 +210,7 @@ def _multiplied(inputs: Tensor, scale: float, zero_point: int, packed: Any) -> T
 
 def _packed(weight: Tensor, bias: Tensor | None) -> Any:
     before = torch.backends.quantized.engine
-    torch.backends.quantized.engine = "fbgemm"  # the others hold no weights with a zero point
+    torch.backends.quantized.engine = "fbgemm"  # other engines do not support a zero point of weights
     try:
         return torch.ops.quantized.linear_prepack(weight, bias)
     finally:
@@ -217,13 +218,13 @@ def _packed(weight: Tensor, bias: Tensor | None) -> Any:
 
 
 def _linears(network: nn.Module) -> Iterator[tuple[str, nn.Linear]]:
-    """Not the subclasses of nn.Linear, which do something else."""
+    """All nn.Linear by path, without subclasses, whose forward may differ."""
     return ((path, layer) for path, layer in network.named_modules() if type(layer) is nn.Linear)
 
 
 @contextlib.contextmanager
 def _observed(network: nn.Module) -> Iterator[dict[nn.Linear, tuple[float, float]]]:
-    """The least and the largest input of each linear layer that runs meanwhile."""
+    """Record the least and the largest input of each linear layer that runs inside the block."""
     ranges: dict[nn.Linear, tuple[float, float]] = {}
 
     def look(layer: nn.Linear, inputs: tuple[Tensor, ...]) -> None:

@@ -1,4 +1,4 @@
-"""Which of a layer's units are left: a number of them by their norm, or those whose mean weight reaches a quantile."""
+"""Select the units of a layer to keep: the largest by norm, or those whose mean weight reaches a quantile."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from harness_compress.units import Group
+from harness_compress.units import UnitGroup
 
 Norm = Literal["l1", "l2"]
 Gates = Literal["mean", "max", "min"]
@@ -19,7 +19,7 @@ Gates = Literal["mean", "max", "min"]
 class Weights:
     """The weights (units, n), float64, by which one gate of a group's deciding layer reads one source.
 
-    ``recurrent`` tells those that read what the layer, or one behind it, made a step before.
+    ``recurrent`` marks weights that read the previous time step's output of this layer or of a later one.
     """
 
     values: Tensor
@@ -27,19 +27,19 @@ class Weights:
     recurrent: bool = False
 
 
-#: Numbers by unit (units, ...) -> their sums by class of tied units (classes, ...), in the order of the group.
+#: Values per unit (units, ...) -> their sums per class of tied units (classes, ...), in the order of the group.
 Add = Callable[[Tensor], Tensor]
-#: Which classes of the group are left, by their numbers in its order.
-Choice = Callable[[Group, Sequence[Weights], Add], list[int]]
+#: Returns the classes of the group to keep, as indices into its order.
+Choice = Callable[[UnitGroup, Sequence[Weights], Add], list[int]]
 
 
 def largest(norm: Norm, targets: Mapping[str, int]) -> Choice:
-    """As many as ``targets`` says (by the group's name; default all), of the largest norm; of equals the first.
+    """Keep ``targets`` units per group (by the group's name; default all), those of largest norm; ties keep the first.
 
     L1 is the sum of magnitudes, L2 the root of the sum of squares, over all gates and sources together.
     """
 
-    def choose(group: Group, weights: Sequence[Weights], add: Add) -> list[int]:
+    def choose(group: UnitGroup, weights: Sequence[Weights], add: Add) -> list[int]:
         count = targets.get(group.name, len(group.classes))
         gates = sorted({part.gate for part in weights})
         rows = torch.cat([part.values for gate in gates for part in weights if part.gate == gate], dim=1)
@@ -51,13 +51,13 @@ def largest(norm: Norm, targets: Mapping[str, int]) -> Choice:
 
 
 def above(quantile: float, absolute: bool, recurrent: bool, gates: Gates, inclusive: bool) -> Choice:
-    """All but those whose mean weight lies below the quantile (linear, as NumPy's) of their group's; at least the top.
+    """Drop units whose mean weight is below the quantile (linear, like NumPy's) of their group; keep at least one.
 
-    ``absolute`` takes magnitudes, ``recurrent`` counts recurrent weights too, ``gates`` makes one number of those of
-    the gates, and with ``inclusive`` those at the quantile go as well.
+    ``absolute`` averages magnitudes, ``recurrent`` includes recurrent weights, ``gates`` combines the gates' means,
+    and ``inclusive`` also drops units at the quantile.
     """
 
-    def choose(group: Group, weights: Sequence[Weights], add: Add) -> list[int]:
+    def choose(group: UnitGroup, weights: Sequence[Weights], add: Add) -> list[int]:
         means = []
         for gate in sorted({part.gate for part in weights}):
             rows = torch.cat(
@@ -68,9 +68,9 @@ def above(quantile: float, absolute: bool, recurrent: bool, gates: Gates, inclus
         by_gate = torch.stack(means)
         scores = {"mean": by_gate.mean(0), "max": by_gate.amax(0), "min": by_gate.amin(0)}[gates]
         bound = torch.quantile(scores, quantile)
-        left = scores > bound if inclusive else scores >= bound
-        left[scores.argmax()] = True
-        kept: list[int] = left.nonzero().flatten().tolist()
+        selected = scores > bound if inclusive else scores >= bound
+        selected[scores.argmax()] = True
+        kept: list[int] = selected.nonzero().flatten().tolist()
         return kept
 
     return choose

@@ -1,4 +1,4 @@
-"""Response-based distillation for multi-label tasks: the incoming model teaches a fresh one of its architecture."""
+"""Distill a network into a fresh one of its architecture, through the logits of a multi-label task."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ METHODS = ("mld",)
 class Distill(Step):
     """Multi-label logits distillation (MLD; Yang et al., ICCV 2023, arXiv 2308.06453) in the form of study B.
 
-    The incoming model becomes the teacher of a fresh network, and of all fine-tuning that follows in the recipe:
-    loss = (1 - ``weight``) task loss + ``weight`` MLD, where MLD is ``mld_loss`` below. Both terms are sums over the
-    labels and means over the batch, so that the weights 0.4 and 0.6 of B mean what they say.
+    The incoming model becomes the teacher of a fresh network and of all later fine-tuning in the recipe:
+    loss = (1 - ``weight``) task loss + ``weight`` MLD, where MLD is ``mld_loss`` below. Both terms are summed over
+    labels and averaged over the batch, so B's weights 0.4 and 0.6 apply to terms of the same scale.
 
-    Raises Unsupported for a teacher that gives probabilities (an int8 network): it has no logits to teach with.
+    Raises Unsupported for a teacher that gives probabilities (an int8 network), since it has no logits.
     """
 
     name: ClassVar[str] = "distill"
@@ -34,9 +34,11 @@ class Distill(Step):
 
     def __post_init__(self) -> None:
         if self.method not in METHODS:
-            raise UsageError(f"distill: there is no method {self.method!r}{nearest(self.method, METHODS)}")
+            raise UsageError(f"distill(method={self.method!r}): unknown method{nearest(self.method, METHODS)}")
         if not 0 < self.weight <= 1:
-            raise UsageError(f"distill: weight={self.weight} is the teacher's share of the loss, above 0 and at most 1")
+            raise UsageError(
+                f"distill(weight={self.weight!r}): give the teacher's share of the loss, above 0 and at most 1"
+            )
 
     def apply(self, model: torch.nn.Module, context: StepContext) -> torch.nn.Module:
         if getattr(model, "gives_probabilities", False):
@@ -54,7 +56,7 @@ class Distill(Step):
 
         def objective(logits: torch.Tensor, targets: torch.Tensor, teacher_logits: torch.Tensor | None) -> torch.Tensor:
             if teacher_logits is None:
-                raise CellError("the distillation objective was evaluated without its teacher")
+                raise CellError("the distillation loss needs a teacher and got none: call context.teach() before fit()")
             task = task_loss(logits, targets, teacher_logits)
             return (1 - weight) * task + weight * mld_loss(logits, teacher_logits)
 
@@ -62,11 +64,11 @@ class Distill(Step):
 
 
 def mld_loss(student: torch.Tensor, teacher: torch.Tensor) -> torch.Tensor:
-    """KL([t, 1 - t] || [s, 1 - s]) of logits (batch, labels), summed over the labels, averaged over the batch.
+    """Compute KL([t, 1 - t] || [s, 1 - s]) of logits (batch, labels), summed over labels, averaged over the batch.
 
     s and t are the sigmoids of the student's and the teacher's logits. There is no temperature, and no gradient flows
-    into the teacher. Computed in float32 from log-sigmoids, which stay finite where the probabilities of Yang et al.
-    must be clamped (at 1e-8). Zero if and only if student and teacher agree; its gradient is (s - t) / batch.
+    into the teacher. Computed in float32 from log-sigmoids, which stay finite where Yang et al. clamp probabilities
+    at 1e-8. Zero if and only if student and teacher agree; the gradient is (s - t) / batch.
     """
     from torch.nn.functional import logsigmoid
 

@@ -1,4 +1,4 @@
-"""What the layers and operations of torch do to labels: which tie them, which move them, which work along an axis."""
+"""Classify torch layers and operations by their effect on unit labels: tie them, move them, or work along an axis."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ ELEMENTWISE_LAYERS = (
     nn.ReLU, nn.ReLU6, nn.LeakyReLU, nn.ELU, nn.GELU, nn.SiLU, nn.Mish, nn.Sigmoid, nn.Tanh, nn.Softplus, nn.Hardtanh,
     nn.Hardsigmoid, nn.Hardswish, nn.Dropout, nn.Dropout1d, nn.Dropout2d,
 )  # fmt: skip
-#: Layers that work along the last axes, and how many.
+#: Layers that work along the last axes, with the number of these axes.
 SPATIAL_LAYERS = {
     nn.MaxPool1d: 1, nn.AvgPool1d: 1, nn.AdaptiveMaxPool1d: 1, nn.AdaptiveAvgPool1d: 1, nn.ConstantPad1d: 1,
     nn.MaxPool2d: 2, nn.AvgPool2d: 2, nn.AdaptiveMaxPool2d: 2, nn.AdaptiveAvgPool2d: 2, nn.ConstantPad2d: 2,
@@ -47,6 +47,7 @@ ALONG = _words("softmax log_softmax cumsum")
 
 
 def tensors_of(value: Any) -> list[Tensor]:
+    """All tensors in nested mappings, lists and tuples, in order."""
     if isinstance(value, Tensor):
         return [value]
     if isinstance(value, Mapping):
@@ -55,12 +56,14 @@ def tensors_of(value: Any) -> list[Tensor]:
 
 
 def zeros_for(value: Any) -> Any:
+    """Labels that are all FIXED (0), in the nesting and shapes of ``value``."""
     if isinstance(value, Tensor):
         return torch.zeros_like(value, dtype=torch.long)
     return tuple(zeros_for(part) for part in value) if isinstance(value, list | tuple) else value
 
 
 def varies(labels: Tensor, axis: int) -> bool:
+    """Whether labels differ along an axis."""
     return bool((labels != labels.narrow(axis, 0, 1)).any())
 
 

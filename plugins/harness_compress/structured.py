@@ -1,10 +1,10 @@
-"""Taking units out of a network: which can only go together, which layer decides, and the layers that are left.
+"""Remove units from a network: group tied units, let one layer of each group decide, and shrink the layers.
 
-Units that are tied (a residual addition ties two convolutions, channel by channel) go together: they form a group with
-the other units of their layers. One layer of a group decides which of them go: the one with the most layers on the
-longest way from the network's input to it, among those that do not themselves read the group's units; of equals, the
-first. So a shortcut with a convolution follows the last convolution of its block's main path, and the blocks behind
-an identity shortcut follow the layer that opened the residual stream.
+Tied units (a residual addition ties two convolutions, channel by channel) can only be removed together: they form a
+group with the other units of their layers. One layer of the group decides which units are removed. It is the deepest
+layer (on the longest path from the network's input) among those that do not read the group's units themselves; ties
+go to the first. So a shortcut with a convolution follows the last convolution of its block's main path, and blocks
+after an identity shortcut follow the layer that opened the residual stream.
 """
 
 from __future__ import annotations
@@ -20,14 +20,14 @@ from harness.nn.structure import PrunableLayer, WeightBlock, rebuild
 from harness_compress.criteria import Choice, Norm, Weights, largest
 from harness_compress.labels import RECURRENT
 from harness_compress.tracing import evaluating, trace
-from harness_compress.units import Cell, Group, Trace
+from harness_compress.units import Trace, TracedLayer, UnitGroup
 
-#: Labels (n,) -> which of them are left (n,), bool.
+#: Labels (n,) -> mask of those to keep (n,), bool.
 Keep = Callable[[Tensor], Tensor]
 
 
-def groups(network: Trace) -> list[Group]:
-    """The groups of a traced network, each after those that its deciding layer reads (input to output)."""
+def groups(network: Trace) -> list[UnitGroup]:
+    """Return the groups of a traced network, each after the groups that its deciding layer reads (input to output)."""
     makers = [cell for cell in network.cells.values() if cell.makes]
     classes = {cell.name: [root for root in network.roots(cell.outputs) if root > 0] for cell in makers}
     found = []
@@ -37,33 +37,35 @@ def groups(network: Trace) -> list[Group]:
         candidates = [cell for cell in members if not names & cell.upstream and union == set(classes[cell.name])]
         if not candidates:
             raise Unsupported(
-                f"prune: the units of {', '.join(sorted(names))} are added to one another in a way in which no single "
-                "layer can decide which go"
+                f"prune: the units of {', '.join(sorted(names))} are added to one another such that no single layer "
+                "can decide which to remove"
             )
         decider = max(candidates, key=lambda cell: cell.depth)
-        found.append(Group(decider, members, list(dict.fromkeys(classes[decider.name])), None))
+        found.append(UnitGroup(decider, members, list(dict.fromkeys(classes[decider.name])), None))
     _find_what_stays(network, found)
     return _in_order(found)
 
 
 def shrink(model: nn.Module, example: Tensor, norm: Norm, targets: Mapping[str, int]) -> dict[str, list[int]]:
-    """Remove, in place, units of each group until ``targets`` (by the group's name; default all) of them are left.
+    """Remove units of each group in place until ``targets`` (by the group's name; default all) of them remain.
 
-    ``example`` is (1, *input_shape). Groups are taken from the network's input to its output. A unit's score is the
-    norm of its weights in the deciding layer, over the inputs that are still there: L1 is the sum of magnitudes, L2 the
-    root of the sum of squares; the bias has no part in it. For a recurrent layer the weights are the unit's rows in all
-    gates, of W_ih and W_hh together, before any column of W_hh goes. The lowest scores go; of equals the lower index
-    stays. Returns the indices kept, ascending, of every layer that makes units ("lstm.l0" is a layer of a recurrent
-    module). Raises Unsupported when the network cannot be followed, or would compute something else afterwards.
+    ``example`` is (1, *input_shape). Groups are pruned from the network's input to its output. A unit's score is the
+    norm of its weights in the deciding layer over the remaining inputs, without the bias: L1 is the sum of magnitudes,
+    L2 the root of the sum of squares. For a recurrent layer the weights are the unit's rows in all gates, of W_ih and
+    W_hh together, before any column of W_hh is removed. Units with the lowest scores are removed; ties keep the lower
+    index.
+
+    Returns the indices kept, ascending, by layer that computes units ("lstm.l0" is a layer of a recurrent module).
+    Raises Unsupported when the network cannot be traced, or would compute a different function afterwards.
     """
     return remove(model, example, largest(norm, targets), sequential=True)
 
 
 def remove(model: nn.Module, example: Tensor, choose: Choice, sequential: bool) -> dict[str, list[int]]:
-    """Leave, in place, what ``choose`` leaves of each group, from the network's input to its output.
+    """Keep, in place, the units of each group that ``choose`` selects, from the network's input to its output.
 
-    It is shown the weights of the group's deciding layer: if ``sequential`` those from inputs that are still there,
-    else all. Returns and raises as ``shrink``.
+    ``choose`` gets the weights of the group's deciding layer: with ``sequential`` those of the remaining inputs,
+    otherwise all. Returns and raises like ``shrink``.
     """
     _refuse_shared_weights(model)
     with torch.no_grad():
@@ -86,9 +88,9 @@ def remove(model: nn.Module, example: Tensor, choose: Choice, sequential: bool) 
     return {cell.name: keep(cell.outputs).nonzero().flatten().tolist() for cell in before.cells.values() if cell.makes}
 
 
-def _connected(makers: list[Cell], classes: Mapping[str, list[int]]) -> list[list[Cell]]:
-    """The layers, put together when they share a class of units; a layer without removable units is in none."""
-    parts: list[tuple[set[int], list[Cell]]] = []
+def _connected(makers: list[TracedLayer], classes: Mapping[str, list[int]]) -> list[list[TracedLayer]]:
+    """Sets of layers that share a class of units; a layer without removable units is in no set."""
+    parts: list[tuple[set[int], list[TracedLayer]]] = []
     for cell in makers:
         roots, members = set(classes[cell.name]), [cell]
         if not roots:
@@ -100,7 +102,7 @@ def _connected(makers: list[Cell], classes: Mapping[str, list[int]]) -> list[lis
     return [members for _, members in parts]
 
 
-def _find_what_stays(network: Trace, found: list[Group]) -> None:
+def _find_what_stays(network: Trace, found: list[UnitGroup]) -> None:
     pinned = {network.root(label): reason for label, reason in network.pinned.items()}
     foreign = {network.root(label): reason for label, reason in network.foreign.items()}
     for group in found:
@@ -108,10 +110,10 @@ def _find_what_stays(network: Trace, found: list[Group]) -> None:
         touched = next((foreign[root] for root in group.classes if root in foreign), None)
         if touched and not group.stays:
             raise Unsupported(
-                f"prune: {touched} joins the units of {group.name} to a parameter that is outside the stock layers, so "
-                "it cannot be made smaller with them"
+                f"prune: {touched} joins the units of {group.name} to a parameter outside the stock layers, which "
+                "cannot be shrunk with them"
             )
-    # The layers and directions of one recurrent module have one hidden size.
+    # All layers and directions of a recurrent module have the same hidden size.
     changed = True
     while changed:
         still = {cell.path: group.stays for group in found if group.stays for cell in group.members if _recurrent(cell)}
@@ -121,7 +123,7 @@ def _find_what_stays(network: Trace, found: list[Group]) -> None:
                 group.stays, changed = f"another layer of {path} stays whole: {still[path]}", True
 
 
-def _in_order(found: list[Group]) -> list[Group]:
+def _in_order(found: list[UnitGroup]) -> list[UnitGroup]:
     home = {cell.name: group.name for group in found for cell in group.members}
     reads = {group.name: {home[name] for name in group.decider.upstream if name in home} for group in found}
     pending, done = list(found), []
@@ -135,7 +137,7 @@ def _in_order(found: list[Group]) -> list[Group]:
     return done
 
 
-def _chosen(network: Trace, group: Group, choose: Choice, gone: set[int]) -> list[int]:
+def _chosen(network: Trace, group: UnitGroup, choose: Choice, gone: set[int]) -> list[int]:
     cell = group.decider
     weights = _weights(network, cell, gone)
     if not all(bool(part.values.isfinite().all()) for part in weights):
@@ -149,8 +151,8 @@ def _chosen(network: Trace, group: Group, choose: Choice, gone: set[int]) -> lis
     return choose(group, weights, add)
 
 
-def _weights(network: Trace, cell: Cell, gone: set[int]) -> list[Weights]:
-    """What the units of a layer read, and by which weights, but for the inputs that are gone."""
+def _weights(network: Trace, cell: TracedLayer, gone: set[int]) -> list[Weights]:
+    """The weights of a layer's units, by gate and source, without the removed inputs."""
     module: Any = cell.module
     part = cell.name.removeprefix(f"{cell.path}.")
 
@@ -175,12 +177,12 @@ def _weights(network: Trace, cell: Cell, gone: set[int]) -> list[Weights]:
 
 
 def _left(network: Trace, labels: Tensor, gone: set[int]) -> Tensor:
-    """Which of the labelled places are left (bool) when the classes ``gone`` are removed."""
+    """Mask (bool) of the labels that remain when the classes ``gone`` are removed."""
     return torch.tensor([root not in gone for root in network.roots(labels)], device=labels.device)
 
 
-def _smaller(cells: list[Cell], keep: Keep) -> nn.Module:
-    """The layer that is left of a module when only the units that ``keep`` tells stay."""
+def _smaller(cells: list[TracedLayer], keep: Keep) -> nn.Module:
+    """Build the layer that remains of a module when only the units selected by ``keep`` stay."""
     module: Any = cells[0].module
     inputs, outputs = keep(cells[0].inputs), keep(cells[0].outputs)
     n_in, n_out = int(inputs.sum()), int(outputs.sum())
@@ -188,7 +190,7 @@ def _smaller(cells: list[Cell], keep: Keep) -> nn.Module:
     if _recurrent(cells[0]):
         return _smaller_recurrent(cells, keep)
     if isinstance(module, PrunableLayer):
-        return _smaller_described(cells, keep)
+        return _smaller_prunable(cells, keep)
     if isinstance(module, nn.Linear):
         new = rebuild(module, in_features=n_in, out_features=n_out)
     elif isinstance(module, nn.Conv1d | nn.Conv2d):
@@ -198,14 +200,14 @@ def _smaller(cells: list[Cell], keep: Keep) -> nn.Module:
     else:
         new = rebuild(module, num_features=n_out)
     for name, value in state.items():
-        if value.ndim:  # BatchNorm counts its batches in a scalar
+        if value.ndim:  # BatchNorm's number of batches is a scalar
             state[name] = value[outputs]
     if cells[0].makes:
         state["weight"] = state["weight"][:, inputs]
     return _filled(new, state, module)
 
 
-def _smaller_recurrent(cells: list[Cell], keep: Keep) -> nn.Module:
+def _smaller_recurrent(cells: list[TracedLayer], keep: Keep) -> nn.Module:
     module: Any = cells[0].module
     sizes = {int(keep(cell.outputs).sum()) for cell in cells}
     if len(sizes) > 1:
@@ -223,7 +225,7 @@ def _smaller_recurrent(cells: list[Cell], keep: Keep) -> nn.Module:
     return _filled(rebuild(module, input_size=n_in, hidden_size=sizes.pop()), state, module)
 
 
-def _smaller_described(cells: list[Cell], keep: Keep) -> nn.Module:
+def _smaller_prunable(cells: list[TracedLayer], keep: Keep) -> nn.Module:
     old: Any = cells[0].module
     inputs = next(labels for cell in cells for read, labels in _reads(cell) if read.source == "")
     units = {cell.name.removeprefix(f"{cell.path}."): keep(cell.outputs) for cell in cells}
@@ -233,8 +235,8 @@ def _smaller_described(cells: list[Cell], keep: Keep) -> nn.Module:
     return new.train(old.training)
 
 
-def _reads(cell: Cell) -> list[tuple[WeightBlock, Tensor]]:
-    """What a layer of a PrunableLayer module reads, each with the labels of its inputs."""
+def _reads(cell: TracedLayer) -> list[tuple[WeightBlock, Tensor]]:
+    """The weight blocks of a layer of a PrunableLayer, each with the labels of its inputs."""
     module: Any = cell.module
     reads = module.incoming()[cell.name.removeprefix(f"{cell.path}.")]
     return list(zip(reads, torch.split(cell.inputs, [read.weight.shape[1] for read in reads]), strict=True))
@@ -264,8 +266,8 @@ def _refuse_shared_weights(model: nn.Module) -> None:
 
 
 def _verify(model: nn.Module, example: Tensor, before: Trace, keep: Keep, expected: Tensor) -> None:
-    """Follow the smaller network too: every layer must read just the units that are left of those it read before."""
-    advice = "its forward() probably holds a size or an index as a number"
+    """Trace the smaller network too: every layer must read exactly the remaining units of those it read before."""
+    advice = "its forward() probably contains a size or an index as a constant"
     try:
         after = trace(model, example, {name: cell.outputs[keep(cell.outputs)] for name, cell in before.cells.items()})
         output = _run(model, example)
@@ -290,5 +292,5 @@ def _run(model: nn.Module, example: Tensor) -> Tensor:
     return output
 
 
-def _recurrent(cell: Cell) -> bool:
+def _recurrent(cell: TracedLayer) -> bool:
     return isinstance(cell.module, RECURRENT)

@@ -1,12 +1,12 @@
-"""Which unit does every number in a network come from? Found by carrying labels beside the activations.
+"""Trace which unit every element of an activation comes from, by propagating labels beside the activations.
 
-The network is traced with torch.fx and run on one example. Beside every activation goes an integer tensor of its shape,
-the labels: the unit (output channel, hidden unit) that each element belongs to. An operation that only moves elements
-(transpose, flatten, slicing, concatenation) is done to the labels as it is done to the activation, so that any index
-arithmetic comes out right by itself. A layer reads the labels of its input and gives new ones to its output, and an
-element-wise operation ties the labels that meet: tied units can only be removed together. What is computed from the
-network's input and constants alone holds no units, whatever computes it. A ``structure.PrunableLayer`` declares its
-own units. Whatever else a network does is Unsupported, by name: a wrong guess would be a wrong prune.
+torch.fx traces the network, and it runs on one example. Each activation has an integer tensor of its shape, the labels:
+the unit (output channel, hidden unit) of each element. An operation that only moves elements (transpose, flatten,
+slicing, concatenation) is applied to the labels as to the activation, so index arithmetic needs no special case. A
+layer reads the labels of its input and gives new labels to its output. An element-wise operation ties the labels that
+meet: tied units can only be removed together. Values computed from the network's input and constants alone hold no
+units. A ``structure.PrunableLayer`` declares its own units. Any other operation is Unsupported and named, because a
+wrong guess would prune wrong units.
 """
 
 from __future__ import annotations
@@ -39,19 +39,19 @@ from harness_compress.labels import (
     varies,
     zeros_for,
 )
-from harness_compress.units import FIXED, FOREIGN, Cell, Trace
+from harness_compress.units import FIXED, FOREIGN, Trace, TracedLayer
 
 
 def trace(model: nn.Module, example: Tensor, units: Mapping[str, Tensor] | None = None) -> Trace:
-    """Follow the units of ``model`` on ``example`` (1, *input_shape); ``units`` gives the cells' labels, else new ones.
+    """Trace the units of ``model`` on ``example`` (1, *input_shape); ``units`` gives known labels by layer.
 
-    Raises Unsupported for a network that torch.fx cannot trace or that does something with its units that is not
-    understood; the text names the operation.
+    Raises Unsupported, with the name of the operation, for a network that torch.fx cannot trace or whose use of units
+    is not known.
     """
     with evaluating(model), torch.no_grad():
         try:
             graph = fx.GraphModule(model, _Tracer().trace(model))
-        except Exception as error:  # fx runs the network's own code, which may raise anything
+        except Exception as error:  # fx runs the network's own code
             raise Unsupported(
                 f"prune: torch.fx cannot trace {type(model).__name__} ({type(error).__name__}: {error}); its forward() "
                 "must not branch or loop on the values or shapes of its input"
@@ -63,7 +63,7 @@ def trace(model: nn.Module, example: Tensor, units: Mapping[str, Tensor] | None 
 
 @contextlib.contextmanager
 def evaluating(model: nn.Module) -> Iterator[None]:
-    """The model in evaluation mode, and afterwards every module in the mode that it had."""
+    """Put the model into evaluation mode, and restore the mode of every module afterwards."""
     modes = [(module, module.training) for module in model.modules()]
     model.eval()
     try:
@@ -79,7 +79,7 @@ class _Tracer(fx.Tracer):
 
 
 class _Follower(fx.Interpreter):
-    """Runs the graph, and gives every value its labels."""
+    """Run the graph and compute the labels of every value."""
 
     def __init__(self, graph: fx.GraphModule, name: str, units: Mapping[str, Tensor]) -> None:
         super().__init__(graph)
@@ -100,7 +100,7 @@ class _Follower(fx.Interpreter):
         value = super().run_node(n)
         labels = self._labels(n, value) if n.op == "output" or tensors_of(value) else None
         if [tensor.shape for tensor in tensors_of(labels)] != [tensor.shape for tensor in tensors_of(value)]:
-            raise self._refusal(n, "its output could not be followed")
+            raise self._refusal(n, "its output could not be traced")
         self.labels[n] = labels
         return value
 
@@ -133,7 +133,7 @@ class _Follower(fx.Interpreter):
         first = self._first(node)
         if name in ("max", "min") and len(self._operands(node)) == 2:
             name = "maximum"
-        if name in ("to", "type_as"):  # a tensor given as the type to take has no part in the values
+        if name in ("to", "type_as"):  # a tensor that only gives the type does not enter the values
             return first
         if name in ELEMENTWISE:
             return self._meet(node, self._operands(node))
@@ -147,7 +147,7 @@ class _Follower(fx.Interpreter):
             return self._constant_along(node, first, self._argument(node, 1, "dim", None))
         if name in REDUCING:
             return self._reduce(node, first, value)
-        raise self._refusal(node, f"{name} is not an operation that it knows")
+        raise self._refusal(node, f"{name} is not a known operation")
 
     def _operands(self, node: fx.Node) -> list[Tensor]:
         return [self.labels[n] for n in node.all_input_nodes if isinstance(self.labels[n], Tensor)]
@@ -230,9 +230,9 @@ class _Follower(fx.Interpreter):
         if kind is nn.Embedding:
             return zeros_for(value)
         if module._forward_hooks or module._forward_pre_hooks:
-            raise self._refusal(node, "the layer has hooks, which removing its units would lose")
+            raise self._refusal(node, "the layer has hooks, which would be lost when its units are removed")
         if isinstance(module, PrunableLayer):
-            return self._described(node, module, labels, value)
+            return self._prunable(node, module, labels, value)
         if kind is nn.Linear:
             return self._maker(node, self._vector(node, labels, -1), module.out_features).expand(value.shape)
         if kind in CONV and value.ndim == CONV[kind]:
@@ -244,7 +244,7 @@ class _Follower(fx.Interpreter):
             return self._layernorm(node, module, labels)
         if kind in RECURRENT:
             return self._recurrent(node, module, labels, value)
-        raise self._refusal(node, f"{kind.__name__} is not a layer that it knows")
+        raise self._refusal(node, f"{kind.__name__} is not a known layer")
 
     def _conv(self, node: fx.Node, module: Any, labels: Tensor, value: Tensor) -> Tensor:
         inputs = self._vector(node, labels, 1)
@@ -258,7 +258,7 @@ class _Follower(fx.Interpreter):
 
     def _layernorm(self, node: fx.Node, module: Any, labels: Tensor) -> Tensor:
         axes = range(-len(module.normalized_shape), 0)
-        # A unit that is left alone varies no more, but the layer was made smaller for it all the same.
+        # A single remaining unit does not vary any more, but the layer was shrunk for it all the same.
         if str(node.target) in self.given or any(varies(labels, axis) for axis in axes):
             if len(axes) > 1:
                 raise self._refusal(node, "it normalises units and another axis together")
@@ -287,12 +287,12 @@ class _Follower(fx.Interpreter):
             else final.expand(state.shape)
         )
 
-    def _described(self, node: fx.Node, module: Any, labels: Tensor, value: Any) -> Any:
+    def _prunable(self, node: fx.Node, module: Any, labels: Tensor, value: Any) -> Any:
         if len(node.args) + len(node.kwargs) > 1:
             raise self._refusal(node, "it is given more than one argument")
         layers = module.incoming()
         known = {"": self._vector(node, labels, -1)}
-        for part, parts in layers.items():  # all first, since they read one another through time
+        for part, parts in layers.items():  # first the labels of all, since layers read one another through time
             known[part] = self._new(f"{node.target}.{part}", len(parts[0].weight), labels.device)
         for part, parts in layers.items():
             inputs = torch.cat([known[incoming.source] for incoming in parts])
@@ -304,13 +304,13 @@ class _Follower(fx.Interpreter):
         )
 
     def _maker(self, node: fx.Node, inputs: Tensor, count: int, part: str = "") -> Tensor:
-        """The labels of the units that a layer makes."""
+        """The labels of the units that a layer computes."""
         outputs = self._new(f"{node.target}.{part}" if part else str(node.target), count, inputs.device)
         self._cell(node, inputs, outputs, makes=True, part=part)
         return outputs
 
     def _new(self, name: str, count: int, device: torch.device) -> Tensor:
-        """The labels of a layer's units. A lone unit is never removed, so it needs no label."""
+        """The labels of a layer's units. A single unit is never removed, so it needs no label."""
         if name in self.trace.cells:
             return self.trace.cells[name].outputs
         if name in self.given:
@@ -324,12 +324,12 @@ class _Follower(fx.Interpreter):
         path = str(node.target)
         name = f"{path}.{part}" if part else path
         depth, upstream = self.above[node]
-        if name in self.trace.cells:  # called a second time: the same weights read the same units
+        if name in self.trace.cells:  # a second call: the same weights must read the same units
             self.trace.tie(inputs, self.trace.cells[name].inputs, f"the second call of {path}")
             self.trace.tie(outputs, self.trace.cells[name].outputs, f"the second call of {path}")
         else:
             module = self.module.get_submodule(path)
-            self.trace.cells[name] = Cell(name, path, module, inputs, outputs, makes, upstream, depth + makes)
+            self.trace.cells[name] = TracedLayer(name, path, module, inputs, outputs, makes, upstream, depth + makes)
         if makes and not part:
             self.above[node] = depth + 1, upstream | {name}
         return outputs

@@ -1,4 +1,4 @@
-"""The units of a network: the layers that make and read them, and which of them are tied together."""
+"""Represent the units of a network: the layers that compute and read them, and the units that are tied together."""
 
 from __future__ import annotations
 
@@ -7,17 +7,18 @@ import dataclasses
 import torch
 from torch import Tensor, nn
 
-#: The labels of what no unit makes: the network's input and constants; and a parameter outside the stock layers.
+#: Labels of values that no unit computes: FIXED for the input and constants, FOREIGN for parameters outside layers.
 FIXED, FOREIGN = 0, -1
 
 
 @dataclasses.dataclass(eq=False)
-class Cell:
-    """A weight matrix, or what follows one channel by channel: a layer, or one layer and direction of a recurrent one.
+class TracedLayer:
+    """A layer with a weight matrix or with channel-wise weights; of a recurrent module, one layer and direction.
 
-    ``inputs`` and ``outputs`` (1-D) are the labels along the two axes of the weights. ``makes`` tells a layer that
-    makes units from one that follows its input's (normalisation, depthwise convolution). ``upstream`` names all that
-    make units on the way from the network's input to here, and ``depth`` counts them on the longest such way.
+    ``inputs`` and ``outputs`` (1-D) are the labels along the two axes of the weights. ``makes`` is True for a layer
+    that computes new units, and False for one that keeps those of its input (normalisation, depthwise convolution).
+    ``upstream`` names all layers that compute units on paths from the network's input to this layer; ``depth`` is
+    their number on the longest path.
     """
 
     name: str
@@ -31,15 +32,15 @@ class Cell:
 
 
 @dataclasses.dataclass(eq=False)
-class Group:
+class UnitGroup:
     """Layers whose units can only be removed together.
 
-    ``classes`` are the sets of tied units, each by its root, in the order of the deciding layer's units. ``stays`` is
-    why none of them may go, or None.
+    ``classes`` are the sets of tied units, each represented by its root label, in the order of the deciding layer's
+    units. ``stays`` is the reason why none may be removed, or None.
     """
 
-    decider: Cell
-    members: list[Cell]
+    decider: TracedLayer
+    members: list[TracedLayer]
     classes: list[int]
     stays: str | None
 
@@ -49,17 +50,17 @@ class Group:
 
 
 class Trace:
-    """What a network's units are and how they hang together."""
+    """The layers of a network, the ties between their units (union-find), and the units that must stay."""
 
     def __init__(self) -> None:
-        self.cells: dict[str, Cell] = {}
-        #: Why a unit must stay, and why it must not be touched, by label.
+        self.cells: dict[str, TracedLayer] = {}
+        #: By label, the reason why a unit must stay, and why its layers must not change at all.
         self.pinned: dict[int, str] = {}
         self.foreign: dict[int, str] = {}
         self._parent: dict[int, int] = {}
 
     def root(self, label: int) -> int:
-        """The label that stands for all units tied to this one."""
+        """The label that represents all units tied to this one."""
         while (parent := self._parent.get(label, label)) != label:
             self._parent[label] = label = self._parent.get(parent, parent)
         return label
@@ -68,20 +69,20 @@ class Trace:
         return [self.root(label) for label in labels.tolist()]
 
     def agrees(self, other: Trace) -> bool:
-        """Whether nothing is tied or held here that is not so in ``other``, whose labels are the same.
+        """Whether every tie and every unit that must stay here is so in ``other`` too; both use the same labels.
 
-        A unit that is left alone in its layer may be held: its axis has become one that is broadcast.
+        A single remaining unit of a layer may have to stay: its axis is now broadcast.
         """
-        held = {other.root(label) for label in (*other.pinned, *other.foreign)}
+        staying = {other.root(label) for label in (*other.pinned, *other.foreign)}
         alone = {int(cell.outputs) for cell in self.cells.values() if len(cell.outputs) == 1}
         return all(other.root(label) == other.root(to) for label, to in self._parent.items()) and all(
-            label in alone or other.root(label) in held for label in (*self.pinned, *self.foreign)
+            label in alone or other.root(label) in staying for label in (*self.pinned, *self.foreign)
         )
 
     def tie(self, a: Tensor, b: Tensor, where: str) -> None:
-        """Tie the labels of two tensors of one shape, element by element."""
+        """Tie the labels of two tensors of the same shape, element by element."""
         differ = a != b
-        # Two labels in one integer: torch.unique is many times faster on a vector than on rows.
+        # Both labels in one integer, because torch.unique is much faster on a vector than on rows.
         for pair in torch.unique(((a[differ] + 1) << 32) + b[differ] + 1).tolist():
             low, high = sorted(((pair >> 32) - 1, (pair & 0xFFFFFFFF) - 1))
             if low > 0:

@@ -225,7 +225,7 @@ def test_wrong_parameters_are_refused(wrong: dict[str, Any]) -> None:
 
 
 def test_network_without_units_to_remove_is_unsupported() -> None:
-    with pytest.raises(Unsupported, match="no layer of Sequential has units that can go"):
+    with pytest.raises(Unsupported, match="no layer of Sequential has removable units"):
         Prune().apply(nn.Sequential(nn.Flatten(), nn.Linear(8, 2)), Context(torch.ones(1, 8)))
 
 

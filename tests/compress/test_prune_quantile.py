@@ -373,5 +373,5 @@ def test_nan_is_an_error() -> None:
 
 
 def test_network_without_units_to_remove_is_unsupported() -> None:
-    with pytest.raises(Unsupported, match="no layer of Sequential has units that can go"):
+    with pytest.raises(Unsupported, match="no layer of Sequential has removable units"):
         PruneQuantile().preview(nn.Sequential(nn.Flatten(), nn.Linear(8, 2)), torch.ones(1, 8))

@@ -365,7 +365,7 @@ def _loop(m: Any, x: Tensor) -> Tensor:
 
 
 REFUSALS: dict[str, tuple[Callable[[Any, Tensor], Tensor], dict[str, nn.Module], str]] = {
-    "attention": (_attend, {}, "through matmul .*matmul is not an operation"),
+    "attention": (_attend, {}, "through matmul .*matmul is not a known operation"),
     "branch on data": (_loop, {}, "torch.fx cannot trace Net"),
     "hard-coded view": (lambda m, x: m.b(m.a(x).view(1, 5, 4)).mean(1), {}, "does not run with fewer units"),
     "hard-coded heads": (
@@ -380,7 +380,7 @@ REFUSALS: dict[str, tuple[Callable[[Any, Tensor], Tensor], dict[str, nn.Module],
         "through time .*another axis",
     ),
     "layer it does not know": (
-        lambda m, x: m.b(m.odd(m.a(x))).mean(1), {"odd": nn.InstanceNorm1d(5)}, "InstanceNorm1d is not a layer"
+        lambda m, x: m.b(m.odd(m.a(x))).mean(1), {"odd": nn.InstanceNorm1d(5)}, "InstanceNorm1d is not a known layer"
     ),
     "groups": (
         lambda m, x: m.b(m.odd(m.a(x).transpose(1, 2)).transpose(1, 2)).mean(1), {"odd": nn.Conv1d(4, 4, 1, groups=2)},

@@ -12,7 +12,7 @@ import torch
 from torch import nn
 
 from harness.errors import CellError
-from harness.nn import structure
+from harness.nn import operations, structure
 from harness.nn.structure import LAYERS, PrunableLayer, WeightBlock, arguments, drop_parameter, dump, rebuild, restore
 
 
@@ -315,6 +315,8 @@ def test_a_former_name_gives_the_present_one_with_a_warning(former: str, present
         assert getattr(structure, former) is getattr(structure, present)
     with pytest.raises(AttributeError, match="has no attribute 'unlike'"):
         structure.unlike  # noqa: B018
+    with pytest.warns(DeprecationWarning, match="Operations is called harness.nn.operations.OperationCounts"):
+        assert operations.Operations is operations.OperationCounts
 
 
 def test_a_module_that_defines_narrowed_is_a_prunable_layer_with_a_warning() -> None:
