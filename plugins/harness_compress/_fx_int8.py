@@ -1,7 +1,7 @@
-"""The one adapter to PyTorch's FX graph mode quantization, which is deprecated: nothing else here touches ``torch.ao``.
+"""Adapt PyTorch's FX graph mode quantization, which is deprecated. No other module imports ``torch.ao``.
 
-PyTorch announces its removal with every call. Those warnings are silenced here and nowhere else, and
-``tests/compress/test_quantize.py`` fails with the way out on the day that the API is gone.
+PyTorch announces its removal with every call; the warnings are silenced only here. When the API is gone,
+``tests/compress/test_quantize.py`` fails and names the alternative.
 """
 
 from __future__ import annotations
@@ -20,22 +20,22 @@ from harness.errors import CellError, Unsupported
 from harness_compress._linears import AsLinears, replaced
 
 ENGINE = "fbgemm"
-#: Seven of eight bits, so that the sums of products in 16 bits of the AVX2 kernels cannot saturate.
+#: Seven of eight bits, so that the AVX2 kernels' 16-bit sums of products cannot saturate.
 ACTIVATION_RANGE = (0, 127)
 WEIGHT_RANGE = (-127, 127)
 
 
 @contextlib.contextmanager
 def _deprecated() -> Iterator[None]:
-    """Silence the removal notices, and use B's engine: weights are packed for the engine in force at that moment.
+    """Silence the removal notices, and set study B's engine, because weights are packed for the current engine.
 
-    Stack traces of graph nodes are left out: taking them imports the compiler, for seconds and megabytes that would
-    then count against an int8 model.
+    Graph nodes get no stack traces: recording them imports the compiler, whose seconds and megabytes would count
+    against the int8 model.
     """
     if ENGINE not in torch.backends.quantized.supported_engines:
         raise Unsupported(
-            f"int8 needs PyTorch's {ENGINE} engine, which this build has not (it has "
-            f"{', '.join(torch.backends.quantized.supported_engines)}); use an x86-64 build of PyTorch"
+            f"int8 needs PyTorch's {ENGINE} engine, which this build does not have (it has "
+            f"{', '.join(torch.backends.quantized.supported_engines)}): use an x86-64 build of PyTorch"
         )
     before = torch.backends.quantized.engine, torch.fx.config.do_not_emit_stack_traces
     with warnings.catch_warnings():
@@ -48,10 +48,10 @@ def _deprecated() -> Iterator[None]:
 
 
 def quantize(model: nn.Module, batches: Sequence[torch.Tensor]) -> tuple[torch.fx.GraphModule, dict[str, Any]]:
-    """The network in int8 and ended by its sigmoid, its activations' ranges from ``batches``; and facts about it."""
+    """Return the network in int8 with its sigmoid, activation ranges calibrated on ``batches``, and facts about it."""
     prepared = prepare(nn.Sequential(model, nn.Sigmoid()))
     with torch.no_grad():
-        answers = [prepared(batch) for batch in batches]  # observers look and change nothing
+        answers = [prepared(batch) for batch in batches]  # observers change nothing
         seen = ranges(prepared)
         int8 = convert(prepared)
         pairs = zip(batches, answers, strict=True)
@@ -60,14 +60,14 @@ def quantize(model: nn.Module, batches: Sequence[torch.Tensor]) -> tuple[torch.f
 
 
 def restore(network: nn.Module, tensors: Mapping[str, torch.Tensor], notes: Mapping[str, Any]) -> torch.fx.GraphModule:
-    """The int8 network, from a float one of its structure and what ``dump_state`` gave."""
+    """Rebuild the int8 network from a float one of its structure and the result of ``dump_state``."""
     int8 = convert(prepare(nn.Sequential(network, nn.Sigmoid())))
     load_state(int8, tensors, notes)
     return int8
 
 
 def prepare(model: nn.Module) -> torch.fx.GraphModule:
-    """A copy of ``model`` in eval mode with observers where B observes, to be run on the calibration data.
+    """Return a copy of ``model`` in eval mode with B's observers, to run on the calibration data.
 
     A module that is ``AsLinears`` stays one node of the graph. Raises Unsupported for a network that FX cannot trace.
     """
@@ -96,7 +96,7 @@ def prepare(model: nn.Module) -> torch.fx.GraphModule:
 
 
 def convert(prepared: torch.fx.GraphModule) -> torch.fx.GraphModule:
-    """The int8 network, which uses up ``prepared``. Calibration sets scales and zero points, never the graph."""
+    """Convert ``prepared``, in place, to int8. Calibration sets scales and zero points, never the graph."""
     with _deprecated():
         from torch.ao.quantization.quantize_fx import convert_fx
 
@@ -109,7 +109,7 @@ def convert(prepared: torch.fx.GraphModule) -> torch.fx.GraphModule:
 
 
 def ranges(prepared: torch.fx.GraphModule) -> dict[str, dict[str, float | int]]:
-    """What each activation observer saw and made of it, by the name of the graph node that it observes."""
+    """Return the observed range and its scale and zero point for each activation, by the observed graph node's name."""
     found: dict[str, dict[str, float | int]] = {}
     seen: set[int] = set()
     with _deprecated():
@@ -130,7 +130,7 @@ def ranges(prepared: torch.fx.GraphModule) -> dict[str, dict[str, float | int]]:
 
 
 def is_int8(model: nn.Module) -> bool:
-    """Whether any layer of the model is already quantized."""
+    """Return whether any layer of the model is quantized."""
     packed = any(type(module).__module__.startswith("torch.ao.nn") for module in model.modules())
     return packed or any(parameter.is_quantized for parameter in model.parameters())
 
@@ -144,16 +144,16 @@ def keep(model: torch.fx.GraphModule, blueprint: Mapping[str, Any]) -> torch.fx.
 
 
 def dump_state(model: nn.Module) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
-    """The state as dense tensors, and notes that tell how they make up the quantized and the packed ones."""
+    """Return the state as dense tensors, and notes on how these form the quantized and packed ones."""
     tensors: dict[str, torch.Tensor] = {}
     with _deprecated():
         return tensors, {name: _take_apart(name, value, tensors) for name, value in model.state_dict().items()}
 
 
 def load_state(model: nn.Module, tensors: Mapping[str, torch.Tensor], notes: Mapping[str, Any]) -> None:
-    """The inverse of ``dump_state``, into a model of the same graph. Raises CellError when they do not fit."""
+    """Invert ``dump_state`` into a model of the same graph. Raises CellError when they do not fit."""
     with _deprecated():
-        state = model.state_dict()  # keeps its version notes, which the loading of packed weights reads
+        state = model.state_dict()  # its version metadata is needed to load packed weights
         if set(state) != set(notes):
             raise CellError(
                 "the stored int8 network does not fit the graph that this version of PyTorch makes of its float "
@@ -165,11 +165,11 @@ def load_state(model: nn.Module, tensors: Mapping[str, torch.Tensor], notes: Map
         model.requires_grad_(False)
 
 
-#: What FX raises for a network that it cannot handle; TraceError is a ValueError.
+#: Exceptions of FX for a network that it cannot handle; TraceError is a ValueError.
 _REFUSALS = (AssertionError, AttributeError, KeyError, NotImplementedError, RuntimeError, TypeError, ValueError)
 
 
-#: Methods and functions by the names under which FX knows them; else they cost a dequantize and a second rounding.
+#: Equivalents of methods and functions that FX recognises; others would cost a dequantize and a second rounding.
 _SPELLING: dict[Any, Any] = {
     "flatten": torch.flatten,
     "relu": nn.functional.relu,
@@ -178,7 +178,7 @@ _SPELLING: dict[Any, Any] = {
 
 
 def _qconfig_mapping() -> Any:
-    """B's observers. The rest (a sigmoid's fixed range, LayerNorm with float weights) is PyTorch's own default."""
+    """Study B's observers. The rest (a sigmoid's fixed range, LayerNorm with float weights) is PyTorch's default."""
     from torch.ao import quantization
     from torch.ao.quantization import get_default_qconfig_mapping
     from torch.ao.quantization.observer import (
@@ -214,7 +214,7 @@ def _qconfig_mapping() -> Any:
 
 
 def _dynamic_qconfig() -> Any:
-    """B's LSTM: weights symmetric per tensor, the range of each activation found as it comes."""
+    """Study B's LSTM: weights symmetric per tensor, activation ranges determined at run time."""
     from torch.ao import quantization
     from torch.ao.quantization.observer import MinMaxObserver, PlaceholderObserver
 
@@ -229,7 +229,7 @@ def _dynamic_qconfig() -> Any:
 
 
 def _dynamic_linear(module: nn.Module) -> nn.Module | None:
-    """For the linear layers that FX did not see, being inside a module that stayed whole: dynamic, like an LSTM."""
+    """Quantize a linear layer inside a module that FX kept as one node: dynamically, like an LSTM."""
     if type(module) is not nn.Linear:
         return None
     from torch.ao.nn.quantized import dynamic
@@ -240,7 +240,7 @@ def _dynamic_linear(module: nn.Module) -> nn.Module | None:
 
 
 def _trace(model: nn.Module, whole: list[str]) -> torch.fx.GraphModule:
-    """The network as a graph, in FX quantization's own spelling, lest an operation stay float for its name."""
+    """Trace the network to a graph whose operations FX quantization recognises, so that none stays float."""
     from torch.ao.quantization.fx.tracer import QuantizationTracer
 
     for path, module in model.named_modules():
@@ -268,14 +268,14 @@ def _trace(model: nn.Module, whole: list[str]) -> torch.fx.GraphModule:
 
 
 def _numeric_padding(path: str, conv: nn.modules.conv._ConvNd) -> tuple[int, ...]:
-    """``"same"`` and ``"valid"`` in numbers: the packed int8 weights know no words."""
+    """``"same"`` and ``"valid"`` as numbers, which packed int8 weights require."""
     if conv.padding == "valid":
         return (0,) * len(conv.kernel_size)
     total = [dilation * (size - 1) for dilation, size in zip(conv.dilation, conv.kernel_size, strict=True)]
     if any(count % 2 for count in total):
         raise Unsupported(
             f"{path}: padding='same' with kernel {conv.kernel_size} pads one side more than the other, which int8 "
-            "convolutions cannot; use an odd kernel"
+            "convolutions cannot do: use an odd kernel"
         )
     return tuple(count // 2 for count in total)
 
@@ -289,10 +289,10 @@ def _observers(prepared: torch.fx.GraphModule) -> list[tuple[Any, Any]]:
 
 
 def _keep_dynamic_inputs_float(prepared: torch.fx.GraphModule) -> None:
-    """Drop static observers between a float value and a dynamically quantized layer, with only shape changes between.
+    """Remove static observers between a float value and a dynamic layer, where only shapes change in between.
 
-    Else FX rounds an LSTM's input to seven bits, turns it back into float and has the LSTM round it again, where B's
-    LSTM quantizes its activations dynamically and only so.
+    Otherwise FX rounds an LSTM's input to seven bits, converts it back to float, and the LSTM rounds it again. Study
+    B's LSTM quantizes its activations only dynamically.
     """
     observers = dict(_observers(prepared))
     for dynamic in [node for node, observer in observers.items() if observer.is_dynamic]:
@@ -326,7 +326,7 @@ def _take_apart(name: str, value: Any, tensors: dict[str, torch.Tensor]) -> Any:
     if isinstance(value, torch.ScriptObject):
         return {"cell": [_take_apart(f"{name}.{index}", part, tensors) for index, part in enumerate(_unpack(value))]}
     if not isinstance(value, torch.Tensor):
-        raise CellError(f"{name} is a {type(value).__name__}, which the int8 format cannot hold")
+        raise CellError(f"{name} is a {type(value).__name__}, which the int8 format cannot store")
     value = value.detach()
     if not value.is_quantized:
         tensors[name] = value.contiguous().clone()
@@ -358,11 +358,11 @@ def _put_together(note: Mapping[str, Any], tensors: Mapping[str, torch.Tensor]) 
             if axis is None:
                 return torch._make_per_tensor_quantized_tensor(integers, scale.item(), int(zero_point))
             return torch._make_per_channel_quantized_tensor(integers, scale, zero_point, axis)
-    raise CellError(f"stored int8 state: {note!r} is not understood")
+    raise CellError(f"stored int8 state: unknown entry {note!r}")
 
 
 def _unpack(cell: Any) -> tuple[torch.Tensor, ...]:
-    """An LSTM cell's packed parameters as input weight, hidden weight and their biases."""
+    """Unpack an LSTM cell's parameters: input weight, hidden weight and their biases."""
     packed_input, packed_hidden = cell.__getstate__()[0][4]
     (input_weight, input_bias), (hidden_weight, hidden_bias) = (
         packed.__getstate__()[0] for packed in (packed_input, packed_hidden)

@@ -1,4 +1,4 @@
-"""Eight bits after training, as study B has it or as study A has it; and what of the network they really reached."""
+"""Quantize to eight bits after training, by the scheme of study B or of study A, and audit what became int8."""
 
 from __future__ import annotations
 
@@ -20,33 +20,33 @@ SCHEMES = ("ptq-int8", "uniform8")
 class Quantize(Step):
     """Post-training static quantization to eight bits, by one of two schemes.
 
-    ``ptq-int8`` is that of Hołda et al. 2026 (doi 10.15388/26-INFOR620):
-    FBGEMM kernels; convolution, batch normalisation and ReLU fused. Weights are symmetric in [-127, 127] and per output
-    channel (PerChannelMinMaxObserver), activations asymmetric per tensor with seven of eight bits, 0 to 127
-    (HistogramObserver). The network goes on to its probabilities: the sigmoid's output has all eight bits, with the
-    fixed scale 1/256 and zero point 0, since its range is known without calibration. LSTM and GRU: weights per tensor
-    (MinMaxObserver, the same range), activations dynamic, so that their float inputs are rounded once; so are those of
-    the linear layers of a recurrent module that is not PyTorch's own (see ``_linears.AsLinears``). The study says
-    nothing of LayerNorm: it runs in int8 too, with float weights, which is PyTorch's default.
+    ``ptq-int8`` is the scheme of Hołda et al. 2026 (doi 10.15388/26-INFOR620): FBGEMM kernels, with convolution, batch
+    normalisation and ReLU fused. Weights are symmetric in [-127, 127], per output channel (PerChannelMinMaxObserver).
+    Activations are asymmetric, per tensor, with seven of eight bits, 0 to 127 (HistogramObserver). The network
+    includes its sigmoid, whose output uses all eight bits with the fixed scale 1/256 and zero point 0, since its range
+    is known without calibration. LSTM and GRU have weights per tensor (MinMaxObserver, the same range) and dynamic
+    activations, so their float inputs are rounded once. The same holds for linear layers of recurrent modules that are
+    not PyTorch's (see ``_linears.AsLinears``). The study does not mention LayerNorm: by PyTorch's default it runs in
+    int8 with float weights.
 
-    ``uniform8`` is that of Liu, Sepulveda and Zheng 2021 (doi 10.2196/20767), which they give to a network of linear
-    layers: weights and activations alike uniformly from [Fmin, Fmax], the least and the largest value, to 0..255,
-    asymmetric and per tensor. What they leave open: here an activation is rounded where a product reads it (a layer's
-    input, with the ReLU before it done), so that the logits stay float32; biases are float32 and added to the sums;
-    a range is widened to hold 0. An LSTM runs as a loop over the steps, in which the input and the state are rounded
-    so and multiply integers; its gates' functions and its cell stay float. Convolutions stay float, and so do the
-    operations between the products. So against ``ptq-int8`` a weight has one scale for its tensor, an activation
-    eight bits instead of seven and its whole range, and nothing is fused. The fact ``engine`` says what multiplied:
-    ``fbgemm``, or ``int32`` on a processor where that would saturate (without VNNI): the same integers in 32 bits.
+    ``uniform8`` is the scheme that Liu, Sepulveda and Zheng 2021 (doi 10.2196/20767) apply to a network of linear
+    layers: weights and activations uniformly from [Fmin, Fmax], the least and the largest value, to 0..255,
+    asymmetric and per tensor. The paper leaves open what follows. An activation is rounded where a product reads it
+    (a layer's input, after the ReLU before it), so the logits stay float32. Biases are float32 and added to the sums.
+    A range is widened to contain 0. An LSTM runs as a loop over time steps that rounds input and state in this way and
+    multiplies integers; gate functions and cell stay float. Convolutions and the operations between products stay
+    float. Compared with ``ptq-int8``, a weight tensor has one scale, an activation has eight bits and its whole range,
+    and nothing is fused. The fact ``engine`` names the kernels: ``fbgemm``, or ``int32`` (the same integers in 32 bits)
+    on processors where FBGEMM would saturate (without VNNI).
 
-    ``calibration`` is how many validation examples set the activations' ranges; of a small data set, MIMIC-III's demo
-    for one, all there are, and the fact ``calibrated_on`` says how many those were. ``coverage`` is the least share
-    that must become int8 of the weights that multiply, and of the multiply-accumulates: each of B's networks reaches 1,
-    and 0.9 leaves room for one odd small layer of another network, but not for an LSTM or a branch that stayed float.
-    Products that are written as functions of bare parameters are in neither share: the fact ``uncounted`` names these.
+    ``calibration`` is the number of validation examples that set the ranges of activations. A small data set, such as
+    MIMIC-III's demo, gives all it has; the fact ``calibrated_on`` is the actual number. ``coverage`` is the least share
+    of multiplying weights, and of multiply-accumulates, that must become int8. Each of B's networks reaches 1; the
+    default 0.9 tolerates one small layer that stays float, but not an LSTM or a branch. Products written as functions
+    of bare parameters are in neither share; the fact ``uncounted`` lists these parameters.
 
-    Raises Unsupported for a network that is int8 already, or of which the scheme can do nothing (``ptq-int8``: one
-    that torch.fx cannot trace; ``uniform8``: one without linear and LSTM layers), CellError below ``coverage``.
+    Raises Unsupported for a network that is int8 already or that the scheme cannot handle (``ptq-int8``: torch.fx
+    cannot trace it; ``uniform8``: it has neither linear nor LSTM layers), and CellError below ``coverage``.
     """
 
     name: ClassVar[str] = "quantize"
@@ -56,15 +56,15 @@ class Quantize(Step):
 
     def __post_init__(self) -> None:
         if self.scheme not in SCHEMES:
-            raise UsageError(f"quantize: there is no scheme {self.scheme!r}{nearest(str(self.scheme), SCHEMES)}")
+            raise UsageError(f"quantize(scheme={self.scheme!r}): unknown scheme{nearest(str(self.scheme), SCHEMES)}")
         if isinstance(self.calibration, bool) or not isinstance(self.calibration, int) or self.calibration < 1:
-            raise UsageError(f"quantize(calibration={self.calibration!r}): a whole number of examples, at least one")
+            raise UsageError(f"quantize(calibration={self.calibration!r}): give a whole number of examples, at least 1")
         if isinstance(self.coverage, bool) or not isinstance(self.coverage, int | float) or not 0 <= self.coverage <= 1:
-            raise UsageError(f"quantize(coverage={self.coverage!r}): a share, from 0 to 1")
+            raise UsageError(f"quantize(coverage={self.coverage!r}): give a share from 0 to 1")
 
     @classmethod
     def examples(cls) -> Sequence[Quantize]:
-        """Either scheme; uniform8 leaves convolutions float, so that no coverage is declared."""
+        """Return one step per scheme. uniform8 leaves convolutions float, so it declares no coverage."""
         return [cls(), cls("uniform8", coverage=0.0)]
 
     def apply(self, model: torch.nn.Module, context: StepContext) -> torch.nn.Module:
@@ -73,7 +73,7 @@ class Quantize(Step):
         from harness_compress import _fx_int8
 
         if _fx_int8.is_int8(model) or getattr(model, "gives_probabilities", False):
-            raise Unsupported("the network is int8 already, or gives probabilities; quantize once, and last")
+            raise Unsupported("the network is already int8, or gives probabilities: quantize once, as the last step")
         scheme, blueprint = _module_of(self.scheme), _blueprint(model)
         inputs = context.calibration(self.calibration)
         int8, facts = scheme.quantize(copy.deepcopy(model), torch.split(inputs, 128))
@@ -84,12 +84,12 @@ class Quantize(Step):
         return ()
 
     def preview(self, model: torch.nn.Module, example: torch.Tensor) -> torch.nn.Module:
-        """The float model: its multiply-accumulates are those of the int8 one, and its parameters too, but for the
-        batch normalisations that int8 folds away (B counts the same)."""
+        """Return the float model: the int8 one has as many multiply-accumulates, and as many parameters except for
+        folded batch normalisations (B counts the same)."""
         return model
 
     def dump(self, model: torch.nn.Module) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
-        """Integers, scales and zero points as dense tensors; the notes hold the float structure that made the graph."""
+        """Return integers, scales and zero points as dense tensors, and notes on the float structure."""
         if not hasattr(model, "blueprint"):
             raise CellError("a step after quantize replaced the int8 network, so it must define dump() and restore()")
         tensors, state = _module_of(self.scheme).dump_state(model)
@@ -98,7 +98,7 @@ class Quantize(Step):
     def restore(
         self, fresh: torch.nn.Module, tensors: Mapping[str, torch.Tensor], notes: Mapping[str, Any]
     ) -> torch.nn.Module:
-        """Replay the quantization of the float structure without calibration, then load the state: bit for bit."""
+        """Repeat the quantization of the float structure without calibration, then load the exact state."""
         import torch
 
         from harness.nn import structure
@@ -110,7 +110,7 @@ class Quantize(Step):
         return scheme.keep(scheme.restore(network, tensors, notes["state"]), blueprint)
 
     def _audit(self, int8: torch.nn.Module, context: StepContext, **facts: Any) -> None:
-        """Report what became int8; CellError when it is less than the recipe declares."""
+        """Report what became int8. Raises CellError when it is less than the recipe declares."""
         from harness.nn.operations import count
 
         operations = count(int8, context.example)
@@ -124,16 +124,16 @@ class Quantize(Step):
             **facts,
         )
         if min(weights, macs) < self.coverage:
-            left = ", ".join(f"{layer.path} ({layer.kind})" for layer in operations.layers if layer.dtype != "int8")
+            kept = ", ".join(f"{layer.path} ({layer.kind})" for layer in operations.layers if layer.dtype != "int8")
             raise CellError(
                 f"only {weights:.1%} of the weights and {macs:.1%} of the multiply-accumulates became int8, where the "
-                f"recipe declares {self.coverage:.1%}; these layers stayed float: {left or 'none that multiplies'}. "
-                "Lower coverage= if that is what you want to measure"
+                f"recipe declares {self.coverage:.1%}; these layers stayed float: {kept}. "
+                "Lower coverage= if you want to measure this network"
             )
 
 
 def _uncounted(model: torch.nn.Module, counted: Collection[str]) -> list[str]:
-    """Float matrices outside the counted layers (by path): what they multiply, if anything, is in no count."""
+    """Names of float matrices outside the counted layers (paths); their products, if any, are not counted."""
     import torch
 
     return [
@@ -146,26 +146,26 @@ def _uncounted(model: torch.nn.Module, counted: Collection[str]) -> list[str]:
 
 
 class _Scheme(Protocol):
-    """What a scheme's module gives."""
+    """The functions of a module that implements a scheme."""
 
     def quantize(
         self, model: torch.nn.Module, batches: Sequence[torch.Tensor]
     ) -> tuple[torch.nn.Module, dict[str, Any]]:
-        """The quantized network, calibrated on ``batches``, and facts; ``model`` gives logits and is used up."""
+        """Quantize ``model`` (logits), calibrated on ``batches``; return it and facts. May change ``model``."""
         ...
 
     def keep(self, model: Any, blueprint: Mapping[str, Any]) -> torch.nn.Module:
-        """Set the attribute ``blueprint`` (and ``gives_probabilities``) so that it survives ``copy.deepcopy``."""
+        """Set the attributes ``blueprint`` and ``gives_probabilities`` such that they survive ``copy.deepcopy``."""
         ...
 
     def dump_state(self, model: torch.nn.Module) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
-        """Its state as dense tensors and JSON notes."""
+        """Return the state as dense tensors and JSON notes."""
         ...
 
     def restore(
         self, network: torch.nn.Module, tensors: Mapping[str, torch.Tensor], notes: Mapping[str, Any]
     ) -> torch.nn.Module:
-        """The quantized network, from a float one of the same structure (used up) and the dumped state."""
+        """Rebuild the quantized network from a float one of the same structure (may change it) and the dumped state."""
         ...
 
 
@@ -177,7 +177,7 @@ def _module_of(scheme: str) -> _Scheme:
 
 
 def _blueprint(model: torch.nn.Module) -> dict[str, Any]:
-    """All that is needed to build a float network of this structure, its numbers aside."""
+    """Everything needed to build a float network of this structure, except its values."""
     from harness.nn import structure
 
     tensors, notes = structure.dump(model)

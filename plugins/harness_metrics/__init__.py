@@ -1,4 +1,4 @@
-"""Metrics of every cell, each from its definition: quality, size, operations, latency, memory. Loads no torch."""
+"""Register the metrics of every cell: quality, size, operations, latency, memory. It loads no torch."""
 
 from __future__ import annotations
 

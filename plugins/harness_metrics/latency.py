@@ -1,4 +1,4 @@
-"""How long the deployed file takes for one example."""
+"""Measure the latency of the deployed file for one example."""
 
 from __future__ import annotations
 
@@ -9,14 +9,16 @@ from harness import EvalContext, Metric, MetricSpec, Task
 
 
 class Latency(Metric):
-    """Microseconds of a call, over all samples of all processes: what this machine did, not a comparison.
+    """Microseconds per call over all samples of all processes: an absolute figure of this machine, not a comparison.
 
-    (The comparison with the reference is the paired ratio in the cell's timing.) ``latency`` is the median; B reports
-    the mean. A percentile for which there are too few samples is None.
+    (The comparison with the reference is the paired ratio in the cell's timing.) ``latency`` is the median; study B
+    reports the mean. A percentile is None when there are too few samples for it.
     """
 
     name: ClassVar[str] = "latency"
-    summary: ClassVar[str] = "microseconds of one inference; p90 and p99 need 64 and 662 samples, else they are empty"
+    summary: ClassVar[str] = (
+        "microseconds of one inference; p90 and p99 need 64 and 662 samples, otherwise they are empty"
+    )
 
     def specs(self, task: Task) -> tuple[MetricSpec, ...]:
         return tuple(

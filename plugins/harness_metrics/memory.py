@@ -1,4 +1,4 @@
-"""How much memory a process needs that runs the deployed file."""
+"""Measure the memory of a process that runs the deployed file."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ from harness import EvalContext, Metric, MetricSpec, Task
 
 
 class Memory(Metric):
-    """Megabytes (10^6 bytes) resident at the peak of inference, once the file is loaded: the whole process.
+    """Peak resident memory of the whole process during inference, after the file is loaded, in MB (10^6 bytes).
 
-    The interpreter and the runtime's libraries are the greater part: ``memory_before`` was resident before the file was
-    loaded. Rebuilding an int8 network in PyTorch leaves more behind than its small weights save.
+    Most of it is the interpreter and the runtime's libraries; ``memory_before`` is resident before the file is loaded.
+    Rebuilding an int8 network in PyTorch leaves more memory allocated than its smaller weights save.
     """
 
     name: ClassVar[str] = "memory"

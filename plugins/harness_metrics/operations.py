@@ -1,4 +1,4 @@
-"""How much the network computes for one example."""
+"""Count what the network computes for one example."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ from harness import EvalContext, Metric, MetricSpec, Task
 
 
 class Operations(Metric):
-    """Multiply-accumulates of one example, recurrent layers included (``harness.nn.operations`` has the rules).
+    """Multiply-accumulates of one example, including recurrent layers (see ``harness.nn.operations`` for the rules).
 
-    ``int8_weights`` and ``int8_macs`` are the shares of the weights and of the multiply-accumulates that are int8.
+    ``int8_weights`` and ``int8_macs`` are the shares of weights and of multiply-accumulates in int8.
     """
 
     name: ClassVar[str] = "operations"

@@ -1,4 +1,4 @@
-"""How big the network is: in numbers, in the state file that study B weighs, and in the file that is shipped."""
+"""Measure the size of the network: parameters, the state file that study B measures, and the deployed file."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ from harness import EvalContext, Metric, MetricSpec, Task
 
 
 class Size(Metric):
-    """Parameters, those that are not zero, and kilobytes (1000 bytes).
+    """Parameters, non-zero parameters, and sizes in kB (1000 bytes).
 
-    The parameters are those of the deployed model: int8 folds batch normalisation into convolutions and so has fewer
-    than the float model whose count B gives. ``state_size`` is the size of ``torch.save(model.state_dict())`` as B
-    measures it (the container of a later PyTorch differs by some hundred bytes); ``file_size`` the deployed file's.
+    Parameters are those of the deployed model: int8 folds batch normalisation into convolutions, so it has fewer than
+    the float model, whose count study B reports. ``state_size`` is the size of ``torch.save(model.state_dict())``, as B
+    measures it (later PyTorch versions differ by some hundred bytes). ``file_size`` is that of the deployed file.
     """
 
     name: ClassVar[str] = "size"
