@@ -124,10 +124,11 @@ class Quantize(Step):
             **facts,
         )
         if min(weights, macs) < self.coverage:
-            kept = ", ".join(f"{layer.path} ({layer.kind})" for layer in operations.layers if layer.dtype != "int8")
+            float_layers = [f"{layer.path} ({layer.kind})" for layer in operations.layers if layer.dtype != "int8"]
+            names = ", ".join(float_layers) or "none that multiplies"
             raise CellError(
                 f"only {weights:.1%} of the weights and {macs:.1%} of the multiply-accumulates became int8, where the "
-                f"recipe declares {self.coverage:.1%}; these layers stayed float: {kept}. "
+                f"recipe declares {self.coverage:.1%}; these layers stayed float: {names}. "
                 "Lower coverage= if you want to measure this network"
             )
 
