@@ -14,6 +14,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from harness.records.record import Interval, MetricValue, Record, Unmeasured
 from harness.records.runs import Run
 from harness.report.noise import protocol
+from harness.run.declarations import declaration
 from harness.stats.estimates import Estimate, known_mean, pooled, pooled_ratio
 
 OVER_SEEDS = (
@@ -292,10 +293,15 @@ def _quality(records: Sequence[Record]) -> Shown | None:
 
 
 def _size(records: Sequence[Record]) -> Shown | None:
-    """The first headline of the metric of size, or else the number of parameters."""
-    found = [(record, name) for record in records for name, figure in record.figures.items()
-             if (figure.metric == "size" and figure.headline) or name == "parameters"]  # fmt: skip
-    return _shown(*found[0]) if found else None
+    """The first headline figure that is exact and should be small; without such a headline, the first such figure."""
+    exact = [
+        (record, name)
+        for record in records
+        for name, figure in record.figures.items()
+        if (declared := declaration(name, figure)).exact and declared.better != "higher"
+    ]
+    headlines = [(record, name) for record, name in exact if record.figures[name].headline]
+    return next((_shown(*entry) for entry in (*headlines, *exact)), None)
 
 
 def _shown(record: Record, name: str) -> Shown:
