@@ -51,7 +51,7 @@ def percent(share: float) -> str:
 
 
 def printable(text: str) -> str:
-    """The text with what would steer a terminal written out; the ends of lines are kept."""
+    """Escape what would control a terminal; line ends are kept."""
     return "".join(
         letter if letter.isprintable() or letter == "\n" else letter.encode("unicode_escape").decode()
         for letter in text.encode("utf-8", "backslashreplace").decode()
@@ -74,7 +74,7 @@ def escape_html(text: str) -> str:
 
 
 def fit_table(headers: Sequence[str], body: Sequence[Sequence[str]], width: int) -> str:
-    """The table; where it is too wide, intervals go below their estimates and long texts are wrapped."""
+    """A plain-text table. If it is wider than ``width``, intervals go below their estimates and long texts wrap."""
     text = _laid_out(headers, body)
     if max(map(len, text.splitlines())) > width:
         body = [[entry.replace(" [", "\n[") for entry in line] for line in body]

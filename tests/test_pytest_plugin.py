@@ -313,8 +313,8 @@ def test_verdicts_reach_the_file_and_the_table(suite: Suite) -> None:
     assert {verdict["margin"] for verdict in found.values()} == {0.02}
     text = "\n".join(result.outlines)
     assert "verdict at 2 %" in text
-    assert "The reference timed against itself: 1.0000 [1.0000, 1.0000]." in text
-    assert "2 processes are too few to tell" in text
+    assert "A/A run (the reference against itself): 1.0000 [1.0000, 1.0000]." in text
+    assert "2 processes are too few to estimate it" in text
 
 
 def test_what_is_slower_is_confirmed_before_the_file_is_written(suite: Suite, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -365,7 +365,7 @@ def test_more_processes_see_smaller_changes(suite: Suite) -> None:
     result = suite(TOYS, "-k", "conv and half", "--benchmark-json=run.json", "--harness-processes=9")
     (entry,) = benchmarks().values()
     assert entry["extra_info"]["harness"]["timing"]["processes"] == 9
-    assert "Smallest change that 9 processes detect" in "\n".join(result.outlines)
+    assert "Minimum detectable effect with 9 processes" in "\n".join(result.outlines)
     result = suite(TOYS, "--harness-processes=1")
     assert result.ret == pytest.ExitCode.USAGE_ERROR
     assert "--harness-processes 1: from 2, which an interval needs, to 50" in "\n".join(result.errlines)

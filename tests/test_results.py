@@ -16,7 +16,7 @@ from harness.records.runs import read_records
 from harness.report.charts import all_charts, slug
 from harness.report.model import report
 from harness.report.output import file_sections
-from harness.report.page import island, plain_json
+from harness.report.page import island, script_json
 from harness.report.terminal import named_section, report_text
 
 RESULTS = Path(__file__).parent.parent / "results"
@@ -69,7 +69,7 @@ def test_the_page_and_the_figures_are_of_these_records(monkeypatch: pytest.Monke
     sections = file_sections(found, installed())
     text = Path("report.html").read_text(encoding="utf-8")
     data = text.partition('<script type="application/json" id="data">')[2].partition("</script>")[0]
-    assert json.loads(data) == json.loads(plain_json(island(found, sections)))
+    assert json.loads(data) == json.loads(script_json(island(found, sections)))
     names = {file.stem for file in Path("figures").iterdir()}
     assert names == {
         f"{number:02}-{slug(name)}-{chart.kind}" for number, (name, chart) in enumerate(all_charts(found, sections), 1)

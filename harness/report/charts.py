@@ -1,4 +1,4 @@
-"""The report's charts as Vega-Lite: live in the page, and drawn as SVG and PNG for papers by the same specification."""
+"""Make the charts of the report in Vega-Lite, for the page and as SVG and PNG files."""
 
 from __future__ import annotations
 
@@ -14,30 +14,30 @@ from harness.report.model import Network, Report
 from harness.report.rows import level_order, rows
 from harness.report.training import Course, courses
 
-#: Okabe and Ito's colours, which the colour-blind tell apart; shapes and dashes say the same once more. Of two lists of
-#: different length no two series of the first thirty have the same pair.
+#: The palette of Okabe and Ito, which colour-blind readers can distinguish; shapes and dashes repeat the distinction.
+#: The lists differ in length, so the first thirty series all have different pairs.
 COLOURS = ["#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9"]
 SHAPES = ["circle", "square", "triangle-up", "diamond", "cross"]
 DASHES: list[list[int]] = [[1, 0], [6, 3], [2, 2], [8, 3, 2, 3], [12, 4]]
-#: Of more trainings the lines are told apart by nobody.
+#: More lines than these cannot be distinguished.
 MOST_COURSES = 12
-#: More levels than these have no room on an axis.
+#: More levels than these do not fit on an axis.
 MOST_LEVELS = 60
 POINTS = (
-    "Each variant is a point, {} against the difference in quality, with 95 % intervals. Filled: on the Pareto front, "
-    "which the line follows; hollow: perhaps on it; faint: surely off it, for another is better in both with its whole "
-    "intervals."
+    "Each point is a variant: {} against the difference in quality, with 95 % intervals. Filled: on the Pareto front, "
+    "which the line follows. Hollow: perhaps on it. Faint: surely off it, because the whole intervals of another "
+    "variant are better in both."
 )
-LINES = "{} along the levels of {}, a line for each other option, with 95 % intervals."
-LEFT = " In brackets the share of parameters that is left."
-#: The name of the data in a specification; the page's script fills it and filters it.
+LINES = "{} by level of {}, one line for each other option, with 95 % intervals."
+LEFT = " In brackets: the share of parameters that is left."
+#: The name of the data in a specification; the script of the page fills and filters them.
 DATA = "rows"
 
 Spec = dict[str, Any]
 
 
 def network_charts(network: Network) -> list[Chart]:
-    """The charts of one network that have anything to show."""
+    """The charts of one network; those without data are left out."""
     values = rows(network)
     quality, size, axis = network.quality, network.size, network.columns
     names = list(dict.fromkeys(row["series"] for row in values))
@@ -64,7 +64,7 @@ def network_charts(network: Network) -> list[Chart]:
 
 
 def training_chart(title: str, figure: str, found: Sequence[Course]) -> Chart:
-    """The quality on the validation split by epoch, a line a model."""
+    """Quality on the validation split by epoch, one line for each model."""
     shown = found[:MOST_COURSES]
     values = [
         {"model": course.model, "epoch": epoch, "value": value, "low": low, "high": high, "seeds": course.seeds}
@@ -94,7 +94,7 @@ def training_chart(title: str, figure: str, found: Sequence[Course]) -> Chart:
 
 
 def all_charts(report: Report, sections: Sequence[Section] = ()) -> Iterator[tuple[str, Chart]]:
-    """Every chart of a report, with the name of what it is about."""
+    """Every chart of a report, with the title of its network or section."""
     for network in report.networks:
         yield from ((network.title, chart) for chart in network_charts(network))
     for title, figure, found in courses(report):
@@ -104,7 +104,7 @@ def all_charts(report: Report, sections: Sequence[Section] = ()) -> Iterator[tup
 
 
 def framed(kind: str, title: str, caption: str, spec: Spec, values: Sequence[Mapping[str, Any]]) -> Chart:
-    """The chart in the frame that all of them have; what ``spec`` says of its own counts."""
+    """A chart with the settings that all charts share; those in ``spec`` take precedence."""
     frame = {
         "$schema": "https://vega.github.io/schema/vega-lite/v6.json",
         "description": f"{title}. {caption}",
@@ -116,7 +116,7 @@ def framed(kind: str, title: str, caption: str, spec: Spec, values: Sequence[Map
 
 
 def _scatter(across: str, title: str, up: str, state: str, names: Sequence[str]) -> Spec:
-    """Points with intervals in both directions, and a staircase through the front."""
+    """A specification of points with intervals in both directions, and a staircase through the front."""
     x = {"field": across, "type": "quantitative", "title": title, "scale": {"zero": False, "nice": True}}
     y = {"field": "difference", "type": "quantitative", "title": up, "scale": {"zero": False}}
     series = _series("series", names)
@@ -168,7 +168,7 @@ def _scatter(across: str, title: str, up: str, state: str, names: Sequence[str])
 
 
 def _levels(axis: str, order: Sequence[str], up: str, title: str, names: Sequence[str]) -> Spec:
-    """Lines along the levels of compression, with intervals where there are any."""
+    """A specification of lines along the levels of compression, with intervals where there are any."""
     labels: Spec = {"labelLimit": 160, "labelAngle": -30 if len(order) > 3 else 0}
     axis_spec = {"title": f"{axis} (parameters left)", "axis": labels}
     x: Spec = {"field": "level", "type": "ordinal", "sort": list(order)} | axis_spec
@@ -191,7 +191,7 @@ def _levels(axis: str, order: Sequence[str], up: str, title: str, names: Sequenc
 
 
 def _series(field: str, names: Sequence[str]) -> Spec:
-    """The channels that tell series apart, with one legend for all."""
+    """The channels that distinguish series, with one legend for all of them."""
     legend = {"orient": "bottom", "title": None, "labelLimit": 190, "symbolLimit": 24, "symbolOpacity": 1}
     plain = {"field": field, "type": "nominal", "sort": None, "legend": legend}
     return {
@@ -201,12 +201,12 @@ def _series(field: str, names: Sequence[str]) -> Spec:
 
 
 def tips(**fields: str) -> list[Spec]:
-    """What hovering over a point shows: titles of fields."""
+    """The tooltip of a point: titles and their fields."""
     return [{"field": field, "title": title} for title, field in fields.items()]
 
 
 def valid(*fields: str) -> list[Spec]:
-    """The transform that leaves out rows without these fields."""
+    """A transform that drops rows without these fields."""
     return [{"filter": " && ".join(f"isValid(datum.{field})" for field in fields)}]
 
 
@@ -215,7 +215,7 @@ def _some(values: Sequence[Mapping[str, Any]], field: str) -> bool:
 
 
 def drawn(chart: Chart) -> str:
-    """The chart as SVG, of the same bytes for the same records."""
+    """The chart as SVG; the same records give the same bytes."""
     import vl_convert
 
     svg: str = vl_convert.vegalite_to_svg(filled(chart), config=PAPER)
@@ -227,7 +227,7 @@ def filled(chart: Chart) -> Spec:
     return {**chart.spec, "data": {"name": DATA, "values": list(chart.values)}}
 
 
-#: On paper, black on white; text that is no larger than a caption.
+#: The style for papers.
 PAPER: Spec = {
     "background": "white",
     "axis": {"grid": True, "gridColor": "#eee"},
@@ -237,7 +237,7 @@ PAPER: Spec = {
 
 
 def write_figures(report: Report, sections: Sequence[Section], folder: Path) -> list[Path]:
-    """Every chart as SVG and PNG in a folder, named for its network. Raises StoreError when one cannot be written."""
+    """Write every chart as SVG and PNG into a folder. Raises StoreError if one cannot be written."""
     import vl_convert
 
     written = []
@@ -252,5 +252,5 @@ def write_figures(report: Report, sections: Sequence[Section], folder: Path) -> 
 
 
 def slug(name: str) -> str:
-    """A name that any file system takes."""
+    """A file name that every file system accepts."""
     return re.sub(r"[^a-z0-9]+", "-", name.lower()).strip("-")[:60] or "network"

@@ -1,4 +1,4 @@
-"""Which compression to choose: the smallest and the fastest within a loss of quality, the front, and how sure it is."""
+"""Choose variants: the smallest and the fastest within a loss of quality, and the Pareto front."""
 
 from __future__ import annotations
 
@@ -9,31 +9,34 @@ from collections.abc import Callable, Sequence
 from harness.report.model import Network, Variant
 from harness.stats.estimates import Estimate
 
-#: Losses of the headline quality figure, in its own unit.
+#: Losses of the headline figure of quality, in its unit.
 MARGINS = (0.001, 0.005, 0.01, 0.02)
-#: On the front; not on it, but not surely beaten either; surely beaten.
+#: On the front; not on it, but not surely dominated either; surely dominated.
 ON, OPEN, OFF = "on the front", "perhaps on the front", "off the front"
 
 
 @dataclasses.dataclass(frozen=True)
 class Choice:
-    """The best within a loss of quality. ``sure``: its upper bound is within the margin; else only its estimate is."""
+    """The best variants within a loss of quality.
+
+    ``sure``: the upper bound of the loss is within the margin; otherwise only the estimate is.
+    """
 
     margin: float
     sure: bool
     smallest: Variant | None
     fastest: Variant | None
-    #: Others within the margin whose interval of latency overlaps that of the fastest.
+    #: Other variants within the margin whose latency interval overlaps that of the fastest.
     as_fast: tuple[Variant, ...] = ()
 
 
 def choices(network: Network) -> list[Choice]:
-    """The best at each margin, first what is sure."""
+    """The best variants at each margin, the sure choice first."""
     return [choice(network, margin, sure) for margin in MARGINS for sure in (True, False)]
 
 
 def choice(network: Network, margin: float, sure: bool) -> Choice:
-    """The best variants within a margin; None where there is none."""
+    """The best variants within a margin."""
     within = [variant for variant in network.variants if _loses(variant, sure) <= margin]
     sized = [variant for variant in within if variant.size is not None]
     timed = [variant for variant in within if variant.ratio is not None and variant.disturbed < len(variant.cells)]
@@ -46,7 +49,7 @@ def choice(network: Network, margin: float, sure: bool) -> Choice:
 
 
 def _loses(variant: Variant, sure: bool) -> float:
-    """What a variant loses: by its estimate, or at most, where it is to be sure."""
+    """The loss of a variant: its estimate, or its upper bound if ``sure``."""
     if variant.loss is None:
         return float("inf")
     if not sure or variant.is_reference:
@@ -55,13 +58,13 @@ def _loses(variant: Variant, sure: bool) -> float:
 
 
 def lead(network: Network, margin: float = 0.005) -> str:
-    """The network's result in one or two sentences."""
+    """Summarize the network in one or two sentences."""
     quality = network.quality
     if quality is None or len(network.variants) < 2:
-        return "There is nothing to choose from: no two variants whose quality was compared."
+        return "Nothing to choose: the quality of no two variants was compared."
     sure, likely = choice(network, margin, True), choice(network, margin, False)
     found = sure if sure.smallest is not None or sure.fastest is not None else likely
-    word = "Surely" if found is sure else "Probably, for no interval lies within it,"
+    word = "Surely" if found is sure else "Probably (no interval lies within it)"
     parts = []
     if found.smallest is not None:
         parts.append(_about("smallest", found.smallest, _size_text(found.smallest)))
@@ -71,7 +74,7 @@ def lead(network: Network, margin: float = 0.005) -> str:
         return f"No variant loses at most {margin:g} of {quality.name}."
     text = f"{word} within a loss of {margin:g} of {quality.name}: {'; '.join(parts)}."
     if found is sure and (likely.smallest is not sure.smallest and likely.smallest is not None):
-        text += f" Probably within it too, and smaller: {likely.smallest.label}{_size_text(likely.smallest)}."
+        text += f" Probably also within it, and smaller: {likely.smallest.label}{_size_text(likely.smallest)}."
     return text
 
 
@@ -88,7 +91,7 @@ def _latency_text(variant: Variant) -> str:
     if ratio is None:
         return ""
     if variant.is_reference:
-        return ", which nothing measured outruns"
+        return "; nothing measured is faster"
     text = f" with {ratio.text(3)} of its latency{variant.disturbance}"
     if ratio.high is not None and ratio.high >= 1:
         text += ", which shows no gain"
@@ -96,10 +99,10 @@ def _latency_text(variant: Variant) -> str:
 
 
 def front(points: Sequence[tuple[Estimate, Estimate]]) -> list[str]:
-    """Where each point stands: of the first coordinate less is better, of the second more.
+    """Classify points by the Pareto front; small first coordinates and large second ones are better.
 
-    A point is on the front when none is at least as good in both and better in one, by the estimates; it is surely off
-    it when the whole interval of another is better in both.
+    A point is on the front if no other estimate is at least as good in both and better in one. It is surely off the
+    front if the whole interval of another point is better in both.
     """
     best = _sweep(points, lambda x: x.value, lambda y: y.value)
     sure = _sweep(
@@ -113,7 +116,7 @@ def front(points: Sequence[tuple[Estimate, Estimate]]) -> list[str]:
     return states
 
 
-#: Steps of a staircase: at this x or less, the best y.
+#: The steps of a staircase: the best y at this x or less.
 Stairs = list[tuple[float, float]]
 
 
@@ -128,7 +131,7 @@ def _sweep(
 
 
 def _beaten(stairs: Stairs, x: float, y: float) -> bool:
-    """Whether a step is at least as good in both and better in one."""
+    """Whether some step is at least as good in both and better in one."""
     place = bisect.bisect_right(stairs, (x, float("inf"))) - 1
     if place < 0:
         return False
@@ -137,7 +140,7 @@ def _beaten(stairs: Stairs, x: float, y: float) -> bool:
 
 
 def _or(bound: float | None, value: float) -> float:
-    """The bound of an interval, or its value where it has none."""
+    """The bound of an interval, or the value where there is none."""
     return value if bound is None else bound
 
 

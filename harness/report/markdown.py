@@ -1,4 +1,4 @@
-"""The report as Markdown, for a repository or a comment: the summary, then the tables; nothing in a name is markup."""
+"""Write the report as Markdown, for a repository or a comment. Markup in names is escaped."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def markdown(report: Report, sections: Sequence[Section]) -> str:
             parts.append("\n".join(f"- {escape_markdown(note)}" for note in section.notes))
     parts.append("## Not measured")
     left = left_table(report)
-    parts.append("No run says of any cell that it was selected and not measured." if left is None else _table(left))
+    parts.append("No run reports a cell that was selected and not measured." if left is None else _table(left))
     parts += ["## Environment and provenance", *map(_table, (runs_table(report), environment_table(report)))]
     return "\n\n".join(parts) + "\n"
 
@@ -50,9 +50,9 @@ def _network(network: Network) -> Iterator[str]:
     for table in present(tables):
         yield f"{escape_markdown(table.caption)}:"
         yield _table(table)
-    said = notes(network.records)
-    if said:
-        yield "\n".join(f"- {escape_markdown(line)}" for line in said)
+    lines = notes(network.records)
+    if lines:
+        yield "\n".join(f"- {escape_markdown(line)}" for line in lines)
 
 
 def _table(table: Table) -> str:
@@ -65,5 +65,5 @@ def _row(cells: Sequence[str]) -> str:
 
 
 def _verbatim(text: str) -> str:
-    """Text as it is: indented, so that no fence within ends it."""
+    """Preformatted text: indented, so that no fence within it ends the block."""
     return "\n".join(f"    {line}" for line in text.splitlines())

@@ -1,7 +1,7 @@
-"""What the report says, from records alone and without any markup: networks, their variants, and estimates of each.
+"""Build the content of the report from records: networks, their variants, and estimates for each, without markup.
 
-A *variant* is what cells have in common that differ in their seed only; a *network* is what variants are compared in:
-one architecture on one data set in one run's setting, as one table of the terminal has it.
+A *variant* stands for the cells that differ only in their seed. A *network* holds the variants that are compared with
+each other: one architecture on one data set under the same conditions. It is one table in the terminal.
 """
 
 from __future__ import annotations
@@ -18,18 +18,18 @@ from harness.run.declarations import declaration
 from harness.stats.estimates import Estimate, known_mean, pooled, pooled_ratio
 
 OVER_SEEDS = (
-    "Of several seeds: the mean, with Student's 95 % interval over seeds; for quality and its differences the mean "
-    "interval over patients is added to it, as variances add."
+    "Several seeds: the mean, with Student's 95 % interval over seeds. For quality and its differences, the mean "
+    "interval over patients is added in quadrature."
 )
 #: Presets whose trainings are too short for their quality to mean anything.
-SHORT = {"smoke": "is for trying whether everything runs", "quick": "trains for minutes"}
+SHORT = {"smoke": "only tests that everything runs", "quick": "trains for minutes"}
 #: How many networks a warning names.
 NAMED = 3
 
 
 @dataclasses.dataclass(frozen=True)
 class Shown:
-    """A figure that stands for quality or size: its name, how it is printed, and which way is better."""
+    """The figure that represents quality or size: its name, its format, and which direction is better."""
 
     name: str
     unit: str
@@ -42,7 +42,7 @@ class Shown:
 
 @dataclasses.dataclass(frozen=True)
 class Cell:
-    """A record, and the place in the report of the run that it is from."""
+    """A record, and the index of its run in the report."""
 
     record: Record
     run: int
@@ -50,10 +50,10 @@ class Cell:
 
 @dataclasses.dataclass(frozen=True)
 class Variant:
-    """One recipe of a network. What was not measured is None.
+    """One recipe of a network. Values that were not measured are None.
 
-    ``difference`` and ``ratio`` are to the reference, ``size_share`` and ``parameter_share`` to its mean. ``better`` of
-    quality is accounted for in ``loss``: what is positive is worse than the reference.
+    ``difference`` and ``ratio`` compare with the reference, ``size_share`` and ``parameter_share`` with its mean.
+    ``loss`` is the difference in quality with the sign that makes a positive value worse than the reference.
     """
 
     label: str
@@ -75,7 +75,7 @@ class Variant:
 
     @property
     def verdicts(self) -> Mapping[str, int]:
-        """How many cells have which verdict."""
+        """The number of cells with each verdict."""
         return collections.Counter(found.kind for cell in self.cells if (found := cell.record.verdict) is not None)
 
     @property
@@ -86,23 +86,23 @@ class Variant:
 
     @property
     def disturbed(self) -> int:
-        """How many of its cells were timed on a disturbed machine."""
+        """The number of cells that were timed on a disturbed machine."""
         return self.verdicts.get("contaminated", 0)
 
     @property
     def disturbance(self) -> str:
-        """In words, how many of its timings were disturbed; empty where none was."""
+        """The number of disturbed timings, in words; empty if there is none."""
         return f" ({self.disturbed} of {len(self.cells)} timings disturbed)" if self.disturbed else ""
 
     def mean(self, name: str) -> float | None:
-        """The mean over seeds of a figure by its name; None where it is undefined."""
+        """The mean of a figure over seeds; None where it is undefined."""
         figures = [cell.record.figures for cell in self.cells]
         return known_mean(entry[name].value for entry in figures if name in entry)
 
 
 @dataclasses.dataclass(frozen=True)
 class Network:
-    """Variants that are compared with each other; ``columns`` is the axis along which the network is compressed."""
+    """Variants that are compared with each other; ``columns`` is the axis of compression."""
 
     title: str
     heading: str
@@ -118,27 +118,27 @@ class Network:
 
     @property
     def levels(self) -> list[str]:
-        """The options of the axis of compression, in order, each with the share of parameters that is left."""
+        """The options of the axis of compression, in order."""
         return list(dict.fromkeys(self.level(variant) for variant in self.variants))
 
     def level(self, variant: Variant) -> str:
-        """The variant's place on the axis of compression."""
+        """The variant's option on the axis of compression."""
         return variant.options.get(self.columns, "")
 
     def series(self, variant: Variant) -> str:
-        """What it is besides its place on the axis of compression."""
+        """The variant's options on all other axes."""
         rest = [option for axis, option in variant.options.items() if axis != self.columns]
         return " ".join(rest) or "all"
 
 
 @dataclasses.dataclass(frozen=True)
 class Report:
-    """Everything that a report says but for the published figures and the sections of plugins."""
+    """The content of a report, without the sections of plugins."""
 
     runs: tuple[Run, ...]
     networks: tuple[Network, ...]
     warnings: tuple[str, ...]
-    #: What was selected and not measured, with the place of its run.
+    #: Cells that were selected and not measured, each with the index of its run.
     left: tuple[tuple[Unmeasured, int], ...]
 
     @property
@@ -147,7 +147,7 @@ class Report:
 
 
 def report(runs: Sequence[Run]) -> Report:
-    """The report of runs; of a cell that is in several, the last counts."""
+    """The report of runs. If a cell is in several runs, the last one counts."""
     newest = {record.identity: Cell(record, place) for place, run in enumerate(runs) for record in run.records}
     networks = networks_of(newest.values())
     measured = {(record.suite, record.matrix, record.cell) for run in runs for record in run.records}
@@ -161,15 +161,15 @@ def report(runs: Sequence[Run]) -> Report:
 
 
 def networks_of(cells: Iterable[Cell]) -> tuple[Network, ...]:
-    """The cells by network, in the order of the terminal's tables."""
+    """Group cells by network, in the order of the tables in the terminal."""
     groups: dict[tuple[str, ...], list[Cell]] = {}
     for cell in cells:
         groups.setdefault(network(cell.record), []).append(cell)
-    return tuple(_told_apart(list(map(_network, groups.values()))))
+    return tuple(_with_unique_titles(list(map(_network, groups.values()))))
 
 
-def _told_apart(networks: Sequence[Network]) -> Iterable[Network]:
-    """The networks; of those with one title each is called by what tells it from them, or by its number."""
+def _with_unique_titles(networks: Sequence[Network]) -> Iterable[Network]:
+    """Add to titles that occur twice the settings in which the networks differ, or else a number."""
     titles = collections.defaultdict(list)
     for entry in networks:
         titles[entry.title].append(entry)
@@ -177,26 +177,26 @@ def _told_apart(networks: Sequence[Network]) -> Iterable[Network]:
         alike = titles[entry.title]
         settings = [_settings(other) for other in alike]
         own = _settings(entry)
-        parts = [own[name] for name in _telling(settings)]
+        parts = [own[name] for name in _distinguishing(settings)]
         if settings.count(own) > 1:
             parts.append(f"number {1 + alike.index(entry)}")
         yield dataclasses.replace(entry, title=", ".join([entry.title, *parts]))
 
 
-def _telling(settings: Sequence[Mapping[str, str]]) -> list[str]:
-    """The names of what tells these settings apart, without those that tell no more than the ones before them."""
+def _distinguishing(settings: Sequence[Mapping[str, str]]) -> list[str]:
+    """The names of the settings that distinguish the networks; a name that adds nothing to those before is left out."""
     names: list[str] = []
-    told = 1
+    distinct = 1
     for name in settings[0]:
         found = len({tuple(setting[other] for other in (*names, name)) for setting in settings})
-        if found > told:
+        if found > distinct:
             names.append(name)
-            told = found
+            distinct = found
     return names
 
 
 def _settings(entry: Network) -> dict[str, str]:
-    """What else than their title may be different between two networks, in words."""
+    """The settings in which two networks of one title may differ, in words."""
     record = entry.records[0]
     return {
         "preset": f"preset {record.preset}",
@@ -207,11 +207,11 @@ def _settings(entry: Network) -> dict[str, str]:
 
 
 def warnings_of(networks: Sequence[Network]) -> Iterable[str]:
-    """What a reader has to know before anything else: made-up data, and trainings that are too short."""
+    """Warn of synthetic data and of trainings that are too short."""
     records = [record for entry in networks for record in entry.records]
-    made_up = sorted({str(record.axes["dataset"]) for record in records if record.synthetic})
-    if made_up:
-        yield f"SYNTHETIC DATA ({', '.join(made_up)}): these figures say nothing about the real world."
+    synthetic = sorted({str(record.axes["dataset"]) for record in records if record.synthetic})
+    if synthetic:
+        yield f"SYNTHETIC DATA ({', '.join(synthetic)}): these figures say nothing about the real world."
     for name, what in SHORT.items():
         short = [entry.title for entry in networks if entry.records[0].preset == name]
         if short:
@@ -272,7 +272,7 @@ def _variant(
 
 
 def _shares(variant: Variant, reference: Variant | None) -> Variant:
-    """The variant with what it keeps of its reference's size."""
+    """The variant with its shares of the reference's size and parameters."""
     if reference is None:
         return variant
     return dataclasses.replace(
@@ -287,7 +287,7 @@ def _share(part: float | None, whole: float | None) -> float | None:
 
 
 def _quality(records: Sequence[Record]) -> Shown | None:
-    """The first headline that a cell's difference to its reference is known of."""
+    """The first headline figure for which the difference from the reference is known."""
     return next((_shown(record, name) for record in records for name in record.differences
                  if name in record.figures and record.figures[name].headline), None)  # fmt: skip
 
@@ -333,7 +333,7 @@ def estimate(interval: Interval) -> Estimate:
 
 
 def network(record: Record) -> tuple[str, ...]:
-    """What cells of one table share: everything but their steps and their seed."""
+    """What the cells of one table share: everything except their steps and their seed."""
     axes = record.axes
     fixed = (str(axes[name]) for name in ("dataset", "architecture", "runtime", "profile"))
     timing = record.timing
@@ -344,12 +344,12 @@ def network(record: Record) -> tuple[str, ...]:
 
 
 def step_axes(record: Record) -> list[str]:
-    """The axes that say what was done to a network."""
+    """The axes that describe the recipe."""
     return [name for name in record.axes if name not in ("dataset", "architecture", "runtime", "profile", "seed")]
 
 
 def heading(records: Sequence[Record]) -> str:
-    """What the records of one network share, and a warning where its data are made up."""
+    """State what the records of one network share, with a warning if the data are synthetic."""
     first = records[0]
     axes = first.axes
     seeds = list(dict.fromkeys(str(record.axes["seed"]) for record in records))
@@ -375,21 +375,25 @@ def heading(records: Sequence[Record]) -> str:
 
 NONZERO, FILE = "nonzero", "file_size"
 NONZERO_LEFT = "nonzero left"
-#: Rounding to 8 bits makes up to 3 % of the weights zero, and saves nothing by it.
+#: The share of weights by which a variant must be sparser; rounding to 8 bits alone makes up to 3 % zero.
 SPARSER = 0.05
-#: Containers differ by some kilobytes, which is up to a tenth of a small network.
+#: How far the two shares of size must lie apart; the files' formats differ by up to a tenth of a small network.
 APART = 0.1
 
 Bases = Mapping[str, Record]
 
 
 def bases(records: Sequence[Record]) -> Bases:
-    """The records by their cells' names, among which each finds its reference."""
+    """The records by the names of their cells, to look up references."""
     return {record.cell: record for record in records}
 
 
-def telling(records: Sequence[Record]) -> frozenset[str]:
-    """Which of the two figures say more than parameters and ``state_size`` do, in any of a network's cells."""
+def secondary_sizes(records: Sequence[Record]) -> frozenset[str]:
+    """Which of `NONZERO` and `FILE` to show, because they differ from the primary size metrics in some cell.
+
+    Both usually follow the parameters and the ``state_size``. They do not where single weights were set to zero, and
+    where the deployed file stores less or more than the ``state_dict``.
+    """
     found = set()
     known = bases(records)
     for record in records:
@@ -406,19 +410,19 @@ def telling(records: Sequence[Record]) -> frozenset[str]:
 
 
 def file_figure(records: Sequence[Record]) -> MetricValue | None:
-    """The deployed file's figure, as a record has it, where it is `telling`."""
-    if FILE not in telling(records):
+    """The figure of the deployed file, where it is shown."""
+    if FILE not in secondary_sizes(records):
         return None
     return next(record.figures[FILE] for record in records if FILE in record.figures)
 
 
 def file_title(figure: MetricValue) -> str:
-    """The deployed file's size with its unit, as tables and charts have figures."""
+    """The name of the deployed file's size with its unit, as in tables and charts."""
     return f"{FILE}, {figure.unit}" if figure.unit else FILE
 
 
 def nonzero_share(cells: Sequence[Record], known: Bases) -> float | None:
-    """The share of their references' non-zero parameters that cells have, on average; None where it is not known."""
+    """The mean over cells of their non-zero parameters / those of their references; None where unknown."""
     pairs = [(cell, base) for cell in cells if (base := known.get(cell.reference)) is not None]
     found = [_quotient(cell, NONZERO, base, NONZERO) for cell, base in pairs]
     shares = [share for share in found if share is not None]

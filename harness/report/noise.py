@@ -1,4 +1,4 @@
-"""What a table says of its own error: the smallest change that could be seen, and the cells that say nothing."""
+"""Write the notes below a table: what its timings can detect, what they cost, and which cells are undecided."""
 
 from __future__ import annotations
 
@@ -9,17 +9,17 @@ from harness.records.record import Record, Timing
 from harness.text import format_margin, percent, pluralize
 
 VERDICTS = (
-    "verdict: slower or faster by more than the margin, or the same within it. Of the differences found in one matrix "
-    "on average at most 5 % are false, and so of the equalities; slower was confirmed by fresh processes. inconclusive "
-    "(n): n processes would settle it in 4 of 5 runs. contaminated: the machine was disturbed, twice. (The same is "
-    "shown by a 90 % interval within the margin, a difference by a 95 % one beyond it.)"
+    "verdict: slower or faster by more than the margin, or the same within it. On average, at most 5 % of the "
+    "differences found in one matrix are false, and at most 5 % of the equalities; fresh processes confirmed each "
+    "slower. inconclusive (n): n processes would decide it in 4 of 5 runs. contaminated: the machine was disturbed, "
+    "twice. (Same: the 90 % interval lies within the margin; slower and faster: the 95 % interval lies beyond it.)"
 )
-#: Fewer have no spread to speak of.
+#: The spread of fewer processes is too uncertain to report.
 LEAST_PROCESSES = 4
 
 
 def protocol(timings: Sequence[Timing]) -> str:
-    """How the cells of a table were timed, in a few words."""
+    """State in a few words how the cells of a table were timed."""
     first = timings[0]
     environment = first.environment[0]
     counts = sorted({timing.pairs for timing in timings})
@@ -35,13 +35,13 @@ def protocol(timings: Sequence[Timing]) -> str:
 
 
 def notes(records: Sequence[Record]) -> list[str]:
-    """Lines below a table: the run's resolution, what its timing cost, and each cell without an answer, with why."""
+    """The lines below a table: minimum detectable effect, warm-up, cost, and each undecided cell with the reason."""
     timings = [timing for record in records if (timing := record.timing) is not None]
     return [*_resolution(timings), *_warmup(timings), *_cost(timings), *_unanswered(records)]
 
 
 def _resolution(timings: Sequence[Timing]) -> Iterator[str]:
-    """What one comparison can see, by the spread of the reference with itself and by that of the cells."""
+    """The minimum detectable effect, by the spread of the A/A run and by that of the cells."""
     copies = {run.sha256: run for timing in timings if (run := timing.aa_run) is not None}
     calm = [entry for entry in copies.values() if not entry.disturbed]
     if not calm:
@@ -51,31 +51,34 @@ def _resolution(timings: Sequence[Timing]) -> Iterator[str]:
     shown = f"{values[0]:.4f}" if len(values) == 1 else f"{min(values):.4f} to {max(values):.4f}"
     if len(values) == 1 and low is not None and high is not None:
         shown += f" [{low:.4f}, {high:.4f}]"
-    yield f"The reference timed against itself: {shown}."
+    yield f"A/A run (the reference against itself): {shown}."
     from harness.stats.ratios import minimum_detectable_effect
 
     processes = min(timing.processes for timing in timings)
     if processes < LEAST_PROCESSES:
-        yield f"{processes} processes are too few to tell what they could have detected."
+        yield f"The minimum detectable effect is unknown: {processes} processes are too few to estimate it."
         return
     by_copies = minimum_detectable_effect([entry.per_process for entry in calm], processes, around_one=True)
     cells = [timing.per_process for timing in timings if timing.per_process and not timing.exceeded]
     by_cells = minimum_detectable_effect(cells, processes)
     if by_copies is None:
         return
-    text = f"Smallest change that {processes} processes detect in 4 of 5 comparisons: {percent(by_copies)}"
+    text = f"Minimum detectable effect with {processes} processes (power 80 %): {percent(by_copies)}"
     if by_cells is not None:
-        text += f" by that spread, {percent(by_cells)} by the spread of these cells"
+        text += f" by the spread of the A/A run, {percent(by_cells)} by that of these cells"
     margins = {found.margin for timing in timings if (found := timing.verdict)}
     if len(margins) == 1:
-        text += f"; a verdict needs the margin of {format_margin(margins.pop())} on top of it"
+        text += f"; a verdict also needs the margin of {format_margin(margins.pop())}"
     yield f"{text}."
 
 
 def _warmup(timings: Sequence[Timing]) -> Iterator[str]:
     unsteady = [timing.warmup for timing in timings if timing.steady is False]
     if unsteady:
-        yield f"The warm-up of {len(unsteady)} of {len(timings)} cells, {min(unsteady)} calls or more, ended unsteady."
+        yield (
+            f"The warm-up of {len(unsteady)} of {len(timings)} cells ended before the times were steady, after "
+            f"{min(unsteady)} calls or more."
+        )
 
 
 def _cost(timings: Sequence[Timing]) -> Iterator[str]:

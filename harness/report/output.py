@@ -1,4 +1,4 @@
-"""Writing the report: as a page, as Markdown or as CSV, whichever the file's name says."""
+"""Write the report to a file: a page, Markdown or CSV, by the file's suffix."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
     Sections = Sequence[Section]
 
-#: From a report and the sections of plugins to the file's content.
+#: Makes the file's content from a report and the sections of plugins.
 Form = Callable[["Report", "Sections"], str]
 
 
@@ -52,17 +52,17 @@ def file_sections(report: Report, plugins: Plugins) -> list[Section]:
 
 
 def check_form(file: Path) -> None:
-    """Raise UsageError for a file whose name does not say what it is to be."""
+    """Raise UsageError for a file with another suffix."""
     if file.suffix.lower() not in FORMS:
-        raise UsageError(f"a report is a page, Markdown or CSV, and {file} is none{nearest(file.suffix, FORMS)}")
+        raise UsageError(f"a report is a file *.html, *.md or *.csv, not {file}{nearest(file.suffix, FORMS)}")
 
 
 def write_report(report: Report, plugins: Plugins, file: Path) -> None:
-    """Write it. Raises UsageError for a wrong suffix, StoreError when the file cannot be written."""
+    """Write the report. Raises UsageError for another suffix, StoreError if the file cannot be written."""
     check_form(file)
     text = FORMS[file.suffix.lower()](report, file_sections(report, plugins))
     with atomic_write(file, "or name another file") as temporary:
-        # A name from a file may hold half a surrogate pair, which no encoding has.
+        # A name from a run file may hold half a surrogate pair, which UTF-8 cannot encode.
         temporary.write_text(text, encoding="utf-8", errors="backslashreplace", newline="\n")
 
 
@@ -74,7 +74,7 @@ def report_run(
     file: Path,
     plugins: Plugins,
 ) -> str:
-    """Write the report of the run that ends now, whose own file has this name; says where it lies, or why not."""
+    """Write the report of the run that ends now, whose run file is ``name``; return a message."""
     from datetime import UTC, datetime
 
     from pytest_benchmark import utils
@@ -88,6 +88,6 @@ def report_run(
         write_report(report([run]), plugins, file)
     except HarnessError as error:
         return f"harness: no report: {error}"
-    except Exception as error:  # the run's own file is not written yet, and hours may be in it
+    except Exception as error:  # the run file, with hours of work, is not written yet
         return f"harness: no report: {describe_error(error)}"
     return f"harness: the report is {file}"

@@ -1,4 +1,4 @@
-"""The report as one HTML file that opens from disk, loads nothing, and is readable without its script too."""
+"""Write the report as one HTML file. It opens from disk, loads nothing, and is readable without its script."""
 
 from __future__ import annotations
 
@@ -29,13 +29,13 @@ from harness.report.tables import (
 )
 from harness.report.training import courses
 
-#: Without its script the page shows so many networks and rows; with it the table of results shows all.
+#: How many networks and rows the page shows without its script; with it, the table of results shows all.
 NETWORKS, ROWS = 12, 200
-#: Charts of larger networks, and of more, are drawn by the script alone.
+#: Limits for charts that are drawn for the page without its script.
 DRAWN_VARIANTS, DRAWN_NETWORKS = 60, 3
-#: A name is longer only in the tables of the records behind a row.
+#: Longer names are cut, except in the records behind a row.
 LONGEST = 300
-#: And whole sentences, which have several names in them.
+#: Longer sentences, which may hold several names, are cut.
 LONGEST_TEXT = 3000
 
 
@@ -71,14 +71,14 @@ def page(report: Report, sections: Sequence[Section]) -> str:
         style=_asset("page.css"),
         scripts=scripts,
         policy=_policy(scripts),
-        island=plain_json(island(report, sections)),
+        island=script_json(island(report, sections)),
         cut=_cut,
         cut_text=functools.partial(_cut, longest=LONGEST_TEXT),
     )
 
 
 def island(report: Report, sections: Sequence[Section] = ()) -> dict[str, Any]:
-    """All that the page's script reads: a row a variant, the facts of its records, and the charts without data."""
+    """The data for the script of the page: a row for each variant, the facts of its records, charts without data."""
     shared = Shared()
     networks = [
         {
@@ -121,12 +121,12 @@ def _chart(chart: Chart) -> dict[str, Any]:
 
 
 def _whole(chart: Chart) -> dict[str, Any]:
-    """A chart with its data, which no filter acts on."""
+    """A chart with its data, for charts that the page does not filter."""
     return _chart(chart) | {"values": chart.values}
 
 
 def _pictures(report: Report) -> Iterator[tuple[str, str, str]]:
-    """For a page without a script: the title, the caption and the drawing of each network's first chart."""
+    """Title, caption and drawing of each network's first chart, for a page without a script."""
     for network in report.networks[:DRAWN_NETWORKS]:
         for chart in network_charts(network) if len(network.variants) <= DRAWN_VARIANTS else ():
             if chart.kind == "quality-latency":
@@ -139,7 +139,7 @@ def _all(tables: Any) -> list[Table]:
 
 
 def _bounded(table: Table) -> Table:
-    """The first rows of a long table, with a caption that says so."""
+    """The first rows of a long table, with a caption that states it."""
     if len(table.rows) <= ROWS:
         return table
     caption = f"{table.caption} (the first {ROWS} of {len(table.rows)}; the report as CSV has all)"
@@ -156,7 +156,7 @@ def _asset(name: str) -> str:
 
 @functools.cache
 def _library() -> str:
-    """Vega, Vega-Lite and their embedding as one script; nothing in it ends the element that it stands in."""
+    """Vega, Vega-Lite and Vega-Embed as one script, escaped so that nothing in it ends the script element."""
     import vl_convert
 
     bundle: str = vl_convert.javascript_bundle("window.vegaEmbed = vegaEmbed;")
@@ -164,9 +164,9 @@ def _library() -> str:
 
 
 def _policy(scripts: Sequence[str]) -> str:
-    """A content security policy: these very scripts run and no other, and nothing is loaded from anywhere.
+    """A content security policy that runs exactly these scripts and loads nothing.
 
-    Vega makes functions of its expressions, which takes 'unsafe-eval'.
+    Vega compiles its expressions, which needs 'unsafe-eval'.
     """
     hashes = (base64.b64encode(hashlib.sha256(script.encode()).digest()).decode() for script in scripts)
     allowed = " ".join(f"'sha256-{value}'" for value in hashes)
@@ -177,14 +177,14 @@ def _policy(scripts: Sequence[str]) -> str:
 
 
 class Shared:
-    """Values that many records have, each once; ``index`` gives its place."""
+    """Values that many records share, each stored once; ``index`` returns the position."""
 
     def __init__(self) -> None:
         self.values: list[Any] = []
         self._places: dict[str, int] = {}
 
     def index(self, value: Any) -> int:
-        """The place of a value that is JSON."""
+        """The position of a value that is JSON."""
         key = json.dumps(value, sort_keys=True)
         if key not in self._places:
             self._places[key] = len(self.values)
@@ -193,7 +193,7 @@ class Shared:
 
 
 def traces(variant: Variant, report: Report, shared: Shared) -> list[dict[str, Any]]:
-    """The facts of each record of a variant; an entry that ends in @ is a place among the shared values."""
+    """The facts of each record of a variant; an entry whose name ends in @ is a position among the shared values."""
     return [_trace(cell, report, shared) for cell in variant.cells]
 
 
@@ -240,7 +240,7 @@ def _interval(interval: Interval) -> list[float | None]:
     return [finite(interval.value), finite(interval.low), finite(interval.high)]
 
 
-def plain_json(value: Record | Mapping[str, Any]) -> str:
-    """JSON that may stand in a script element of a page: nothing in it ends the element or begins a comment."""
+def script_json(value: Record | Mapping[str, Any]) -> str:
+    """JSON for a script element of a page: nothing in it ends the element or begins a comment."""
     text = json.dumps(value, separators=(",", ":"), ensure_ascii=True, allow_nan=False)
     return text.replace("<", "\\u003c").replace(">", "\\u003e").replace("&", "\\u0026")

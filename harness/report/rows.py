@@ -1,4 +1,4 @@
-"""A network's variants as flat rows of plain values, which charts, the page's script and the CSV read by field."""
+"""Flatten a network's variants into rows of plain values, for charts and for the script of the page."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from harness.report.choice import front
-from harness.report.model import FILE, NONZERO, Network, Variant, bases, nonzero_share, telling
+from harness.report.model import FILE, NONZERO, Network, Variant, bases, nonzero_share, secondary_sizes
 from harness.stats.estimates import Estimate
 
 ESTIMATES = ("quality", "difference", "ratio")
@@ -31,14 +31,14 @@ FIELDS = (
     "reference",
     "run",
 )
-#: So many digits are enough for a chart; the records have all.
+#: Significant digits for charts; the records hold all.
 DIGITS = 7
 
 Row = dict[str, Any]
 
 
 def rows(network: Network) -> list[Row]:
-    """A row a variant, with `FIELDS`; what is not known is None. Every number is finite, so that it is JSON."""
+    """One row for each variant, with `FIELDS`. Unknown values are None; all numbers are finite, as JSON requires."""
     fronts = {
         "front_latency": _front(network.variants, lambda variant: variant.ratio),
         "front_size": _front(network.variants, lambda variant: _exact(variant.size)),
@@ -48,11 +48,11 @@ def rows(network: Network) -> list[Row]:
         _row(network, variant, levels) | {name: states.get(variant.label) for name, states in fronts.items()}
         for variant in network.variants
     ]
-    told, known = telling(network.records), bases(network.records)
+    shown, known = secondary_sizes(network.records), bases(network.records)
     for row, variant in zip(found, network.variants, strict=True):
-        if NONZERO in told:
+        if NONZERO in shown:
             row["nonzero_share"] = finite(nonzero_share([cell.record for cell in variant.cells], known))
-        if FILE in told:
+        if FILE in shown:
             row["file_size"] = finite(variant.mean(FILE))
     return found
 
@@ -80,10 +80,10 @@ def _row(network: Network, variant: Variant, levels: Mapping[str, str]) -> Row:
 
 
 def _levels(network: Network) -> dict[str, str]:
-    """Each level with the share of parameters that is left of it, where that is known.
+    """Label each level with its share of the parameters, where that is known.
 
-    From the most to the fewest, so that no line runs up and down between two ways of pruning; in the order of the suite
-    where the share of one is not known, and of equals.
+    Levels are sorted by falling share, so that lines do not jump between two ways of pruning. Equal shares, and all
+    levels if one share is unknown, stay in the order of the suite.
     """
     shares: dict[str, float] = {}
     for variant in sorted(network.variants, key=lambda entry: not entry.is_reference):
@@ -98,12 +98,12 @@ def _levels(network: Network) -> dict[str, str]:
 
 
 def _key(name: str) -> str:
-    """A name by which Vega may keep something in a plain object of its language, which has one name of its own."""
+    """Escape ``__proto__``, which Vega cannot use as an object key."""
     return f"{name} " if name == "__proto__" else name
 
 
 def level_order(network: Network) -> list[str]:
-    """The levels' names, in the order of a chart's axis."""
+    """The labels of the levels, in the order of a chart's axis."""
     return list(_levels(network).values())
 
 
@@ -119,5 +119,5 @@ def _exact(value: float | None) -> Estimate | None:
 
 
 def finite(value: float | None) -> float | None:
-    """The number to a chart's precision; None for what is no number."""
+    """The number rounded to a chart's precision; None if it is not finite."""
     return None if value is None or not math.isfinite(value) else float(f"{value:.{DIGITS}g}")

@@ -1,4 +1,4 @@
-"""The report as CSV: a row a cell, with all its figures and what leads to its record."""
+"""Write the report as CSV: one row for each cell, with all figures and the keys of its record."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ from harness.report.model import Cell, Report
 
 ENTRIES = ("suite", "matrix", "cell", "reference", "preset", "synthetic")
 BOUNDS = ("low", "high")
-#: What a spreadsheet takes for the beginning of a formula.
+#: First characters that a spreadsheet reads as the beginning of a formula.
 FORMULA = ("=", "+", "-", "@", "\t", "\r")
 
 
 def sheet(report: Report) -> str:
-    """The cells in the order of the report; a column is there when any of them has it. Numbers have all digits."""
+    """The cells in the order of the report. A column exists if any cell has it; numbers keep all digits."""
     cells = [cell for network in report.networks for variant in network.variants for cell in variant.cells]
     found = [_row(cell, report) for cell in cells]
     columns = dict.fromkeys(name for row in found for name in row)
@@ -58,5 +58,5 @@ def _bounds(name: str, interval: Interval | None) -> dict[str, float | None]:
 
 
 def _inert(value: Any) -> Any:
-    """Text that no spreadsheet takes for a formula."""
+    """Mark text that a spreadsheet would read as a formula."""
     return f"'{value}" if isinstance(value, str) and value.startswith(FORMULA) else value

@@ -1,4 +1,4 @@
-"""The report's tables as plain texts in rows, which the page, Markdown and the terminal lay out each in its way."""
+"""Make the tables of the report for files: the page and Markdown render them."""
 
 from __future__ import annotations
 
@@ -19,17 +19,17 @@ from harness.report.model import (
     file_figure,
     file_title,
     nonzero_share,
-    telling,
+    secondary_sizes,
 )
 from harness.report.noise import protocol
 
-#: Of facts of a machine, those that a reader asks for first.
+#: The facts of a machine that are shown, in this order.
 MACHINE = ("cpu", "microcode", "architecture", "cpus", "cores", "hypervisor", "memory_bytes", "system", "kernel",
            "governor", "turbo", "frequency_driver")  # fmt: skip
 
 
 def choice_table(network: Network) -> Table | None:
-    """The best variant within each margin, sure and likely; None where nothing was compared."""
+    """The best variants within each margin, sure and probable; None if nothing was compared."""
     if network.quality is None or len(network.variants) < 2:
         return None
     headers = ("loses at most", "how sure", "smallest", "size / reference", "fastest", "latency / reference")
@@ -65,7 +65,7 @@ def _few(variants: Sequence[Variant], most: int = 3) -> str:
 
 
 def results_table(network: Network) -> Table:
-    """A row a variant: what it was made by, and what came out."""
+    """One row for each variant: its options and its results."""
     quality, size = network.quality, network.size
     more = _more(network)
     headers = (
@@ -85,10 +85,10 @@ def results_table(network: Network) -> Table:
 
 
 def _more(network: Network) -> dict[str, list[str]]:
-    """Columns, a text a variant, of what tells more than parameters and the state file; none where nothing does."""
+    """The columns of the secondary size metrics that are shown: one text for each variant."""
     records = network.records
     columns = {}
-    if NONZERO in telling(records):
+    if NONZERO in secondary_sizes(records):
         known = bases(records)
         shares = [nonzero_share([cell.record for cell in variant.cells], known) for variant in network.variants]
         columns[NONZERO_LEFT] = [MISSING if share is None else f"{100 * share:.1f} %" for share in shares]
@@ -113,7 +113,7 @@ def _result(network: Network, variant: Variant, more: Sequence[str]) -> tuple[st
 
 
 def classes_table(network: Network) -> Table | None:
-    """The quality of each class, where the headline is a mean over more than one."""
+    """The quality of each class; None if the headline figure is no mean over classes."""
     if network.quality is None:
         return None
     prefix = f"{network.quality.name}_"
@@ -136,7 +136,7 @@ def _metric(record: Record, name: str) -> str | None:
 
 
 def coverage_table(network: Network) -> Table | None:
-    """What of each quantized variant really is int8, and what is not; None where nothing is."""
+    """The share of each quantized variant that really is int8, and the layers that are not; None if nothing is int8."""
     found = []
     for variant in network.variants:
         weights, macs = variant.mean("int8_weights"), variant.mean("int8_macs")
@@ -150,7 +150,7 @@ def coverage_table(network: Network) -> Table | None:
 
 
 def _layers(variant: Variant) -> list[Mapping[str, Any]]:
-    """The layers of the last step that tells of them; facts are a plugin's own, and may have any form."""
+    """The layers of the last step that reports them. Facts come from plugins and may have any form."""
     for step in reversed(variant.cells[0].record.steps):
         layers = step.facts.get("layers")
         if isinstance(layers, list) and layers and all(isinstance(layer, Mapping) for layer in layers):
@@ -159,17 +159,17 @@ def _layers(variant: Variant) -> list[Mapping[str, Any]]:
 
 
 def left_table(report: Report) -> Table | None:
-    """What was selected and not measured, with why."""
+    """The cells that were selected and not measured, with the reasons."""
     found = tuple(
         (f"{entry.matrix}[{entry.cell}]", entry.outcome, entry.reason, report.runs[place].path.name)
         for entry, place in report.left
     )
     headers = ("cell", "outcome", "reason", "run")
-    return Table("What was selected and not measured", headers, found) if found else None
+    return Table("Cells that were selected and not measured", headers, found) if found else None
 
 
 def runs_table(report: Report) -> Table:
-    """Where the figures come from."""
+    """The run files, with their commits."""
     found = tuple(
         (str(run.path), f"{run.date:%Y-%m-%d %H:%M} UTC", run.commit.short, run.commit.branch or MISSING,
          str(len(run.records)), ", ".join(sorted({record.preset for record in run.records})))
@@ -179,7 +179,7 @@ def runs_table(report: Report) -> Table:
 
 
 def environment_table(report: Report) -> Table:
-    """The machine and the versions of each run; where its cells differ, all values."""
+    """The machine and the versions of each run; all values where its cells differ."""
     columns = []
     for run in report.runs:
         facts: dict[str, dict[str, None]] = {}
@@ -204,7 +204,7 @@ def environment_table(report: Report) -> Table:
 
 
 def _setting(timing: Timing) -> str:
-    """What timings share that one line tells of."""
+    """The settings that timings of one line share."""
     environment = timing.environment[0]
     return repr((timing.protocol, timing.processes, environment["threads"], environment["allocator"]))
 
@@ -214,5 +214,5 @@ def _number(value: float | None, digits: int) -> str:
 
 
 def present(tables: Iterable[Table | None]) -> list[Table]:
-    """Those tables that there are."""
+    """The tables that exist."""
     return [table for table in tables if table is not None]

@@ -27,24 +27,27 @@ from harness.report.model import (
     network,
     networks_of,
     nonzero_share,
+    secondary_sizes,
     step_axes,
-    telling,
     warnings_of,
 )
 from harness.report.noise import VERDICTS, notes
 from harness.text import fit_table, format_margin, one_line, printable
 
-QUALITY = "[low, high]: 95 % interval; of a difference in quality by bootstrap over patients. ±: deviation over seeds."
+QUALITY = (
+    "[low, high]: 95 % interval; for differences in quality by bootstrap over patients. "
+    "±: standard deviation over seeds."
+)
 RATIO = (
-    "latency / reference: of calls in pairs, with an interval by Student's t over processes; the latencies above it "
-    "were taken at different moments, and their quotient says less."
+    "latency / reference: measured in pairs of calls, with Student's t interval over processes. The latencies above it "
+    "were measured at different moments, so their quotient is less reliable."
 )
 T = TypeVar("T")
 Show = Callable[[Sequence[Record]], str]
 
 
 def report_text(records: Sequence[Record], plugins: Plugins, width: int = 120) -> str:
-    """The whole report as text; a table that is wider than ``width`` is folded."""
+    """The whole report as text; tables wider than ``width`` are folded."""
     sections = plugins.sections(list(map(to_json, records)), ReportContext(None, width, plugins.things))
     shown = [section_text(section, width) for section in sections if not section.on_request]
     return "\n\n".join([network_tables(records, width), *shown, _summary(records, width)])
@@ -74,9 +77,9 @@ def section_text(section: Section, width: int) -> str:
 
 
 def network_tables(records: Sequence[Record], width: int = 120) -> str:
-    """One table for every network and environment, in the order in which records have them. Seeds are averaged.
+    """One table for each network and environment, in the order of the records. Seeds are averaged.
 
-    In a table that is wider than ``width`` the intervals go below their estimates.
+    In tables wider than ``width``, intervals stand below their estimates.
     """
     groups: dict[tuple[str, ...], list[Record]] = {}
     for record in records:
@@ -115,7 +118,7 @@ def _table(records: Sequence[Record], width: int) -> str:
     text = _laid_out(headers, body[:-1])
     if max(map(len, text.splitlines())) > width:
         text = _laid_out(headers, [[entry.replace(" [", "\n[") for entry in line] for line in body[:-1]])
-    return "\n".join([heading(records), "", text, *([""] if (said := notes(records)) else []), *said])
+    return "\n".join([heading(records), "", text, *([""] if (lines := notes(records)) else []), *lines])
 
 
 def _laid_out(headers: Sequence[str], body: Sequence[Sequence[str]]) -> str:
@@ -123,16 +126,16 @@ def _laid_out(headers: Sequence[str], body: Sequence[Sequence[str]]) -> str:
 
 
 def _blocks(records: Sequence[Record]) -> list[tuple[str, Show]]:
-    """The figures to show, each with how a group of cells shows it: the metrics' headlines, then the ratio.
+    """The rows of a table: headline figures, secondary sizes that are shown, the ratio and the verdict.
 
-    Non-zero weights and the deployed file are shown too where they tell more than the headlines.
+    Each has a title and a function that formats a group of cells.
     """
-    told = telling(records)
+    secondary = secondary_sizes(records)
     blocks: list[tuple[str, Show]] = []
     for name, figure in records[0].figures.items():
-        if name == NONZERO and name in told and not figure.headline:
+        if name == NONZERO and name in secondary and not figure.headline:
             blocks.append((NONZERO_LEFT, functools.partial(_nonzero, bases(records))))
-        elif figure.headline or (name == FILE and name in told):
+        elif figure.headline or (name == FILE and name in secondary):
             unit = f", {figure.unit}" if figure.unit else ""
             blocks.append((f"{name}{unit}", functools.partial(_figure, name)))
             if name in records[0].differences:
@@ -192,7 +195,7 @@ def _interval(intervals: Sequence[Interval], digits: int, sign: str = "") -> str
 
 
 def _left(records: Sequence[Record], axis: str, option: str) -> str:
-    """The share of parameters that is left, from a cell that differs from its reference in ``axis`` alone."""
+    """The share of parameters that is left, from a cell that differs from its reference only in ``axis``."""
     for record in records:
         base = next((other for other in records if other.cell == record.reference), None)
         if base is None or str(record.axes[axis]) != option:
@@ -206,7 +209,7 @@ def _left(records: Sequence[Record], axis: str, option: str) -> str:
 
 
 def _summary(records: Sequence[Record], width: int) -> str:
-    """Which compression to choose of each network, in words."""
+    """State in words which compression to choose for each network."""
     networks = networks_of(Cell(record, 0) for record in records)
     lines = [*warnings_of(networks), *(f"{network.title}: {lead(network)}" for network in networks)]
     wrapped = (textwrap.fill(one_line(line), max(width, 40), subsequent_indent="  ") for line in lines)

@@ -1,4 +1,4 @@
-"""The course of trainings: quality on the validation split by epoch, as the steps of the records tell it."""
+"""Extract learning curves from records: quality on the validation split by epoch."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from harness.report.model import Network, Report
 
 @dataclasses.dataclass(frozen=True)
 class Course:
-    """One model's training: the mean over seeds after each epoch, with the lowest and the highest seed."""
+    """One model's learning curve: after each epoch, the mean, the lowest and the highest seed."""
 
     model: str
     seeds: int
@@ -22,7 +22,7 @@ class Course:
 
 
 def courses(report: Report) -> list[tuple[str, str, list[Course]]]:
-    """By data set and setting: a title, the figure's name, and the courses of its networks."""
+    """For each data set and setting: a title, the figure's name, and the curves of its networks."""
     settings: dict[tuple[str, ...], list[Network]] = {}
     for network in report.networks:
         first = network.records[0]
@@ -44,9 +44,9 @@ def courses(report: Report) -> list[tuple[str, str, list[Course]]]:
 
 
 def _courses(networks: Sequence[Network], figure: str) -> list[Course]:
-    """One course for each network and each recipe up to a step that trained; cells share what they begin with.
+    """One curve for each network and each recipe up to a step that trained, named for the first variant that has it.
 
-    It is named for the first variant that has it.
+    Cells whose recipes begin alike share the curve.
     """
     names: dict[tuple[str, ...], str] = {}
     trained: dict[tuple[str, ...], dict[str, list[float]]] = {}
@@ -61,9 +61,9 @@ def _courses(networks: Sequence[Network], figure: str) -> list[Course]:
 
 
 def _fits(record: Record, figure: str) -> Iterator[tuple[tuple[str, ...], list[float]]]:
-    """Each fit of a record: the network and the steps up to it with the fit's number, and the figure by epoch.
+    """Each training of a record: its architecture, the steps up to it and its number; and the figure by epoch.
 
-    The profile is none of it: it says how a network is timed.
+    The profile is left out, because it only affects the timing.
     """
     recipe: tuple[str, ...] = (str(record.axes["architecture"]),)
     for step in record.steps:
@@ -79,7 +79,7 @@ def _course(model: str, seeds: Sequence[Sequence[float]]) -> Course:
 
 
 def _histories(trainings: Any, figure: str) -> list[list[float]]:
-    """The figure after each epoch, for each fit of a step; facts are a plugin's own, and may have any form."""
+    """The figure after each epoch, for each training of a step. Facts come from plugins and may have any form."""
     found = []
     for fit in trainings if isinstance(trainings, list) else ():
         epochs = fit.get("history") if isinstance(fit, Mapping) else None

@@ -1,4 +1,4 @@
-"""The charts of a study: by how much each measured figure lies from the published one, as it is judged."""
+"""Draw the charts of a study: how far each measured figure lies from the published one."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ from harness.report import COLOURS, SHAPES, Spec, framed, tips, valid
 from harness_studies.comparison import Comparison, StudyComparison
 
 CAPTION = (
-    "{} measured less published, with the 95 % interval by which it is judged; the line at 0 is what was published{}. "
-    "A figure without an interval was measured on other data, or is of one run on either side."
+    "{}, measured - published, with the 95 % interval by which it is judged. The line at 0 is the published figure{}. "
+    "A figure without an interval was measured on other data, or both sides have one run only."
 )
-BAND = ", the band the margin of {:g}"
-#: A line for each figure, so high in pixels.
+BAND = ", the band is the margin of {:g}"
+#: The height in pixels of each figure's line.
 LINE = 20
 #: How each outcome is drawn.
 LOOKS = {
@@ -26,7 +26,7 @@ LOOKS = {
 
 
 def study_charts(study: StudyComparison) -> list[Chart]:
-    """A chart for each table and figure of which anything was measured that is neither exact nor beyond comparison."""
+    """A chart for each table and figure that was measured, except exact figures and those that are not judged."""
     groups: dict[tuple[str, str], list[Comparison]] = {}
     for entry in study.comparisons:
         found = entry.difference

@@ -1,4 +1,4 @@
-"""Each published figure beside the measured one: the difference, its interval, and what that says."""
+"""Compare each published figure with the measured one: the difference, its interval, and the outcome."""
 
 from __future__ import annotations
 
@@ -25,35 +25,35 @@ from harness_studies.orderings import Ordering, ordering
 OUTCOMES = ("reproduced", "differs", "inconclusive", "other data", "not comparable", "not run")
 RULES = (
     "Published: the mean of the study's runs ± their standard deviation. [low, high]: 95 % intervals.",
-    "Reproduced: the 95 % interval of the difference, measured less published, holds 0 and lies within the margin. "
-    "Differs: it does not hold 0, whether or not it is within the margin. Inconclusive: it holds 0 and reaches beyond "
-    "the margin, so that the figures agree but could as well not.",
-    "The interval is Welch's t of the seeds measured and the runs published. Both are evaluated on the same test "
-    "examples, so that it is about trainings and not about patients. Of one seed it is Student's prediction interval: "
-    "where one more run of the study would fall, as if ours scattered alike. Where the study gives no deviation, only "
-    "that of our seeds counts. Each interval stands alone: of a hundred figures that agree, five differ by chance.",
-    "What is exact, parameters and bytes, is reproduced within the tolerance that is given. Clock times of other "
-    "machines are set beside each other and not judged: what is judged of latency are ratios and orderings.",
-    "A published best of several prunings is a maximum over noisy figures, so a little too good; beside it stands the "
-    "best of those that were run, of which fewer make a lower maximum.",
-    "An ordering holds when the 95 % interval of the ratio or difference lies on the claimed side, is contradicted "
-    "when it lies on the other, and is not shown otherwise; a margin, where one is told, is allowed. 'The same' takes "
-    "two one-sided tests at 5 % within the margin. A finding of several pairs holds when all that were run do, and one "
-    "can contradict it. Timings on a disturbed machine are left out; where all were, only an interval that lies beyond "
-    "a factor of two counts. Intervals are over seeds; of one seed over processes for latency, and for quality over "
-    "patients, which says nothing of another training.",
+    "Reproduced: the 95 % interval of the difference, measured - published, contains 0 and lies within the margin. "
+    "Differs: it does not contain 0, whether or not it lies within the margin. Inconclusive: it contains 0 and reaches "
+    "beyond the margin, so the figures are compatible, but may also differ by more than the margin.",
+    "The interval is Welch's t from the measured seeds and the published runs. Both are evaluated on the same test "
+    "examples, so it covers other trainings, not other patients. For one seed it is Student's prediction interval: "
+    "where one more run of the study would fall, if ours scatters alike. If the study gives no standard deviation, "
+    "only that of our seeds counts. The intervals are not adjusted: of a hundred figures that agree, five differ by "
+    "chance.",
+    "Exact figures, parameters and bytes, are reproduced within the stated tolerance. Absolute times of other machines "
+    "are shown and not judged; for latency, ratios and orderings are judged.",
+    "A published best of several prunings is the maximum of noisy figures, so slightly too good. It is compared with "
+    "the best of the prunings that were run; the maximum of fewer is lower.",
+    "An ordering holds if the 95 % interval of the ratio or difference lies on the claimed side, is contradicted if it "
+    "lies on the other side, and is not shown otherwise; a stated margin is allowed. 'The same' needs two one-sided "
+    "tests at 5 % within the margin. A finding of several pairs holds if all pairs that were run hold; one pair can "
+    "contradict it. Timings on a disturbed machine are left out; if all are disturbed, only an interval beyond a "
+    "factor of two counts. Intervals cover seeds; for one seed they cover processes (latency) or patients (quality), "
+    "not other trainings.",
 )
 
 
 @dataclasses.dataclass(frozen=True)
 class Comparison:
-    """A published figure beside the measured one.
+    """A published figure and the measured one.
 
-    ``margin`` is by how much they may differ, in the figure's unit; ``data`` the data set on which it was measured.
-    Where the study published the best of several choices, ``possible`` in number, ``published.choice`` names it,
-    ``chosen`` is the best of those that were run, ``choices``, and ``named`` is what the study's choice gave here where
-    that is another. ``ways`` are those in which a run departed from the steps' defaults where the study leaves it open,
-    as "bfloat16".
+    ``margin`` is how much they may differ, in the figure's unit; ``data`` is the data set of the measurement. If the
+    study published the best of ``possible`` choices, ``published.choice`` names it, ``chosen`` is the best of the
+    ``choices`` that were run, and ``named`` is our result for the study's choice where that is another one. ``ways``
+    lists values other than the default of parameters that the study leaves open, as "bfloat16".
     """
 
     table: str
@@ -80,7 +80,7 @@ class Comparison:
 
 @dataclasses.dataclass(frozen=True)
 class StudyComparison:
-    """All that a study published beside all that was measured of it ."""
+    """A study's published figures and findings with what was measured of them; ``dataclasses.asdict`` makes it JSON."""
 
     name: str
     title: str
@@ -103,15 +103,15 @@ class StudyComparison:
 
     @property
     def measured(self) -> bool:
-        """Whether any of it was run."""
+        """Whether any cell of the study was run."""
         outcomes = [*(entry.outcome for entry in self.comparisons), *(entry.outcome for entry in self.orderings)]
         return any(outcome != "not run" for outcome in outcomes)
 
 
 def compare(study: Study, records: Sequence[Record], steps: Mapping[str, type[Step]]) -> StudyComparison:
-    """Compare the study with records; ``steps`` are the registered ones by name, whose defaults count.
+    """Compare the study with records; ``steps`` are the registered steps by name, for the defaults of parameters.
 
-    Raises UsageError for a study whose file is not in order.
+    Raises UsageError if the study's file is not valid.
     """
     document = read(study)
     matcher = Matcher(records, steps)
@@ -160,9 +160,9 @@ def _comparison(place: Place, matcher: Matcher) -> Comparison:
     data = str(next(iter(groups[chosen].values())).record["axes"]["dataset"])
     if figure.apart or margin is None:
         margin = None
-        outcome, reason = "not comparable", figure.apart or "the study's file gives no margin for it"
+        outcome, reason = "not comparable", figure.apart or "the study's file has no margin for it"
     elif data != place.cell.datasets[0]:
-        # What the interval leaves out, that the data are others, is most of it.
+        # The interval does not cover the change of data, which is most of the difference.
         difference, margin = dataclasses.replace(found, low=None, high=None, over=""), None
         outcome, reason = "other data", f"{data} for {place.cell.datasets[0]}"
     else:
@@ -198,7 +198,7 @@ def _margin(figure: FigureSpec, published: Published) -> float | None:
 
 
 def _best(groups: Mapping[str, Mapping[int, Match]], figure: str) -> str:
-    """The best choice on average, of those with the most seeds: a single lucky one does not count against many."""
+    """The choice with the best mean, among those with the most seeds, so that no single lucky seed wins."""
     most = max(map(len, groups.values()))
 
     def goodness(choice: str) -> float:
@@ -216,7 +216,7 @@ def _values(seeds: Mapping[int, Match], figure: str) -> list[float]:
 
 
 def _estimate(seeds: Mapping[int, Match], figure: FigureSpec) -> Estimate:
-    """The mean over seeds with Student's interval; of one seed the figure with its own interval, over patients."""
+    """The mean over seeds with Student's interval; for one seed, the figure with its own interval over patients."""
     values = _values(seeds, figure.name)
     mean = mean_of(values)
     if len(values) > 1:
@@ -235,7 +235,7 @@ def _estimate(seeds: Mapping[int, Match], figure: FigureSpec) -> Estimate:
 def _less_published(
     published: Published, seeds: Mapping[int, Match], measured: Estimate, figure: FigureSpec
 ) -> Estimate:
-    """Measured less published, with the interval that `RULES` describes."""
+    """Measured - published, with the interval that `RULES` describes."""
     ours, several = mean_of(_values(seeds, figure.name)), measured.count > 1
     if figure.tolerance is not None:
         value = ours.value - published.value
@@ -264,10 +264,10 @@ def _less_published(
 
 
 def _judged(difference: Estimate, margin: float, place: Place) -> tuple[str, str]:
-    """The outcome where both figures are of the same data, and why."""
+    """The outcome for figures on the same data, and the reason."""
     value = place.published.value
     if place.figure.tolerance is not None:
-        slack = 1e-9 * max(1.0, abs(value))  # figures are floats
+        slack = 1e-9 * max(1.0, abs(value))  # rounding of floats
         away = f"{difference.value / value:+.1%}" if difference.value and value else ""
         return ("reproduced" if abs(difference.value) <= margin + slack else "differs"), away
     low, high = difference.low, difference.high
@@ -281,9 +281,9 @@ def _judged(difference: Estimate, margin: float, place: Place) -> tuple[str, str
 
 def _remarks(document: Document, records: Sequence[Record]) -> list[str]:
     remarks = []
-    made_up = collections.Counter(str(record["axes"]["dataset"]) for record in records if record["synthetic"])
-    for dataset, count in made_up.items():
-        remarks.append(f"{count} records of {dataset} are left out: it is synthetic, and says nothing of a study")
+    synthetic = collections.Counter(str(record["axes"]["dataset"]) for record in records if record["synthetic"])
+    for dataset, count in synthetic.items():
+        remarks.append(f"{count} records of {dataset} are left out: synthetic data reproduce nothing")
     datasets = {dataset for place in document.places for dataset in place.cell.datasets}
     presets = {preset for place in document.places for preset in place.figure.presets}
     real = [record for record in records if not record["synthetic"] and record["axes"]["dataset"] in datasets]

@@ -1,33 +1,33 @@
-"""A study's TOML file as values: what it published, of which cells, and which of its findings are orderings.
+"""Read a study's TOML file: the published figures, the cells that they describe, and findings that are orderings.
 
 ::
 
     title, citation, doi, task                 # texts
-    runs = 5                                   # how many runs a published mean is of, unless a table says otherwise
-    dataset = "ptbxl"                          # the data set of all cells whose parts name no other
-    stand_ins.mimic3 = ["physionet2012"]       # other data of the same task: measured there, nothing is reproduced
+    runs = 5                                   # the number of runs in a published mean, unless a table gives another
+    dataset = "ptbxl"                          # the data set of cells whose parts name no other
+    stand_ins.mimic3 = ["physionet2012"]       # other data of the same task; figures on them reproduce nothing
     notes = ["..."]
 
     [figures.auroc]                            # the figure of a metric; "training" is the steps' seconds
-    name = "auroc"                             # where the entry is called otherwise
+    name = "auroc"                             # if the entry has another name
     label = "AUROC"
     digits = 4
     margin = 0.005                             # judged by an interval; or
-    # tolerance = 0.01, overhead = 1.0         # judged exactly, within that share and that much besides; or
+    # tolerance = 0.01, overhead = 1.0         # judged exactly, within this share plus this amount; or
     # apart = "another machine"                # not judged, for this reason
-    # exact = true                             # it has no uncertainty (with a tolerance it has none anyway)
-    scale = "ratio"                            # how two cells are set against each other; else "difference"
-    presets = ["study"]                        # whose records count; else those of "quick" too
+    # exact = true                             # has no uncertainty (implied by a tolerance)
+    scale = "ratio"                            # how two cells are compared; else "difference"
+    presets = ["study"]                        # the presets that count; else "quick" too
 
-    [parts."keep 75 %"]                        # of which cells are made: architecture, dataset, runtime, profile, steps
+    [parts."keep 75 %"]                        # cells consist of parts: architecture, dataset, runtime, profile, steps
     steps = [{ step = "prune", keep = 0.75, norm = ["l1", "l2"], rounds = [1, 5, 10] }]
 
     [[table]]
     title = "AUROC, RNN"
     where = "Results"
     figure = "auroc"
-    parts = ["rnn"]                            # of all of its cells; "{row}" and "{column}" are their names
-    choice = ["rounds", "norm"]                # parameters that were chosen for each cell: the best is published
+    parts = ["rnn"]                            # of all its cells; "{row}" and "{column}" are replaced by their names
+    choice = ["rounds", "norm"]                # parameters that were chosen for each cell; the best is published
     columns = [{ name = "100 %" }, { name = "61.45 %", parts = ["keep 75 %"] }]
     rows = [{ name = "M_Q", parts = ["plain"], then = ["int8"], values = [[0.9156, 0.0008], [0.9155, 0.0010, "1/L1"]] }]
 
@@ -36,14 +36,15 @@
     where = "Results, latency"
     figure = "latency"
     relation = "above"                         # a above b; or below, same, not below, not above
-    margin = 0.01                              # of the last three
+    margin = 0.01                              # for the last three
     a = ["cnn", "plain", "{level}", "int8"]
     b = ["cnn", "plain", "{level}"]
-    over.level = ["keep 75 %", "keep 50 %"]    # one pair for each; of a list in it "{level[0]}" is the first
+    over.level = ["keep 75 %", "keep 50 %"]    # one pair for each; "{level[0]}" is the first item of a list
 
-A cell's recipe is that of its parts in the order table, row, column, the row's ``then``. It is matched on the steps of
-a record: a parameter that the study does not name has the step's default there, one with a list is open, and "" stands
-for one that the suite left open. A value is a number, [mean, standard deviation], or that with the choice; [] is none.
+A cell's recipe joins the steps of its parts, in the order table, row, column, ``then`` of the row. It is matched with
+the steps of a record. A parameter that the study does not name must have the step's default, a list allows several
+values, and "" means that the suite left the parameter open. A value is a number, [mean, standard deviation], or the two
+with the choice; [] means that there is none.
 """
 
 from __future__ import annotations
@@ -60,7 +61,7 @@ from harness.errors import UsageError, nearest
 
 @dataclasses.dataclass(frozen=True)
 class Study:
-    """A published study. ``file`` is its TOML, in the form above; it is read when a report needs the study."""
+    """A published study. ``file`` is its TOML file in the form above; it is read when a report needs the study."""
 
     name: str
     file: Path
@@ -68,7 +69,7 @@ class Study:
 
 
 Relation = Literal["above", "below", "same", "not below", "not above"]
-#: A step's parameters, each with the values that it may have, in the order in which the study writes them.
+#: A step's parameters with their allowed values, in the order of the study's file.
 Parameters = tuple[tuple[str, tuple[Any, ...]], ...]
 
 
@@ -82,7 +83,7 @@ class Wanted:
 
 @dataclasses.dataclass(frozen=True)
 class CellSpec:
-    """What a published figure is of, put together from ``parts``; ``datasets`` begins with the study's own."""
+    """The cell that a published figure describes, composed of ``parts``; the study's own data set is the first."""
 
     parts: tuple[str, ...] = dataclasses.field(compare=False)
     datasets: tuple[str, ...]
@@ -97,7 +98,7 @@ class CellSpec:
 
 @dataclasses.dataclass(frozen=True)
 class FigureSpec:
-    """A figure of the study: how it is shown and judged (the module tells the entries)."""
+    """A figure of the study: how it is shown and judged (see the module's docstring)."""
 
     name: str
     label: str
@@ -114,7 +115,7 @@ class FigureSpec:
 
 @dataclasses.dataclass(frozen=True)
 class Published:
-    """A published figure: its standard deviation over ``runs``, where given, and the choice that it is the best of."""
+    """A published figure: its standard deviation over ``runs``, if given, and the choice that was the best."""
 
     value: float
     spread: float | None = None
@@ -124,7 +125,7 @@ class Published:
 
 @dataclasses.dataclass(frozen=True)
 class Place:
-    """One place of a published table; ``choice`` names the parameters that were chosen there."""
+    """One entry of a published table; ``choice`` names the parameters that were chosen for it."""
 
     table: str
     where: str
@@ -138,7 +139,7 @@ class Place:
 
 @dataclasses.dataclass(frozen=True)
 class Claim:
-    """A finding that is an ordering: of each pair, by name, a figure of the first stands so to that of the second."""
+    """A finding that is an ordering: in each named pair, ``relation`` holds between the figures of the two cells."""
 
     claim: str
     where: str
@@ -150,7 +151,7 @@ class Claim:
 
 @dataclasses.dataclass(frozen=True)
 class Document:
-    """All that a study's file says."""
+    """The content of a study's file."""
 
     name: str
     title: str
@@ -163,7 +164,7 @@ class Document:
 
 
 def read(study: Study) -> Document:
-    """The study's file. Raises UsageError, naming file and place, for one that has not the form above."""
+    """Read the study's file. Raises UsageError, with file and place, if it does not have the form above."""
     try:
         content = tomllib.loads(study.file.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
@@ -171,9 +172,9 @@ def read(study: Study) -> Document:
     try:
         return _Reader(study.name, content).document()
     except KeyError as error:
-        raise UsageError(f"study {study.name}: {study.file} lacks the entry {error}") from error
+        raise UsageError(f"study {study.name}: {study.file} has no entry {error}: add it") from error
     except (TypeError, ValueError, AttributeError) as error:
-        raise UsageError(f"study {study.name}: {study.file} has not the form of a study: {error}") from error
+        raise UsageError(f"study {study.name}: {study.file} does not have the form of a study: {error}") from error
     except UsageError as error:
         raise UsageError(f"study {study.name}: {study.file}: {error}") from error
 
@@ -237,7 +238,7 @@ class _Reader:
         )
 
     def cell(self, names: Sequence[str]) -> CellSpec:
-        """The cell that these parts make; an empty name is no part."""
+        """The cell composed of these parts; empty names are ignored."""
         names = [name for name in names if name]
         found = [self._found("part", name, self.parts) for name in names]
         merged = {key: value for part in found for key, value in part.items() if key != "steps"}

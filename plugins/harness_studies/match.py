@@ -1,4 +1,4 @@
-"""Which records are of a published cell: by data set, architecture, environment and the steps of the recipe."""
+"""Find the records of a published cell, by data set, architecture, environment and the steps of the recipe."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ from typing import Any
 from harness.api import Step
 from harness_studies.document import CellSpec, FigureSpec, Wanted
 
-#: A cell's record, as the report hands it to plugins.
+#: A cell's record as plain JSON, in the form that plugins receive.
 Record = Mapping[str, Any]
 
 
 @dataclasses.dataclass(frozen=True)
 class Match:
-    """A record of a cell, and which of the ways that the study leaves open it took, as (step, parameter) -> value."""
+    """A record of a cell, and its values of the parameters that the study leaves open: (step, parameter) -> value."""
 
     record: Record
     taken: Mapping[tuple[str, str], str]
@@ -27,13 +27,13 @@ class Match:
         return int(self.record["axes"]["seed"])
 
     def choice(self, parameters: Sequence[str]) -> str:
-        """What was chosen of these parameters, as the study writes it: "10/L2"."""
+        """The chosen values of these parameters, as the study writes them: "10/L2"."""
         values = {name: value for (_, name), value in self.taken.items()}
         return "/".join(values[name].upper() for name in parameters if name in values)
 
     @functools.cached_property
     def context(self) -> tuple[Any, ...]:
-        """What two cells must share for their figures to be set against each other: where and how they ran."""
+        """What two cells must share so that their figures can be compared: where and how they ran."""
         record = self.record
         axes, timing = record["axes"], record["timing"]
         how = ("", "") if timing is None else (timing.get("protocol", "paired"), str(sorted(timing["profile"].items())))
@@ -43,7 +43,7 @@ class Match:
 
 
 class Matcher:
-    """Finds records; ``steps`` tells the defaults of parameters that a study does not name."""
+    """Find records; ``steps`` gives the defaults of parameters that a study does not name."""
 
     def __init__(self, records: Sequence[Record], steps: Mapping[str, type[Step]]) -> None:
         self.real = [record for record in records if not record["synthetic"]]
@@ -53,7 +53,7 @@ class Matcher:
         }
 
     def matches(self, cell: CellSpec, figure: FigureSpec) -> list[Match]:
-        """The records of a cell that count for the figure, on the first of its data sets of which there are any."""
+        """The records of a cell that count for the figure, on the first of its data sets that has any."""
         for dataset in cell.datasets:
             if found := list(self._on(dataset, cell, figure)):
                 return found
@@ -74,20 +74,20 @@ class Matcher:
                 yield Match(record, taken)
 
     def recipe(self, wanted: Sequence[Wanted], steps: Sequence[str]) -> dict[tuple[str, str], str] | None:
-        """Which open ways a recipe took; None when it is another recipe."""
+        """The recipe's values of the open parameters; None if it is another recipe."""
         if len(wanted) != len(steps):
             return None
         taken: dict[tuple[str, str], str] = {}
         for entry, text in zip(wanted, steps, strict=True):
-            name, given = self._recipes.get(text) or parse(text)
+            name, values = self._recipes.get(text) or parse(text)
             if name != entry.step:
                 return None
             defaults = self._defaults(name)
             asked = {**{key: (value,) for key, value in defaults.items()}, **dict(entry.parameters)}
-            # A parameter of which neither the study nor the installed step knows could mean anything.
-            for parameter in {**asked, **given} if name in self._steps else asked:
+            # A parameter that neither the study nor the installed step knows could mean anything.
+            for parameter in {**asked, **values} if name in self._steps else asked:
                 default = defaults.get(parameter)
-                value = given.get(parameter, "" if default is None else default)
+                value = values.get(parameter, "" if default is None else default)
                 if not any(same(option, value) for option in asked.get(parameter, ())):
                     return None
                 if len(asked[parameter]) > 1:
@@ -103,7 +103,7 @@ class Matcher:
 
 
 def parse(text: str) -> tuple[str, dict[str, str]]:
-    """A step as a record writes it, "prune(norm=l1, keep=0.5)", taken apart into its name and its parameters."""
+    """Split a step as records write it, "prune(norm=l1, keep=0.5)", into its name and its parameters."""
     name, _, rest = text.partition("(")
     rest = rest.removesuffix(")")
     entries = re.split(r", (?=\w+=)", rest) if rest else []
@@ -111,7 +111,7 @@ def parse(text: str) -> tuple[str, dict[str, str]]:
 
 
 def same(option: Any, value: Any) -> bool:
-    """Whether a value is the one that the study, or a step's default, asks for; None and "" are what is left open."""
+    """Whether a value is the one that the study or a step's default asks for; None and "" both mean left open."""
     if option is None or option == "":
         return value is None or value == ""
     if isinstance(option, int | float) and not isinstance(option, bool):
@@ -123,7 +123,7 @@ def same(option: Any, value: Any) -> bool:
 
 
 def value_of(record: Record, figure: str) -> float | None:
-    """A record's figure; "training" is the seconds of all its steps. None where it is not known."""
+    """The value of a record's figure; "training" is the seconds of all its steps. None where it is unknown."""
     if figure == "training":
         seconds = [entry["seconds"] for entry in record.get("steps", ())]
         known = [entry for entry in seconds if entry is not None]

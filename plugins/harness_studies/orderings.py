@@ -1,4 +1,4 @@
-"""Findings that are orderings, judged by the measured difference or ratio of each pair and its interval."""
+"""Judge findings that are orderings, by the interval of each pair's measured difference or ratio."""
 
 from __future__ import annotations
 
@@ -12,18 +12,18 @@ from harness.text import pluralize
 from harness_studies.document import CellSpec, Claim, Place, Relation
 from harness_studies.match import Match, Matcher, Record, value_of
 
-#: In the order of how much they tell.
+#: From the most to the least informative.
 VERDICTS = ("holds", "contradicted", "not shown", "not run")
-#: Beyond this ratio a disturbed timing counts too: calls are made in pairs, so that what slows the machine slows both,
-#: and no fixed piece of work took twice its time on the disturbed machines that we have seen.
+#: Beyond this ratio a disturbed timing counts too: calls are paired, so a slow machine slows both, and the canary never
+#: took twice its time on the disturbed machines that we have seen.
 CLEAR = 2.0
 
 
 @dataclasses.dataclass(frozen=True)
 class Contrast:
-    """One pair of a finding: the ``measured`` ratio a / b, or the difference a - b, and the ``published`` one if known.
+    """One pair of a finding: the ``measured`` ratio a / b or difference a - b, and the ``published`` one if known.
 
-    ``data`` is the data set on which it was measured.
+    ``data`` is the data set of the measurement.
     """
 
     label: str
@@ -38,7 +38,7 @@ class Contrast:
 
 @dataclasses.dataclass(frozen=True)
 class Ordering:
-    """A finding with its pairs; its outcome is that of all of them, and ``reason`` counts them.
+    """A finding with its pairs; ``outcome`` covers all pairs, and ``reason`` counts theirs.
 
     ``scale`` says whether pairs are ratios or differences; ``margin`` is a share of a ratio, or in the figure's unit.
     """
@@ -56,7 +56,7 @@ class Ordering:
 
 
 def ordering(claim: Claim, matcher: Matcher, places: Sequence[Place]) -> Ordering:
-    """What became of a finding. It holds when all pairs that were run hold, and one pair can contradict it."""
+    """Judge a finding. It holds if all pairs that were run hold; one pair can contradict it."""
     contrasts = tuple(_contrast(claim, *pair, matcher, places) for pair in claim.pairs)
     counts = {verdict: sum(entry.outcome == verdict for entry in contrasts) for verdict in VERDICTS}
     run = len(contrasts) - counts["not run"]
@@ -117,7 +117,7 @@ def _judged_disturbed(mean: Mean, relation: Relation) -> tuple[str, str]:
 
 
 def judged(mean: Mean, relation: Relation, margin: float) -> tuple[str, str]:
-    """Where a difference stands: with its 95 % interval, or, within a margin, with two one-sided tests at 5 %."""
+    """Judge a difference by its 95 % interval, or for "same" by two one-sided tests at 5 % within the margin."""
     low, high = mean.bounds()
     if low is None or high is None:
         return "not shown", "there is no interval"
@@ -131,14 +131,14 @@ def judged(mean: Mean, relation: Relation, margin: float) -> tuple[str, str]:
     bar = 0.0 if relation in ("above", "below") else -margin
     if low > bar or (low >= bar and relation.startswith("not")):
         return "holds", ""
-    # Equal and exact, it is no more above than below.
+    # An exact zero is neither above nor below.
     return ("contradicted" if high < bar or (mean.error == 0 and high <= bar) else "not shown"), ""
 
 
 def _pairs(ones: Sequence[Match], others: Sequence[Match]) -> list[tuple[Match, Match]]:
-    """The records to set against each other: of one run's conditions and seed, alike in all that both leave open.
+    """Pair records of the same conditions and seed that agree in the parameters that both leave open.
 
-    Of several such pairs of one kind the last counts.
+    Of several such pairs, the last one counts.
     """
     beside: dict[tuple[Any, ...], list[Match]] = {}
     for other in others:
@@ -152,7 +152,7 @@ def _pairs(ones: Sequence[Match], others: Sequence[Match]) -> list[tuple[Match, 
 
 
 def _measured(pairs: Sequence[tuple[Match, Match]], claim: Claim) -> tuple[Mean, Estimate]:
-    """The mean over seeds on the scale on which it is judged (logarithms of ratios), and as it is shown."""
+    """The mean over seeds, on the scale of the judgement (logarithms of ratios) and as it is shown."""
     ratio = claim.figure.scale == "ratio"
     found: dict[int, list[tuple[Mean, str]]] = {}
     for one, other in pairs:
@@ -176,7 +176,7 @@ def _measured(pairs: Sequence[tuple[Match, Match]], claim: Claim) -> tuple[Mean,
 
 
 def _log_ratio(one: Record, other: Record) -> tuple[Mean, str]:
-    """The logarithm of a's latency over b's, and how it is known: in pairs, or through a shared reference, or not."""
+    """The logarithm of a's latency / b's, and how it was measured: in pairs, through a shared reference, or apart."""
     mine, its = one["timing"], other["timing"]
     if mine is not None and _is_reference_of(other, one):
         return _log_mean(mine), f"in pairs, {mine['ratio'].get('method', 'no interval')}"
@@ -192,7 +192,7 @@ def _log_ratio(one: Record, other: Record) -> tuple[Mean, str]:
 
 
 def _log_mean(timing: Record) -> Mean:
-    """The mean log ratio to the reference: of the processes, or where an older record lacks these of its interval."""
+    """The mean log ratio to the reference: from the processes, or in older records without these from the interval."""
     ratio, per_process = timing["ratio"], timing.get("per_process", [])
     if len(per_process) > 1:
         return mean_of([math.log(value) for value in per_process])
@@ -204,7 +204,7 @@ def _log_mean(timing: Record) -> Mean:
 
 
 def _difference(one: Record, other: Record, claim: Claim) -> tuple[Mean, str]:
-    """a's figure less b's, or the logarithm of their ratio, and how it is known."""
+    """a's figure - b's, or the logarithm of their ratio, and how it was measured."""
     name = claim.figure.name
     a, b = _value(one, name), _value(other, name)
     if claim.figure.scale == "ratio":
@@ -223,7 +223,7 @@ def _difference(one: Record, other: Record, claim: Claim) -> tuple[Mean, str]:
 
 def _value(record: Record, figure: str) -> float:
     value = value_of(record, figure)
-    assert value is not None  # pairs without it were left out
+    assert value is not None  # pairs without a value were left out
     return value
 
 
@@ -232,7 +232,7 @@ def _of_patients(value: float, interval: Record) -> Mean:
 
 
 def _timed(one: Match, other: Match) -> tuple[Match, ...]:
-    """The records whose timings tell how the two stand to each other: of a cell and its reference the cell's alone."""
+    """The records whose timings compare the two; for a cell and its reference, only the cell's."""
     if _is_reference_of(other.record, one.record):
         return (one,)
     return (other,) if _is_reference_of(one.record, other.record) else (one, other)
@@ -257,7 +257,7 @@ def _has(match: Match, figure: str) -> bool:
 
 
 def _published(claim: Claim, a: CellSpec, b: CellSpec, places: Sequence[Place]) -> float | None:
-    """The published ratio or difference of two cells that stand in the study's tables."""
+    """The published ratio or difference of two cells of the study's tables."""
     figures = {place.cell: place.published.value for place in places if place.figure.name == claim.figure.name}
     if a not in figures or b not in figures:
         return None

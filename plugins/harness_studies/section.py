@@ -83,7 +83,7 @@ def _row(entry: Comparison) -> tuple[str, ...]:
 
 
 def _findings(orderings: Sequence[Ordering]) -> Table:
-    """The findings of which anything was run; the pair of a finding that has only one stands in its row."""
+    """The findings with pairs that were run; a finding with only one pair takes one row."""
     rows: list[tuple[str, ...]] = []
     for entry in orderings:
         run = [contrast for contrast in entry.contrasts if contrast.outcome != "not run"]

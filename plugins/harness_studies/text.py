@@ -1,4 +1,4 @@
-"""A study's published figures beside the measured ones as tables for the terminal."""
+"""Print a study in the terminal: tables of published figures beside the measured ones."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ RELATIONS = {"above": ">", "below": "<", "same": "=", "not below": ">=", "not ab
 
 
 def study_text(found: StudyComparison, width: int = 120) -> str:
-    """The study, its tables and its findings; a table that is wider than ``width`` is folded."""
+    """The study, its tables and its findings; tables wider than ``width`` are folded."""
     blocks = [_paragraphs([found.summary], width)]
     if found.remarks:
         blocks.append(_paragraphs(found.remarks, width))
     if not found.measured:
-        blocks.append("Nothing of it was run.")
+        blocks.append("No cell of this study was run.")
     tables = [(name, list(rows)) for name, rows in groupby(found.comparisons, key=lambda entry: entry.table)]
     blocks += [f"{_paragraphs([_heading(name, rows)], width)}\n\n{_table(rows, width)}" for name, rows in tables]
     blocks.append(f"Findings that are orderings\n\n{_orderings(found.orderings, width)}")
@@ -32,18 +32,18 @@ def study_text(found: StudyComparison, width: int = 120) -> str:
 
 def _heading(name: str, rows: Sequence[Comparison]) -> str:
     margin = _common_margin(rows)
-    told = [rows[0].where, "" if margin is None else f"margin {margin:,.{rows[0].digits}f}"]
-    return f"{name} ({'; '.join(filter(None, told))})" if any(told) else name
+    details = [rows[0].where, "" if margin is None else f"margin {margin:,.{rows[0].digits}f}"]
+    return f"{name} ({'; '.join(filter(None, details))})" if any(details) else name
 
 
 def _common_margin(rows: Sequence[Comparison]) -> float | None:
-    """The margin of all rows that have one, where these have the same."""
+    """The margin of the rows, if all that have one have the same."""
     margins = {row.margin for row in rows if row.margin is not None}
     return margins.pop() if len(margins) == 1 else None
 
 
 def _table(rows: Sequence[Comparison], width: int) -> str:
-    """A line for each published figure; a column that would say nothing is left out."""
+    """A line for each published figure; empty columns are left out."""
     apart = _common_margin(rows) is None
     columns: dict[str, Callable[[Comparison], str]] = {
         "published": published,
@@ -68,7 +68,7 @@ def _unit(row: Comparison) -> str:
 
 
 def _of(row: Comparison) -> str:
-    """What the measured figure is of: seeds, and which of the choices that were run."""
+    """The seeds of the measured figure, and its choice among those that were run."""
     if row.measured is None:
         return MISSING
     seeds = ", ".join([_seeds(row.measured), *row.ways])
@@ -83,7 +83,7 @@ def _seeds(found: Estimate) -> str:
 
 
 def published(row: Comparison) -> str:
-    """A published figure with its deviation, and the choice that it is of: "0.9199 ±0.0009 1/L1"."""
+    """A published figure with its standard deviation and its choice: "0.9199 ±0.0009 1/L1"."""
     spread = "" if row.published.spread is None else f" ±{row.published.spread:.{row.digits}f}"
     return f"{_plain(row.published.value, row.digits)}{spread} {row.published.choice}".rstrip()
 
@@ -115,7 +115,7 @@ def _orderings(found: Sequence[Ordering], width: int) -> str:
 
 
 def claim(entry: Ordering) -> str:
-    """The claim with what is compared: "... (latency a / b < 1)"."""
+    """The claim with the comparison: "... (latency a / b < 1)"."""
     what = f"{entry.figure} a / b" if entry.scale == "ratio" else f"{entry.figure} a - b"
     bar = "1" if entry.scale == "ratio" else "0"
     margin = ""

@@ -139,7 +139,7 @@ def test_a_study_is_never_of_synthetic_data(run: Run) -> None:
     write_run("run.json", toy_record(synthetic=True))
     code, out, _ = run("report", "run.json", "--study", "toys")
     assert code == 0
-    assert "it is synthetic, and says nothing of a study" in out
+    assert "synthetic data reproduce nothing" in out
     assert line(out, "conv", "whole")[2:] == ["90", "not", "run"]
 
 

@@ -86,8 +86,8 @@ def test_the_lead_says_it_in_words(tmp_path: Path) -> None:
     text = lead(network(CASES, tmp_path))
     assert text.startswith("Surely within a loss of 0.005 of auroc: the smallest is plain-half-float32 with 50 %")
     assert "0.700 [0.698, 0.702] of its latency" in text
-    assert "Probably within it too, and smaller: plain-third-float32 with 33 %" in text
-    assert "nothing to choose" in lead(network(CASES[:1], tmp_path))
+    assert "Probably also within it, and smaller: plain-third-float32 with 33 %" in text
+    assert "Nothing to choose" in lead(network(CASES[:1], tmp_path))
 
 
 def test_every_margin_has_what_is_sure_and_what_is_likely(tmp_path: Path) -> None:

@@ -198,7 +198,7 @@ def test_trainings_are_told_apart_by_their_recipe_and_averaged_over_seeds(tmp_pa
         return [{"step": "train()", "facts": {"trainings": [{"history": history}]}, "seconds": 1.0}]
 
     made = [run_files.cell(seed=0), run_files.cell(seed=1), run_files.cell(pruning="half")]
-    made[0]["steps"], made[1]["steps"] = steps(0.5, 0.7), steps(0.7, 0.9)  # type: ignore[typeddict-item]
+    made[0]["steps"], made[1]["steps"] = steps(0.5, 0.7), steps(0.7, 0.9)
     made[2]["steps"] = [*made[0]["steps"], {"step": "prune()", "facts": {"trainings": "damaged"}, "seconds": 1.0}]
     made.append(run_files.cell(profile="native"))  # timed otherwise, it is the same training
     made[3]["steps"] = made[0]["steps"]
@@ -207,3 +207,11 @@ def test_trainings_are_told_apart_by_their_recipe_and_averaged_over_seeds(tmp_pa
     assert figure == "auroc"
     assert (course.model, course.seeds) == ("conv plain-full-float32", 2)
     assert [tuple(round(value, 6) for value in point) for point in course.points] == [(0.6, 0.5, 0.7), (0.8, 0.7, 0.9)]
+
+
+def test_trainings_of_version_0_1_are_read_too(tmp_path: Path) -> None:
+    history = [{"auroc": 0.5}, {"auroc": 0.7}]
+    made = run_files.cell()
+    made["steps"] = [{"step": "train()", "facts": {"fits": [{"history": history}]}, "seconds": 1.0}]
+    ((_, _, (course,)),) = courses(of([made], tmp_path))
+    assert [value for value, _, _ in course.points] == [0.5, 0.7]

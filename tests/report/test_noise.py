@@ -52,7 +52,7 @@ def timed(kind: str = "same", needed: int | None = None, reason: str = "", **cha
 def test_each_cell_has_its_verdict_at_the_margin() -> None:
     text = tables([timed("same"), timed("slower", pruning="half"), timed("inconclusive", 14, pruning="none")])
     assert line(text, "verdict", "at", "1", "%")[4:] == ["plain", "float32", "same", "slower", "inconclusive", "(14)"]
-    assert "inconclusive (n): n processes would settle it in 4 of 5 runs" in text
+    assert "inconclusive (n): n processes would decide it in 4 of 5 runs" in text
 
 
 def test_verdicts_of_several_seeds_are_counted() -> None:
@@ -69,15 +69,15 @@ def test_the_resolution_is_worked_out_from_the_comparison_with_itself_and_from_t
     assert wider["timing"] is not None
     wider["timing"]["per_process"] = [1.101, 1.099, 1.102, 1.1]  # 1/1.1 of that spread, about another mean
     (itself, resolution, cost) = notes([timed(), wider])
-    assert itself == "The reference timed against itself: 1.0005 [0.9985, 1.0025]."
-    assert "Smallest change that 4 processes detect in 4 of 5 comparisons: 0.25 % by that spread, 0.26 %" in resolution
-    assert "a verdict needs the margin of 1 % on top of it" in resolution
+    assert itself == "A/A run (the reference against itself): 1.0005 [0.9985, 1.0025]."
+    assert "effect with 4 processes (power 80 %): 0.25 % by the spread of the A/A run, 0.26 %" in resolution
+    assert "a verdict also needs the margin of 1 %" in resolution
     assert cost == "Timing a cell took 2.0 s (median), of which 0.5 s beyond the timed calls."
 
 
 def test_several_references_are_pooled() -> None:
     noisy = timed(seed=1, sha256="b", per_process=[1.01, 0.99, 1.02, 1.0])
-    assert "comparisons: 1.8 % by that spread" in notes([timed(), noisy])[1]
+    assert "(power 80 %): 1.8 % by the spread of the A/A run" in notes([timed(), noisy])[1]
 
 
 def test_what_was_disturbed_has_no_part_in_it() -> None:
@@ -85,16 +85,16 @@ def test_what_was_disturbed_has_no_part_in_it() -> None:
     assert wild["timing"] is not None
     wild["timing"]["per_process"] = [0.5, 2.0, 1.0, 1.5]
     disturbed = timed(seed=1, sha256="b", per_process=[1.1, 0.9, 1.2, 1.0], disturbed=True)
-    assert "0.25 % by that spread, 0.27 % by" in notes([timed(), wild, disturbed])[1]
-    assert not any("itself" in line for line in notes([disturbed]))
+    assert "0.25 % by the spread of the A/A run, 0.27 % by" in notes([timed(), wild, disturbed])[1]
+    assert not any("A/A run" in line for line in notes([disturbed]))
 
 
 def test_a_few_processes_have_no_resolution() -> None:
     few = timed()
     assert few["timing"] is not None
     few["timing"]["processes"] = 2
-    assert "2 processes are too few to tell what they could have detected." in notes([few])
-    assert not any("Smallest" in line for line in notes([few]))
+    assert "The minimum detectable effect is unknown: 2 processes are too few to estimate it." in notes([few])
+    assert not any("Minimum" in line for line in notes([few]))
 
 
 def test_cells_without_an_answer_say_why() -> None:
@@ -106,7 +106,9 @@ def test_an_unsteady_warm_up_is_told() -> None:
     unsteady = timed(steady=False)
     assert unsteady["timing"] is not None
     unsteady["timing"]["warmup"] = 300
-    assert "The warm-up of 1 of 2 cells, 300 calls or more, ended unsteady." in notes([timed(), unsteady])
+    assert "The warm-up of 1 of 2 cells ended before the times were steady, after 300 calls or more." in notes(
+        [timed(), unsteady]
+    )
 
 
 @pytest.mark.parametrize("changes", [{}, {"ratio": None}])

@@ -49,7 +49,7 @@ def test_a_wrong_name_is_answered_with_the_nearest(
     toy_installed: ModuleType, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert main(["report", "absent.json", "-o", "x.htlm"]) == 4
-    assert "x.htlm is none; did you mean '.html'" in capsys.readouterr().err
+    assert "not x.htlm; did you mean '.html'" in capsys.readouterr().err
 
 
 def test_a_place_that_cannot_be_written_is_told(toy_installed: ModuleType, capsys: pytest.CaptureFixture[str]) -> None:
@@ -113,7 +113,7 @@ def test_a_report_that_fails_costs_no_run_its_file(suite: Suite, monkeypatch: py
 def test_a_wrong_report_is_told_before_anything_is_built(suite: Suite) -> None:
     result = suite(fakes.TOYS, "--harness-report=report.pdf")
     assert result.ret == pytest.ExitCode.USAGE_ERROR
-    assert "--harness-report: a report is a page, Markdown or CSV, and report.pdf is none" in str(result.stderr)
+    assert "--harness-report: a report is a file *.html, *.md or *.csv, not report.pdf" in str(result.stderr)
     assert not Path(".harness").exists()
 
 

@@ -109,7 +109,7 @@ def test_every_record_is_in_the_page_with_its_keys_and_hashes(tmp_path: Path) ->
     row = dict(zip(data["fields"], network["rows"][1], strict=True))
     assert (row["label"], row["ratio"], row["parameter_share"]) == ("plain-half-float32", 0.5, 1)
     captions = {chart["title"]: chart["caption"] for chart in network["charts"]}
-    assert "In brackets the share of parameters that is left" in captions["Latency along pruning"]
+    assert "In brackets: the share of parameters that is left" in captions["Latency along pruning"]
 
 
 def test_what_is_no_number_is_null(tmp_path: Path) -> None:

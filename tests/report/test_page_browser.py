@@ -107,7 +107,7 @@ def points(opened: Any) -> int:
 def test_a_study_s_chart_stands_in_its_section(open_page: Open, tmp_path: Path) -> None:
     opened = open_page(matrix(), sections(study(tmp_path), [cell(figures={"auroc": 0.93})]))
     opened.wait_for_selector("#section1-charts svg.marks")
-    assert "band the margin" in opened.locator("#section1-charts figcaption").inner_text()
+    assert "band is the margin" in opened.locator("#section1-charts figcaption").inner_text()
     assert opened.locator("#section1-charts .mark-symbol.role-mark path").count() == 1
 
 

@@ -20,7 +20,7 @@ def test_a_chart_shows_the_differences_as_they_are_judged(tmp_path: Path) -> Non
     found = comparison(tmp_path, records)
     (chart,) = study_charts(found)  # parameters are exact, and latency is of another machine
     assert chart.title == "Study made, AUROC"
-    assert "the band the margin of 0.01" in chart.caption
+    assert "the band is the margin of 0.01" in chart.caption
     (value,) = chart.values
     judged = found.comparisons[0].difference
     assert judged is not None

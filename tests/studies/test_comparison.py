@@ -131,7 +131,7 @@ def test_synthetic_data_is_left_out_and_said(tmp_path: Path) -> None:
     found = compared(tmp_path, *seeds(0.93, synthetic=True))
     assert not found.measured
     assert {entry.outcome for entry in found.comparisons} == {"not run"}
-    assert found.remarks == ("1 records of toy are left out: it is synthetic, and says nothing of a study",)
+    assert found.remarks == ("1 records of toy are left out: synthetic data reproduce nothing",)
 
 
 def test_short_trainings_give_no_quality(tmp_path: Path) -> None:
@@ -172,12 +172,12 @@ def test_it_is_plain_json(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("old", "new", "message"),
     [
-        ('title = "A study"', "", "lacks the entry 'title'"),
+        ('title = "A study"', "", "has no entry 'title': add it"),
         ('figure = "auroc"\nparts', 'figure = "aurok"\nparts', "no figure is called 'aurok'; did you mean 'auroc'"),
         ('parts = ["half"]', 'parts = ["hulf"]', "no part is called 'hulf'"),
         ('relation = "above"', 'relation = "over"', "relation 'over' is unknown"),
         ("values = [1000, 50, 7]", "values = [1000, 50]", "has 2 values for 3 columns"),
-        ("margin = 0.01", "margins = 0.01", "has not the form of a study"),
+        ("margin = 0.01", "margins = 0.01", "does not have the form of a study"),
         ('architecture = "conv"', 'architektur = "conv"', "unknown entry 'architektur'"),
         ('[parts.conv]\narchitecture = "conv"', "[parts.conv]", "names an architecture"),
         ("runs = 5", "runs = ", "cannot be read as TOML"),

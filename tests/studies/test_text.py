@@ -42,7 +42,14 @@ def test_findings_are_told_with_their_pairs(tmp_path: Path) -> None:
 
 def test_what_a_reader_must_know_is_there(tmp_path: Path) -> None:
     shown = " ".join(text(tmp_path, cell(synthetic=True)).split())
-    for told in (*RULES, "a note", "Someone: Somewhere 2020", "10.1/x", "it is synthetic", "Nothing of it was run."):
+    for told in (
+        *RULES,
+        "a note",
+        "Someone: Somewhere 2020",
+        "10.1/x",
+        "synthetic data",
+        "No cell of this study was run.",
+    ):
         assert told in shown
 
 
