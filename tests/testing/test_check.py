@@ -65,7 +65,7 @@ def test_what_fails_is_named_with_its_remedy(site: Path, capsys: pytest.CaptureF
     assert check("plugin_of_ones") == 1
     told = capsys.readouterr().out
     assert "metric gives numbers or none: failed" in told
-    assert "mend:   return None instead of NaN or infinity" in told
+    assert "fix:    return None instead of NaN or infinity" in told
     assert "1 failed" in told
 
 

@@ -91,7 +91,7 @@ def test_what_is_wrong_with_a_step_is_found_and_nothing_else(
     told = found[f"test_step_{check}"]
     assert re.search(text, told, re.DOTALL), told
     assert step.name in told
-    for part in ("wanted: ", "got: ", "mend: "):
+    for part in ("wanted: ", "got: ", "fix: "):
         assert part in told
 
 
