@@ -122,7 +122,7 @@ def study(folder: Path, text: str = TEXT) -> Study:
 
 
 def comparison(folder: Path, records: Sequence[Any]) -> StudyComparison:
-    """The study beside these records; no step is registered."""
+    """The study compared with these records; no step is registered."""
     return compare(study(folder), records, {})
 
 

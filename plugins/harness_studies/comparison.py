@@ -186,7 +186,10 @@ def _comparison(place: Place, matcher: Matcher) -> Comparison:
 
 def _ways(place: Place, matches: Iterable[Match]) -> tuple[str, ...]:
     found = (
-        value for match in matches for (_, name), value in match.taken.items() if name not in place.choice and value
+        value
+        for match in matches
+        for (_, name), value in match.open_values.items()
+        if name not in place.choice and value
     )
     return tuple(dict.fromkeys(found)) if place.choice else ()
 

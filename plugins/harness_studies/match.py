@@ -20,7 +20,7 @@ class Match:
     """A record of a cell, and its values of the parameters that the study leaves open: (step, parameter) -> value."""
 
     record: Record
-    taken: Mapping[tuple[str, str], str]
+    open_values: Mapping[tuple[str, str], str]
 
     @property
     def seed(self) -> int:
@@ -28,7 +28,7 @@ class Match:
 
     def choice(self, parameters: Sequence[str]) -> str:
         """The chosen values of these parameters, as the study writes them: "10/L2"."""
-        values = {name: value for (_, name), value in self.taken.items()}
+        values = {name: value for (_, name), value in self.open_values.items()}
         return "/".join(values[name].upper() for name in parameters if name in values)
 
     @functools.cached_property
@@ -69,15 +69,15 @@ class Matcher:
                 continue
             if any(profile.get(name) != value for name, value in cell.profile):
                 continue
-            taken = self.recipe(cell.steps, [entry["step"] for entry in record.get("steps", ())])
-            if taken is not None:
-                yield Match(record, taken)
+            open_values = self.recipe(cell.steps, [entry["step"] for entry in record.get("steps", ())])
+            if open_values is not None:
+                yield Match(record, open_values)
 
     def recipe(self, wanted: Sequence[Wanted], steps: Sequence[str]) -> dict[tuple[str, str], str] | None:
         """The recipe's values of the open parameters; None if it is another recipe."""
         if len(wanted) != len(steps):
             return None
-        taken: dict[tuple[str, str], str] = {}
+        open_values: dict[tuple[str, str], str] = {}
         for entry, text in zip(wanted, steps, strict=True):
             name, values = self._recipes.get(text) or parse(text)
             if name != entry.step:
@@ -91,8 +91,8 @@ class Matcher:
                 if not any(same(option, value) for option in asked.get(parameter, ())):
                     return None
                 if len(asked[parameter]) > 1:
-                    taken[name, parameter] = str(value)
-        return taken
+                    open_values[name, parameter] = str(value)
+        return open_values
 
     def _defaults(self, step: str) -> dict[str, Any]:
         if step not in self._steps:

@@ -146,8 +146,14 @@ def _pairs(ones: Sequence[Match], others: Sequence[Match]) -> list[tuple[Match, 
     found = {}
     for one in ones:
         for other in beside.get((*one.context, one.seed), ()):
-            if all(one.taken[key] == other.taken[key] for key in one.taken.keys() & other.taken.keys()):
-                found[one.seed, str(sorted(one.taken.items())), str(sorted(other.taken.items()))] = one, other
+            if all(
+                one.open_values[key] == other.open_values[key]
+                for key in one.open_values.keys() & other.open_values.keys()
+            ):
+                found[one.seed, str(sorted(one.open_values.items())), str(sorted(other.open_values.items()))] = (
+                    one,
+                    other,
+                )
     return list(found.values())
 
 

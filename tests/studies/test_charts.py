@@ -1,4 +1,4 @@
-"""The charts of a study: what is judged by an interval, with that interval, and nothing else."""
+"""Charts of a study show the figures that are judged by an interval, with that interval, and no others."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Orderings: what holds, what is contradicted, what is not shown, and of which pairs."""
+"""Orderings: which hold, are contradicted or not shown, and by which pairs."""
 
 from __future__ import annotations
 

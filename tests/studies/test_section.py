@@ -1,4 +1,4 @@
-"""The studies in the report: only what was run is told, with how much was not."""
+"""Studies in the report show only what was run, and count the rest."""
 
 from __future__ import annotations
 

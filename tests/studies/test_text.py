@@ -1,4 +1,4 @@
-"""The study's tables in the terminal: what is beside what, and how wide."""
+"""Tables of a study in the terminal: their content and their width."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def test_findings_are_told_with_their_pairs(tmp_path: Path) -> None:
 
 def test_what_a_reader_must_know_is_there(tmp_path: Path) -> None:
     shown = " ".join(text(tmp_path, cell(synthetic=True)).split())
-    for told in (
+    for part in (
         *RULES,
         "a note",
         "Someone: Somewhere 2020",
@@ -50,7 +50,7 @@ def test_what_a_reader_must_know_is_there(tmp_path: Path) -> None:
         "synthetic data",
         "No cell of this study was run.",
     ):
-        assert told in shown
+        assert part in shown
 
 
 @pytest.mark.parametrize("width", [80, 100, 160])

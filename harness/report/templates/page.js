@@ -110,7 +110,7 @@
     const network = networks[all ? 0 : state.network];
     const quality = (row) => row.network.quality?.digits ?? 4;
     const reference = state.reference === null ? "reference" : "chosen reference";
-    const told = (key) => (all ? networks : [network]).some((entry) => entry.rows.some((row) => row[key] !== null));
+    const known = (key) => (all ? networks : [network]).some((entry) => entry.rows.some((row) => row[key] !== null));
     const found = [
       ["label", "variant", false, null],
       ["quality", all ? "quality" : network.quality?.title ?? "quality", true, (row) => estimate(row, "quality", quality(row))],
@@ -125,7 +125,7 @@
       ["latency", "latency, us", true, (row) => number(row.latency, 1)],
       ["seeds", "seeds", true, (row) => String(row.seeds)],
     ];
-    return found.filter(([key]) => !["nonzero_share", "file_size"].includes(key) || told(key));
+    return found.filter(([key]) => !["nonzero_share", "file_size"].includes(key) || known(key));
   }
 
   function trace(row) {
