@@ -243,7 +243,8 @@ def pytest_runtestloop(session: pytest.Session) -> Iterator[None]:
 def _judge(run: Session, state: State, baseline: Baseline, config: pytest.Config) -> None:
     """Say what has become of the earlier run's cells: measured, lost, or left out on purpose."""
     from harness.gate.judge import judge
-    from harness.gate.text import Background, gate_text, typed, write_findings
+    from harness.gate.output import write_findings
+    from harness.gate.text import Background, gate_text, typed
     from harness.run.declarations import default_rules
 
     new = {record.name: record for record in state.records}

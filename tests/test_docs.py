@@ -14,8 +14,7 @@ import pytest
 from harness import Matrix
 from harness.api import hookspecs
 from harness.cli.main import INTERRUPTED, USAGE_ERROR
-from harness.gate.judge import EXIT_CODES
-from harness.gate.latency import BETWEEN_RUNS
+from harness.gate.judge import BETWEEN_RUNS, EXIT_CODES
 from harness.measure.noise import SIGNALS
 from harness.plugin.manager import Origin, Plugins
 from harness.policy.rules import DEFAULTS, policy

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from harness.gate.latency import BETWEEN_RUNS
+from harness.gate.judge import BETWEEN_RUNS
 from harness.measure.noise import SIGNALS
 from harness.measure.timing import TOLERANCE, WINDOW
 from harness.records.runs import read_records

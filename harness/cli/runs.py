@@ -147,7 +147,8 @@ def _compare(options: argparse.Namespace) -> int:
         _history(argparse.Namespace(runs=options.runs, margin=DEFAULT_MARGIN, figure=None, json=False, all=False))
         return 0
     from harness.gate.judge import judge
-    from harness.gate.text import Background, gate_text, typed, write_findings
+    from harness.gate.output import write_findings
+    from harness.gate.text import Background, gate_text, typed
     from harness.policy.baseline import Baseline
     from harness.policy.rules import check_figures, parse_rules, policy, project_rules
     from harness.records.runs import read

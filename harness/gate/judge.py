@@ -1,35 +1,92 @@
-"""The gate: what has become of each cell of an earlier run, figure by figure. Records in, findings out; all is pure."""
+"""Judge a run against an earlier one: compare the change of every figure of every cell with its tolerance.
+
+Latency is judged by the ratio of both models timed in pairs, every other figure by a difference with its interval.
+"""
 
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Callable, Mapping
+from typing import Literal
 
-from harness.gate.figures import judge_figure
-from harness.gate.findings import Finding
-from harness.gate.latency import judge_latency
-from harness.policy.rules import LATENCY, OUTCOMES, Outcome, Policy
-from harness.records.record import Record
+from harness.policy.rules import LATENCY, OUTCOMES, Outcome, Policy, Tolerance
+from harness.records.changes import environment
+from harness.records.machine_id import same_machine
+from harness.records.record import Against, Interval, MetricValue, Record, Timing
+from harness.run.declarations import declaration
+from harness.text import format_margin
 
-#: What a command that judged ends with, where the policy lets the outcome fail it. (13 is: nothing was measured.)
+#: Exit codes of a command that judged, by the gravest outcome that fails the build. (13 means: nothing was measured.)
 EXIT_CODES: Mapping[Outcome, int] = {"regressed": 10, "inconclusive": 11, "contaminated": 12, "lost": 14}
+#: The least margin for ratios of two runs to the reference, used when the earlier model cannot be timed again. Between
+#: undisturbed runs on one machine such ratios moved by up to 1.5 % without a cause (results/README.md); this is twice.
+BETWEEN_RUNS = 0.03
+#: The method of a difference that was not resampled: a worse value may be chance.
+NO_INTERVAL = "from the records, without an interval"
+
+#: "fine" is no worse than the tolerance allows.
+FindingKind = Literal["regressed", "improved", "fine", "inconclusive", "contaminated"]
 
 
 @dataclasses.dataclass(frozen=True)
-class Comparison:
-    """A cell of either run: its findings, or why it has none. ``old`` or ``new`` is None where the run lacks it."""
+class FigureChange:
+    """The change of a figure with its interval; without bounds it is exact.
+
+    For a tolerance of kind "share" it is new / old, for "absolute" new - old, and for "kept" new - reference.
+    """
+
+    value: float
+    low: float | None = None
+    high: float | None = None
+
+    @classmethod
+    def of(cls, interval: Interval) -> FigureChange:
+        """The change that an interval of a record describes."""
+        return cls(interval.value, interval.low, interval.high)
+
+    def map(self, function: Callable[[float], float]) -> FigureChange:
+        """The change on another scale; a falling function swaps the bounds."""
+        if self.low is None or self.high is None:
+            return FigureChange(function(self.value))
+        return FigureChange(function(self.value), *sorted((function(self.low), function(self.high))))
+
+
+@dataclasses.dataclass(frozen=True)
+class Finding:
+    """The judgement of one figure of one cell.
+
+    ``old`` and ``new`` are its values in ``unit``, None if unknown. ``method`` says how the change was determined,
+    ``reason`` why the kind is not "regressed" or "improved".
+    """
+
+    figure: str
+    kind: FindingKind
+    old: float | None
+    new: float | None
+    change: FigureChange | None
+    tolerance: Tolerance
+    unit: str = ""
+    digits: int = 4
+    method: str = ""
+    reason: str = ""
+
+
+@dataclasses.dataclass(frozen=True)
+class CellComparison:
+    """A cell of either run with its findings. ``old`` or ``new`` is None if that run has no record of it."""
 
     name: str
     old: Record | None
     new: Record | None
     policy: Policy
     findings: tuple[Finding, ...] = ()
-    #: Of a lost cell, why.
+    #: Why the cell is lost.
     reason: str = ""
 
     @property
     def outcomes(self) -> set[Outcome]:
-        """What there is to say against the cell; empty when it is fine, or new."""
+        """The outcomes that may fail a build; empty if the cell is fine or new."""
         if self.new is None:
             return {"lost"}
         kinds = {finding.kind for finding in self.findings}
@@ -38,13 +95,13 @@ class Comparison:
 
 @dataclasses.dataclass(frozen=True)
 class Judgement:
-    """All cells of two runs, and what that means for a build."""
+    """The comparison of two runs, cell by cell, and its exit code."""
 
-    comparisons: tuple[Comparison, ...]
-    #: How many cells of the earlier run were left out on purpose.
-    left_out: int = 0
+    comparisons: tuple[CellComparison, ...]
+    #: The number of cells of the earlier run that were not selected.
+    not_selected: int = 0
 
-    def having(self, outcome: Outcome) -> list[Comparison]:
+    def having(self, outcome: Outcome) -> list[CellComparison]:
         """The cells with this outcome."""
         return [comparison for comparison in self.comparisons if outcome in comparison.outcomes]
 
@@ -68,25 +125,260 @@ def judge(
     lost: Mapping[str, str],
     policy_of: Callable[[Record], Policy],
 ) -> Judgement:
-    """Compare two runs' records, which are by their names (`Record.name`).
+    """Compare the records of two runs, each by the name of its cell (`Record.name`).
 
-    ``lost`` has the cells of the earlier run that this one should have, each with the reason why it has not. What is
-    neither there nor in ``new`` was left out on purpose, and is not judged.
+    ``lost`` maps cells of the earlier run that are missing from this run, although expected, to the reason. Cells of
+    the earlier run in neither ``lost`` nor ``new`` were not selected, and are not judged.
     """
-    found = [
-        compare(name, old[name], record, policy_of(record))
+    comparisons = [
+        judge_cell(name, old[name], record, policy_of(record))
         if name in old
-        else Comparison(name, None, record, policy_of(record))
+        else CellComparison(name, None, record, policy_of(record))
         for name, record in new.items()
     ]
-    found += [Comparison(name, old[name], None, policy_of(old[name]), reason=reason) for name, reason in lost.items()]
-    return Judgement(tuple(found), left_out=len(old.keys() - new.keys() - lost.keys()))
+    comparisons += [
+        CellComparison(name, old[name], None, policy_of(old[name]), reason=reason) for name, reason in lost.items()
+    ]
+    return Judgement(tuple(comparisons), not_selected=len(old.keys() - new.keys() - lost.keys()))
 
 
-def compare(name: str, old: Record, new: Record, policy: Policy) -> Comparison:
-    """One cell of both runs. A figure that only the new run has is not judged; one that it lost is inconclusive."""
-    found = (
-        judge_latency(old, new, tolerance) if figure == LATENCY else judge_figure(figure, old, new, tolerance)
+def judge_cell(name: str, old: Record, new: Record, policy: Policy) -> CellComparison:
+    """Compare a cell of both runs. A figure that only the new run has is not judged; a lost one is inconclusive."""
+    findings = (
+        judge_latency(old, new, tolerance) if figure == LATENCY else judge_metric(figure, old, new, tolerance)
         for figure, tolerance in policy.tolerances.items()
     )
-    return Comparison(name, old, new, policy, tuple(finding for finding in found if finding is not None))
+    return CellComparison(name, old, new, policy, tuple(finding for finding in findings if finding is not None))
+
+
+def classify(worsening: FigureChange, allowed: float) -> tuple[FindingKind, str]:
+    """The kind of a worsening, by its interval: beyond ``allowed``, within, or across; and the reason if across."""
+    low = worsening.value if worsening.low is None else worsening.low
+    high = worsening.value if worsening.high is None else worsening.high
+    slack = 1e-9 * max(1.0, abs(allowed))  # for rounding errors
+    if low > allowed + slack:
+        return "regressed", ""
+    if high <= allowed + slack:
+        return ("improved" if high < -allowed - slack else "fine"), ""
+    side = "beyond" if worsening.value > allowed else "within"
+    return "inconclusive", f"the change is {side} the tolerance, but its interval crosses it; use more test examples"
+
+
+def _earlier_model(old: Record, new: Record) -> Against | None:
+    """What the new run measured of the earlier model itself."""
+    against = new.against
+    return against if against is not None and against.artefact.key == old.artefact.key else None
+
+
+def _on_one_machine(old: Record, new: Record) -> bool:
+    return same_machine(old.fingerprint, new.fingerprint)
+
+
+# ------------------------------------------------------------------------------------------------- figures of metrics
+
+
+def judge_metric(name: str, old: Record, new: Record, tolerance: Tolerance) -> Finding | None:
+    """Judge a metric's figure; None if it has no earlier value to compare with, or no better side."""
+    before, now = _finite(old, name), _finite(new, name)
+    if now is None:
+        if before is None or before.better is None:
+            return None
+        return _undecided(name, before, before.value, None, tolerance, f"this run has no {name}; the earlier run has")
+    if now.better is None:
+        return None
+    if tolerance.kind == "kept":
+        if not new.is_reference:
+            return _judge_kept_share(name, now, before, new.differences.get(name), tolerance)
+        # The reference itself has to keep that share of its own earlier value.
+        tolerance = Tolerance("share", 1 - tolerance.value)
+    again = _earlier_model(old, new)
+    if declaration(name, now).per_machine and not _on_one_machine(old, new):
+        before = None if again is None else _finite(again, name)
+    if before is None:
+        return None
+    difference, method = _difference(name, old, new, again, _value(now) - _value(before))
+    if difference is None:
+        return _undecided(name, now, before.value, now.value, tolerance, method)
+    return _judge_difference(name, now, _value(before), difference, tolerance, method)
+
+
+def _finite(record: Record | Against, name: str) -> MetricValue | None:
+    """The figure, if it has a finite value."""
+    figure = record.figures.get(name)
+    return figure if figure is not None and figure.value is not None and math.isfinite(figure.value) else None
+
+
+def _value(figure: MetricValue) -> float:
+    assert figure.value is not None  # by _finite
+    return figure.value
+
+
+def _undecided(
+    name: str, figure: MetricValue, old: float | None, new: float | None, tolerance: Tolerance, reason: str
+) -> Finding:
+    return Finding(name, "inconclusive", old, new, None, tolerance, figure.unit, figure.digits, reason=reason)
+
+
+def _difference(
+    name: str, old: Record, new: Record, again: Against | None, value: float
+) -> tuple[FigureChange | None, str]:
+    """The difference new - old of a figure with the method of its interval, or None with the reason."""
+    other_examples = old.test_examples != new.test_examples
+    if again is not None and name in again.differences:
+        paired = again.differences[name]
+        if paired.low is None or paired.high is None:
+            return FigureChange(value), NO_INTERVAL
+        if other_examples or again.sha256 != old.artefact.sha256:
+            # The old record describes other examples or another file, so only the values of this run are comparable.
+            return FigureChange.of(paired), f"both models evaluated in this run, {paired.method}"
+        # The earlier model's own drift, caused by other versions of the software, is known exactly.
+        drift = value - paired.value
+        return FigureChange.of(paired).map(lambda bound: bound + drift), f"on the same test examples, {paired.method}"
+    if name not in new.differences:
+        exact = declaration(name, new.figures[name]).exact
+        return FigureChange(value), "exact" if exact else "one measurement in each run"
+    if other_examples:
+        return None, "the test examples differ, and this run did not evaluate the earlier model on them"
+    if old.artefact.sha256 == new.artefact.sha256:
+        return FigureChange(value), "the same model, evaluated in each run"
+    same_reference = old.reference_artefact.sha256 == new.reference_artefact.sha256
+    spread = 0.0
+    for record in (old, new):
+        # Both intervals resample the same examples; adding them as independent errors is conservative.
+        interval = record.differences.get(name) if same_reference else record.figures[name].interval
+        if interval is None or interval.low is None or interval.high is None:
+            return FigureChange(value), NO_INTERVAL
+        spread = math.hypot(spread, (interval.high - interval.low) / 2)
+    source = "each run's difference to the same reference" if same_reference else "each run's own interval"
+    return FigureChange(value, value - spread, value + spread), f"from the records: {source}"
+
+
+def _judge_difference(
+    name: str, now: MetricValue, earlier: float, difference: FigureChange, tolerance: Tolerance, method: str
+) -> Finding:
+    """Judge a difference, new - old."""
+    share = tolerance.kind == "share"
+    allowed = tolerance.value * (abs(earlier) if share else 1)
+    sign = 1 if now.better == "lower" else -1
+    kind, reason = classify(difference.map(lambda value: sign * value), allowed)
+    if kind == "regressed" and method == NO_INTERVAL:
+        kind, reason = "inconclusive", "the difference exceeds the tolerance, but has no interval"
+    change = difference.map(lambda value: 1 + value / earlier) if share and earlier else difference
+    return Finding(name, kind, earlier, now.value, change, tolerance, now.unit, now.digits, method, reason)
+
+
+def _judge_kept_share(
+    name: str, now: MetricValue, before: MetricValue | None, difference: Interval | None, tolerance: Tolerance
+) -> Finding:
+    """Judge whether the cell keeps a share of its reference's figure, both in the new run."""
+    earlier = None if before is None else before.value
+    if difference is None:
+        return _undecided(name, now, earlier, now.value, tolerance, f"{name} has no difference to the reference")
+    reference = _value(now) - difference.value
+    allowed = Tolerance("absolute", (1 - tolerance.value) * abs(reference))
+    bounded = difference.low is not None and difference.high is not None
+    method = f"against the reference's {reference:.{now.digits}f}, {difference.method}" if bounded else NO_INTERVAL
+    finding = _judge_difference(name, now, reference, FigureChange.of(difference), allowed, method)
+    return dataclasses.replace(finding, old=earlier, tolerance=tolerance)
+
+
+# ------------------------------------------------------------------------------------------------------------ latency
+
+
+def judge_latency(old: Record, new: Record, tolerance: Tolerance) -> Finding | None:
+    """Judge latency by pairs of both models, else by each run's ratio to its reference; None if never timed."""
+    again = _earlier_model(old, new)
+    if new.timing is None:
+        if old.timing is None:
+            return None
+        return _latency_finding("inconclusive", tolerance, reason="this run did not time the cell; the earlier run did")
+    if again is not None and again.timing is not None:
+        return _judge_pairs(again.timing, again.value(LATENCY), again.latency, tolerance)
+    if old.timing is not None:
+        same_file = old.artefact.sha256 == new.artefact.sha256 or (again is not None and again.same)
+        return _judge_ratios(old, new, old.timing, new.timing, same_file, tolerance)
+    return None
+
+
+def _latency_finding(kind: FindingKind, tolerance: Tolerance, *, method: str = "", reason: str = "") -> Finding:
+    """A finding without values."""
+    return Finding(LATENCY, kind, None, None, None, tolerance, method=method, reason=reason)
+
+
+def _judge_pairs(timing: Timing, earlier: float | None, now: float | None, tolerance: Tolerance) -> Finding:
+    """Convert the verdict on pairs of the earlier and the new model, which was reached when they were timed."""
+    kinds: Mapping[str, FindingKind] = {
+        "slower": "regressed",
+        "faster": "improved",
+        "same": "fine",
+        "contaminated": "contaminated",
+    }
+    kind: FindingKind = "inconclusive"
+    reason = "the run ended before the verdict"
+    method = f"timed in pairs with the earlier model, {timing.processes} processes"
+    verdict = timing.verdict
+    if verdict is not None:
+        kind, reason = kinds.get(verdict.kind, kind), verdict.reason
+    if kind == "regressed":
+        method += ", confirmed in fresh processes"
+    change = FigureChange.of(timing.ratio)
+    return Finding(LATENCY, kind, earlier, now, change, tolerance, "us", 1, method, reason)
+
+
+def _judge_ratios(
+    old: Record, new: Record, before: Timing, now: Timing, same_file: bool, tolerance: Tolerance
+) -> Finding:
+    """Judge the quotient of both runs' ratios to the reference, by Welch's t interval; the unit is the process."""
+    from harness.stats.ratios import quotient
+
+    not_timed = f" ({new.against.reason})" if new.against is not None and new.against.reason else ""
+    problem, contaminated = _incomparable(old, new), ""
+    for run, timing in (("the earlier", before), ("this", now)):
+        verdict = timing.verdict
+        if verdict is not None and verdict.kind == "contaminated":
+            contaminated = f"{run} run was contaminated: {verdict.reason}"
+    if same_file and (problem or contaminated):
+        reason = f"whether the runtime became slower is unknown: {problem or contaminated}"
+        return _latency_finding("fine", tolerance, method="the same file", reason=reason)
+    if problem:
+        reason = f"{problem}, and this run did not time the earlier model again{not_timed}"
+        return _latency_finding("inconclusive", tolerance, reason=reason)
+    if contaminated:
+        return _latency_finding("contaminated", tolerance, reason=contaminated)
+    margin = max(tolerance.value, BETWEEN_RUNS)
+    change = FigureChange(*quotient(before.per_process, now.per_process))
+    kind, reason = classify(change.map(math.log), math.log1p(margin))
+    if kind == "inconclusive" and same_file:  # only the runtime can have become slower, and that is not shown
+        kind, reason = "fine", "the same file"
+    elif kind == "inconclusive":
+        reason = "the interval crosses the margin"
+    elif kind == "regressed" and same_file and not _runtime_changed(old, new):
+        # There is no known cause, and a file cannot be timed in pairs with itself.
+        kind, reason = "inconclusive", "slower, although the file, its key and all versions are the same"
+    method = f"each run's ratio to its reference, at {format_margin(margin)}{not_timed}"
+    ratios = before.ratio.value, now.ratio.value
+    return Finding(LATENCY, kind, *ratios, change, tolerance, "of the reference", 3, method, reason)
+
+
+def _incomparable(old: Record, new: Record) -> str:
+    """Why two runs' ratios to the reference cannot be compared; empty if they can."""
+    if not _on_one_machine(old, new):
+        return "the earlier run comes from another machine"
+    if old.is_reference:
+        return "this cell is its own reference"
+    if old.reference_artefact.sha256 != new.reference_artefact.sha256:
+        return "its reference changed too"
+    for run, record in (("the earlier", old), ("this", new)):
+        timing = record.timing
+        if timing is None or len(timing.per_process) < 2:
+            return f"{run} run's ratio has no interval"
+        if not all(math.isfinite(ratio) and ratio > 0 for ratio in timing.per_process):
+            return f"{run} run has invalid ratios, {timing.per_process}"
+    if environment(old) != environment(new):
+        return "the runs timed it in different environments"
+    return ""
+
+
+def _runtime_changed(old: Record, new: Record) -> bool:
+    """Whether the key or a recorded version differs for one and the same file."""
+    return old.artefact.key != new.artefact.key or old.versions != new.versions

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from harness.errors import UsageError
 from harness.files import atomic_write
-from harness.history.series import RATIO, Change, Group, History, Point, Series
+from harness.history.series import RATIO, Group, History, LevelChange, Point, Series
 from harness.history.text import SYNTHETIC, about, relative
 from harness.records.runs import labels
 from harness.text import one_line
@@ -151,7 +151,7 @@ def _labels(axes: Axes, series: Series, places: Mapping[int, int], names: Sequen
         ).set_in_layout(False)
 
 
-def _between(change: Change, places: Mapping[int, int]) -> float:
+def _between(change: LevelChange, places: Mapping[int, int]) -> float:
     return (places[change.last] + places[change.first]) / 2
 
 

@@ -14,7 +14,7 @@ from scipy import stats
 
 from harness.api import Profile
 from harness.keys import to_jsonable
-from harness.records.changes import Documents, around_it, of_the_cell
+from harness.records.changes import Documents, cell_changes, surrounding_changes
 from harness.records.machine_id import Fingerprint
 from harness.records.record import Interval, Record
 from harness.records.runs import Run
@@ -64,7 +64,7 @@ class Point:
 
 
 @dataclasses.dataclass(frozen=True)
-class Change:
+class LevelChange:
     """A change of level between two runs, which are those that count next to it, and what differs between these."""
 
     last: int
@@ -87,7 +87,7 @@ class Series:
     digits: int
     scale: Scale
     points: tuple[Point, ...]
-    changes: tuple[Change, ...]
+    changes: tuple[LevelChange, ...]
 
     @property
     def counted(self) -> list[Point]:
@@ -208,15 +208,15 @@ def _series(
     for found in change_points(values, [point.error for point in counted], scale, margin):
         before, after = counted[found.index - 1].run, counted[found.index].run
         changes.append(
-            Change(
+            LevelChange(
                 last=before,
                 first=after,
                 before=found.before,
                 after=found.after,
                 relative=found.relative,
                 worse={"lower": found.after > found.before, "higher": found.after < found.before}.get(better or ""),
-                cell=tuple(of_the_cell(records[before], records[after], documents[before], documents[after])),
-                environment=tuple(around_it(records[before], records[after])),
+                cell=tuple(cell_changes(records[before], records[after], documents[before], documents[after])),
+                environment=tuple(surrounding_changes(records[before], records[after])),
             )
         )
     return Series(cell, name, unit, digits, scale, tuple(points), tuple(changes))

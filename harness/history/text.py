@@ -11,7 +11,7 @@ from typing import Any
 
 from tabulate import tabulate
 
-from harness.history.series import Change, Group, History, Series, Setting
+from harness.history.series import Group, History, LevelChange, Series, Setting
 from harness.records.runs import labels
 from harness.stats.changepoints import LEAST_RUNS
 from harness.text import format_margin, one_line, pluralize, printable
@@ -55,7 +55,7 @@ def about(setting: Setting) -> str:
     return one_line(", ".join(parts))
 
 
-def relative(change: Change) -> str:
+def relative(change: LevelChange) -> str:
     """A change in per cent, and whether it is for the worse: "+10.1 %, worse"."""
     share = "from 0" if change.relative is None else f"{100 * change.relative:+,.1f} %"
     if change.relative is not None and abs(change.relative) < 0.0005:

@@ -225,7 +225,7 @@ def test_a_bigger_file_fails(pull: Any, monkeypatch: pytest.MonkeyPatch) -> None
     assert "file_size" in text
     assert "x 1.05" in text
     assert "allowed 1 %: exact" in text
-    assert "changed: the deployed file has other bytes, although its key is the same" in text
+    assert "changed: the bytes of the deployed file differ, although its key is the same" in text
 
 
 def test_lost_quality_fails(pull: Any) -> None:
@@ -365,7 +365,7 @@ def test_a_run_of_another_machine_is_never_compared_by_its_clock(pull: Any, monk
     monkeypatch.setattr(machine, "facts", other)
     code, text = pull(source("layers=1"), "--harness-store=other", "--harness-gate=fail_on=regressed+lost+inconclusive")
     assert code == 11
-    assert "the earlier run is of another machine, and the earlier model was not timed again" in text
+    assert "the earlier run comes from another machine, and this run did not time the earlier model again" in text
     assert "changed around the models: machine a CPU" in text
 
 

@@ -1,4 +1,4 @@
-"""The gate's judgement of two records: which figure, by what interval, within what tolerance."""
+"""The gate's judgement of two records: each figure, by its interval and tolerance."""
 
 from __future__ import annotations
 
@@ -13,9 +13,7 @@ from hypothesis import strategies as st
 from records import decoded, interval, record, verdict
 
 from harness.gate import judge as gate
-from harness.gate.findings import Finding
-from harness.gate.judge import EXIT_CODES, Comparison, Judgement
-from harness.gate.latency import BETWEEN_RUNS
+from harness.gate.judge import BETWEEN_RUNS, EXIT_CODES, CellComparison, Finding, Judgement
 from harness.policy.rules import Policy, policy
 from harness.records.record import Record
 from harness.run.declarations import default_rules
@@ -42,7 +40,7 @@ def cell(old: bool = False, **changes: Any) -> Any:
 
 
 def again(new: Any, ratio: tuple[float, float, float], kind: str, **rest: Any) -> Any:
-    """The earlier model was timed beside the new one."""
+    """Add a timing of the earlier model in pairs with the new one."""
     new["artefact"] = {"key": "k2", "sha256": "s2"}
     timing = copy.deepcopy(new["timing"])
     timing["ratio"] = interval(*ratio)
@@ -62,8 +60,8 @@ def again(new: Any, ratio: tuple[float, float, float], kind: str, **rest: Any) -
     return new
 
 
-def compare(name: str, old: Any, new: Any, rules: Policy) -> Comparison:
-    return gate.compare(name, decoded(old), decoded(new), rules)
+def compare(name: str, old: Any, new: Any, rules: Policy) -> CellComparison:
+    return gate.judge_cell(name, decoded(old), decoded(new), rules)
 
 
 def judge(old: Any, new: Any, lost: dict[str, str], policy_of: Callable[[Record], Policy]) -> Judgement:
@@ -95,7 +93,7 @@ def finding(figure: str, old: Any, new: Any, **rules: str) -> Finding:
 def test_a_size_is_exact(now: float, tolerance: str, kind: str) -> None:
     old, new = cell(figures={"file_size": 1000.0}), cell(figures={"file_size": now})
     found = finding("file_size", old, new, file_size=tolerance)
-    assert (found.kind, found.how, found.old, found.new) == (kind, "exact", 1000, now)
+    assert (found.kind, found.method, found.old, found.new) == (kind, "exact", 1000, now)
 
 
 def test_the_change_is_shown_as_the_tolerance_is_written() -> None:
@@ -108,7 +106,7 @@ def test_the_change_is_shown_as_the_tolerance_is_written() -> None:
 
 
 @pytest.mark.parametrize("value", [None, float("nan"), "absent"])
-def test_a_figure_that_only_the_new_run_has_is_not_judged_and_a_vanished_one_is_told(value: Any) -> None:
+def test_a_new_figure_is_not_judged_and_a_vanished_one_is_inconclusive(value: Any) -> None:
     """Quality that became undefined must not pass as fine."""
     full, without = cell(figures={"auroc": 0.93}), cell(figures={"auroc": 0.93})
     if value == "absent":
@@ -119,7 +117,7 @@ def test_a_figure_that_only_the_new_run_has_is_not_judged_and_a_vanished_one_is_
     assert not compare("cell", without, full, rules).outcomes
     judged = {entry.figure: entry for entry in compare("cell", full, without, rules).findings}
     assert (judged["auroc"].kind, judged["auroc"].old, judged["auroc"].new) == ("inconclusive", 0.93, None)
-    assert judged["auroc"].reason == "this run has no auroc, and the earlier one had"
+    assert judged["auroc"].reason == "this run has no auroc; the earlier run has"
     kept = policy({"latency": "off", "auroc": "99% of reference"})
     assert compare("cell", full, without, kept).outcomes == {"inconclusive"}
 
@@ -128,10 +126,10 @@ def test_a_run_that_timed_nothing_does_not_pass_as_fine() -> None:
     new = cell()
     new["timing"] = None
     found = finding("latency", cell(), new, latency="1%")
-    assert (found.kind, found.reason) == ("inconclusive", "this run timed nothing, and the earlier one did")
+    assert (found.kind, found.reason) == ("inconclusive", "this run did not time the cell; the earlier run did")
 
 
-def test_memory_of_another_machine_is_compared_only_where_both_models_ran_here() -> None:
+def test_a_figure_per_machine_is_compared_across_machines_only_if_both_models_ran_here() -> None:
     old, new = cell(figures={"memory": 100.0}), cell(figures={"memory": 150.0})
     assert finding("memory", old, new, memory="10%").kind == "regressed"
     old["machine"]["cpu"] = "another"
@@ -160,11 +158,11 @@ def test_quality_is_judged_by_its_paired_interval(bounds: tuple[float, float, fl
     paired = interval(*bounds) | {"method": "bootstrap over 9 patients"}
     again(new, (1, 1, 1), "same", differences={"auroc": paired})
     found = finding("auroc", old, new, auroc="0.005")
-    assert (found.kind, "bootstrap over 9 patients" in found.how) == (kind, True)
+    assert (found.kind, "bootstrap over 9 patients" in found.method) == (kind, True)
 
 
-def test_what_the_earlier_model_itself_lost_since_counts() -> None:
-    """A new version of what runs the models costs both of them 0.02: their difference is nil, the loss is not."""
+def test_drift_of_the_earlier_model_counts() -> None:
+    """A new runtime costs both models 0.02: they do not differ, but the figure fell."""
     old, new = cell(figures={"auroc": 0.93}), cell(figures={"auroc": 0.91})
     paired = interval(0.0, -0.001, 0.001)
     again(new, (1, 1, 1), "same", differences={"auroc": paired})
@@ -173,16 +171,16 @@ def test_what_the_earlier_model_itself_lost_since_counts() -> None:
     assert found.change is not None
     assert found.change.low == pytest.approx(-0.021)
     new["against"]["sha256"] = "another file of the same model"
-    assert finding("auroc", old, new, auroc="0.005").kind == "fine", "today's file has no figure of then"
+    assert finding("auroc", old, new, auroc="0.005").kind == "fine", "the old figure belongs to another file"
 
 
 @pytest.mark.parametrize(("low", "high", "kind"), [(-0.001, 0.001, "regressed"), (-0.03, 0.03, "inconclusive")])
-def test_without_the_earlier_model_the_records_intervals_serve(low: float, high: float, kind: str) -> None:
+def test_without_the_earlier_model_the_intervals_of_the_records_count(low: float, high: float, kind: str) -> None:
     old = cell(figures={"auroc": 0.93}, difference=(0.0, low, high))
     new = cell(figures={"auroc": 0.91}, difference=(-0.02, -0.02 + low, -0.02 + high))
     new["artefact"]["sha256"] = "other"
     found = finding("auroc", old, new, auroc="0.005")
-    assert (found.kind, found.how) == (kind, "from the records: each run's difference to the same reference")
+    assert (found.kind, found.method) == (kind, "from the records: each run's difference to the same reference")
     assert found.change is not None
     assert found.change.high is not None
     assert found.change.high - found.change.value == pytest.approx(np.hypot(high, high))
@@ -191,20 +189,20 @@ def test_without_the_earlier_model_the_records_intervals_serve(low: float, high:
 def test_the_same_file_has_exact_quality() -> None:
     old, new = cell(figures={"auroc": 0.93}), cell(figures={"auroc": 0.92})
     found = finding("auroc", old, new, auroc="0.005")
-    assert (found.kind, found.how) == ("regressed", "the same model, evaluated in each run")
+    assert (found.kind, found.method) == ("regressed", "the same model, evaluated in each run")
 
 
 @pytest.mark.parametrize(
     ("difference", "kind"),
     [((-0.02, -0.03, -0.015), "regressed"), ((-0.005, -0.008, -0.002), "fine"), ((-0.008, -0.02, 0), "inconclusive")],
 )
-def test_a_share_of_the_float_network_s_quality(difference: tuple[float, float, float], kind: str) -> None:
+def test_a_share_of_the_reference_s_quality_is_kept(difference: tuple[float, float, float], kind: str) -> None:
     new = cell(figures={"auroc": 0.93 + difference[0]}, difference=difference)
     found = finding("auroc", cell(figures={"auroc": 0.5}), new, auroc="99% of reference")
-    assert (found.kind, found.old, "reference's 0.9300" in found.how) == (kind, 0.5, True)
+    assert (found.kind, found.old, "reference's 0.9300" in found.method) == (kind, 0.5, True)
 
 
-def test_the_reference_itself_must_keep_the_share_of_what_it_was() -> None:
+def test_the_reference_itself_must_keep_the_share_of_its_earlier_value() -> None:
     old, new = (cell(precision="float32", figures={"auroc": value}) for value in (0.93, 0.5))
     new["artefact"]["sha256"] = new["reference_artefact"]["sha256"] = "other"
     for entry in (old, new):
@@ -213,8 +211,8 @@ def test_the_reference_itself_must_keep_the_share_of_what_it_was() -> None:
     assert (found.kind, str(found.tolerance)) == ("regressed", "1 %")
 
 
-def test_worse_quality_without_an_interval_may_be_chance() -> None:
-    """As in a retrained model beside a record that is older than intervals."""
+def test_worse_quality_without_an_interval_is_inconclusive() -> None:
+    """For example a retrained model, compared with a record from before intervals were recorded."""
     old, new = cell(figures={"auroc": 0.93}), cell(figures={"auroc": 0.90})
     new["artefact"]["sha256"] = new["reference_artefact"]["sha256"] = "other"
     assert finding("auroc", old, new, auroc="0.005").kind == "inconclusive"
@@ -225,7 +223,7 @@ def test_worse_quality_without_an_interval_may_be_chance() -> None:
     assert finding("auroc", old, new, auroc="0.005").kind == "inconclusive"
 
 
-def test_other_test_examples_are_no_loss_of_quality() -> None:
+def test_quality_on_other_test_examples_is_inconclusive() -> None:
     old, new = cell(figures={"auroc": 0.93}), cell(figures={"auroc": 0.90})
     new["test_examples"] = 30
     assert finding("auroc", old, new, auroc="0.005").kind == "inconclusive"
@@ -253,25 +251,25 @@ def test_the_verdict_of_the_pairs_counts(verdict: str, kind: str) -> None:
     assert (found.kind, found.reason, found.old, found.new) == (kind, f"because {verdict}", 100, 110)
     assert found.change is not None
     assert (found.change.value, found.change.low, found.change.high) == (1.1, 1.09, 1.11)
-    assert "timed in pairs with the earlier model, 4 processes" in found.how
+    assert "timed in pairs with the earlier model, 4 processes" in found.method
 
 
 @pytest.mark.parametrize(
     ("factor", "kind"), [(1.0, "fine"), (1.02, "fine"), (1.1, "regressed"), (0.9, "improved"), (1.03, "inconclusive")]
 )
-def test_without_pairs_both_runs_ratios_to_the_reference_serve(factor: float, kind: str) -> None:
+def test_without_pairs_the_ratios_of_both_runs_are_compared(factor: float, kind: str) -> None:
     old, new = cell(), cell()
     new["timing"]["per_process"] = [factor * ratio for ratio in old["timing"]["per_process"]]
     same = finding("latency", old, new, latency="1%")
     unchanged = {"inconclusive": "fine", "regressed": "inconclusive"}
-    assert same.kind == unchanged.get(kind, kind), "of the same file only what is shown counts"
+    assert same.kind == unchanged.get(kind, kind), "the same file cannot have become slower by itself"
     if kind == "regressed":
         updated = copy.deepcopy(new) | {"versions": {"torch": "2.14.0"}}
         assert finding("latency", old, updated, latency="1%").kind == "regressed", "a library may have made it slower"
     new["artefact"]["sha256"] = "s2"
     found = finding("latency", old, new, latency="1%")
     assert (found.kind, found.unit) == (kind, "of the reference")
-    assert found.how == f"each run's ratio to its reference, at {100 * BETWEEN_RUNS:g} %"
+    assert found.method == f"each run's ratio to its reference, at {100 * BETWEEN_RUNS:g} %"
     assert found.change is not None
     assert found.change.value == pytest.approx(factor)
 
@@ -283,12 +281,12 @@ def test_a_margin_wider_than_that_between_runs_counts() -> None:
 
 
 @pytest.mark.parametrize("which", ["old", "new"])
-def test_a_contaminated_run_says_nothing(which: str) -> None:
+def test_ratios_of_a_contaminated_run_are_not_judged(which: str) -> None:
     records = {"old": cell(), "new": cell()}
     records[which]["timing"]["verdict"] = verdict("contaminated", "busy")
     records["new"]["timing"]["per_process"] = [9.0] * 4
     same = finding("latency", records["old"], records["new"], latency="1%")
-    assert (same.kind, same.change, same.how) == ("fine", None, "the same file")
+    assert (same.kind, same.change, same.method) == ("fine", None, "the same file")
     records["new"]["artefact"]["sha256"] = "s2"
     found = finding("latency", records["old"], records["new"], latency="1%")
     assert (found.kind, found.change) == ("contaminated", None)
@@ -297,16 +295,19 @@ def test_a_contaminated_run_says_nothing(which: str) -> None:
 @pytest.mark.parametrize(
     ("change", "reason"),
     [
-        (lambda old: old["machine"].update(cpu="another"), "the earlier run is of another machine"),
-        (lambda old: old.pop("machine"), "the earlier run is of another machine"),
+        (lambda old: old["machine"].update(cpu="another"), "the earlier run comes from another machine"),
+        (lambda old: old.pop("machine"), "the earlier run comes from another machine"),
         (lambda old: old["reference_artefact"].update(sha256="other"), "its reference changed too"),
         (lambda old: old["timing"].pop("per_process"), "the earlier run's ratio has no interval"),
-        (lambda old: old["timing"].update(per_process=[float("nan"), 1.0]), "the earlier run has ratios that no clock"),
-        (lambda old: old["timing"]["environment"][0].update(allocator="system"), "timed in another environment"),
+        (lambda old: old["timing"].update(per_process=[float("nan"), 1.0]), "the earlier run has invalid ratios"),
+        (
+            lambda old: old["timing"]["environment"][0].update(allocator="system"),
+            "the runs timed it in different environments",
+        ),
     ],
 )
 @pytest.mark.parametrize("same", [True, False])
-def test_ratios_that_cannot_be_compared_are_not(change: Any, reason: str, same: bool) -> None:
+def test_incomparable_ratios_are_not_judged(change: Any, reason: str, same: bool) -> None:
     old, new = cell(), cell()
     new["timing"]["per_process"] = [9.0] * 4
     if not same:
@@ -324,7 +325,7 @@ def test_a_reference_has_no_ratio() -> None:
     assert (found.kind, "this cell is its own reference" in found.reason) == ("inconclusive", True)
 
 
-def test_what_was_measured_of_yet_another_run_is_not_used() -> None:
+def test_a_measurement_of_a_third_run_s_model_is_not_used() -> None:
     new = again(cell(), (2, 1.9, 2.1), "slower")
     new["against"]["artefact"]["key"] = "of another run"
     assert finding("latency", cell(), new, latency="1%").kind == "fine"
@@ -352,7 +353,7 @@ def runs(**kinds: str) -> Any:
         (["slower"], "lost", 0),
     ],
 )
-def test_the_gravest_outcome_that_may_fail_gives_the_exit_code(kinds: list[str], fail_on: str, code: int) -> None:
+def test_the_gravest_failing_outcome_sets_the_exit_code(kinds: list[str], fail_on: str, code: int) -> None:
     old, new, lost = runs(**{f"cell{index}": kind for index, kind in enumerate(kinds)})
     found = judge(old, new, lost, lambda entry: policy({"fail_on": fail_on}))
     assert found.exit_code == code
@@ -372,7 +373,9 @@ ORDER = ["improved", "fine", "inconclusive", "regressed"]
 
 
 @given(st.floats(-0.2, 0.2), st.floats(0, 0.05), st.floats(0, 0.05), st.floats(0.0, 0.02), st.floats(0.001, 0.1))
-def test_the_worse_never_fares_better(value: float, below: float, above: float, allowed: float, more: float) -> None:
+def test_a_worse_value_never_gets_a_better_kind(
+    value: float, below: float, above: float, allowed: float, more: float
+) -> None:
     def kind(shift: float) -> str:
         old, new = cell(figures={"auroc": 0.9}), cell(figures={"auroc": 0.9 + value - shift})
         paired = interval(value - shift, value - shift - below, value - shift + above)

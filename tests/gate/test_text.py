@@ -1,4 +1,4 @@
-"""What is said of a judgement: in the terminal, as Markdown and as JUnit XML, with names that mean harm."""
+"""The gate's text, Markdown and JUnit XML, also with hostile names."""
 
 from __future__ import annotations
 
@@ -11,10 +11,8 @@ from typing import Any
 import pytest
 from records import decoded, record
 
-from harness.gate.findings import Change, Finding
-from harness.gate.judge import Comparison, Judgement, judge
-from harness.gate.junit import junit_xml
-from harness.gate.markdown import MOST, gate_markdown
+from harness.gate.judge import CellComparison, FigureChange, Finding, Judgement, judge
+from harness.gate.output import MOST, gate_markdown, junit_xml
 from harness.gate.text import Background, conclusion, gate_text, headline, summary, typed
 from harness.policy.rules import Tolerance, policy
 
@@ -24,7 +22,7 @@ HOSTILE = "s.py::m[<script>alert(1)</script>|`a`\n\x00\x1b[31m&<!--@everyone ](h
 
 
 class Hostile(Background):
-    """A background out of files that mean harm."""
+    """A background with hostile changes."""
 
     def changed(self, before: Any, now: Any) -> list[str]:
         return [HOSTILE]
@@ -36,20 +34,20 @@ def finding(kind: Any = "regressed", **changes: Any) -> Finding:
         "kind": kind,
         "old": 100.0,
         "new": 110.0,
-        "change": Change(1.1, 1.09, 1.11),
+        "change": FigureChange(1.1, 1.09, 1.11),
         "tolerance": Tolerance("share", 0.01),
         "unit": "us",
         "digits": 1,
-        "how": "timed in pairs",
+        "method": "timed in pairs",
         "reason": f"why it is {kind}",
     }
     return Finding(**(given | changes))
 
 
-def cell(*findings: Finding, name: str = "s.py::m[a]", **changes: Any) -> Comparison:
+def cell(*findings: Finding, name: str = "s.py::m[a]", **changes: Any) -> CellComparison:
     made = decoded(record() | {"artefact": {"key": "k", "sha256": "s"}, "versions": {}})
     given: Any = {"name": name, "old": made, "new": made, "policy": policy(), "findings": findings}
-    return Comparison(**(given | changes))
+    return CellComparison(**(given | changes))
 
 
 LOST = cell(name="s.py::m[gone]", new=None, reason="the suite declares it no more")
@@ -65,7 +63,7 @@ def text(judgement: Judgement) -> str:
     ("changes", "line"),
     [
         ({}, "latency 100.0 -> 110.0 us, x 1.1000 [1.0900, 1.1100], allowed 1 %"),
-        ({"change": Change(1.1)}, "latency 100.0 -> 110.0 us, x 1.1000, allowed 1 %"),
+        ({"change": FigureChange(1.1)}, "latency 100.0 -> 110.0 us, x 1.1000, allowed 1 %"),
         ({"old": None, "new": None, "change": None}, "latency, allowed 1 %"),
         (
             {
@@ -75,7 +73,7 @@ def text(judgement: Judgement) -> str:
                 "unit": "",
                 "digits": 4,
                 "tolerance": Tolerance("absolute", 0.005),
-                "change": Change(-0.02, -0.03, -0.01),
+                "change": FigureChange(-0.02, -0.03, -0.01),
             },
             "auroc 0.9300 -> 0.9100, -0.0200 [-0.0300, -0.0100], allowed 0.005",
         ),
@@ -85,17 +83,17 @@ def text(judgement: Judgement) -> str:
         ),
     ],
 )
-def test_a_finding_in_one_line(changes: Any, line: str) -> None:
+def test_a_headline(changes: Any, line: str) -> None:
     assert headline(finding(**changes)).startswith(line)
 
 
-def test_the_terminal_says_all() -> None:
+def test_the_text_holds_every_finding() -> None:
     found = text(ALL)
     assert found.splitlines()[0] == (
         "against base run.json: 2 cells compared, 0 fine, 1 regressed, 1 lost, 1 contaminated, 1 new, not judged"
     )
     assert "REGRESSED s.py::m[a]\n  latency 100.0 -> 110.0 us" in found
-    assert "  better, which does not pay for it: file_size 100.0" in found
+    assert "  better, which does not make up for it: file_size 100.0" in found
     assert "  changed: nothing that is recorded" in found
     assert "  again: pytest 's.py::m[a]' '--harness-against=base run.json'" in found
     assert "LOST s.py::m[gone]\n  the suite declares it no more" in found
@@ -103,14 +101,14 @@ def test_the_terminal_says_all() -> None:
     assert found.endswith("The gate is closed: regressed and lost (exit code 10).")
 
 
-def test_an_open_gate_tells_what_it_let_pass() -> None:
+def test_an_open_gate_names_the_outcomes_that_it_ignored() -> None:
     assert conclusion(Judgement((cell(finding("fine")),))) == "The gate is open."
     found = conclusion(Judgement((cell(finding("inconclusive")), cell(finding("contaminated")))))
-    assert found == "The gate is open: the policy's fail_on does not hold what is contaminated or inconclusive."
+    assert found == "The gate is open: fail_on of the policy does not include contaminated or inconclusive."
     assert summary(Judgement((cell(finding("fine")),))) == "1 cell compared, 1 fine"
 
 
-def test_markdown_has_a_table_of_what_became_worse_and_folds_the_rest() -> None:
+def test_markdown_has_a_table_of_regressions_and_folds_the_rest() -> None:
     found = gate_markdown(ALL, BACKGROUND)
     assert found.startswith("### Compression gate: closed\n")
     (row,) = [line for line in found.splitlines() if line.startswith("| <code>")]
@@ -129,8 +127,8 @@ def test_markdown_has_a_table_of_what_became_worse_and_folds_the_rest() -> None:
     assert gate_markdown(Judgement((NEW,)), BACKGROUND).startswith("### Compression gate: open\n")
 
 
-def test_names_that_mean_harm_are_harmless() -> None:
-    harmful = Judgement((cell(finding(figure=HOSTILE, reason=HOSTILE, how=HOSTILE), name=HOSTILE), cell(name="x")))
+def test_hostile_names_are_escaped() -> None:
+    harmful = Judgement((cell(finding(figure=HOSTILE, reason=HOSTILE, method=HOSTILE), name=HOSTILE), cell(name="x")))
     markdown = gate_markdown(harmful, Hostile(BASE, {}, {}, ""))
     assert "<script" not in markdown
     assert "<!--" not in markdown
@@ -150,7 +148,7 @@ def test_a_run_of_ten_thousand_regressions_fits_into_a_comment() -> None:
     assert "10000 regressed" in found
 
 
-def test_junit_has_a_case_a_cell() -> None:
+def test_junit_has_a_test_case_for_each_cell() -> None:
     root = ElementTree.fromstring(junit_xml(ALL, BACKGROUND))
     (suite,) = root
     assert {name: suite.get(name) for name in ("tests", "failures", "skipped", "errors")} == {
@@ -167,13 +165,13 @@ def test_junit_has_a_case_a_cell() -> None:
     assert "again: pytest" in (failure.text or "")
 
 
-def test_a_name_from_a_file_steers_neither_a_terminal_nor_a_ci_system() -> None:
-    """A runner of GitHub takes a line that begins with :: for a command."""
+def test_a_name_from_a_file_controls_neither_a_terminal_nor_a_ci_system() -> None:
+    """GitHub's runner treats a line that begins with :: as a command."""
     old = decoded(record() | {"cell": "a\n::error::\x1b[31m<b>"})
     found = judge({old.name: old}, {}, {old.name: "gone"}, lambda entry: policy())
     assert "[a\\n::error::\\x1b[31m<b>]" in text(found)
 
 
-def test_the_command_names_the_suite_from_here() -> None:
+def test_the_command_names_the_suite_from_the_working_directory() -> None:
     background = dataclasses.replace(BACKGROUND, suites={"s.py": "../there/s.py"})
     assert "again: pytest '../there/s.py::m[a]' " in gate_text(ALL, background)

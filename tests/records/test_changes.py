@@ -18,12 +18,12 @@ def changes(old: Any, new: Any, old_documents: Any, new_documents: Any) -> list[
     return module.changes(decoded(old), decoded(new), old_documents, new_documents)
 
 
-def of_the_cell(old: Any, new: Any, old_documents: Any, new_documents: Any) -> list[str]:
-    return module.of_the_cell(decoded(old), decoded(new), old_documents, new_documents)
+def cell_changes(old: Any, new: Any, old_documents: Any, new_documents: Any) -> list[str]:
+    return module.cell_changes(decoded(old), decoded(new), old_documents, new_documents)
 
 
-def around_it(old: Any, new: Any) -> list[str]:
-    return module.around_it(decoded(old), decoded(new))
+def surrounding_changes(old: Any, new: Any) -> list[str]:
+    return module.surrounding_changes(decoded(old), decoded(new))
 
 
 def documents(network: Any, *steps: Any) -> dict[str, Any]:
@@ -85,7 +85,7 @@ def test_other_bytes_under_one_key_are_told() -> None:
     known = documents(NETWORK, train())
     other = of(known, artefact={"key": list(known)[-1], "sha256": "other"})
     (line,) = changes(of(known), other, known, known)
-    assert line == "the deployed file has other bytes, although its key is the same"
+    assert line == "the bytes of the deployed file differ, although its key is the same"
 
 
 def test_without_documents_the_steps_are_compared_as_they_were_written() -> None:
@@ -101,12 +101,12 @@ def test_the_reference_and_the_test_examples_are_told() -> None:
     old, new = of(known), of(known, test_examples=30)
     for made, key in ((old, "b"), (new, "c")):
         made |= {"reference": "other", "reference_artefact": {"key": 64 * key, "sha256": key}}
-    assert of_the_cell(old, new, known, known) == [
+    assert cell_changes(old, new, known, known) == [
         "reference's artefact bbbbbbbbbbbb -> cccccccccccc",
         "test examples 20 -> 30",
     ]
     new["reference"] = old["reference"] = old["cell"]
-    assert of_the_cell(old, new, known, known) == ["test examples 20 -> 30"], "it is the reference itself"
+    assert cell_changes(old, new, known, known) == ["test examples 20 -> 30"], "it is the reference itself"
 
 
 def across_schemas(**new: Any) -> list[str]:
@@ -156,11 +156,11 @@ def test_what_is_around_the_model(change: dict[str, Any], expected: list[str]) -
     old = of(documents(NETWORK), machine=dict(MACHINE))
     new = copy.deepcopy(old)
     new |= change | ({"timing": new["timing"] | change["timing"]} if "timing" in change else {})
-    assert around_it(old, old) == []
-    assert around_it(old, new) == expected
+    assert surrounding_changes(old, old) == []
+    assert surrounding_changes(old, new) == expected
 
 
 def test_without_timing_or_machine_there_is_less_to_tell() -> None:
     bare = of(documents(NETWORK), timing=None)
-    assert around_it(bare, bare) == []
-    assert "kernel - -> 6.1" in around_it(bare, bare | {"machine": MACHINE})
+    assert surrounding_changes(bare, bare) == []
+    assert "kernel - -> 6.1" in surrounding_changes(bare, bare | {"machine": MACHINE})
