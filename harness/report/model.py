@@ -41,7 +41,7 @@ class Shown:
 
 
 @dataclasses.dataclass(frozen=True)
-class Cell:
+class RunCell:
     """A record, and the index of its run in the report."""
 
     record: Record
@@ -58,7 +58,7 @@ class Variant:
 
     label: str
     options: Mapping[str, str]
-    cells: tuple[Cell, ...]
+    cells: tuple[RunCell, ...]
     reference: str
     quality: Estimate | None
     difference: Estimate | None
@@ -148,7 +148,7 @@ class Report:
 
 def report(runs: Sequence[Run]) -> Report:
     """The report of runs. If a cell is in several runs, the last one counts."""
-    newest = {record.identity: Cell(record, place) for place, run in enumerate(runs) for record in run.records}
+    newest = {record.identity: RunCell(record, place) for place, run in enumerate(runs) for record in run.records}
     networks = networks_of(newest.values())
     measured = {(record.suite, record.matrix, record.cell) for run in runs for record in run.records}
     left = tuple(
@@ -160,11 +160,11 @@ def report(runs: Sequence[Run]) -> Report:
     return Report(tuple(runs), networks, tuple(warnings_of(networks)), left)
 
 
-def networks_of(cells: Iterable[Cell]) -> tuple[Network, ...]:
+def networks_of(cells: Iterable[RunCell]) -> tuple[Network, ...]:
     """Group cells by network, in the order of the tables in the terminal."""
-    groups: dict[tuple[str, ...], list[Cell]] = {}
+    groups: dict[tuple[str, ...], list[RunCell]] = {}
     for cell in cells:
-        groups.setdefault(network(cell.record), []).append(cell)
+        groups.setdefault(network_key(cell.record), []).append(cell)
     return tuple(_with_unique_titles(list(map(_network, groups.values()))))
 
 
@@ -220,11 +220,11 @@ def warnings_of(networks: Sequence[Network]) -> Iterable[str]:
             yield f"The preset {name} {what}: its quality means nothing{whose}."
 
 
-def _network(cells: Sequence[Cell]) -> Network:
+def _network(cells: Sequence[RunCell]) -> Network:
     records = [cell.record for cell in cells]
     first = records[0]
     axes = tuple(step_axes(first))
-    groups: dict[str, list[Cell]] = {}
+    groups: dict[str, list[RunCell]] = {}
     for cell in cells:
         groups.setdefault(_label(cell.record, axes), []).append(cell)
     quality, size = _quality(records), _size(records)
@@ -244,7 +244,7 @@ def _label(record: Record, axes: Sequence[str]) -> str:
 
 def _variant(
     label: str,
-    cells: Sequence[Cell],
+    cells: Sequence[RunCell],
     labels: Mapping[str, str],
     axes: Sequence[str],
     quality: Shown | None,
@@ -332,7 +332,7 @@ def estimate(interval: Interval) -> Estimate:
     return Estimate(interval.value, interval.low, interval.high, method=interval.method)
 
 
-def network(record: Record) -> tuple[str, ...]:
+def network_key(record: Record) -> tuple[str, ...]:
     """What the cells of one table share: everything except their steps and their seed."""
     axes = record.axes
     fixed = (str(axes[name]) for name in ("dataset", "architecture", "runtime", "profile"))

@@ -14,7 +14,7 @@ from harness.api.sections import Chart, Section, Table
 from harness.records.record import Interval, Record, Timing
 from harness.report.charts import drawn, network_charts, training_chart
 from harness.report.choice import lead
-from harness.report.model import OVER_SEEDS, Cell, Network, Report, Variant, file_figure, file_title
+from harness.report.model import OVER_SEEDS, Network, Report, RunCell, Variant, file_figure, file_title
 from harness.report.noise import notes
 from harness.report.rows import DIGITS, FIELDS, finite, rows
 from harness.report.tables import (
@@ -197,7 +197,7 @@ def traces(variant: Variant, report: Report, shared: Shared) -> list[dict[str, A
     return [_trace(cell, report, shared) for cell in variant.cells]
 
 
-def _trace(cell: Cell, report: Report, shared: Shared) -> dict[str, Any]:
+def _trace(cell: RunCell, report: Report, shared: Shared) -> dict[str, Any]:
     record, run = cell.record, report.runs[cell.run]
     timing = record.timing
     found: dict[str, Any] = {

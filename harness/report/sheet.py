@@ -7,7 +7,7 @@ import io
 from typing import Any
 
 from harness.records.record import Interval
-from harness.report.model import Cell, Report
+from harness.report.model import Report, RunCell
 
 ENTRIES = ("suite", "matrix", "cell", "reference", "preset", "synthetic")
 BOUNDS = ("low", "high")
@@ -27,7 +27,7 @@ def sheet(report: Report) -> str:
     return text.getvalue()
 
 
-def _row(cell: Cell, report: Report) -> dict[str, Any]:
+def _row(cell: RunCell, report: Report) -> dict[str, Any]:
     record, run = cell.record, report.runs[cell.run]
     row: dict[str, Any] = {name: getattr(record, name) for name in ENTRIES}
     row |= dict(record.axes)

@@ -21,10 +21,10 @@ from harness.report.model import (
     NONZERO,
     NONZERO_LEFT,
     Bases,
-    Cell,
+    RunCell,
     bases,
     heading,
-    network,
+    network_key,
     networks_of,
     nonzero_share,
     secondary_sizes,
@@ -83,7 +83,7 @@ def network_tables(records: Sequence[Record], width: int = 120) -> str:
     """
     groups: dict[tuple[str, ...], list[Record]] = {}
     for record in records:
-        groups.setdefault(network(record), []).append(record)
+        groups.setdefault(network_key(record), []).append(record)
     legends = [QUALITY]
     if any(timing.ratio.low is not None for record in records if (timing := record.timing) is not None):
         legends.append(RATIO)
@@ -210,7 +210,7 @@ def _left(records: Sequence[Record], axis: str, option: str) -> str:
 
 def _summary(records: Sequence[Record], width: int) -> str:
     """State in words which compression to choose for each network."""
-    networks = networks_of(Cell(record, 0) for record in records)
+    networks = networks_of(RunCell(record, 0) for record in records)
     lines = [*warnings_of(networks), *(f"{network.title}: {lead(network)}" for network in networks)]
     wrapped = (textwrap.fill(one_line(line), max(width, 40), subsequent_indent="  ") for line in lines)
     return "\n".join(["Summary", "=======", "", *wrapped])

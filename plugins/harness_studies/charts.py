@@ -7,7 +7,7 @@ from typing import Any
 
 from harness.api.sections import Chart
 from harness.report import COLOURS, SHAPES, Spec, framed, tips, valid
-from harness_studies.comparison import Comparison, StudyComparison
+from harness_studies.comparison import FigureComparison, StudyComparison
 
 CAPTION = (
     "{}, measured - published, with the 95 % interval by which it is judged. The line at 0 is the published figure{}. "
@@ -27,7 +27,7 @@ LOOKS = {
 
 def study_charts(study: StudyComparison) -> list[Chart]:
     """A chart for each table and figure that was measured, except exact figures and those that are not judged."""
-    groups: dict[tuple[str, str], list[Comparison]] = {}
+    groups: dict[tuple[str, str], list[FigureComparison]] = {}
     for entry in study.comparisons:
         found = entry.difference
         if found is not None and found.method != "exact" and entry.outcome != "not comparable":
@@ -35,7 +35,7 @@ def study_charts(study: StudyComparison) -> list[Chart]:
     return [_chart(study.name, *names, entries) for names, entries in groups.items()]
 
 
-def _chart(study: str, table: str, figure: str, entries: Sequence[Comparison]) -> Chart:
+def _chart(study: str, table: str, figure: str, entries: Sequence[FigureComparison]) -> Chart:
     margins = {entry.margin for entry in entries}
     margin = margins.pop() if len(margins) == 1 else None
     several = len({entry.column for entry in entries}) > 1
@@ -46,7 +46,7 @@ def _chart(study: str, table: str, figure: str, entries: Sequence[Comparison]) -
     return framed("published", title, caption, spec, values)
 
 
-def _value(entry: Comparison, place: str) -> Mapping[str, Any]:
+def _value(entry: FigureComparison, place: str) -> Mapping[str, Any]:
     found, measured = entry.difference, entry.measured
     return {
         "place": place,

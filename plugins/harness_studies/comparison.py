@@ -47,7 +47,7 @@ RULES = (
 
 
 @dataclasses.dataclass(frozen=True)
-class Comparison:
+class FigureComparison:
     """A published figure and the measured one.
 
     ``margin`` is how much they may differ, in the figure's unit; ``data`` is the data set of the measurement. If the
@@ -89,7 +89,7 @@ class StudyComparison:
     task: str
     notes: tuple[str, ...]
     rules: tuple[str, ...]
-    comparisons: tuple[Comparison, ...]
+    comparisons: tuple[FigureComparison, ...]
     orderings: tuple[Ordering, ...]
     remarks: tuple[str, ...]
 
@@ -129,9 +129,9 @@ def compare(study: Study, records: Sequence[Record], steps: Mapping[str, type[St
     )
 
 
-def _comparison(place: Place, matcher: Matcher) -> Comparison:
+def _comparison(place: Place, matcher: Matcher) -> FigureComparison:
     figure = place.figure
-    bare = Comparison(
+    bare = FigureComparison(
         table=place.table,
         where=place.where,
         row=place.row,

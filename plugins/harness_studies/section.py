@@ -9,7 +9,7 @@ from itertools import groupby
 from harness.api.sections import MISSING, ReportContext, Section, Table
 from harness.errors import UsageError
 from harness_studies.charts import study_charts
-from harness_studies.comparison import Comparison, StudyComparison, compare
+from harness_studies.comparison import FigureComparison, StudyComparison, compare
 from harness_studies.match import Record
 from harness_studies.orderings import Contrast, Ordering
 from harness_studies.text import claim, estimate, published, study_text
@@ -64,12 +64,12 @@ def _counted(outcomes: collections.Counter[str]) -> str:
     return ", ".join(f"{count} {outcome}" for outcome, count in outcomes.most_common())
 
 
-def _table(caption: str, rows: Sequence[Comparison]) -> Table:
+def _table(caption: str, rows: Sequence[FigureComparison]) -> Table:
     headers = ("model", "figure of", "published", "measured", "seeds", "measured - published", "within", "outcome")
     return Table(caption, headers, tuple(map(_row, rows)))
 
 
-def _row(entry: Comparison) -> tuple[str, ...]:
+def _row(entry: FigureComparison) -> tuple[str, ...]:
     return (
         entry.row,
         f"{entry.column}, {entry.unit}" if entry.unit else entry.column,

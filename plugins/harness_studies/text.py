@@ -10,7 +10,7 @@ from itertools import groupby
 from harness.api.sections import MISSING
 from harness.stats.estimates import Estimate
 from harness.text import fit_table, format_margin, pluralize
-from harness_studies.comparison import Comparison, StudyComparison
+from harness_studies.comparison import FigureComparison, StudyComparison
 from harness_studies.orderings import Contrast, Ordering
 
 RELATIONS = {"above": ">", "below": "<", "same": "=", "not below": ">=", "not above": "<="}
@@ -30,22 +30,22 @@ def study_text(found: StudyComparison, width: int = 120) -> str:
     return "\n\n".join(blocks)
 
 
-def _heading(name: str, rows: Sequence[Comparison]) -> str:
+def _heading(name: str, rows: Sequence[FigureComparison]) -> str:
     margin = _common_margin(rows)
     details = [rows[0].where, "" if margin is None else f"margin {margin:,.{rows[0].digits}f}"]
     return f"{name} ({'; '.join(filter(None, details))})" if any(details) else name
 
 
-def _common_margin(rows: Sequence[Comparison]) -> float | None:
+def _common_margin(rows: Sequence[FigureComparison]) -> float | None:
     """The margin of the rows, if all that have one have the same."""
     margins = {row.margin for row in rows if row.margin is not None}
     return margins.pop() if len(margins) == 1 else None
 
 
-def _table(rows: Sequence[Comparison], width: int) -> str:
+def _table(rows: Sequence[FigureComparison], width: int) -> str:
     """A line for each published figure; empty columns are left out."""
     apart = _common_margin(rows) is None
-    columns: dict[str, Callable[[Comparison], str]] = {
+    columns: dict[str, Callable[[FigureComparison], str]] = {
         "published": published,
         "measured": lambda row: estimate(row.measured, row.digits),
         "of": _of,
@@ -63,11 +63,11 @@ def _table(rows: Sequence[Comparison], width: int) -> str:
     return fit_table(["", "", *shown], body, width)
 
 
-def _unit(row: Comparison) -> str:
+def _unit(row: FigureComparison) -> str:
     return f", {row.unit}" if row.unit else ""
 
 
-def _of(row: Comparison) -> str:
+def _of(row: FigureComparison) -> str:
     """The seeds of the measured figure, and its choice among those that were run."""
     if row.measured is None:
         return MISSING
@@ -82,7 +82,7 @@ def _seeds(found: Estimate) -> str:
     return pluralize(found.count, "seed")
 
 
-def published(row: Comparison) -> str:
+def published(row: FigureComparison) -> str:
     """A published figure with its standard deviation and its choice: "0.9199 ±0.0009 1/L1"."""
     spread = "" if row.published.spread is None else f" ±{row.published.spread:.{row.digits}f}"
     return f"{_plain(row.published.value, row.digits)}{spread} {row.published.choice}".rstrip()

@@ -12,7 +12,7 @@ import pytest
 from made_study import INT8, TEXT, cell, prune, study
 
 from harness import UsageError
-from harness_studies.comparison import OUTCOMES, Comparison, StudyComparison, compare
+from harness_studies.comparison import OUTCOMES, FigureComparison, StudyComparison, compare
 
 #: t(0.975, 4)
 T4 = 2.7764
@@ -22,7 +22,7 @@ def compared(folder: Path, *records: Any, text: str = TEXT) -> StudyComparison:
     return compare(study(folder, text), records, {})
 
 
-def place(found: StudyComparison, row: str = "M_F", column: str = "100 %") -> Comparison:
+def place(found: StudyComparison, row: str = "M_F", column: str = "100 %") -> FigureComparison:
     (entry,) = (entry for entry in found.comparisons if (entry.row, entry.column) == (row, column))
     return entry
 
