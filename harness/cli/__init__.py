@@ -1,1 +1,1 @@
-"""The ``harness`` command, one group of subcommands a file."""
+"""The command ``harness``, one subcommand a file."""

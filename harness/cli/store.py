@@ -1,4 +1,4 @@
-"""The command ``harness store``: status, gc; and the options that name stores, for the other commands."""
+"""Run ``harness store``: print what a store holds, and remove artefacts that no run needs."""
 
 from __future__ import annotations
 
@@ -7,39 +7,23 @@ import time
 from pathlib import Path
 from typing import Any
 
+from harness.cli.common import STORE, add_store_options, existing_store
 from harness.errors import UsageError
 from harness.store.shared import SharedStore, shared_url
 
-STORE = Path(".harness")
-
-
-def add_store(command: argparse.ArgumentParser) -> None:
-    """Give a command the options ``--store`` and ``--shared``."""
-    command.add_argument("--store", type=Path, default=STORE, metavar="DIR", help="(default: %(default)s)")
-    command.add_argument(
-        "--shared", metavar="URL", help="a store that machines share (default: the variable HARNESS_SHARED)"
-    )
-
-
-def existing(store: Path) -> Path:
-    """The folder. Raises UsageError when there is none: who only looks must make none."""
-    if not store.is_dir():
-        raise UsageError(f"there is no store at {store}; name one with --store")
-    return store
-
 
 def add_store_command(commands: Any) -> None:
-    """Add ``harness store`` to the subcommands that argparse gave."""
-    command = commands.add_parser("store", help="look into a store, or remove from it what no kept run needs")
+    """Declare the command and its actions on argparse's subparsers."""
+    command = commands.add_parser("store", help="show what a store holds, or remove artefacts that no run needs")
     actions = command.add_subparsers(required=True, metavar="ACTION")
-    action = actions.add_parser("status", help="how many artefacts there are, how large and how old")
-    add_store(action)
+    action = actions.add_parser("status", help="the number of artefacts, their size and age")
+    add_store_options(action)
     action.set_defaults(run=_status)
     action = actions.add_parser(
         "gc",
         help="remove artefacts that are not needed",
-        description="Remove the artefacts that no kept run names, that none of its models came from, and that no run "
-        "has made or used for a while.",
+        description="Remove the artefacts that no kept run names, that are no ancestors of its models, and that no run "
+        "has built or used for a while.",
     )
     action.add_argument(
         "--keep",
@@ -48,19 +32,19 @@ def add_store_command(commands: Any) -> None:
         action="extend",
         default=[],
         metavar="RUN.json",
-        help="the runs that still count",
+        help="the runs whose artefacts stay",
     )
-    action.add_argument("--keep-nothing", action="store_true", help="no run counts any more")
+    action.add_argument("--keep-nothing", action="store_true", help="keep the artefacts of no run")
     place = action.add_mutually_exclusive_group()
-    place.add_argument("--store", type=Path, default=STORE, metavar="DIR", help="where (default: %(default)s)")
-    place.add_argument("--shared", metavar="URL", help="where instead; the variable HARNESS_SHARED does not count here")
+    place.add_argument("--store", type=Path, default=STORE, metavar="DIR", help="the store (default: %(default)s)")
+    place.add_argument("--shared", metavar="URL", help="a shared store instead; HARNESS_SHARED is ignored here")
     action.add_argument(
         "--older-than",
         default="1d",
         metavar="AGE",
-        help="not used for so long, longer than a run takes: 12h, 7d (default: %(default)s)",
+        help="only artefacts unused for this long, such as 12h or 7d; more than a run takes (default: %(default)s)",
     )
-    action.add_argument("--dry-run", action="store_true", help="say what would be removed, and remove nothing")
+    action.add_argument("--dry-run", action="store_true", help="print what would be removed, and remove nothing")
     action.set_defaults(run=_gc)
 
 
@@ -70,7 +54,7 @@ def _status(options: argparse.Namespace) -> None:
 
     url = shared_url(options.shared)
     if options.store.is_dir() or url is None:
-        print(status_text(str(options.store), Store(existing(options.store), create=False).entries()))
+        print(status_text(str(options.store), Store(existing_store(options.store), create=False).entries()))
     if url is not None:
         shared = SharedStore(url)
         print(status_text(shared.url, shared.entries()))
@@ -86,7 +70,7 @@ def _gc(options: argparse.Namespace) -> None:
     before = time.time() - age(options.older_than)
     kept = named(options.keep)
     local = options.shared is None
-    place = Store(existing(options.store), create=False) if local else SharedStore(options.shared)
+    place = Store(existing_store(options.store), create=False) if local else SharedStore(options.shared)
     garbage = find(place, kept, before)
     verb = "would remove" if options.dry_run else "removed"
     removed = []

@@ -320,7 +320,7 @@ def _judge_pairs(timing: Timing, earlier: float | None, now: float | None, toler
     if verdict is not None:
         kind, reason = kinds.get(verdict.kind, kind), verdict.reason
     if kind == "regressed":
-        method += ", confirmed in fresh processes"
+        method += ", confirmed by fresh processes"
     change = FigureChange.of(timing.ratio)
     return Finding(LATENCY, kind, earlier, now, change, tolerance, "us", 1, method, reason)
 

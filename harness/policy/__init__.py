@@ -1,1 +1,1 @@
-"""The gate's rules, and the baselines that runs are judged against."""
+"""Parse the gate's rules, and read the earlier runs that runs are compared with."""

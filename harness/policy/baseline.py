@@ -1,4 +1,4 @@
-"""An earlier run whose models are measured again beside the new ones."""
+"""Read an earlier run, the baseline, and match its cells with those of a new run."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ KEY = re.compile(r"[0-9a-f]{64}")
 
 @dataclasses.dataclass(frozen=True)
 class Baseline:
-    """The records of an earlier run by their cells' names; of a cell that was recorded twice the last counts."""
+    """The records of an earlier run by the names of their cells; of a cell recorded twice the last one."""
 
     file: Path
     records: Mapping[str, Record]
@@ -27,31 +27,33 @@ class Baseline:
 
     @classmethod
     def of(cls, file: Path, preset: str) -> Baseline:
-        """Read a run's file. Raises UsageError when it holds nothing that was run at this preset."""
+        """Read a run file. Raises UsageError if it has no record at this preset, or is damaged."""
         run = read(file)
-        fitting = {record.name: record for record in run.records if record.preset == preset}
-        if not fitting:
+        records = {record.name: record for record in run.records if record.preset == preset}
+        if not records:
             presets = ", ".join(sorted({record.preset for record in run.records}))
             raise UsageError(
-                f"{file} was run at preset {presets}, which cannot be compared with {preset}: choose the same with "
-                "--harness-preset"
+                f"{file} was run at preset {presets}, which cannot be compared with {preset}; choose the same "
+                "preset with --harness-preset"
             )
-        for name, record in fitting.items():
+        for name, record in records.items():
             if not KEY.fullmatch(record.artefact.key):
-                raise UsageError(f"{file} is damaged: the artefact of {name} has no key; restore it, or run again")
-        return cls(file, fitting, run.documents)
+                raise UsageError(
+                    f"{file} is damaged: the artefact of {name} has no key; restore the file, or run again"
+                )
+        return cls(file, records, run.documents)
 
     def aligned(self, suites: Collection[str]) -> Baseline:
-        """The same with the suites' names of this run: pytest names a file from its root, which may be another today.
+        """Return the baseline with this run's names of the suites, as pytest's root may have changed.
 
-        A suite is known again when the end of one path is the other, and of no third. Raises UsageError when none is.
+        Two suites match if one path ends with the other, and no third one does. Raises UsageError if none matches.
         """
         before = {record.suite for record in self.records.values()}
         names = {}
         for suite in before - set(suites):
-            again = [entry for entry in set(suites) - before if _same_file(entry, suite)]
-            if len(again) == 1 and sum(_same_file(again[0], other) for other in before) == 1:
-                names[suite] = again[0]
+            matches = [name for name in set(suites) - before if _same_file(name, suite)]
+            if len(matches) == 1 and sum(_same_file(matches[0], other) for other in before) == 1:
+                names[suite] = matches[0]
         records: dict[str, Record] = {}
         for record in self.records.values():
             renamed = msgspec.structs.replace(record, suite=names.get(record.suite, record.suite))
@@ -59,22 +61,22 @@ class Baseline:
         if suites and not any(record.suite in suites for record in records.values()):
             theirs = ", ".join(sorted({record.suite for record in self.records.values()}))
             raise UsageError(
-                f"{self.file} is of other suites ({theirs}) than this run ({', '.join(sorted(suites))}), so there is "
-                "nothing to compare: name a run of the same suite"
+                f"nothing to compare: {self.file} holds other suites ({theirs}) than this run "
+                f"({', '.join(sorted(suites))}); name a run of the same suite"
             )
         return dataclasses.replace(self, records=records)
 
     def lost(self, suites: Collection[str], known: Iterable[str], unmeasured: Mapping[str, str]) -> dict[str, str]:
-        """The cells that this run should have and has not, each with the reason.
+        """Return the cells of the baseline that this run lacks although expected, with the reasons.
 
-        ``suites`` are those that were collected, ``known`` all of their cells, and ``unmeasured`` the selected cells
-        that were not measured, with why. A cell that exists and was not selected is not lost.
+        ``suites`` were collected, ``known`` are all of their cells, and ``unmeasured`` maps the selected cells that
+        were not measured to the reason. A cell that exists, but was not selected, is not lost.
         """
         known = set(known)
         lost = {}
         for name, record in self.records.items():
             if record.suite in suites and name not in known:
-                lost[name] = "the suite declares it no more"
+                lost[name] = "the suite no longer declares it"
             elif name in unmeasured:
                 lost[name] = unmeasured[name]
         return lost

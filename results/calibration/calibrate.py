@@ -33,7 +33,7 @@ import rival_rules
 from calibration_tables import summarize, table
 from cpu_load import burning, other_cpus
 from harness.api import Profile
-from harness.cli.runs import add_margin
+from harness.cli.common import add_margin_option
 from harness.doctor import probe
 from harness.errors import HarnessError, UsageError
 from harness.files import Scratch, atomic_write, check_writable
@@ -303,7 +303,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--planted", type=_shares, default="1%,2%,5%,10%", metavar="SHARES", help="slowdowns (default: %(default)s)"
     )
-    add_margin(parser)
+    add_margin_option(parser)
     parser.add_argument(
         "--allocator",
         nargs="+",

@@ -115,7 +115,8 @@ def test_what_cannot_be_parsed_is_an_error_of_use(run: Run, arguments: Sequence[
     code, out, err = run(*arguments)
     assert (code, out) == (4, "")
     assert err.startswith("harness: ")
-    assert "--help says more" in err
+    assert "(see harness" in err
+    assert "--help)" in err
 
 
 def write_run(name: str, *records: Any) -> None:
@@ -250,7 +251,7 @@ def test_an_option_says_its_default(capsys: pytest.CaptureFixture[str]) -> None:
         main(["doctor", "--help"])
     text = " ".join(capsys.readouterr().out.split())
     assert "as 1% or 0.01 (default: 1%)" in text
-    assert "0 when the machine is good enough for the margin, 1 when it is not, 4 for" in text
+    assert "0 if the machine resolves the margin, 1 if it does not, 4 for" in text
 
 
 STEP = (1.0, 1.001, 0.999, 1.0, 1.0, 1.1, 1.1, 1.101, 1.099)
@@ -302,6 +303,6 @@ def test_an_interruption_is_one_line(monkeypatch: pytest.MonkeyPatch, capsys: py
     def interrupt(*_: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("harness.cli.main.status", interrupt)
+    monkeypatch.setattr("harness.cli.data.status", interrupt)
     assert main(["data", "status"]) == 130
     assert capsys.readouterr().err == "harness: interrupted\n"

@@ -1,4 +1,4 @@
-"""The gate in whole runs, which play a pull request: each says what it should, and ends as it should."""
+"""The gate in whole runs, as for a pull request: its output and its exit code."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def source(parameters: str = "", more: str = "", extra: str = "") -> str:
 
 @dataclasses.dataclass(frozen=True)
 class Compress(Step):
-    """Make a network slower by ``layers`` layers that do nothing, and worse by ``noise`` in its last one."""
+    """Make a network slower with ``layers`` idle layers, and worse with ``noise`` in its last layer."""
 
     name: ClassVar[str] = "compress"
     layers: int = 0
@@ -61,7 +61,7 @@ class Compress(Step):
 
 
 def header_size(file: Path) -> int:
-    """The bytes of a safetensors file before its tensors."""
+    """Return the number of bytes of a safetensors file before its tensors."""
     return 8 + int.from_bytes(file.read_bytes()[:8], "little")
 
 
@@ -87,7 +87,7 @@ class Auroc(Metric):
 
 
 class Machine(Workers):
-    """Workers that take a tenth longer for each layer that does nothing, give or take a thousandth."""
+    """Fake workers that take 10 % longer for each idle layer, with 0.1 % noise."""
 
     disturbed: ClassVar[bool] = False
 
@@ -107,7 +107,7 @@ class Machine(Workers):
 
 @pytest.fixture
 def pull(suite: Suite, monkeypatch: pytest.MonkeyPatch) -> Any:
-    """Runs the suite with a change against the run before it; what the base run wrote is base.json."""
+    """Return a function that runs the suite with a change against an earlier run, base.json."""
     monkeypatch.setattr(pool, "Workers", Machine)
     monkeypatch.setattr(Machine, "disturbed", False)
     monkeypatch.setattr(toy, "SIZES", toy.SIZES | {"test": 400})
@@ -149,7 +149,7 @@ def test_a_compressor_that_became_slower_fails(pull: Any) -> None:
     assert "harness: 1 cell is slower than its model of the earlier run" in text
     for part in (
         f"REGRESSED suite.py::{SMALL}",
-        "allowed 1 %: timed in pairs with the earlier model, 2 processes, confirmed in fresh processes",
+        "allowed 1 %: timed in pairs with the earlier model, 2 processes, confirmed by fresh processes",
         "changed: compress: parameters.layers: 0 -> 1",
         f"again: pytest 'suite.py::{SMALL}' --harness-preset=smoke --harness-against=base.json\n",
         "The gate is closed: regressed (exit code 10).",
@@ -169,7 +169,7 @@ def test_a_compressor_that_became_slower_fails(pull: Any) -> None:
     assert root.find("testsuite").attrib["failures"] == "1"  # type: ignore[union-attr]
 
 
-def test_a_faster_one_passes_and_is_told(pull: Any) -> None:
+def test_a_faster_cell_passes_and_is_listed(pull: Any) -> None:
     code, text = pull(source("layers=0"), "--harness-summary=gate.md", base=source("layers=1"))
     assert (code, "2 fine" in text) == (0, True)
     assert "Better (1)" in Path("gate.md").read_text()
@@ -191,7 +191,7 @@ def test_a_wider_margin_lets_it_pass(pull: Any) -> None:
         ("", 'fail_on = ["lost"]', "fail_on=regressed", 10),
     ],
 )
-def test_the_nearer_rule_counts(
+def test_a_later_layer_of_rules_counts(
     pull: Any, pytester: pytest.Pytester, extra: str, project: str, option: str, code: int
 ) -> None:
     (pytester.path / "pyproject.toml").write_text(f"[tool.harness.gate]\n{project}\n")
@@ -199,7 +199,7 @@ def test_the_nearer_rule_counts(
     assert pull(source("layers=1", extra=extra), *options, base=source(extra=extra))[0] == code
 
 
-def test_a_project_s_rule_for_a_figure_that_no_cell_has_is_told(pull: Any, pytester: pytest.Pytester) -> None:
+def test_a_project_s_rule_for_an_unknown_figure_is_a_warning(pull: Any, pytester: pytest.Pytester) -> None:
     (pytester.path / "pyproject.toml").write_text("[tool.harness.gate]\naurocc = 0.1\nlatency = '2%'\n")
     code, text = pull(source())
     assert code == 0
@@ -241,7 +241,7 @@ def test_a_lost_cell_fails_always(pull: Any) -> None:
     code, text = pull(source(), "--harness-junit=gate.xml", base=source(more=more))
     assert code == 14
     assert "LOST suite.py::toys[toy-synthetic-conv-half-seed0]" in text
-    assert "the suite declares it no more" in text
+    assert "the suite no longer declares it" in text
     failures = ElementTree.parse("gate.xml").getroot().findall(".//failure")
     assert [failure.get("message") for failure in failures] == ["lost"]
 
@@ -254,7 +254,7 @@ def test_a_cell_that_is_skipped_now_is_lost(pull: Any) -> None:
 
 @pytest.mark.parametrize("mark", ["skip", "xfail"])
 def test_a_cell_that_pytest_itself_left_out_is_lost(pull: Any, pytester: pytest.Pytester, mark: str) -> None:
-    """A marker or a plugin of the suite's project, of which the harness is told nothing."""
+    """A marker or a plugin of the suite's project skips the cell without telling the harness."""
     change = """
         import pytest
         from pathlib import Path
@@ -272,7 +272,7 @@ def test_a_cell_that_pytest_itself_left_out_is_lost(pull: Any, pytester: pytest.
 
 
 @pytest.mark.parametrize("change", ["del toys", "renamed = toys; del toys"])
-def test_the_cells_of_a_suite_that_declares_none_any_more_are_lost(pull: Any, suite: Suite, change: str) -> None:
+def test_the_cells_of_a_suite_that_declares_no_cells_are_lost(pull: Any, suite: Suite, change: str) -> None:
     Path("other.py").write_text("from harness import *\n" + source())
     more = "\ndef test_something(): pass\n"
     assert suite(source() + more, "other.py", "--benchmark-json=base.json").ret == 0
@@ -282,7 +282,7 @@ def test_the_cells_of_a_suite_that_declares_none_any_more_are_lost(pull: Any, su
 
 
 @pytest.mark.parametrize("options", [["-k", "something"], ["--benchmark-skip"]])
-def test_a_comparison_without_cells_is_an_error_of_use(pull: Any, suite: Suite, options: list[str]) -> None:
+def test_a_comparison_without_cells_is_a_usage_error(pull: Any, suite: Suite, options: list[str]) -> None:
     text = source() + "\ndef test_something(): pass\n"
     assert suite(text, "--benchmark-json=base.json").ret == 0
     result = suite(text, "--harness-against=base.json", *options)
@@ -290,7 +290,7 @@ def test_a_comparison_without_cells_is_an_error_of_use(pull: Any, suite: Suite, 
     assert "no cell is selected, so nothing would be compared" in "\n".join(result.errlines)
 
 
-def test_a_verdict_is_printed_though_its_file_cannot_be_written(pull: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_judgement_is_printed_if_its_file_cannot_be_written(pull: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     replace = os.replace
 
     def full(source: Path, target: Path) -> None:
@@ -318,7 +318,7 @@ def test_cells_that_are_not_selected_are_not_lost(pull: Any) -> None:
 
 
 @pytest.mark.parametrize(("rules", "code"), [("", 0), ("fail_on=contaminated", 12)])
-def test_a_machine_that_was_busy_fails_nothing_unless_that_is_asked_for(
+def test_a_busy_machine_fails_the_build_only_if_fail_on_says_so(
     pull: Any, monkeypatch: pytest.MonkeyPatch, rules: str, code: int
 ) -> None:
     monkeypatch.setattr(Machine, "disturbed", True)
@@ -329,7 +329,7 @@ def test_a_machine_that_was_busy_fails_nothing_unless_that_is_asked_for(
     assert "the system took the CPU away" in text
 
 
-def test_an_earlier_model_that_is_gone_leaves_the_ratios_of_both_runs(pull: Any) -> None:
+def test_without_the_earlier_model_the_ratios_of_both_runs_are_compared(pull: Any) -> None:
     code, text = pull(source("layers=1"), "--harness-store=other")
     assert code == 10
     assert "at 3 % (its artefact" in text
@@ -337,7 +337,7 @@ def test_an_earlier_model_that_is_gone_leaves_the_ratios_of_both_runs(pull: Any)
 
 
 def test_another_file_under_the_earlier_key_is_not_the_earlier_model(pull: Any, suite: Suite) -> None:
-    """As when a key's model was lost and trained anew: it is no worse or better by the last digit for certain."""
+    """For example a model that was lost and trained again: its quality may differ by chance."""
     assert suite(source(), "--benchmark-json=base.json").ret == 0
     document = json.loads(Path("base.json").read_text())
     for entry in document["benchmarks"]:
@@ -354,7 +354,7 @@ def test_another_file_under_the_earlier_key_is_not_the_earlier_model(pull: Any, 
     assert against["reason"] == "under its key there is another file than the earlier run had"
 
 
-def test_a_run_of_another_machine_is_never_compared_by_its_clock(pull: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_clock_times_of_another_machine_are_not_compared(pull: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     from harness.measure import machine
 
     facts = machine.facts
@@ -369,9 +369,7 @@ def test_a_run_of_another_machine_is_never_compared_by_its_clock(pull: Any, monk
     assert "changed around the models: machine a CPU" in text
 
 
-def test_a_run_of_another_machine_whose_models_are_there_is_timed_again(
-    pull: Any, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_stored_models_of_another_machine_s_run_are_timed_again(pull: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     from harness.measure import machine
 
     facts = machine.facts
@@ -380,7 +378,7 @@ def test_a_run_of_another_machine_whose_models_are_there_is_timed_again(
     assert pull(source("layers=1"))[0] == 10
 
 
-def test_an_allocator_that_vanished_is_a_failed_cell(pull: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_missing_allocator_fails_the_cell(pull: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     def find(stems: Any) -> Path | None:
         return None if Path("base.json").exists() else Path("libjemalloc.so.2")
 
@@ -398,25 +396,25 @@ def test_an_allocator_that_vanished_is_a_failed_cell(pull: Any, monkeypatch: pyt
         (["--harness-against=suite.py"], "suite.py cannot be read as a benchmark JSON"),
         (["--harness-gate=latency=1%"], "--harness-gate says something of a comparison: name a run"),
         (["--harness-summary=x.md"], "--harness-summary says something of a comparison"),
-        (["--harness-against=a.json", "--harness-gate=latency=fast"], "gate: latency = 'fast' is no tolerance"),
-        (["--harness-against=a.json", "--harness-gate=latency"], "'latency' is no rule; write FIGURE=TOLERANCE"),
-        (["--harness-against=a.json", "--harness-gate=fail_on=slow"], "no outcome is called 'slow'"),
+        (["--harness-against=a.json", "--harness-gate=latency=fast"], "gate: latency = 'fast' is not a tolerance"),
+        (["--harness-against=a.json", "--harness-gate=latency"], "'latency' is not a rule; write FIGURE=TOLERANCE"),
+        (["--harness-against=a.json", "--harness-gate=fail_on=slow"], "'slow' is not an outcome"),
     ],
 )
-def test_errors_of_use(suite: Suite, options: list[str], message: str) -> None:
+def test_usage_errors(suite: Suite, options: list[str], message: str) -> None:
     result = suite(TOYS, *options)
     assert result.ret == pytest.ExitCode.USAGE_ERROR
     assert message in "\n".join([*result.outlines, *result.errlines])
 
 
-def test_a_rule_for_a_figure_that_no_metric_gives_is_an_error_of_use(pull: Any) -> None:
+def test_a_rule_for_a_figure_that_no_metric_gives_is_a_usage_error(pull: Any) -> None:
     code, text = pull(source(), "--harness-gate=aurocc=0.01")
     assert code == pytest.ExitCode.USAGE_ERROR
     assert "gate: no cell has a figure 'aurocc'; did you mean 'auroc'" in text
 
 
 @pytest.mark.parametrize("where", ["elsewhere/suite.py", "suite.py"])
-def test_a_suite_is_known_again_from_another_root(pull: Any, suite: Suite, where: str) -> None:
+def test_suites_match_across_pytest_roots(pull: Any, suite: Suite, where: str) -> None:
     assert suite(source(), "--benchmark-json=base.json").ret == 0
     text = Path("base.json").read_text()
     Path("base.json").write_text(text.replace('"suite": "suite.py"', f'"suite": "{where}"'))
@@ -425,7 +423,7 @@ def test_a_suite_is_known_again_from_another_root(pull: Any, suite: Suite, where
     assert main(["compare", "base.json", "base.json"]) == 0
 
 
-def test_two_suites_with_one_name_are_not_taken_for_each_other() -> None:
+def test_two_suites_with_one_file_name_do_not_match() -> None:
     def of(*suites: str) -> Baseline:
         records = [decoded(record() | {"suite": suite}) for suite in suites]
         return Baseline(Path("base.json"), {entry.name: entry for entry in records}, {})
@@ -441,16 +439,18 @@ def test_two_suites_with_one_name_are_not_taken_for_each_other() -> None:
         of("x/a.py", "y/a.py").aligned(["a.py"])
 
 
-def test_a_run_of_another_suite_is_an_error_of_use(pull: Any, suite: Suite) -> None:
+def test_a_run_of_another_suite_is_a_usage_error(pull: Any, suite: Suite) -> None:
     assert suite(source(), "--benchmark-json=base.json").ret == 0
     text = Path("base.json").read_text()
     Path("base.json").write_text(text.replace('"suite": "suite.py"', '"suite": "mysuite.py"'))
     result = suite(source(), "--harness-against=base.json")
     assert result.ret == pytest.ExitCode.USAGE_ERROR
-    assert "base.json is of other suites (mysuite.py) than this run (suite.py)" in "\n".join(result.errlines)
+    assert "nothing to compare: base.json holds other suites (mysuite.py) than this run (suite.py)" in "\n".join(
+        result.errlines
+    )
 
 
-def test_a_run_of_another_preset_is_an_error_of_use(pull: Any, suite: Suite) -> None:
+def test_a_run_of_another_preset_is_a_usage_error(pull: Any, suite: Suite) -> None:
     assert suite(source(), "--benchmark-json=base.json").ret == 0
     result = suite(source(), "--harness-against=base.json", "--harness-preset=quick")
     assert result.ret == pytest.ExitCode.USAGE_ERROR
@@ -458,7 +458,7 @@ def test_a_run_of_another_preset_is_an_error_of_use(pull: Any, suite: Suite) -> 
 
 
 @pytest.mark.parametrize(("changed", "code"), [("layers=0", 0), ("layers=1", 10)])
-def test_the_records_alone_give_the_same_verdict(
+def test_compare_gives_the_same_verdict_from_the_records_alone(
     pull: Any, capsys: pytest.CaptureFixture[str], changed: str, code: int
 ) -> None:
     assert pull(source(changed))[0] == code
@@ -470,9 +470,7 @@ def test_the_records_alone_give_the_same_verdict(
     assert ElementTree.parse("gate.xml").getroot().tag == "testsuites"
 
 
-def test_a_rule_that_judges_nothing_of_two_records_is_an_error_of_use(
-    pull: Any, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_compare_refuses_a_rule_for_an_unknown_figure(pull: Any, capsys: pytest.CaptureFixture[str]) -> None:
     assert pull(source())[0] == 0
     assert main(["compare", "base.json", "new.json", "--gate=aurocc=0.01"]) == 4
     assert "no cell has a figure 'aurocc'; did you mean 'auroc'" in capsys.readouterr().err

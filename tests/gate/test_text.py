@@ -50,7 +50,7 @@ def cell(*findings: Finding, name: str = "s.py::m[a]", **changes: Any) -> CellCo
     return CellComparison(**(given | changes))
 
 
-LOST = cell(name="s.py::m[gone]", new=None, reason="the suite declares it no more")
+LOST = cell(name="s.py::m[gone]", new=None, reason="the suite no longer declares it")
 NEW = cell(name="s.py::m[new]", old=None)
 ALL = Judgement((cell(finding(), finding("improved", figure="file_size")), cell(finding("contaminated")), LOST, NEW))
 
@@ -96,7 +96,7 @@ def test_the_text_holds_every_finding() -> None:
     assert "  better, which does not make up for it: file_size 100.0" in found
     assert "  changed: nothing that is recorded" in found
     assert "  again: pytest 's.py::m[a]' '--harness-against=base run.json'" in found
-    assert "LOST s.py::m[gone]\n  the suite declares it no more" in found
+    assert "LOST s.py::m[gone]\n  the suite no longer declares it" in found
     assert "contaminated: latency 100.0 -> 110.0 us, x 1.1000 [1.0900, 1.1100], allowed 1 %: why it is contam" in found
     assert found.endswith("The gate is closed: regressed and lost (exit code 10).")
 
@@ -121,7 +121,7 @@ def test_markdown_has_a_table_of_regressions_and_folds_the_rest() -> None:
         "1 %",
         "timed in pairs |",
     ]
-    assert "- lost: <code>s.py::m[gone]</code>: the suite declares it no more" in found
+    assert "- lost: <code>s.py::m[gone]</code>: the suite no longer declares it" in found
     for folded in ("What changed, and how to measure it again", "Not settled (1)", "Better (1)"):
         assert f"<summary>{folded}</summary>" in found
     assert gate_markdown(Judgement((NEW,)), BACKGROUND).startswith("### Compression gate: open\n")

@@ -1,4 +1,4 @@
-"""Policies: what people write, what it means, which layer counts, and what they are told when it is wrong."""
+"""The gate's rules: parsing, layers, and the messages for wrong rules."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ from harness.run.declarations import default_rules
         (" 99.9 %  of   reference ", "kept", 0.999),
     ],
 )
-def test_tolerances_are_written_as_people_do(text: str, kind: str, value: float) -> None:
+def test_parse_tolerance(text: str, kind: str, value: float) -> None:
     found = parse_tolerance("auroc", text)
     assert (found.kind, found.value) == (kind, pytest.approx(value))
 
@@ -48,8 +48,8 @@ def test_a_tolerance_is_read_back_from_its_text(kind: str, value: float) -> None
 
 
 @pytest.mark.parametrize("text", ["fast", "", "-1%", "-0.1", "nan", "inf", "0% of reference", "120% of reference"])
-def test_what_is_no_tolerance_is_told_with_examples(text: str) -> None:
-    with pytest.raises(UsageError, match=r"gate: auroc = .* is no tolerance; write .*1%.*0\.005.*of reference"):
+def test_an_invalid_tolerance_is_refused_with_examples(text: str) -> None:
+    with pytest.raises(UsageError, match=r"gate: auroc = .* is not a tolerance; write .*1%.*0\.005.*of reference"):
         parse_tolerance("auroc", text)
 
 
@@ -59,7 +59,7 @@ def test_latency_is_a_share(text: str) -> None:
         parse_tolerance("latency", text)
 
 
-def test_a_later_layer_counts() -> None:
+def test_a_later_layer_replaces_rules() -> None:
     found = policy({"memory": "10%"}, {"latency": "2%", "auroc": "0.1"}, {"auroc": "off"}, {"latency": "3%"})
     assert found.latency == pytest.approx(0.03)
     assert "auroc" not in found.tolerances
@@ -68,7 +68,7 @@ def test_a_later_layer_counts() -> None:
 
 
 def test_the_defaults_judge_latency_size_memory_and_quality() -> None:
-    """Latency is the harness' own; the other rules are declared by the installed metrics."""
+    """The harness declares the rule for latency, the installed metrics the other rules."""
     assert set(policy().tolerances) == set(DEFAULTS) == {"latency"}
     declared = policy(default_rules([]))
     assert {figure: str(tolerance) for figure, tolerance in declared.tolerances.items()} == {
@@ -81,16 +81,16 @@ def test_the_defaults_judge_latency_size_memory_and_quality() -> None:
 
 
 @pytest.mark.parametrize("outcomes", ["regressed", "lost+contaminated", "+".join(OUTCOMES), ""])
-def test_what_fails_a_build_is_chosen(outcomes: str) -> None:
+def test_fail_on_selects_outcomes(outcomes: str) -> None:
     assert policy({"fail_on": outcomes}).fail_on == set(filter(None, outcomes.split("+")))
 
 
-def test_nothing_may_fail_a_build_too() -> None:
+def test_fail_on_none_lets_nothing_fail() -> None:
     assert policy(parse_rules("fail_on=none")).fail_on == set()
 
 
-def test_a_wrong_outcome_is_answered_with_the_nearest() -> None:
-    with pytest.raises(UsageError, match="no outcome is called 'regresed'; did you mean 'regressed'"):
+def test_a_wrong_outcome_is_refused_with_the_nearest() -> None:
+    with pytest.raises(UsageError, match="'regresed' is not an outcome; did you mean 'regressed'"):
         policy({"fail_on": "regresed"})
 
 
@@ -103,8 +103,8 @@ def test_the_rules_of_a_command_line() -> None:
 
 
 @pytest.mark.parametrize("text", ["latency", "=2%", "latency=", "latency=2%,"])
-def test_what_is_no_rule_is_told(text: str) -> None:
-    with pytest.raises(UsageError, match="is no rule; write FIGURE=TOLERANCE"):
+def test_an_invalid_rule_is_refused(text: str) -> None:
+    with pytest.raises(UsageError, match="is not a rule; write FIGURE=TOLERANCE"):
         parse_rules(text)
 
 
@@ -120,29 +120,29 @@ def test_the_rules_of_a_project(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("[tool.harness", "pyproject.toml cannot be read"),
-        ("[tool.harness]\ngate = 3\n", "is a table of figures and tolerances"),
-        ("tool = 3\n", "is a table of figures and tolerances"),
-        ("[tool.harness.gate]\nlatency = true\n", "latency = True is no rule"),
+        ("[tool.harness", "cannot read .tool.harness.gate. of .*pyproject.toml"),
+        ("[tool.harness]\ngate = 3\n", "is not a table; write figures and tolerances"),
+        ("tool = 3\n", "is not a table; write figures and tolerances"),
+        ("[tool.harness.gate]\nlatency = true\n", "latency = True is not a rule"),
         ("[tool.harness.gate]\nlatency = '2'\n", "pyproject.toml: .tool.harness.gate.: gate: latency"),
     ],
 )
-def test_a_project_s_wrong_rules_are_told_with_the_file(tmp_path: Path, text: str, message: str) -> None:
+def test_invalid_rules_of_a_project_are_refused_with_the_file(tmp_path: Path, text: str, message: str) -> None:
     (tmp_path / "pyproject.toml").write_text(text)
     with pytest.raises(UsageError, match=message):
         project_rules(tmp_path)
 
 
-def test_a_rule_for_no_figure_is_told() -> None:
+def test_a_rule_for_an_unknown_figure_is_refused() -> None:
     with pytest.raises(UsageError, match="no cell has a figure 'aurocc'; did you mean 'auroc'"):
         check_figures(["aurocc"], {"auroc": "higher"})
     check_figures(["auroc", "latency", "fail_on"], {"auroc": "higher"})
-    with pytest.raises(UsageError, match="whether more or less of 'mass' is better is not known"):
+    with pytest.raises(UsageError, match="'mass' cannot be judged, as it declares no better side"):
         check_figures(["mass"], {"mass": None})
 
 
 @pytest.mark.parametrize("text", ["0%", "0.0 %"])
-def test_no_run_can_show_equal_latencies(text: str) -> None:
-    """A margin of nothing would contaminate every cell, and so let every slowdown pass."""
-    with pytest.raises(UsageError, match="same to the last digit"):
+def test_a_margin_of_zero_is_refused(text: str) -> None:
+    """A margin of zero would contaminate every cell, and so let every slowdown pass."""
+    with pytest.raises(UsageError, match="no measurement can show that two latencies are equal"):
         parse_tolerance("latency", text)
