@@ -20,7 +20,7 @@ build-backend = "hatchling.build"
 [project]
 name = "harness-sample"
 version = "3.1"
-dependencies = ["harness"]
+dependencies = ["compression-harness"]
 
 [project.entry-points.harness]
 sample = "harness_sample"

@@ -18,6 +18,7 @@ from harness.cli.plugin import add_plugin_command
 from harness.cli.report import add_report_command
 from harness.cli.store import add_store_command
 from harness.errors import HarnessError, UsageError
+from harness.plugin.manager import KERNEL
 from harness.progress import log_to
 
 USAGE_ERROR, INTERRUPTED = 4, 130
@@ -58,6 +59,7 @@ class Parser(argparse.ArgumentParser):
 
 def _parser() -> argparse.ArgumentParser:
     parser = Parser(prog="harness", description="Benchmarks of compressed neural networks.")
+    parser.add_argument("--version", action="version", version=f"{KERNEL.distribution} {KERNEL.version}")
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
     add_list_command(commands)
     add_plan_command(commands)

@@ -21,7 +21,7 @@ from harness.errors import CellError, HarnessError, MeasureError, UsageError, de
 from harness.measure import machine
 from harness.measure.latency import LatencyTimer, Pair, Samples
 from harness.measure.profile import worker_environment
-from harness.plugin.manager import Plugins
+from harness.plugin.manager import KERNEL, Plugins
 from harness.policy.baseline import Baseline
 from harness.policy.rules import FAIL_ON, LATENCY, Policy, check_figures, policy
 from harness.progress import Display
@@ -41,7 +41,7 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 #: What cells are timed beside.
 REFERENCE, EARLIER = "reference", "model of the earlier run"
-PACKAGES = ("harness", "torch", "numpy", "scipy", "pytest-benchmark")
+PACKAGES = ("torch", "numpy", "scipy", "pytest-benchmark")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -246,7 +246,11 @@ class Session:
             test_examples=len(evidence.targets),
             timing=timing,
             machine=dict(self._machine),
-            versions={"python": platform.python_version(), **{name: version(name) for name in PACKAGES}},
+            versions={
+                "python": platform.python_version(),
+                "harness": KERNEL.version,
+                **{name: version(name) for name in PACKAGES},
+            },
             gate=dict(cell.gate),
             against=against,
         )

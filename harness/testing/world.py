@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import hashlib
 from collections.abc import Iterator, Sequence
-from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -24,7 +23,7 @@ from harness.api import (
 )
 from harness.data.synthetic import make_once
 from harness.errors import DataError
-from harness.plugin.manager import Origin, Plugins, Registry, installed
+from harness.plugin.manager import KERNEL, Origin, Plugins, Registry, installed
 from harness.suite.matrix import Cell
 
 if TYPE_CHECKING:
@@ -35,7 +34,7 @@ if TYPE_CHECKING:
 
 SHAPE, LABELS = (3, 32), ("high", "shaky")
 SIZES = {"train": 64, "validation": 48, "test": 40}
-ORIGIN = Origin("conformance kit", "harness", version("harness"))
+ORIGIN = Origin("conformance kit", KERNEL.distribution, KERNEL.version)
 
 
 def examples(count: int, seed: int) -> Split:

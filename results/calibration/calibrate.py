@@ -42,6 +42,7 @@ from harness.measure.machine import facts, load
 from harness.measure.noise import SIGNALS, noise_signals
 from harness.measure.pool import PairedSamples, Workers
 from harness.measure.timing import Amount
+from harness.plugin.manager import KERNEL
 from harness.stats.ratios import hierarchical_bootstrap, paired_ratio
 from harness.stats.verdict import confirms_slower, decide_verdicts
 from harness.text import DEFAULT_MARGIN, parse_margin
@@ -50,7 +51,7 @@ from harness.text import DEFAULT_MARGIN, parse_margin
 COMPARISONS_PER_CREW = 10
 #: The warm-up ends when both arms are steady, and after this many calls of each arm at the latest.
 WARMUP = 300
-PACKAGES = ("harness", "numpy", "scipy", "torch")
+PACKAGES = ("numpy", "scipy", "torch")
 USAGE_ERROR, INTERRUPTED = 4, 130
 
 
@@ -109,7 +110,11 @@ def calibrate(plan: CalibrationPlan, log: Callable[[str], None], output: Path | 
     document: dict[str, Any] = {
         "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
         "command": shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]]),
-        "versions": {"python": platform.python_version(), **{name: version(name) for name in PACKAGES}},
+        "versions": {
+            "python": platform.python_version(),
+            "harness": KERNEL.version,
+            **{name: version(name) for name in PACKAGES},
+        },
         "machine": dict(facts()),
         "load": dict(load()),
         "plan": to_jsonable(plan),

@@ -145,6 +145,17 @@ def test_built_in_plugins_are_called_harness_whatever_their_distribution_is(monk
     assert Origin("ecg", "harness-lookalike", "9").id == "harness-lookalike"
 
 
+def test_the_key_of_a_built_in_step_does_not_depend_on_the_name_of_our_distribution(
+    nowhere: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    keys = set()
+    for distribution in ("harness", "compression-harness"):
+        monkeypatch.setattr("harness.plugin.manager.KERNEL", Origin("kernel", distribution, "9"))
+        keys.add(released(distribution, "9"))
+    assert len(keys) == 1
+    assert released("harness", "9") not in keys, "now a third party has the former name"
+
+
 def released(distribution: str, version: str) -> str:
     """The key that a release of the toy plugin gives."""
     plugins = Plugins()

@@ -6,6 +6,7 @@ import json
 import subprocess
 import sys
 from collections.abc import Callable, Sequence
+from importlib.metadata import version
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -306,3 +307,10 @@ def test_an_interruption_is_one_line(monkeypatch: pytest.MonkeyPatch, capsys: py
     monkeypatch.setattr("harness.cli.data.status", interrupt)
     assert main(["data", "status"]) == 130
     assert capsys.readouterr().err == "harness: interrupted\n"
+
+
+def test_version_prints_the_name_of_the_distribution_and_its_version(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as ended:
+        main(["--version"])
+    assert ended.value.code == 0
+    assert capsys.readouterr().out == f"compression-harness {version('compression-harness')}\n"
