@@ -1,1 +1,1 @@
-"""Follow figures over many runs, and find where they changed."""
+"""Follow figures over many runs, find where they changed, and show it as text, JSON and a chart."""

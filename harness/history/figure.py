@@ -1,4 +1,4 @@
-"""The history of the latency ratios as a figure: a small panel a series, with intervals, levels and changes."""
+"""Draw the history of the latency ratios: a panel for each series, with intervals, levels and changes."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, Any
 
 from harness.errors import UsageError
 from harness.files import atomic_write
-from harness.history.series import RATIO, Group, History, LevelChange, Point, Series
-from harness.history.text import SYNTHETIC, about, relative
+from harness.history.series import RATIO, History, LevelChange, Point, Series, SeriesGroup
+from harness.history.text import SYNTHETIC, describe_setting, format_change
 from harness.records.runs import labels
 from harness.text import one_line
 
@@ -23,62 +23,65 @@ if TYPE_CHECKING:
     from matplotlib.lines import Line2D
 
 SUFFIXES = (".svg", ".png", ".pdf")
-#: A page holds so many panels; what does not fit is told in the figure.
+#: The number of panels and of columns of a page; the figure says how many series do not fit.
 PANELS, COLUMNS = 24, 3
-#: Of more changes in one panel the last so many are labelled; all have their line.
+#: The number of changes with a label in a panel, the latest ones; every change has a line.
 LABELS = 5
-#: The width of a letter of a label, as a share of a panel's.
+#: The width of a letter in a label, as a share of the panel.
 LETTER = 0.015
-#: Of a run's name: its date, time and commit.
+#: The longest name of a run in a label: date, time and commit.
 LONGEST = 35
-#: Okabe and Ito's colours, which the colour-blind tell apart; no information is in a colour alone.
+#: The colours of Okabe and Ito, which colour-blind readers can distinguish; shapes repeat the information.
 RUNS, LEVEL, CHANGE, OTHER = "#0072B2", "#000000", "#D55E00", "#666666"
 
 
 def check_suffix(file: Path) -> None:
-    """Raise UsageError for a file whose kind of figure is not known."""
+    """Raise UsageError if the file's suffix names no supported format."""
     if file.suffix.lower() not in SUFFIXES:
-        raise UsageError(f"a figure is a file {', '.join('*' + suffix for suffix in SUFFIXES)}, and {file} is none")
+        forms = ", ".join(f"*{suffix}" for suffix in SUFFIXES)
+        raise UsageError(f"cannot draw {file}: the format is unknown; name a file {forms} with --figure")
 
 
 def draw(history: History, file: Path) -> None:
-    """Write the figure in the form that the file's suffix names, the same bytes for the same history.
+    """Draw the history into a file in the format of its suffix; the same history gives the same bytes.
 
-    Raises UsageError when there is no ratio to draw, StoreError when the file cannot be written.
+    Raises UsageError if there is no ratio to draw, StoreError if the file cannot be written.
     """
     check_suffix(file)
     import matplotlib
 
-    # Text stays text; ids and dates do not change from one writing to the next.
+    # Text stays text in SVG; constant ids and no dates make the bytes reproducible.
     settings: dict[Any, Any] = {"svg.fonttype": "none", "svg.hashsalt": "harness", "font.size": 7}
-    unvarying = {".svg": {"Date": None}, ".pdf": {"CreationDate": None}, ".png": {}}[file.suffix.lower()]
+    metadata = {".svg": {"Date": None}, ".pdf": {"CreationDate": None}, ".png": {}}[file.suffix.lower()]
     with matplotlib.rc_context(settings), warnings.catch_warnings():
-        warnings.filterwarnings("ignore", "Glyph")  # of names in scripts that the font lacks; SVG has them anyway
+        warnings.filterwarnings("ignore", "Glyph")  # the font may lack a script; SVG holds the text anyway
         figure = _figure(history)
         with atomic_write(file, "or name another with --figure") as temporary:
-            figure.savefig(temporary, format=file.suffix[1:].lower(), dpi=150, metadata=unvarying)
+            figure.savefig(temporary, format=file.suffix[1:].lower(), dpi=150, metadata=metadata)
 
 
 def _figure(history: History) -> Figure:
     from matplotlib.figure import Figure
 
-    found = [
+    drawable = [
         (group, series)
         for group in history.groups
         for series in group.series
         if series.figure == RATIO and any(point.value is not None for point in series.points)
     ]
-    if not found:
-        raise UsageError("there is no ratio of latencies to draw: no run of a known machine has one")
-    found.sort(key=lambda entry: not entry[1].changes)
-    shown = found[:PANELS]
+    if not drawable:
+        raise UsageError("there is no ratio of latencies to draw: no run of a known machine has one; name other runs")
+    drawable.sort(key=lambda entry: not entry[1].changes)
+    shown = drawable[:PANELS]
     groups = _unique(group for group, _ in shown)
     names = labels(history.runs)
     columns = min(COLUMNS, len(shown))
     rows = math.ceil(len(shown) / columns)
     width = max(3.6 * columns, 6.5)
-    drawn = "" if len(found) <= PANELS else f"; {PANELS} of {len(found)} series are drawn, those with a change first"
-    head = [f"{RATIO} of separate runs in the order of time{drawn}", *_head(groups, names, round(18 * width))]
+    note = ""
+    if len(drawable) > PANELS:
+        note = f"; {PANELS} of {len(drawable)} series are drawn, those with a change first"
+    head = [f"{RATIO} of separate runs in the order of time{note}", *_head(groups, names, round(18 * width))]
     figure = Figure(figsize=(width, 1.75 * rows + 0.14 * len(head) + 0.6), layout="constrained")
     grid = figure.subplots(rows, columns, squeeze=False)
     for axes in list(grid.flat)[len(shown) :]:
@@ -92,19 +95,19 @@ def _figure(history: History) -> Figure:
     return figure
 
 
-def _head(groups: Sequence[Group], names: Sequence[str], width: int) -> list[str]:
-    """A line or two a group: its machine, and what its runs have in common."""
+def _head(groups: Sequence[SeriesGroup], names: Sequence[str], width: int) -> list[str]:
+    """Return the lines about each group: its machine, and what its runs have in common."""
     lines = []
     for number, group in enumerate(groups, 1):
         text = f"[{number}] " if len(groups) > 1 else ""
-        text += f"{one_line(str(group.setting.machine))}; {about(group.setting)}; {names[group.runs[0]]}"
+        text += f"{one_line(str(group.setting.machine))}; {describe_setting(group.setting)}; {names[group.runs[0]]}"
         text += f" to {names[group.runs[-1]]}" if len(group.runs) > 1 else ""
         lines += textwrap.wrap(text, width, break_on_hyphens=False)
         lines += [SYNTHETIC] if group.setting.synthetic else []
     return lines
 
 
-def _panel(axes: Axes, group: Group, series: Series, history: History, names: Sequence[str]) -> None:
+def _panel(axes: Axes, group: SeriesGroup, series: Series, history: History, names: Sequence[str]) -> None:
     places = {run: place for place, run in enumerate(group.runs)}
     size = 3.0 if len(places) <= 40 else 1.6
     low, high = _limits(series)
@@ -120,7 +123,7 @@ def _panel(axes: Axes, group: Group, series: Series, history: History, names: Se
     axes.plot([places[point.run] for point in counted], _values(counted), "o", color=RUNS, markersize=size)
     others = [point for point in series.points if point.left_out and point.value is not None]
     edge = [min(max(value, low), top) for value in _values(others)]
-    if others:  # none would have no place, and with it the whole layout
+    if others:  # an empty plot has no extent, which breaks the layout
         axes.plot([places[point.run] for point in others], edge, "x", color=OTHER, markersize=size + 1, clip_on=False)
     _levels(axes, series, places)
     _labels(axes, series, places, names)
@@ -128,14 +131,14 @@ def _panel(axes: Axes, group: Group, series: Series, history: History, names: Se
 
 
 def _labels(axes: Axes, series: Series, places: Mapping[int, int], names: Sequence[str]) -> None:
-    """A line at each change, and on it one below the other the labels of the last, moved as far as they fit in."""
-    share = 1 / (len(places) + 0.2)  # of the axis, a run's
+    """Draw a line at each change, and the labels of the latest changes below one another, moved into the panel."""
+    share = 1 / (len(places) + 0.2)  # the width of a run, as a share of the axis
     for change in series.changes:
         axes.axvline(_between(change, places), color=CHANGE, linewidth=1, linestyle="--")
     shown = series.changes[-LABELS:]
     line = 0.2 / (1 + 0.2 * len(shown))
     for number, change in enumerate(shown):
-        text = f"{names[change.first][:LONGEST]}: {relative(change)}"
+        text = f"{names[change.first][:LONGEST]}: {format_change(change)}"
         half = min(0.5, len(text) * LETTER / 2)
         axes.text(
             min(max((_between(change, places) + 0.6) * share, half), 1 - half),
@@ -156,7 +159,7 @@ def _between(change: LevelChange, places: Mapping[int, int]) -> float:
 
 
 def _levels(axes: Axes, series: Series, places: Mapping[int, int]) -> None:
-    """A line at the median of the runs between two changes."""
+    """Draw a line at the median of the runs between two changes."""
     if not series.changes:
         return
     counted = [point.run for point in series.counted]
@@ -168,7 +171,7 @@ def _levels(axes: Axes, series: Series, places: Mapping[int, int]) -> None:
 
 
 def _limits(series: Series) -> tuple[float, float]:
-    """What the vertical axis spans: the values that count, and their intervals unless these are unusually wide."""
+    """Return the limits of the vertical axis: the values that count, with intervals unless unusually wide."""
     points = series.counted or series.points
     values = _values(points)
     half = [(point.high - point.low) / 2 for point in points if point.low is not None and point.high is not None]
@@ -182,7 +185,7 @@ def _values(points: Iterable[Point]) -> list[float]:
     return [point.value for point in points if point.value is not None]
 
 
-def _ticks(axes: Axes, group: Group, history: History) -> None:
+def _ticks(axes: Axes, group: SeriesGroup, history: History) -> None:
     from matplotlib.ticker import MaxNLocator, ScalarFormatter
 
     last = len(group.runs) - 1
@@ -208,9 +211,9 @@ def _legend() -> list[Line2D]:
     ]
 
 
-def _unique(groups: Iterable[Group]) -> list[Group]:
-    found: list[Group] = []
+def _unique(groups: Iterable[SeriesGroup]) -> list[SeriesGroup]:
+    unique: list[SeriesGroup] = []
     for group in groups:
-        if not any(group is other for other in found):
-            found.append(group)
-    return found
+        if not any(group is other for other in unique):
+            unique.append(group)
+    return unique

@@ -1,4 +1,4 @@
-"""The history of a suite: its figures as series over the runs of one machine, and where these changed."""
+"""Follow the figures of a suite over the runs of one machine, and find where they changed."""
 
 from __future__ import annotations
 
@@ -21,21 +21,21 @@ from harness.records.runs import Run
 from harness.run.declarations import declaration
 from harness.stats.changepoints import LEAST_RUNS, Scale, change_points
 
-#: The latency relative to the reference, which is no figure of a metric.
+#: The latency relative to the reference, which the harness itself measures.
 RATIO = "latency / reference"
-#: What is measured in these is clock time.
-CLOCK = ("ns", "us", "µs", "ms", "s")
-#: What a profile has where a record does not say: an entry that a later version added has its default until then.
-PROFILE: dict[str, Any] = to_jsonable(Profile())
-#: Beyond it, or as near to 0, a figure is nonsense, and arithmetic with it too.
+#: Units of clock time.
+CLOCK_UNITS = ("ns", "us", "µs", "ms", "s")
+#: The entries that a record's profile lacks, because a later version added them, have their defaults.
+DEFAULT_PROFILE: dict[str, Any] = to_jsonable(Profile())
+#: Larger figures, and ratios below its inverse, count as undefined: arithmetic with them could overflow.
 LARGEST = 1e100
 
 
 @dataclasses.dataclass(frozen=True)
 class Setting:
-    """What runs must have in common for their figures to make one series. ``profile`` is JSON with sorted names.
+    """What runs must have in common to form one series.
 
-    ``protocol`` is "not timed" where there is no latency.
+    ``profile`` is JSON with sorted names, empty if not timed; ``protocol`` is then "not timed".
     """
 
     machine: Fingerprint
@@ -50,9 +50,9 @@ class Setting:
 
 @dataclasses.dataclass(frozen=True)
 class Point:
-    """A figure in run number ``run``; ``left_out`` says why it does not count: "contaminated", "undefined", ...
+    """A figure in run number ``run``; ``left_out`` says why it does not count, as "contaminated" or "undefined".
 
-    ``error`` is its standard error, of the logarithm for a ratio; it and the interval are None where not known.
+    ``error`` is its standard error, of the logarithm for a ratio. It and the bounds are None if unknown.
     """
 
     run: int
@@ -65,7 +65,11 @@ class Point:
 
 @dataclasses.dataclass(frozen=True)
 class LevelChange:
-    """A change of level between two runs, which are those that count next to it, and what differs between these."""
+    """A change of level between the runs ``last`` and ``first``, and what else differs between the two.
+
+    ``before`` and ``after`` are the levels, ``relative`` is their relative difference, None from a level of 0.
+    ``worse`` is None if the figure has no better side.
+    """
 
     last: int
     first: int
@@ -91,23 +95,23 @@ class Series:
 
     @property
     def counted(self) -> list[Point]:
-        """The points that count."""
+        """The points that are not left out."""
         return [point for point in self.points if not point.left_out]
 
     @property
     def clock(self) -> bool:
-        """Whether it is clock time, which separate runs do not measure alike."""
-        return self.unit in CLOCK
+        """Whether it is clock time, which differs between runs with the state of the machine."""
+        return self.unit in CLOCK_UNITS
 
     @property
     def enough(self) -> bool:
-        """Whether the runs are enough for a change to be told."""
+        """Whether there are enough runs to detect a change."""
         return len(self.counted) >= (2 if self.scale == "exact" else LEAST_RUNS)
 
 
 @dataclasses.dataclass(frozen=True)
-class Group:
-    """All series of one setting. ``appeared`` has the cells new with a run, ``vanished`` those last seen in it."""
+class SeriesGroup:
+    """All series of one setting. ``appeared`` lists a run's new cells, ``vanished`` the cells last seen in it."""
 
     setting: Setting
     runs: tuple[int, ...]
@@ -119,27 +123,27 @@ class Group:
 
 @dataclasses.dataclass(frozen=True)
 class History:
-    """Groups over ``runs``, which are in the order of time; ``unknown`` are runs with cells of an unknown machine."""
+    """Groups of series over ``runs`` in order of time; ``unknown`` are the runs with cells of an unknown machine."""
 
     runs: tuple[Run, ...]
     margin: float
-    groups: tuple[Group, ...]
+    groups: tuple[SeriesGroup, ...]
     unknown: tuple[int, ...]
 
 
 def history(runs: Sequence[Run], margin: float) -> History:
-    """The series of ``runs``, which are in the order of time, with the changes by more than ``margin``."""
-    found: dict[Setting, dict[str, dict[int, Record]]] = {}
+    """Return the series of ``runs``, given in order of time, with the changes by more than ``margin``."""
+    by_setting: dict[Setting, dict[str, dict[int, Record]]] = {}
     unknown = []
     for number, run in enumerate(runs):
         for record in run.records:
             setting = _setting(record)
             if setting.machine.known:
-                found.setdefault(setting, collections.defaultdict(dict))[record.cell][number] = record
+                by_setting.setdefault(setting, collections.defaultdict(dict))[record.cell][number] = record
             elif number not in unknown:
                 unknown.append(number)
     documents = [run.documents for run in runs]
-    groups = [_group(setting, cells, documents, margin) for setting, cells in found.items()]
+    groups = [_group(setting, cells, documents, margin) for setting, cells in by_setting.items()]
     return History(tuple(runs), margin, tuple(groups), tuple(unknown))
 
 
@@ -153,13 +157,13 @@ def _setting(record: Record) -> Setting:
         device=record.device,
         synthetic=record.synthetic,
         protocol=record.protocol or "not timed",
-        profile="" if timing is None else json.dumps(PROFILE | timing.profile, sort_keys=True),
+        profile="" if timing is None else json.dumps(DEFAULT_PROFILE | timing.profile, sort_keys=True),
     )
 
 
 def _group(
     setting: Setting, cells: Mapping[str, Mapping[int, Record]], documents: Sequence[Documents], margin: float
-) -> Group:
+) -> SeriesGroup:
     runs = sorted({number for records in cells.values() for number in records})
     appeared: dict[int, list[str]] = collections.defaultdict(list)
     vanished: dict[int, list[str]] = collections.defaultdict(list)
@@ -170,11 +174,11 @@ def _group(
         if max(records) != runs[-1]:
             vanished[max(records)].append(cell)
         series += [_series(cell, name, records, documents, margin) for name in _figures(records)]
-    return Group(setting, tuple(runs), tuple(cells), tuple(series), dict(appeared), dict(vanished))
+    return SeriesGroup(setting, tuple(runs), tuple(cells), tuple(series), dict(appeared), dict(vanished))
 
 
 def _figures(records: Mapping[int, Record]) -> list[str]:
-    """Name the figures to follow: the ratio, the headlines, and what the gate judges by default."""
+    """Return the figures to follow: the ratio, the headlines, and those that the gate judges by default."""
     names: dict[str, None] = {}
     if any(record.timing is not None for record in records.values()):
         names[RATIO] = None
@@ -200,21 +204,21 @@ def _series(
         elif name in record.figures:
             figure = record.figures[name]
             unit, digits, better = figure.unit, figure.digits, figure.better
-            scale = "ratio" if unit in CLOCK else "exact" if declaration(name, figure).exact else "plain"
+            scale = "ratio" if unit in CLOCK_UNITS else "exact" if declaration(name, figure).exact else "plain"
             points.append(_figure(number, record, name))
     counted = [point for point in points if not point.left_out]
     values = [point.value for point in counted if point.value is not None]
     changes = []
-    for found in change_points(values, [point.error for point in counted], scale, margin):
-        before, after = counted[found.index - 1].run, counted[found.index].run
+    for change in change_points(values, [point.error for point in counted], scale, margin):
+        before, after = counted[change.index - 1].run, counted[change.index].run
         changes.append(
             LevelChange(
                 last=before,
                 first=after,
-                before=found.before,
-                after=found.after,
-                relative=found.relative,
-                worse={"lower": found.after > found.before, "higher": found.after < found.before}.get(better or ""),
+                before=change.before,
+                after=change.after,
+                relative=change.relative,
+                worse={"lower": change.after > change.before, "higher": change.after < change.before}.get(better or ""),
                 cell=tuple(cell_changes(records[before], records[after], documents[before], documents[after])),
                 environment=tuple(surrounding_changes(records[before], records[after])),
             )
@@ -237,12 +241,13 @@ def _ratio(number: int, record: Record, reference: str) -> Point:
 
 
 def _figure(number: int, record: Record, name: str) -> Point:
-    """A metric's figure. The interval of one by bootstrap over patients is shown, and is no error between runs.
+    """A metric's figure.
 
-    The same patients answer in every run: what their choice adds to a figure it adds to all.
+    The bootstrap interval over test examples is shown, but is no error between runs: all runs use the same examples,
+    so their choice shifts the figures of all runs alike.
     """
     figure = record.figures[name]
-    clock = figure.unit in CLOCK
+    clock = figure.unit in CLOCK_UNITS
     value = _number(figure.value, positive=clock)
     interval = figure.interval
     low, high = (None, None) if interval is None else (_number(interval.low), _number(interval.high))
@@ -251,7 +256,7 @@ def _figure(number: int, record: Record, name: str) -> Point:
 
 
 def _error_of_log(ratio: Interval, low: float | None, high: float | None, processes: int) -> float | None:
-    """The standard error behind Student's interval over processes; None without one."""
+    """Return the standard error behind Student's t interval over processes; None without an interval."""
     if low is None or high is None or not low < high or processes < 2 or not 0 < ratio.level < 1:
         return None
     return math.log(high / low) / 2 / _student(ratio.level, min(processes, 10**6))
@@ -263,7 +268,7 @@ def _student(level: float, processes: int) -> float:
 
 
 def _number(value: Any, positive: bool = False) -> float | None:
-    """A figure that one can reckon with, else None."""
+    """Return a value that arithmetic can use, else None."""
     try:
         number = float(value)
     except (TypeError, OverflowError):

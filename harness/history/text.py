@@ -1,4 +1,4 @@
-"""The history of a suite for the terminal, and for programs: what changed, when, and what else changed there."""
+"""Format a history as text for a terminal and as JSON for programs."""
 
 from __future__ import annotations
 
@@ -11,23 +11,23 @@ from typing import Any
 
 from tabulate import tabulate
 
-from harness.history.series import Group, History, LevelChange, Series, Setting
+from harness.history.series import History, LevelChange, Series, SeriesGroup, Setting
 from harness.records.runs import labels
 from harness.stats.changepoints import LEAST_RUNS
 from harness.text import format_margin, one_line, pluralize, printable
 
 MISSING = "-"
 SYNTHETIC = "SYNTHETIC DATA: these figures say nothing about the real world"
-CLOCK = (
-    "(clock): clock time. Separate runs differ in it with the state of the machine; the latency relative to the "
-    "reference, timed in the same run, says more."
+CLOCK_NOTE = (
+    "(clock): clock time. It differs between runs with the state of the machine; the latency relative to the "
+    "reference, timed in the same run, is more reliable."
 )
-#: So many names are listed, unless all are asked for.
+#: The number of names in a list, unless everything is to be shown.
 NAMES = 6
 
 
 def history_text(history: History, width: int = 120, everything: bool = False) -> str:
-    """Tables by machine and matrix: the figures that changed, or with ``everything`` all of them."""
+    """Return tables by machine and matrix of the figures that changed, or of all with ``everything``."""
     names = labels(history.runs)
     parts = [f"{pluralize(len(names), 'run')}: {names[0]}" + (f" to {names[-1]}" if len(names) > 1 else "")]
     for machine, groups in itertools.groupby(_by_machine(history.groups), key=lambda group: group.setting.machine):
@@ -36,8 +36,8 @@ def history_text(history: History, width: int = 120, everything: bool = False) -
     if history.unknown:
         runs = _list([names[run] for run in history.unknown], everything)
         text = (
-            f"Compared with nothing: {pluralize(len(history.unknown), 'run')} with cells of an unknown machine, whose "
-            f"records do not say where they were timed: {runs}."
+            f"Not compared: {pluralize(len(history.unknown), 'run')} with cells of an unknown machine, whose records "
+            f"do not say where they were timed: {runs}."
         )
         parts.append(_wrap(text, width))
     if any(len(group.runs) > 1 for group in history.groups):
@@ -45,8 +45,8 @@ def history_text(history: History, width: int = 120, everything: bool = False) -
     return printable("\n\n".join(parts))
 
 
-def about(setting: Setting) -> str:
-    """What the runs of a group have in common besides their machine, on one line."""
+def describe_setting(setting: Setting) -> str:
+    """Return on one line what the runs of a group have in common, apart from their machine."""
     parts = [f"{setting.suite}, matrix {setting.matrix}", f"preset {setting.preset}", f"trained on {setting.device}"]
     if setting.profile:
         parts += [f"protocol {setting.protocol}", *_profile(json.loads(setting.profile))]
@@ -55,8 +55,8 @@ def about(setting: Setting) -> str:
     return one_line(", ".join(parts))
 
 
-def relative(change: LevelChange) -> str:
-    """A change in per cent, and whether it is for the worse: "+10.1 %, worse"."""
+def format_change(change: LevelChange) -> str:
+    """Return a change in per cent, and whether it is worse: "+10.1 %, worse"."""
     share = "from 0" if change.relative is None else f"{100 * change.relative:+,.1f} %"
     if change.relative is not None and abs(change.relative) < 0.0005:
         share = f"{100 * change.relative:+.2g} %"
@@ -64,7 +64,7 @@ def relative(change: LevelChange) -> str:
 
 
 def history_document(history: History, remarks: Sequence[str] = ()) -> dict[str, Any]:
-    """The history as JSON; runs are numbered in the order of time, and all that names a run is such a number."""
+    """Return the history as JSON; numbers of runs are indices into its ``runs``, which are in order of time."""
     return {
         "margin": history.margin,
         "least_runs": LEAST_RUNS,
@@ -87,15 +87,15 @@ def history_document(history: History, remarks: Sequence[str] = ()) -> dict[str,
 # ------------------------------------------------------------------------------------------------------------ text
 
 
-def _by_machine(groups: Sequence[Group]) -> list[Group]:
-    """The groups of each machine together, otherwise in their order."""
+def _by_machine(groups: Sequence[SeriesGroup]) -> list[SeriesGroup]:
+    """Sort the groups by the first appearance of their machine."""
     order = list(dict.fromkeys(group.setting.machine for group in groups))
     return sorted(groups, key=lambda group: order.index(group.setting.machine))
 
 
-def _group(group: Group, names: Sequence[str], width: int, everything: bool) -> str:
+def _group(group: SeriesGroup, names: Sequence[str], width: int, everything: bool) -> str:
     runs = [names[run] for run in group.runs]
-    lines = [_wrap(about(group.setting), width)]
+    lines = [_wrap(describe_setting(group.setting), width)]
     lines.append(f"{pluralize(len(runs), 'run')}, {runs[0]}" + (f" to {runs[-1]}" if len(runs) > 1 else ""))
     if group.setting.synthetic:
         lines.append(SYNTHETIC)
@@ -106,7 +106,7 @@ def _group(group: Group, names: Sequence[str], width: int, everything: bool) -> 
     return "\n".join([*lines, "", *(_wrap(note, width) for note in notes)])
 
 
-def _table(group: Group, shown: Sequence[Series], names: Sequence[str], width: int) -> Iterator[str]:
+def _table(group: SeriesGroup, shown: Sequence[Series], names: Sequence[str], width: int) -> Iterator[str]:
     rows = []
     cell = None
     for series in shown:
@@ -122,38 +122,40 @@ def _table(group: Group, shown: Sequence[Series], names: Sequence[str], width: i
     for series, line in zip(shown, lines, strict=True):
         yield line
         for change in series.changes:
-            levels = f"{_value(change.before, series)} -> {_value(change.after, series)} ({relative(change)})"
+            levels = f"{_value(change.before, series)} -> {_value(change.after, series)} ({format_change(change)})"
             text = "; ".join([f"{names[change.first]}: {levels}", *change.cell])
             yield _wrap(one_line(text), width, "    ")
 
 
 def title(series: Series) -> str:
-    """A figure's name with its unit, and whether it is clock time."""
+    """Return a figure's name with its unit, marked if it is clock time."""
     return series.figure + (f", {series.unit}" if series.unit else "") + (" (clock)" if series.clock else "")
 
 
-def _around(group: Group, names: Sequence[str]) -> Iterator[str]:
-    """What else differs between the runs on both sides of each change, once for all that changed there."""
-    found = {(change.last, change.first, change.environment) for series in group.series for change in series.changes}
-    if found:
+def _around(group: SeriesGroup, names: Sequence[str]) -> Iterator[str]:
+    """Yield what else differs between the runs on both sides of each change, once for each pair of runs."""
+    pairs = {(change.last, change.first, change.environment) for series in group.series for change in series.changes}
+    if pairs:
         yield "What else changed there:"
-    for last, first, environment in sorted(found):
-        what = "; ".join(environment) or "nothing that is recorded"
-        yield f"{names[last]} -> {names[first]}: {one_line(what)}."
+    for last, first, environment in sorted(pairs):
+        text = "; ".join(environment) or "nothing that is recorded"
+        yield f"{names[last]} -> {names[first]}: {one_line(text)}."
 
 
-def _summary(group: Group, everything: bool) -> Iterator[str]:
+def _summary(group: SeriesGroup, everything: bool) -> Iterator[str]:
     if len(group.runs) == 1:
-        yield "One run: there is nothing to compare it with yet."
+        yield "Only one run: there is nothing to compare it with yet."
         return
     changed = {series.cell for series in group.series if series.changes}
     few = {series.cell for series in group.series if not series.enough} - changed
-    calm = len(group.cells) - len(changed) - len(few)
-    if calm:
-        yield f"{pluralize(calm, 'cell')} without a change{'' if everything else ' (--all lists them)'}."
+    unchanged = len(group.cells) - len(changed) - len(few)
+    if unchanged:
+        yield f"{pluralize(unchanged, 'cell')} without a change{'' if everything else ' (--all lists them)'}."
     if few:
-        short = f"too few runs count (fewer than {LEAST_RUNS}) to tell a change from noise"
-        yield f"{pluralize(len(few), 'cell')} of which {short}."
+        yield (
+            f"{pluralize(len(few), 'cell')} with too few runs (fewer than {LEAST_RUNS}) to distinguish a change "
+            "from noise."
+        )
     for figure, series in itertools.groupby(sorted(group.series, key=title), key=title):
         points = [(point, each.cell) for each in series for point in each.points if point.left_out]
         reasons = collections.Counter(point.left_out for point, _ in points)
@@ -163,7 +165,7 @@ def _summary(group: Group, everything: bool) -> Iterator[str]:
             yield f"Left out of {one_line(figure)}: {counts} (in {cells})."
 
 
-def _present(group: Group, names: Sequence[str], everything: bool) -> Iterator[str]:
+def _present(group: SeriesGroup, names: Sequence[str], everything: bool) -> Iterator[str]:
     for run, cells in sorted(group.appeared.items()):
         yield f"New with {names[run]}: {_list(cells, everything)}."
     for run, cells in sorted(group.vanished.items()):
@@ -173,16 +175,16 @@ def _present(group: Group, names: Sequence[str], everything: bool) -> Iterator[s
 def _legend(history: History, everything: bool) -> str:
     shown = [series for group in history.groups for series in group.series if everything or series.changes]
     text = (
-        f"A change is one of level, by more than {format_margin(history.margin)} (in sizes and counts by anything); "
-        "the levels are medians. Of series that only vary as before, at most 1 in 20 shows one."
+        f"A change is a change of level by more than {format_margin(history.margin)}; of an exact figure, by any "
+        "amount. The levels are medians. At most 1 in 20 stationary series shows one."
     )
     if any("artefact" in line for series in shown for change in series.changes for line in change.cell):
-        text += " harness explain KEY KEY says why two artefacts differ."
-    return f"{text} {CLOCK}" if any(series.clock for series in shown) else text
+        text += " harness explain KEY KEY prints why two artefacts differ."
+    return f"{text} {CLOCK_NOTE}" if any(series.clock for series in shown) else text
 
 
 def _profile(profile: Mapping[str, Any]) -> Iterator[str]:
-    """A profile in words: its name, then its entries."""
+    """Yield the name of a profile, then its entries, as text."""
     if profile.get("name"):
         yield f"profile {profile['name']}"
     for name, value in profile.items():
@@ -202,13 +204,14 @@ def _value(value: float | None, series: Series) -> str:
 
 
 def _list(names: Iterable[str], everything: bool) -> str:
-    found = list(map(one_line, names))
-    cut = found if everything or len(found) <= NAMES else [*found[:NAMES], f"and {len(found) - NAMES} more"]
-    return ", ".join(cut)
+    lines = list(map(one_line, names))
+    if not everything and len(lines) > NAMES:
+        lines = [*lines[:NAMES], f"and {len(lines) - NAMES} more"]
+    return ", ".join(lines)
 
 
 def _wrap(text: str, width: int, indent: str = "") -> str:
-    """Lines of at most this width, where no name is longer; names are never divided."""
+    """Wrap to lines of at most this width, unless a name is longer: names are never split."""
     return textwrap.fill(
         text,
         width,
@@ -222,7 +225,7 @@ def _wrap(text: str, width: int, indent: str = "") -> str:
 # ------------------------------------------------------------------------------------------------------------ JSON
 
 
-def _group_document(group: Group) -> dict[str, Any]:
+def _group_document(group: SeriesGroup) -> dict[str, Any]:
     setting = group.setting
     return {
         "machine": {"text": str(setting.machine), "digest": setting.machine.digest},

@@ -1,4 +1,4 @@
-"""The command ``harness``."""
+"""The command ``harness``: every subcommand, its output and exit code."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ toys = Matrix(dataset="toy", architecture="conv", runtime="eager", seed=range(2)
 
 @pytest.fixture
 def run(toy_installed: ModuleType, capsys: pytest.CaptureFixture[str]) -> Run:
-    """Runs the command; gives its exit code, its output and its errors."""
+    """Return a function that runs the command, and returns its exit code, output and errors."""
 
     def command(*arguments: str) -> tuple[int, str, str]:
         code = main(arguments)
@@ -43,7 +43,7 @@ def run(toy_installed: ModuleType, capsys: pytest.CaptureFixture[str]) -> Run:
     return command
 
 
-def test_list_shows_what_each_plugin_brings_and_what_was_left_out(run: Run) -> None:
+def test_list_shows_what_plugins_register_and_their_problems(run: Run) -> None:
     installed().problems.append(Problem(Origin("x", "x-dist", "0"), "failed to import"))
     code, out, _ = run("list")
     assert code == 0
@@ -57,7 +57,7 @@ def test_list_shows_what_each_plugin_brings_and_what_was_left_out(run: Run) -> N
     assert lines[-1] == "problem: plugin x (x-dist 0): failed to import"
 
 
-def test_plan_says_what_would_be_done(run: Run) -> None:
+def test_plan_prints_the_plan(run: Run) -> None:
     Path("suite.py").write_text(SUITE)
     code, out, _ = run("plan", "suite.py", "--json", "--store", "s")
     document = json.loads(out)
@@ -72,7 +72,7 @@ def test_plan_says_what_would_be_done(run: Run) -> None:
     assert "steps to build: 6" in out
 
 
-def test_plan_uses_the_data_it_is_pointed_at(run: Run) -> None:
+def test_plan_uses_the_option_data(run: Run) -> None:
     Path("suite.py").write_text(SUITE)
     toy.write(Path("mine/toy"))
     _, out, _ = run("plan", "suite.py", "--json", "--data", "mine")
@@ -90,7 +90,10 @@ def test_plan_uses_the_data_it_is_pointed_at(run: Run) -> None:
         (["report", "absent.json"], "there is no file absent.json"),
         (["history", "absent.json"], "there is no file absent.json"),
         (["history", "."], "there is no run in .; make one"),
-        (["history", "suite.py", "--figure", "x.gif"], "a figure is a file *.svg, *.png, *.pdf, and x.gif is none"),
+        (
+            ["history", "suite.py", "--figure", "x.gif"],
+            "cannot draw x.gif: the format is unknown; name a file *.svg",
+        ),
         (["history", "suite.py", "--margin", "much"], "the margin 'much' is not a share"),
         (["explain", "abc"], "there is no store at .harness; name one with --store"),
         (["explain", "abc", "--store", "."], "no artefact has a key that begins with 'abc'"),
@@ -101,7 +104,7 @@ def test_plan_uses_the_data_it_is_pointed_at(run: Run) -> None:
         (["calibrate", "--pairs", "20"], "calibrate was moved to results/calibration/calibrate.py"),
     ],
 )
-def test_an_error_of_use_is_one_line_and_exit_code_4(run: Run, arguments: Sequence[str], message: str) -> None:
+def test_a_usage_error_is_one_line_and_exit_code_4(run: Run, arguments: Sequence[str], message: str) -> None:
     Path("suite.py").write_text(SUITE)
     code, out, err = run(*arguments)
     assert (code, out) == (4, "")
@@ -112,7 +115,7 @@ def test_an_error_of_use_is_one_line_and_exit_code_4(run: Run, arguments: Sequen
 @pytest.mark.parametrize(
     "arguments", [["plann"], [], ["doctor", "--nonsense"], ["report"], ["history"], ["doctor", "--allocator"]]
 )
-def test_what_cannot_be_parsed_is_an_error_of_use(run: Run, arguments: Sequence[str]) -> None:
+def test_invalid_arguments_are_a_usage_error(run: Run, arguments: Sequence[str]) -> None:
     code, out, err = run(*arguments)
     assert (code, out) == (4, "")
     assert err.startswith("harness: ")
@@ -129,7 +132,7 @@ def toy_record(**changes: Any) -> Any:
     return made | {"steps": [{"step": "train(epochs=1)", "facts": {}, "seconds": 1.0}]}
 
 
-def test_report_sets_a_study_beside_what_was_measured(run: Run) -> None:
+def test_report_shows_a_study_beside_measured_figures(run: Run) -> None:
     write_run("run.json", toy_record())
     code, out, err = run("report", "run.json", "--study", "TOYS")
     assert (code, err) == (0, "")
@@ -137,7 +140,7 @@ def test_report_sets_a_study_beside_what_was_measured(run: Run) -> None:
     assert line(out, "conv", "whole")[2:] == ["90", "91", "1", "seed", "+1", "differs:", "+1.1%"]
 
 
-def test_a_study_is_never_of_synthetic_data(run: Run) -> None:
+def test_a_study_is_not_compared_with_synthetic_data(run: Run) -> None:
     write_run("run.json", toy_record(synthetic=True))
     code, out, _ = run("report", "run.json", "--study", "toys")
     assert code == 0
@@ -145,14 +148,14 @@ def test_a_study_is_never_of_synthetic_data(run: Run) -> None:
     assert line(out, "conv", "whole")[2:] == ["90", "not", "run"]
 
 
-def test_an_unknown_study_is_answered_with_the_nearest(run: Run) -> None:
+def test_an_unknown_study_is_refused_with_the_nearest(run: Run) -> None:
     write_run("run.json", toy_record())
     code, out, err = run("report", "run.json", "--study", "toyz")
     assert (code, out) == (4, "")
     assert err.startswith("harness: the report has no section 'toyz'; did you mean 'toys'?")
 
 
-def test_a_record_that_lacks_what_it_must_have_is_told(run: Run) -> None:
+def test_an_incomplete_record_is_a_usage_error(run: Run) -> None:
     Path("run.json").write_text('{"benchmarks": [{"extra_info": {"harness": {"schema": 1}}}]}')
     code, _, err = run("report", "run.json")
     assert code == 4
@@ -169,7 +172,7 @@ def test_data_status_and_fetch(run: Run, monkeypatch: pytest.MonkeyPatch) -> Non
     assert "toy: found in data/toy" in out
 
 
-def test_a_fetch_that_is_not_complete_says_so(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_incomplete_fetch_is_a_usage_error(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(toy.Toy, "fetch", lambda self, folder, progress: None)
     code, _, err = run("data", "fetch", "toy")
     assert code == 4
@@ -183,7 +186,7 @@ def put(*documents: dict[str, Any]) -> list[str]:
     return [key_of(document) for document in documents]
 
 
-def test_explain_shows_a_lineage_or_why_two_differ(run: Run) -> None:
+def test_explain_prints_a_lineage_or_the_difference_of_two(run: Run) -> None:
     root = {"root": {"seed": 0}}
     one, two = ({"parent": key_of(root), "parameters": {"keep": keep}} for keep in (0.5, 0.25))
     keys = put(root, one, two)
@@ -195,14 +198,14 @@ def test_explain_shows_a_lineage_or_why_two_differ(run: Run) -> None:
     assert out == "the two keys are the same\n"
 
 
-def test_explaining_makes_no_store(run: Run) -> None:
+def test_explain_creates_no_store(run: Run) -> None:
     code, _, _ = run("explain", "abc", "--store", "nosuch")
     assert code == 4
     assert not Path("nosuch").exists()
 
 
 class Machine(fakes.Workers):
-    """Timing workers that find a network as fast as itself, and a slower one ``speed`` times as slow."""
+    """Fake timing workers: a network is as fast as itself, and a slower one ``speed`` times as slow."""
 
     def __init__(self, *_: object) -> None:
         super().__init__()
@@ -215,9 +218,7 @@ class Machine(fakes.Workers):
 
 
 @pytest.mark.parametrize(("speed", "code", "verdict"), [(1.02, 0, "Good enough"), (1.0, 1, "Not good enough")])
-def test_doctor_says_by_its_exit_code_whether_the_machine_is_fit(
-    run: Run, monkeypatch: pytest.MonkeyPatch, speed: float, code: int, verdict: str
-) -> None:
+def test_doctor_s_exit_code(run: Run, monkeypatch: pytest.MonkeyPatch, speed: float, code: int, verdict: str) -> None:
     monkeypatch.setattr("harness.doctor.doctor.Workers", Machine)
     monkeypatch.setattr(Machine, "speed", speed)
     found, out, err = run("doctor")
@@ -231,7 +232,7 @@ def test_doctor_says_by_its_exit_code_whether_the_machine_is_fit(
     assert document["itself"][0]["ratio"]["ratio"] == 1.0
 
 
-def test_an_allocator_that_is_not_here_is_one_line(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_missing_allocator_is_one_line(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("harness.measure.profile._libraries", lambda: iter(()))
     code, out, err = run("doctor", "--allocator", "jemalloc")
     assert (code, out, len(err.splitlines())) == (4, "", 1)
@@ -247,7 +248,7 @@ def test_workers_that_do_not_start_are_one_line(run: Run, monkeypatch: pytest.Mo
     )
 
 
-def test_an_option_says_its_default(capsys: pytest.CaptureFixture[str]) -> None:
+def test_help_states_defaults(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit):
         main(["doctor", "--help"])
     text = " ".join(capsys.readouterr().out.split())
@@ -258,7 +259,7 @@ def test_an_option_says_its_default(capsys: pytest.CaptureFixture[str]) -> None:
 STEP = (1.0, 1.001, 0.999, 1.0, 1.0, 1.1, 1.1, 1.101, 1.099)
 
 
-def test_history_prints_what_changed_and_draws_it(run: Run) -> None:
+def test_history_prints_and_draws_changes(run: Run) -> None:
     files = run_files.write_all(Path("runs"), [[run_files.cell(value)] for value in STEP])
     Path("runs/notes.json").write_text("{}")
     code, out, err = run("history", "runs", "--figure", "f.svg")
@@ -272,7 +273,7 @@ def test_history_prints_what_changed_and_draws_it(run: Run) -> None:
     assert "latency / reference" in run("history", *map(str, files), "--margin", "20%", "--all")[1]
 
 
-def test_history_is_there_for_programs(run: Run) -> None:
+def test_history_as_json(run: Run) -> None:
     run_files.write_all(Path("runs"), [[run_files.cell(value)] for value in STEP])
     code, out, _ = run("history", "runs", "--json")
     document = json.loads(out)
@@ -282,7 +283,7 @@ def test_history_is_there_for_programs(run: Run) -> None:
     assert len(document["runs"]) == len(document["groups"][0]["series"][0]["points"]) == 9
 
 
-def test_a_figure_that_cannot_be_written_or_shows_nothing_is_one_line(run: Run) -> None:
+def test_a_figure_that_cannot_be_written_or_drawn_is_one_line(run: Run) -> None:
     run_files.write(Path("a.json"), [run_files.cell()])
     Path("taken").write_text("")
     code, _, err = run("history", "a.json", "--figure", "taken/f.svg")
@@ -294,7 +295,7 @@ def test_a_figure_that_cannot_be_written_or_shows_nothing_is_one_line(run: Run) 
     assert "there is no ratio of latencies to draw" in err
 
 
-def test_the_command_loads_no_library_before_it_needs_it() -> None:
+def test_the_command_loads_libraries_lazily() -> None:
     code = "import sys, harness.cli.main; print(*sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert not {"torch", "scipy", "ruptures", "matplotlib"} & set(done.stdout.split())

@@ -1,4 +1,4 @@
-"""The figure of a history: what it shows is read from its SVG, whose texts are text."""
+"""The chart of a history, read from its SVG, which keeps text as text."""
 
 from __future__ import annotations
 
@@ -46,13 +46,13 @@ def test_one_run_can_be_drawn(tmp_path: Path) -> None:
     assert not any("worse" in text for text in shown)
 
 
-def test_a_page_has_its_limit_and_says_so(tmp_path: Path) -> None:
+def test_a_page_has_a_limit_and_states_it(tmp_path: Path) -> None:
     shown = texts(of(tmp_path, [[cell(seed=seed) for seed in range(60)]]), tmp_path)
     assert len([text for text in shown if text.startswith("conv")]) == PANELS == 24
     assert any("24 of 60 series are drawn, those with a change first" in text for text in shown)
 
 
-def test_groups_are_numbered_and_synthetic_data_is_called_so(tmp_path: Path) -> None:
+def test_groups_are_numbered_and_synthetic_data_is_labelled(tmp_path: Path) -> None:
     other = {"machine": MACHINE | {"cpu": "Other CPU"}, "synthetic": True}
     shown = texts(of(tmp_path, [[cell(), cell(**other)]]), tmp_path)
     assert {"[1] conv-plain-full-float32-0", "[2] conv-plain-full-float32-0"} <= set(shown)
@@ -60,7 +60,7 @@ def test_groups_are_numbered_and_synthetic_data_is_called_so(tmp_path: Path) -> 
     assert len([text for text in shown if "SYNTHETIC DATA" in text]) == 1
 
 
-def test_what_was_left_out_is_marked_otherwise(tmp_path: Path) -> None:
+def test_left_out_points_are_crosses(tmp_path: Path) -> None:
     def crosses(folder: Path, last: Any) -> int:
         draw(of(folder, [[cell()], [cell()], [last]]), folder / "figure.svg")
         return (folder / "figure.svg").read_text().count(OTHER.lower())
@@ -68,30 +68,30 @@ def test_what_was_left_out_is_marked_otherwise(tmp_path: Path) -> None:
     assert crosses(tmp_path / "a", contaminated(ratio=9.0)) > crosses(tmp_path / "b", cell(1.001))
 
 
-def test_names_are_no_formulas_and_no_markup(tmp_path: Path) -> None:
+def test_names_are_neither_formulas_nor_markup(tmp_path: Path) -> None:
     shown = texts(of(tmp_path, [[cell(cell="a$\\frac{$ <b>&\x1b\n漢😀")]]), tmp_path)
     assert "a$\\frac{$ <b>&\\x1b\\n漢😀" in shown
 
 
-def test_many_changes_do_not_push_out_the_series(tmp_path: Path) -> None:
+def test_at_most_five_changes_have_labels(tmp_path: Path) -> None:
     values = [1 + 0.3 * (run // 6 % 2) + 0.001 * (run % 3) for run in range(60)]
     shown = texts(of(tmp_path, [[cell(value)] for value in values]), tmp_path)
     assert len([text for text in shown if "worse" in text or "better" in text]) == 5
 
 
 @pytest.mark.parametrize("ratio", [1e-90, 1e90])
-def test_strange_ratios_can_be_drawn(tmp_path: Path, ratio: float) -> None:
+def test_extreme_ratios_can_be_drawn(tmp_path: Path, ratio: float) -> None:
     draw(of(tmp_path, [[cell(ratio)], [contaminated(ratio=1 / ratio)]]), tmp_path / "figure.svg")
 
 
-def test_all_that_was_left_out_can_be_drawn(tmp_path: Path) -> None:
+def test_a_series_without_counted_points_can_be_drawn(tmp_path: Path) -> None:
     draw(of(tmp_path, [[contaminated()], [contaminated(ratio=1.2)]]), tmp_path / "figure.svg")
 
 
 @pytest.mark.parametrize(
     ("suffix", "magic"), [(".svg", b"<?xml"), (".png", b"\x89PNG"), (".pdf", b"%PDF"), (".PNG", b"\x89PNG")]
 )
-def test_the_suffix_names_the_form_and_the_bytes_are_always_the_same(tmp_path: Path, suffix: str, magic: bytes) -> None:
+def test_the_suffix_selects_the_format_and_bytes_are_reproducible(tmp_path: Path, suffix: str, magic: bytes) -> None:
     found = of(tmp_path, [[cell(value)] for value in STEP])
     files = [tmp_path / f"{name}{suffix}" for name in "ab"]
     for file in files:
@@ -101,7 +101,7 @@ def test_the_suffix_names_the_form_and_the_bytes_are_always_the_same(tmp_path: P
     assert first == second
 
 
-def test_without_a_ratio_there_is_nothing_to_draw(tmp_path: Path) -> None:
+def test_a_history_without_a_ratio_cannot_be_drawn(tmp_path: Path) -> None:
     for number, made in enumerate((cell(None), cell(machine=None))):
         with pytest.raises(UsageError, match="there is no ratio of latencies to draw"):
             draw(of(tmp_path / str(number), [[made]]), tmp_path / "figure.svg")

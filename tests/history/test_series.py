@@ -1,4 +1,4 @@
-"""Series over runs: which runs belong together, what counts, where they change."""
+"""Series over runs: which runs form a series, which points count, where it changes."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from run_files import MACHINE, cell, contaminated, write_all
 
-from harness.history.series import RATIO, Group, History, Series, history
+from harness.history.series import RATIO, History, Series, SeriesGroup, history
 from harness.records.runs import collect
 
 STEP = [1.0, 1.001, 0.999, 1.0, 1.0, 1.1, 1.1, 1.101, 1.099]
@@ -20,11 +20,11 @@ def of(folder: Path, runs: Sequence[Sequence[Any]], margin: float = 0.01) -> His
     return history(collect(write_all(folder, runs))[0], margin)
 
 
-def series_of(group: Group, figure: str, place: int = 0) -> Series:
+def series_of(group: SeriesGroup, figure: str, place: int = 0) -> Series:
     return [series for series in group.series if series.figure == figure][place]
 
 
-def only(found: History) -> Group:
+def only(found: History) -> SeriesGroup:
     (group,) = found.groups
     return group
 
@@ -37,7 +37,7 @@ def test_a_cell_has_its_ratio_headlines_size_and_parameters(tmp_path: Path) -> N
     assert not any(series.changes or series.enough for series in group.series)
 
 
-def test_a_change_is_told_with_its_runs_and_what_else_differs(tmp_path: Path) -> None:
+def test_a_change_holds_its_runs_and_what_else_differs(tmp_path: Path) -> None:
     old = {"versions": {"torch": "2.13.0"}}
     new = {"versions": {"torch": "2.14.0"}, "artefact": {"key": "c" * 64, "sha256": "c" * 64}}
     ratio = series_of(only(of(tmp_path, [[cell(value, **(old if value < 1.05 else new))] for value in STEP])), RATIO)
@@ -50,17 +50,17 @@ def test_a_change_is_told_with_its_runs_and_what_else_differs(tmp_path: Path) ->
     assert ratio.enough
 
 
-def test_the_runs_own_errors_count(tmp_path: Path) -> None:
+def test_the_standard_errors_of_the_runs_count(tmp_path: Path) -> None:
     assert series_of(only(of(tmp_path, [[cell(value, error=0.1)] for value in STEP])), RATIO).changes == ()
 
 
-def test_higher_quality_is_no_worse_and_plain(tmp_path: Path) -> None:
+def test_higher_quality_is_not_worse(tmp_path: Path) -> None:
     runs = [[cell(figures={"auroc": value})] for value in (0.8, 0.801, 0.8, 0.8, 0.9, 0.901, 0.9, 0.9)]
     (change,) = series_of(only(of(tmp_path, runs)), "auroc").changes
     assert (change.first, change.worse, change.relative) == (4, False, pytest.approx(0.125))
 
 
-def test_sizes_change_by_anything_and_at_once(tmp_path: Path) -> None:
+def test_exact_figures_change_by_any_amount_and_at_once(tmp_path: Path) -> None:
     runs = [[cell(figures={"parameters": value})] for value in (1000.0, 1000.0, 1001.0)]
     found = of(tmp_path, runs, margin=0.5)
     parameters = series_of(only(found), "parameters")
@@ -82,7 +82,7 @@ def test_sizes_change_by_anything_and_at_once(tmp_path: Path) -> None:
         {"ratio": None},
     ],
 )
-def test_runs_of_another_kind_are_another_series(tmp_path: Path, change: dict[str, Any]) -> None:
+def test_other_settings_form_other_groups(tmp_path: Path, change: dict[str, Any]) -> None:
     groups = of(tmp_path, [[cell()], [cell(**change)], [cell()]]).groups
     assert [group.runs for group in groups] == [(0, 2), (1,)]
 
@@ -97,11 +97,11 @@ def test_runs_of_another_kind_are_another_series(tmp_path: Path, change: dict[st
         {"test_examples": 3},
     ],
 )
-def test_what_may_change_does_not_split_a_series(tmp_path: Path, change: dict[str, Any]) -> None:
+def test_other_surroundings_do_not_split_a_series(tmp_path: Path, change: dict[str, Any]) -> None:
     assert only(of(tmp_path, [[cell()], [cell(**change)]])).runs == (0, 1)
 
 
-def test_runs_of_unknown_machines_are_compared_with_nothing(tmp_path: Path) -> None:
+def test_runs_of_unknown_machines_are_not_compared(tmp_path: Path) -> None:
     found = of(tmp_path, [[cell(machine=None), cell(machine=None, seed=1)], [cell()], [cell(machine=None)]])
     assert found.unknown == (0, 2)
     assert only(found).runs == (1,)
@@ -131,14 +131,14 @@ def test_clock_time_is_a_ratio_and_contaminated_too(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("value", [None, math.nan, math.inf, -math.inf, 1e200])
-def test_figures_that_are_none_do_not_count(tmp_path: Path, value: Any) -> None:
+def test_undefined_figures_do_not_count(tmp_path: Path, value: Any) -> None:
     runs = [[cell(figures={"auroc": each})] for each in (0.8, value, 0.8)]
     auroc = series_of(only(of(tmp_path, runs)), "auroc")
     assert [(point.value, point.left_out) for point in auroc.points] == [(0.8, ""), (None, "undefined"), (0.8, "")]
 
 
 @pytest.mark.parametrize("value", [0.0, -1.0, math.nan])
-def test_ratios_that_are_none_do_not_count(tmp_path: Path, value: float) -> None:
+def test_invalid_ratios_do_not_count(tmp_path: Path, value: float) -> None:
     made: Any = cell()
     made["timing"]["ratio"] |= {"value": value}
     ratio = series_of(only(of(tmp_path, [[cell()], [made]])), RATIO)
@@ -154,7 +154,7 @@ def test_the_ratio_s_standard_error_is_that_of_its_interval(tmp_path: Path) -> N
     assert point.error is None
 
 
-def test_intervals_over_patients_are_shown_and_no_noise_between_runs(tmp_path: Path) -> None:
+def test_intervals_over_patients_are_no_errors_between_runs(tmp_path: Path) -> None:
     made: Any = cell()
     made["figures"]["auroc"]["interval"] = {"value": 0.93, "low": 0.9, "high": 0.95, "level": 0.95, "method": "b"}
     (point,) = series_of(only(of(tmp_path, [[made]])), "auroc").points
@@ -167,7 +167,7 @@ def test_ratios_to_another_reference_than_the_last_do_not_count(tmp_path: Path) 
     assert len(series_of(group, "auroc").counted) == 2
 
 
-def test_cells_that_appear_and_vanish_are_told(tmp_path: Path) -> None:
+def test_new_and_vanished_cells(tmp_path: Path) -> None:
     a, b, c = (cell(seed=seed) for seed in range(3))
     group = only(of(tmp_path, [[a, b], [a], [a, c], [a, c]]))
     names = [made["cell"] for made in (a, b, c)]
@@ -176,7 +176,7 @@ def test_cells_that_appear_and_vanish_are_told(tmp_path: Path) -> None:
     assert group.vanished == {0: [names[1]]}
 
 
-def test_runs_count_in_the_order_of_time_not_of_files(tmp_path: Path) -> None:
+def test_runs_are_sorted_by_time(tmp_path: Path) -> None:
     files = write_all(tmp_path, [[cell(value)] for value in STEP])
     found = history(collect(files[::-1])[0], 0.01)
     assert [change.first for change in series_of(only(found), RATIO).changes] == [5]

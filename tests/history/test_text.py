@@ -1,4 +1,4 @@
-"""The history for the terminal and for programs."""
+"""The history as text and as JSON."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def words(text: str) -> str:
     return " ".join(text.split())
 
 
-def test_a_change_has_its_run_its_levels_and_what_else_changed(tmp_path: Path) -> None:
+def test_a_change_shows_its_run_its_levels_and_what_else_changed(tmp_path: Path) -> None:
     runs = [[cell(value, versions={"torch": "2.14" if value > 1.05 else "2.13"})] for value in STEP]
     text = text_of(tmp_path, runs)
     lines = text.splitlines()
@@ -44,13 +44,13 @@ def digest(text: str) -> str:
     return text.partition("(machine ")[2][:8]
 
 
-def test_the_artefact_stands_at_the_cell_and_nothing_else_is_said_to_have_changed(tmp_path: Path) -> None:
+def test_a_changed_artefact_is_shown_with_the_cell_only(tmp_path: Path) -> None:
     other = {"key": "c" * 64, "sha256": "c" * 64}
     runs = [[cell(artefact=other, figures={"parameters": 900.0})], [cell()]]
     text = text_of(tmp_path, runs)
     assert "900 -> 1,000 (+11.1 %); artefact cccccccccccc -> aaaaaaaaaaaa" in text
     assert "1000000 -> 2026-03-02 9e30000: nothing that is recorded." in text
-    assert "harness explain KEY KEY says why" in words(text)
+    assert "harness explain KEY KEY prints why" in words(text)
 
 
 def test_cells_without_a_change_are_counted_and_listed_on_request(tmp_path: Path) -> None:
@@ -62,20 +62,20 @@ def test_cells_without_a_change_are_counted_and_listed_on_request(tmp_path: Path
     assert text.count("parameters") == 3
 
 
-def test_a_few_runs_are_too_few(tmp_path: Path) -> None:
+def test_four_runs_are_too_few(tmp_path: Path) -> None:
     text = words(text_of(tmp_path, [[cell(value)] for value in (1.0, 1.0, 2.0, 2.0)]))
-    assert "1 cell of which too few runs count (fewer than 5) to tell a change from noise." in text
+    assert "1 cell with too few runs (fewer than 5) to distinguish a change from noise." in text
     assert "without a change" not in text
 
 
-def test_one_run_is_compared_with_nothing(tmp_path: Path) -> None:
+def test_one_run_is_not_compared(tmp_path: Path) -> None:
     text = text_of(tmp_path, [[cell()]])
     assert text.startswith("1 run: 2026-03-01 1000000\n")
-    assert "One run: there is nothing to compare it with yet." in text
+    assert "Only one run: there is nothing to compare it with yet." in text
     assert "conv-plain-full-float32-0" in text_of(tmp_path, [[cell()]], everything=True)
 
 
-def test_what_was_left_out_is_counted_by_reason(tmp_path: Path) -> None:
+def test_left_out_points_are_counted_by_reason(tmp_path: Path) -> None:
     runs = [[cell(), cell(seed=1)] for _ in range(6)]
     runs[1] = [contaminated(), contaminated(seed=1)]
     runs[2] = [contaminated(), cell(seed=1, figures={"auroc": None})]
@@ -85,12 +85,12 @@ def test_what_was_left_out_is_counted_by_reason(tmp_path: Path) -> None:
     assert "4 of 6" in text
 
 
-def test_synthetic_data_is_called_synthetic(tmp_path: Path) -> None:
+def test_synthetic_data_is_labelled(tmp_path: Path) -> None:
     assert "SYNTHETIC DATA" in text_of(tmp_path / "a", [[cell(synthetic=True)]])
     assert "SYNTHETIC" not in text_of(tmp_path / "b", [[cell()]])
 
 
-def test_presets_profiles_and_protocols_have_tables_of_their_own(tmp_path: Path) -> None:
+def test_presets_profiles_and_protocols_have_separate_tables(tmp_path: Path) -> None:
     profile = {"name": "fast", "threads": 1, "onednn": True, "allocator": ["tcmalloc", "system"]}
     text = words(
         text_of(tmp_path, [[cell()], [cell(preset="study", timing={"profile": profile})], [cell(None)]], width=1000)
@@ -113,13 +113,13 @@ def test_the_tables_of_one_machine_stand_together(tmp_path: Path) -> None:
     assert text.index("preset study") < text.index("Other CPU")
 
 
-def test_unknown_machines_are_told(tmp_path: Path) -> None:
+def test_runs_of_unknown_machines_are_listed(tmp_path: Path) -> None:
     text = words(text_of(tmp_path, [[cell(machine=None)]]))
-    assert "Compared with nothing: 1 run with cells of an unknown machine" in text
+    assert "Not compared: 1 run with cells of an unknown machine" in text
     assert "2026-03-01 1000000." in text
 
 
-def test_cells_that_appear_and_vanish_are_told_and_long_lists_cut(tmp_path: Path) -> None:
+def test_new_and_vanished_cells_are_listed_and_long_lists_cut(tmp_path: Path) -> None:
     cells = [cell(seed=seed) for seed in range(10)]
     runs = [cells[:9], cells[:1], cells[9:]]
     text = words(text_of(tmp_path, runs))
@@ -137,11 +137,11 @@ def test_clock_time_is_marked(tmp_path: Path) -> None:
 
     text = words(text_of(tmp_path, [[timed(100 * value)] for value in STEP]))
     assert "latency, us (clock) 9 100.0000 109.9000" in text
-    assert "Separate runs differ in it with the state of the machine" in text
-    assert "Separate runs" not in text_of(tmp_path / "other", [[cell()]] * 2)
+    assert "It differs between runs with the state of the machine" in text
+    assert "It differs between runs" not in text_of(tmp_path / "other", [[cell()]] * 2)
 
 
-def test_names_can_steer_no_terminal(tmp_path: Path) -> None:
+def test_names_cannot_control_a_terminal(tmp_path: Path) -> None:
     name = "a\x1b[31m\nb\u202ec\ud800 $x$"
     text = text_of(tmp_path, [[cell(cell=name, figures={"auroc\x07": 1.0})]], everything=True)
     assert "a\\x1b[31m\\nb\\u202ec\\ud800 $x$" in text
@@ -150,7 +150,7 @@ def test_names_can_steer_no_terminal(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("text", ["", "plain", "ä 漢 😀", "two\nlines"])
-def test_what_can_be_printed_stays(text: str) -> None:
+def test_printable_text_is_unchanged(text: str) -> None:
     assert printable(text) == text
 
 
@@ -163,12 +163,12 @@ def test_digits_are_bounded_and_huge_figures_short(tmp_path: Path, digits: int) 
     assert max(map(len, text_of(tmp_path, [[made]], everything=True).splitlines())) < 130
 
 
-def test_no_line_is_wider_than_asked_unless_a_name_is(tmp_path: Path) -> None:
+def test_lines_keep_to_the_width(tmp_path: Path) -> None:
     runs = [[cell(value, versions={f"library{n}": str(value) for n in range(30)})] for value in STEP]
     assert max(map(len, text_of(tmp_path, runs, width=70).splitlines())) <= 70
 
 
-def test_the_document_is_json_and_has_it_all(tmp_path: Path) -> None:
+def test_the_document_is_json_and_complete(tmp_path: Path) -> None:
     runs: list[list[Any]] = [[cell(value)] for value in STEP]
     runs[3] = [contaminated()]
     found = history(collect(write_all(tmp_path, [*runs, [cell(machine=None)]]))[0], 0.02)
