@@ -31,7 +31,7 @@ BLOCKS = [(name, block) for name, page in PAGES.items() for block in guide.block
 HOOKS = {name: hook for name, hook in vars(hookspecs).items() if name.startswith("harness_")}
 
 #: The one block that is not run as it stands: it would fetch PyTorch. An environment that sees ours takes its place.
-INSTALL = "python3 -m venv .venv && . .venv/bin/activate\npip install ../harness\n"
+INSTALL = "python3 -m venv .venv && . .venv/bin/activate\npip install -c ../harness/constraints.txt ../harness\n"
 #: The pages that are followed in one terminal, one after the other.
 FOLLOWED = ("tutorial.md", "other-plugins.md")
 #: Whose commands take more than a few seconds, and another test says nearly the same of.

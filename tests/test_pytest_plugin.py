@@ -14,12 +14,14 @@ import pytest
 import toy
 from fakes import HEAD, TOYS, Suite, Workers, benchmarks
 
+import harness_compress
 from harness import MeasureError, MetricSpec, Profile, hookimpl
 from harness.cli.main import main
 from harness.measure.machine import facts
-from harness.plugin.manager import Origin, Problem, installed
+from harness.plugin.manager import KERNEL, Origin, Problem, installed
 from harness.run import session
 from harness.suite.presets import preset
+from harness_compress import _fx_int8  # noqa: F401 (pytester forgets what is first imported within it)
 
 FAILING = """
 toys = Matrix(
@@ -268,6 +270,17 @@ def test_a_skip_rule_shows_its_reason_and_runs_the_rest(suite: Suite) -> None:
     result.assert_outcomes(passed=2, skipped=2)
     assert "lstm is slow" in "\n".join(result.outlines)
     assert result.ret == pytest.ExitCode.OK
+
+
+def test_where_torch_lacks_the_int8_api_the_int8_cells_are_skipped_and_the_rest_runs(
+    suite: Suite, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    installed().add(harness_compress, KERNEL)
+    monkeypatch.setitem(sys.modules, "torch.ao.quantization.quantize_fx", None)
+    result = suite(FAILING.replace("broken", "quantize"), "-rs", "--benchmark-json=run.json")
+    result.assert_outcomes(passed=2, skipped=2)
+    assert "has no torch.ao.quantization" in "\n".join(result.outlines)
+    assert len(benchmarks()) == 2
 
 
 def test_nothing_is_built_when_another_suite_is_broken(suite: Suite) -> None:

@@ -1,13 +1,14 @@
 """Adapt PyTorch's FX graph mode quantization, which is deprecated. No other module imports ``torch.ao``.
 
-PyTorch announces its removal with every call; the warnings are silenced only here. When the API is gone,
-``tests/compress/test_quantize.py`` fails and names the alternative.
+PyTorch announces its removal with every call; the warnings are silenced only here. With a PyTorch that lacks the API,
+int8 cells are skipped, and ``tests/compress/test_quantize.py`` fails and names the alternative.
 """
 
 from __future__ import annotations
 
 import contextlib
 import copy
+import importlib
 import operator
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
@@ -23,6 +24,8 @@ ENGINE = "fbgemm"
 #: Seven of eight bits, so that the AVX2 kernels' 16-bit sums of products cannot saturate.
 ACTIVATION_RANGE = (0, 127)
 WEIGHT_RANGE = (-127, 127)
+#: The first version that was not tested with this module.
+NEWER = "2.14"
 
 
 @contextlib.contextmanager
@@ -30,8 +33,9 @@ def _deprecated() -> Iterator[None]:
     """Silence the removal notices, and set study B's engine, because weights are packed for the current engine.
 
     Graph nodes get no stack traces: recording them imports the compiler, whose seconds and megabytes would count
-    against the int8 model.
+    against the int8 model. Raises Unsupported for a PyTorch without the API or without the engine.
     """
+    _check_api()
     if ENGINE not in torch.backends.quantized.supported_engines:
         raise Unsupported(
             f"int8 needs PyTorch's {ENGINE} engine, which this build does not have (it has "
@@ -45,6 +49,17 @@ def _deprecated() -> Iterator[None]:
             yield
         finally:
             torch.backends.quantized.engine, torch.fx.config.do_not_emit_stack_traces = before
+
+
+def _check_api() -> None:
+    try:
+        importlib.import_module("torch.ao.quantization.quantize_fx")
+        importlib.import_module("torch.ao.nn.quantized.dynamic")
+    except ImportError as error:
+        raise Unsupported(
+            f"torch {torch.__version__} has no torch.ao.quantization ({error}), which quantize(scheme='ptq-int8') "
+            f"needs; install torch<{NEWER} for int8 cells, or use scheme='uniform8'"
+        ) from error
 
 
 def quantize(model: nn.Module, batches: Sequence[torch.Tensor]) -> tuple[torch.fx.GraphModule, dict[str, Any]]:

@@ -146,10 +146,22 @@ def test_pytorch_still_ships_the_api() -> None:
         from torch.ao.quantization.quantize_fx import convert_fx, prepare_fx  # noqa: F401
     except ImportError as error:
         pytest.fail(
-            f"torch {torch.__version__} no longer has the FX int8 API that study B used ({error}). Keep torch below "
-            "this version in pyproject.toml, or give quantize a scheme on another backend (torchao covers few "
-            "Conv1d and no LSTM: check the coverage) and retire plugins/harness_compress/_fx_int8.py"
+            f"torch {torch.__version__} no longer has the FX int8 API that study B used ({error}), so int8 cells are "
+            "skipped. Keep torch below this version in constraints.txt, or give quantize a scheme on another backend "
+            "(torchao covers few Conv1d and no LSTM: check the coverage) and retire _fx_int8.py"
         )
+
+
+@pytest.mark.parametrize("module", ["torch.ao", "torch.ao.quantization.quantize_fx", "torch.ao.nn.quantized.dynamic"])
+def test_without_the_api_quantize_is_unsupported_and_says_what_to_install(
+    monkeypatch: pytest.MonkeyPatch, module: str
+) -> None:
+    model, context = trained(NETWORKS["cnn"]), Context()
+    for name in [name for name in sys.modules if f"{name}.".startswith(f"{module}.")]:
+        monkeypatch.delitem(sys.modules, name)
+    monkeypatch.setitem(sys.modules, module, None)  # as if it were not installed
+    with pytest.raises(Unsupported, match=r"torch \S+ has no torch\.ao\.quantization .*; install torch<2\.14 for int8"):
+        Quantize().apply(model, context)
 
 
 @pytest.mark.parametrize("name", NETWORKS)
