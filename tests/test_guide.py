@@ -210,7 +210,8 @@ def test_hooks_in_the_guide_are_those_of_the_code() -> None:
     assert {node.name for _, node in found} == set(HOOKS)
     for where, node in found:
         arguments = [argument.arg for argument in node.args.args]
-        assert arguments == list(inspect.signature(HOOKS[node.name]).parameters), where
+        parameters = list(inspect.signature(HOOKS[node.name]).parameters)
+        assert arguments in (parameters, parameters[:1]), where  # pluggy passes only what an implementation takes
 
 
 def test_commands_in_the_text_are_known() -> None:

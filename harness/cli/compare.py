@@ -22,7 +22,7 @@ def add_compare_command(commands: Any) -> None:
         metavar="RUN.json",
         help="the earlier run, then the later one; three or more print their history",
     )
-    command.add_argument("--gate", metavar="RULES", help="how much worse is allowed, as latency=2%% (see the README)")
+    command.add_argument("--gate", metavar="RULES", help="how much worse is allowed, as latency=2%% (see docs/ci.md)")
     command.add_argument("--summary", type=Path, metavar="FILE.md", help="write the findings as Markdown")
     command.add_argument("--junit", type=Path, metavar="FILE.xml", help="write the findings as JUnit XML")
     command.set_defaults(run=_compare)
