@@ -220,7 +220,11 @@ def test_commands_in_the_text_are_known() -> None:
     }
     assert len(commands) > 6
     for command in commands:
-        cli._parser().parse_args(shlex.split(command)[1:])
+        arguments = shlex.split(command)[1:]
+        if arguments[0] in cli.MOVED_COMMANDS:  # how an old result was made
+            assert (ROOT / cli.MOVED_COMMANDS[arguments[0]]).exists()
+        else:
+            cli._parser().parse_args(arguments)
 
 
 def test_context_in_the_guide_is_the_contract_s() -> None:
