@@ -46,7 +46,7 @@ class Section:
     """A section of the report. Every part but the title may be empty; they appear in the order of the fields.
 
     ``text`` is preformatted and shown as it is; ``notes`` are a list below the tables. The terminal shows no charts.
-    ``harness report --section NAME`` prints a section alone by its ``name``, or else its title.
+    ``harness report RUN.json --section NAME`` prints a section alone by its ``name``, or else its title.
     """
 
     title: str
