@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import signal
 import sys
 import urllib.request
 from collections.abc import Callable, Iterator, Sequence
@@ -17,6 +18,10 @@ import pytest
 sys.path.insert(0, str(Path(__file__).parent))
 #: The calibration is a script with modules beside it, no package.
 sys.path.insert(0, str(Path(__file__).parent.parent / "results" / "calibration"))
+
+# A shell starts a job in the background with SIGINT ignored, and so would all processes be that tests interrupt.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 import environments
 import toy

@@ -33,7 +33,7 @@ scratch = Scratch(Path(sys.argv[1]))
 (scratch.folder / "deep" / "file").write_text("x")
 print(scratch.folder, flush=True)
 """
-WAIT = "time.sleep(60)"
+WAIT = "time.sleep(200)"
 
 
 def owner(home: Path, then: str = WAIT) -> subprocess.Popen[str]:
@@ -46,7 +46,7 @@ def owner(home: Path, then: str = WAIT) -> subprocess.Popen[str]:
     return process
 
 
-def soon(condition: Callable[[], bool], within: float = 20.0) -> bool:
+def soon(condition: Callable[[], bool], within: float = 60.0) -> bool:
     deadline = time.monotonic() + within
     while not condition() and time.monotonic() < deadline:
         time.sleep(0.02)
@@ -118,7 +118,7 @@ def test_a_kill_between_write_and_rename_keeps_the_old_file_and_the_next_write_c
     file.write_text("old")
     code = (
         "import os, sys, time\nfrom pathlib import Path\nfrom harness.files import atomic_write\n"
-        "os.replace = lambda *_: print('written', flush=True) or time.sleep(60)\n"
+        "os.replace = lambda *_: print('written', flush=True) or time.sleep(200)\n"
         "with atomic_write(Path(sys.argv[1]), '') as temporary:\n    temporary.write_text('new')\n"
     )
     with subprocess.Popen([sys.executable, "-c", code, str(file)], stdout=subprocess.PIPE) as process:
@@ -257,7 +257,7 @@ if os.fork() == 0:
         (scratch.folder / "deep" / str(number % 1000)).write_text("x")  # raises when the folder is gone
         if end is None and os.getppid() != owner:
             end = time.monotonic() + 0.5
-time.sleep(60)
+time.sleep(200)
 """
     with owner(tmp_path, writing) as process:
         assert soon(lambda: bool(list(tmp_path.glob("*/deep/999"))))  # to remove so many takes more than a moment

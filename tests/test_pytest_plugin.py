@@ -82,6 +82,7 @@ def test_a_wrong_preset_is_an_error_of_use(suite: Suite) -> None:
     assert "--harness-preset: no preset is called 'quik'; did you mean 'quick'" in "\n".join(result.errlines)
 
 
+@pytest.mark.timing
 def test_ten_thousand_cells_are_collected_in_seconds(suite: Suite) -> None:
     def seconds(seeds: int) -> float:
         began = time.process_time()

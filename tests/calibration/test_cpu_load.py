@@ -23,7 +23,7 @@ def children() -> list[int]:
     return [int(pid) for pid in Path("/proc/thread-self/children").read_text().split()]
 
 
-def gone(pid: int, within: float = 10.0) -> bool:
+def gone(pid: int, within: float = 60.0) -> bool:
     """Whether the process ends within some seconds; a zombie has ended."""
     deadline = time.monotonic() + within
     while time.monotonic() < deadline:
@@ -80,7 +80,7 @@ from cpu_load import burning
 cpu = min(os.sched_getaffinity(0))
 with burning([cpu, cpu]):
     print(Path("/proc/thread-self/children").read_text(), flush=True)
-    time.sleep(60)
+    time.sleep(200)
 """
 
 

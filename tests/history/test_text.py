@@ -185,6 +185,7 @@ def test_the_document_is_json_and_complete(tmp_path: Path) -> None:
     assert [change["first"] for change in ratio["changes"]] == [5]
 
 
+@pytest.mark.timing
 def test_a_long_history_takes_seconds(tmp_path: Path) -> None:
     """Sixty cells in a hundred runs; noise must not make it slower."""
     import random

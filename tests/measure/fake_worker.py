@@ -54,7 +54,7 @@ def misbehave(how: str) -> None:
             print("this must not be taken for an answer")
             os.system("echo nor this")
         case "hang":
-            time.sleep(60)
+            time.sleep(200)
         case "crash":
             print("about to crash", file=sys.stderr, flush=True)
             os.kill(os.getpid(), signal.SIGSEGV)

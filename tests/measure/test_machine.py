@@ -362,9 +362,10 @@ def test_unknown_throttling_stays_unknown() -> None:
 
 
 def test_switches_are_those_of_this_process(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_nivcsw
     real = read_counters(None)
-    usage = resource.getrusage(resource.RUSAGE_SELF)
-    assert 0 <= usage.ru_nivcsw - real.involuntary_switches <= 5
+    after = resource.getrusage(resource.RUSAGE_SELF).ru_nivcsw
+    assert before <= real.involuntary_switches <= after
     of_whom = {resource.RUSAGE_SELF: types.SimpleNamespace(ru_nvcsw=1, ru_nivcsw=2)}
     monkeypatch.setattr(resource, "getrusage", of_whom.__getitem__)
     found = read_counters(None, tmp_path)
@@ -372,6 +373,7 @@ def test_switches_are_those_of_this_process(tmp_path: Path, monkeypatch: pytest.
 
 
 @linux
+@pytest.mark.timing
 def test_a_reading_takes_less_than_a_millisecond() -> None:
     taken = []
     for _ in range(50):

@@ -258,6 +258,7 @@ def test_the_canary_does_the_same_work_and_allocates_nothing() -> None:
         tracemalloc.stop()
 
 
+@pytest.mark.timing
 def test_the_canary_takes_long_enough_for_the_clock_and_costs_a_cell_little() -> None:
     work = canary()
     work()

@@ -152,6 +152,7 @@ def test_a_step_that_breaks_keeps_no_file_open(tmp_path: Path) -> None:
     assert remarks == []
 
 
+@pytest.mark.timing
 def test_isolation_takes_no_time() -> None:
     began = time.process_time()
     for _ in range(50):

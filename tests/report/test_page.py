@@ -192,7 +192,7 @@ def test_tables_have_captions_and_scopes_and_headings_have_an_order(tmp_path: Pa
     assert links <= set(ids)
 
 
-@pytest.mark.slow
+@pytest.mark.timing
 def test_ten_thousand_cells_take_seconds(tmp_path: Path) -> None:
     networks = [f"net{number}" for number in range(100)]
     made = [run_files.cell(1.0, architecture=name, pruning="full" if level == 0 else f"level{level}")

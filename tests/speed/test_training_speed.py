@@ -16,7 +16,7 @@ from harness.api.tasks import MULTILABEL
 from harness.build.training import fit
 from harness.plugin.manager import installed
 
-pytestmark = pytest.mark.slow
+pytestmark = pytest.mark.timing
 EXAMPLES, ROUNDS = 1024, 9
 TASK = Task((12, 1000), ("a", "b", "c", "d", "e"))
 

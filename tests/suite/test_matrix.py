@@ -193,6 +193,7 @@ def test_a_wrong_axis_is_named(changes: dict[str, Any], message: str) -> None:
 # ----------------------------------------------------------------------------------------------------------- speed
 
 
+@pytest.mark.timing
 def test_ten_thousand_cells_in_a_moment_and_linearly() -> None:
     def seconds(seeds: int) -> float:
         big = matrix(seed=range(seeds), pruning={f"o{i}": [Halve()] for i in range(25)})
