@@ -35,20 +35,32 @@ def browser() -> Iterator[Any]:
         started.close()
 
 
-@pytest.fixture
-def open_page(browser: Any, tmp_path: Path) -> Iterator[Open]:
-    """Opens the page of some records; at the end nothing may have gone wrong in it, or been loaded."""
-    trouble: list[str] = []
-    contexts = []
+@pytest.fixture(scope="module")
+def trouble() -> list[str]:
+    """What went wrong in a page, or was loaded by it."""
+    return []
+
+
+@pytest.fixture(autouse=True)
+def no_trouble(trouble: list[str]) -> Iterator[None]:
+    """At the end of each test nothing may have gone wrong in a page, or been loaded."""
+    trouble.clear()
+    yield
+    assert trouble == []
+
+
+@pytest.fixture(scope="module")
+def new_page(browser: Any, trouble: list[str], tmp_path_factory: pytest.TempPathFactory) -> Open:
+    """Opens the page of some records."""
 
     def show(made: Sequence[Any], added: Sequence[Section] = (), **settings: Any) -> Any:
-        file = tmp_path / "report.html"
+        folder = tmp_path_factory.mktemp("page")
+        file = folder / "report.html"
         text = page(
-            report([read(run_files.write(tmp_path / "run.json", made))]), [*added, Section("Carbon", text="none")]
+            report([read(run_files.write(folder / "run.json", made))]), [*added, Section("Carbon", text="none")]
         )
         file.write_text(text, encoding="utf-8", errors="backslashreplace")
-        contexts.append(browser.new_context(**settings))
-        opened = contexts[-1].new_page()
+        opened = browser.new_context(**settings).new_page()
         opened.on("console", lambda message: trouble.append(f"{message.type}: {message.text}"))
         opened.on("pageerror", lambda error: trouble.append(str(error)))
         opened.on("dialog", lambda dialog: (trouble.append("a dialog"), dialog.dismiss()))
@@ -58,10 +70,53 @@ def open_page(browser: Any, tmp_path: Path) -> Iterator[Open]:
             opened.wait_for_selector("#live svg.marks >> nth=0")
         return opened
 
+    return show
+
+
+@pytest.fixture
+def open_page(new_page: Open, no_trouble: None) -> Iterator[Open]:
+    """Opens the page of some records, for this test alone."""
+    pages = []
+
+    def show(*arguments: Any, **settings: Any) -> Any:
+        pages.append(new_page(*arguments, **settings))
+        return pages[-1]
+
     yield show
-    for context in contexts:
-        context.close()
-    assert trouble == []
+    for opened in pages:
+        opened.context.close()
+
+
+@pytest.fixture(scope="module")
+def matrix_page(new_page: Open) -> Any:
+    """The page of the matrix, loaded once; tests take it through ``opened`` or ``open_matrix``."""
+    return new_page(matrix())
+
+
+@pytest.fixture
+def open_matrix(matrix_page: Any) -> Open:
+    """Gives the page of the matrix as if just opened in such a window: controls, theme and charts are as at first."""
+
+    def show(width: int = 1280, scheme: str = "light") -> Any:
+        matrix_page.set_viewport_size({"width": width, "height": 800})
+        matrix_page.emulate_media(media="screen", color_scheme=scheme)
+        matrix_page.evaluate(
+            "() => { delete document.documentElement.dataset.theme; document.activeElement.blur();"
+            " document.querySelectorAll('#live figure').forEach(figure => (figure.dataset.earlier = true));"
+            " document.getElementById('controls').reset(); }"
+        )
+        matrix_page.wait_for_function(
+            "document.querySelectorAll('#live figure:not([data-earlier]) svg.marks').length == 5"
+        )
+        return matrix_page
+
+    return show
+
+
+@pytest.fixture
+def opened(open_matrix: Open) -> Any:
+    """The page of the matrix in a window of a usual width."""
+    return open_matrix()
 
 
 def _outside(url: str) -> bool:
@@ -111,8 +166,7 @@ def test_a_study_s_chart_stands_in_its_section(open_page: Open, tmp_path: Path) 
     assert opened.locator("#section1-charts .mark-symbol.role-mark path").count() == 1
 
 
-def test_a_filter_acts_on_the_table_and_the_charts(open_page: Open) -> None:
-    opened = open_page(matrix())
+def test_a_filter_acts_on_the_table_and_the_charts(opened: Any) -> None:
     assert opened.title() == "Compression report"
     assert len(rows(opened)) == 6
     assert opened.locator("#live figure").count() == 5
@@ -130,8 +184,7 @@ def test_a_filter_acts_on_the_table_and_the_charts(open_page: Open) -> None:
     opened.wait_for_function("document.querySelectorAll('#table tbody tr').length == 6")
 
 
-def test_another_network_and_all_networks(open_page: Open) -> None:
-    opened = open_page(matrix())
+def test_another_network_and_all_networks(opened: Any) -> None:
     opened.get_by_label("Network", exact=True).select_option("lstm on toy")
     assert "lstm on toy" in opened.locator("#charts-network").inner_text()
     opened.get_by_label("Network", exact=True).select_option("all networks")
@@ -140,9 +193,8 @@ def test_another_network_and_all_networks(open_page: Open) -> None:
     assert opened.get_by_label("Reference", exact=True).is_disabled()
 
 
-def test_another_reference_takes_quotients_and_adds_variances(open_page: Open) -> None:
+def test_another_reference_takes_quotients_and_adds_variances(opened: Any) -> None:
     """0.4 over 0.8 is 0.5; each has 3.182 * 0.01 as half of its log's interval, so 0.045 together."""
-    opened = open_page(matrix())
     assert cells(opened, "plain-tenth-float32")[2] == "0.400 [0.387, 0.413]"
     opened.get_by_label("Reference", exact=True).select_option("plain-half-float32")
     assert cells(opened, "plain-tenth-float32")[1:3] == ["-0.0480 [-0.0522, -0.0438]", "0.500 [0.478, 0.523]"]
@@ -161,8 +213,7 @@ def test_variants_of_other_references_are_refused(open_page: Open) -> None:
     assert "3 have no common reference" in opened.locator("#status").inner_text()
 
 
-def test_a_row_opens_to_its_records_by_keyboard(open_page: Open) -> None:
-    opened = open_page(matrix())
+def test_a_row_opens_to_its_records_by_keyboard(opened: Any) -> None:
     opened.locator("#table .opens").nth(1).focus()
     opened.keyboard.press("Enter")
     trace = opened.locator("#table .trace")
@@ -171,9 +222,9 @@ def test_a_row_opens_to_its_records_by_keyboard(open_page: Open) -> None:
     assert "run.json" in trace.inner_text()
 
 
-def test_zeroed_weights_have_a_column_where_there_are_any(open_page: Open) -> None:
+def test_zeroed_weights_have_a_column_where_there_are_any(opened: Any, open_page: Open) -> None:
     heads = "#table thead th"
-    assert "nonzero left" not in open_page(matrix()).locator(heads).all_inner_texts()
+    assert "nonzero left" not in opened.locator(heads).all_inner_texts()
     made = matrix()
     for record in made:
         kept = 250.0 if record["axes"]["pruning"] == "half" else record["figures"]["parameters"]["value"]
@@ -183,8 +234,7 @@ def test_zeroed_weights_have_a_column_where_there_are_any(open_page: Open) -> No
     assert shown.locator("#table tbody tr").nth(1).locator("th, td").nth(place).inner_text() == "25.0 %"
 
 
-def test_columns_sort_both_ways(open_page: Open) -> None:
-    opened = open_page(matrix())
+def test_columns_sort_both_ways(opened: Any) -> None:
     opened.get_by_role("button", name="latency / reference").click()
     assert rows(opened)[0] == "plain-tenth-int8"
     opened.keyboard.press("Enter")  # the button has kept the focus
@@ -194,8 +244,8 @@ def test_columns_sort_both_ways(open_page: Open) -> None:
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 @pytest.mark.parametrize("width", [390, 1280])
-def test_it_fits_its_window_in_both_themes(open_page: Open, width: int, scheme: str) -> None:
-    opened = open_page(matrix(), viewport={"width": width, "height": 800}, color_scheme=scheme)
+def test_it_fits_its_window_in_both_themes(open_matrix: Open, width: int, scheme: str) -> None:
+    opened = open_matrix(width, scheme)
     assert opened.evaluate("document.documentElement.scrollWidth") <= width
     lightness = sum(
         map(int, re.findall(r"\d+", opened.evaluate("getComputedStyle(document.body).backgroundColor"))[:3])
@@ -205,8 +255,8 @@ def test_it_fits_its_window_in_both_themes(open_page: Open, width: int, scheme: 
     assert opened.locator("html").get_attribute("data-theme") == "light"
 
 
-def test_paper_shows_what_is_folded_away(open_page: Open) -> None:
-    opened = open_page(matrix(), color_scheme="dark")
+def test_paper_shows_what_is_folded_away(open_matrix: Open) -> None:
+    opened = open_matrix(scheme="dark")
     assert not opened.get_by_text("lstm on toy: the best within a loss").is_visible()
     opened.evaluate("dispatchEvent(new Event('beforeprint'))")
     opened.emulate_media(media="print")
