@@ -23,8 +23,9 @@ TEMPORARY = ".tmp"
 REAPER = """
 import os, shutil, signal, sys, time
 
-for number in (signal.SIGHUP, signal.SIGINT, signal.SIGTERM):
-    signal.signal(number, signal.SIG_IGN)
+for name in ("SIGHUP", "SIGINT", "SIGTERM"):
+    if hasattr(signal, name):  # Windows has no SIGHUP
+        signal.signal(getattr(signal, name), signal.SIG_IGN)
 sys.stdin.read()
 for _ in range(50):
     if not os.path.exists(sys.argv[1]):
@@ -70,7 +71,7 @@ def publish(temporary: Path, path: Path, *, sync: bool = True) -> None:
 
 def flush(file: Path) -> None:
     """Wait until the content of ``file`` is on the disk. Raises OSError, also for an earlier write that failed."""
-    with file.open("rb") as stream:
+    with file.open("r+b") as stream:  # Windows flushes only a file that is open for writing
         os.fsync(stream.fileno())
 
 
@@ -112,6 +113,8 @@ def remove_leftovers(home: Path) -> None:
 
 
 def _alive(process: int) -> bool:
+    if sys.platform == "win32":
+        return True  # unknown: os.kill(process, 0) would interrupt it
     try:
         os.kill(process, 0)
     except ProcessLookupError:

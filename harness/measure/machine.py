@@ -10,7 +10,6 @@ import dataclasses
 import functools
 import platform
 import re
-import resource
 import sys
 import time
 from collections.abc import Sequence
@@ -199,6 +198,8 @@ class Counters:
 
 def read_counters(cpus: Sequence[int] | None, root: Path = ROOT) -> Counters:
     """Read the counters of this process and of ``cpus`` (None: all); few CPUs take less than a millisecond."""
+    import resource  # not on Windows, where nothing is timed
+
     steal, total = _ticks(cpus, root)
     throttled = _throttled(cpus, root)
     usage = resource.getrusage(resource.RUSAGE_SELF)

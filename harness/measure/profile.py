@@ -86,7 +86,15 @@ class WorkerEnvironment:
 
 
 def worker_environment(profile: Profile, inherited: Mapping[str, str] = os.environ) -> WorkerEnvironment:
-    """Resolve ``profile`` on this machine. Raises MeasureError for an allocator or CPUs that it does not have."""
+    """Resolve ``profile`` on this machine. Raises MeasureError for an allocator or CPUs that it does not have.
+
+    On Windows it raises MeasureError for every profile: workers need fork, poll and signals of POSIX.
+    """
+    if sys.platform == "win32":
+        raise MeasureError(
+            "this is Windows, where models are built but neither timed nor evaluated: timing workers need a POSIX "
+            "system; run the suite in the Windows Subsystem for Linux (WSL 2)"
+        )
     allocator, library = resolve_allocator(profile.allocators)
     variables = {name: inherited[name] for name in INHERITED if name in inherited}
     for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"):

@@ -15,7 +15,6 @@ import hashlib
 import json
 import os
 import platform
-import resource
 import select
 import signal
 import sys
@@ -255,6 +254,8 @@ def _resident(field: str) -> int:
     try:
         status = Path("/proc/self/status").read_text()
     except FileNotFoundError:
+        import resource
+
         return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss  # bytes on macOS
     return int(status.partition(f"{field}:")[2].split()[0]) * 1024
 

@@ -126,7 +126,7 @@ class Layout:
 
 def read_file(path: str) -> bytes:
     """Return the content of a small file, faster than ``open`` does; there are tens of thousands of headers."""
-    descriptor = os.open(path, os.O_RDONLY)
+    descriptor = os.open(path, os.O_RDONLY | getattr(os, "O_BINARY", 0))  # Windows would translate line ends
     try:
         return os.read(descriptor, os.fstat(descriptor).st_size)
     finally:
@@ -305,15 +305,12 @@ def _read_exactly(header: Header, signal: Signal, target: NDArray[np.int16]) -> 
     """Fill ``target`` from the file of ``signal``, which must hold just that many bytes behind the offset."""
     path, offset = _signal_path(header, signal.file), signal.offset
     try:
-        descriptor = os.open(path, os.O_RDONLY)
-        try:
-            size = os.fstat(descriptor).st_size
+        with open(path, "rb", buffering=0) as file:
+            size = os.fstat(file.fileno()).st_size
             if size == offset + target.nbytes:
                 if offset:
-                    os.lseek(descriptor, offset, os.SEEK_SET)
-                size = offset + os.readv(descriptor, [target.data])
-        finally:
-            os.close(descriptor)
+                    file.seek(offset)
+                size = offset + file.readinto(target.data)
     except (OSError, ValueError) as error:
         raise unreadable(header.record, path, error) from error
     _check_size(header, path, size, offset + target.nbytes, offset + target.nbytes)
