@@ -68,10 +68,10 @@ def _gc(options: argparse.Namespace) -> None:
     if bool(options.keep) == options.keep_nothing:
         raise UsageError("gc removes what no kept run names: give --keep RUN.json ..., or else --keep-nothing")
     before = time.time() - age(options.older_than)
-    kept = named(options.keep)
+    needed = named(options.keep)
     local = options.shared is None
     place = Store(existing_store(options.store), create=False) if local else SharedStore(options.shared)
-    garbage = find(place, kept, before)
+    garbage = find(place, needed, before)
     verb = "would remove" if options.dry_run else "removed"
     removed = []
     for entry in (*garbage.artefacts, *garbage.leftovers):

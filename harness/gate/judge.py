@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping
 from typing import Literal
 
 from harness.policy.rules import LATENCY, OUTCOMES, Outcome, Policy, Tolerance
-from harness.records.changes import environment
+from harness.records.changes import timing_environment
 from harness.records.machine_id import same_machine
 from harness.records.record import Against, Interval, MetricValue, Record, Timing
 from harness.run.declarations import declaration
@@ -374,7 +374,7 @@ def _incomparable(old: Record, new: Record) -> str:
             return f"{run} run's ratio has no interval"
         if not all(math.isfinite(ratio) and ratio > 0 for ratio in timing.per_process):
             return f"{run} run has invalid ratios, {timing.per_process}"
-    if environment(old) != environment(new):
+    if timing_environment(old) != timing_environment(new):
         return "the runs timed it in different environments"
     return ""
 

@@ -49,7 +49,7 @@ def surrounding_changes(old: Record, new: Record) -> list[str]:
     ]
 
 
-def environment(record: Record) -> dict[str, Any]:
+def timing_environment(record: Record) -> dict[str, Any]:
     """Return the verified entries of the timing environment that affect latency; empty if not timed."""
     timing = record.timing
     verified = timing.environment[0] if timing is not None and timing.environment else {}

@@ -1,4 +1,4 @@
-"""What changed between two records: from the keys' documents, and around the model."""
+"""The differences of two records: of the cell, by key documents, and of its surroundings."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def surrounding_changes(old: Any, new: Any) -> list[str]:
 
 
 def documents(network: Any, *steps: Any) -> dict[str, Any]:
-    """Documents by key: those of the steps, each the child of the one before."""
+    """Return documents by key, one a step, each the child of the one before."""
     made = {key_of(network): network}
     for step in steps:
         document = {**step, "parent": list(made)[-1]}
@@ -75,20 +75,20 @@ def test_what_the_keys_know_is_named_by_its_step() -> None:
     ]
 
 
-def test_steps_that_came_and_went() -> None:
+def test_added_and_removed_steps() -> None:
     short, long = documents(NETWORK, train()), documents(NETWORK, train(), prune(keep=0.5))
     assert between(short, long) == ["step prune added"]
     assert between(long, short) == ["step prune removed"]
 
 
-def test_other_bytes_under_one_key_are_told() -> None:
+def test_other_bytes_under_one_key() -> None:
     known = documents(NETWORK, train())
     other = of(known, artefact={"key": list(known)[-1], "sha256": "other"})
     (line,) = changes(of(known), other, known, known)
     assert line == "the bytes of the deployed file differ, although its key is the same"
 
 
-def test_without_documents_the_steps_are_compared_as_they_were_written() -> None:
+def test_without_documents_the_steps_are_compared_as_in_the_suite() -> None:
     old = of(documents(NETWORK, train()))
     new = of(documents(NETWORK, train("2")), steps=[{"step": "train(epochs=2)", "facts": {}, "seconds": None}])
     assert changes(old, new, {}, {}) == ["steps train() -> train(epochs=2)"]
@@ -96,7 +96,7 @@ def test_without_documents_the_steps_are_compared_as_they_were_written() -> None
     assert changes(old, of(documents(NETWORK, train("2"))), {}, {}) == [f"artefact {keys[0]} -> {keys[1]}"]
 
 
-def test_the_reference_and_the_test_examples_are_told() -> None:
+def test_other_references_and_test_examples() -> None:
     known = documents(NETWORK, train())
     old, new = of(known), of(known, test_examples=30)
     for made, key in ((old, "b"), (new, "c")):
@@ -110,7 +110,7 @@ def test_the_reference_and_the_test_examples_are_told() -> None:
 
 
 def across_schemas(**new: Any) -> list[str]:
-    """What is said of two records whose keys have schema 1 and 2."""
+    """Return the differences of two records whose keys have schema 1 and 2."""
     old_documents = documents(NETWORK | {"schema": 1}, train() | {"schema": 1})
     new_documents = documents(NETWORK | {"schema": 2}, {"schema": 2, "step": "train", "plugin": "harness"})
     sides = [of(known, reference="other", reference_artefact={"key": next(iter(known)), "sha256": "same"})
@@ -121,7 +121,7 @@ def across_schemas(**new: Any) -> list[str]:
 SCHEMAS = "the keys have different schemas (1 -> 2), so the cause of a difference cannot be named"
 
 
-def test_across_schemas_no_cause_is_made_up() -> None:
+def test_across_schemas_no_cause_is_named() -> None:
     """The documents differ in how they are written; only the files and the recipes can be compared."""
     assert across_schemas() == [SCHEMAS]
     key = list(documents(NETWORK | {"schema": 2}, {"schema": 2, "step": "train", "plugin": "harness"}))[-1]
@@ -152,7 +152,7 @@ ONE = [{"threads": 1, "allocator": "jemalloc", "pid": 3, "affinity": [1], "torch
         ({"timing": {"environment": []}}, ["threads 1 -> -", "allocator jemalloc -> -"]),
     ],
 )
-def test_what_is_around_the_model(change: dict[str, Any], expected: list[str]) -> None:
+def test_surrounding_changes(change: dict[str, Any], expected: list[str]) -> None:
     old = of(documents(NETWORK), machine=dict(MACHINE))
     new = copy.deepcopy(old)
     new |= change | ({"timing": new["timing"] | change["timing"]} if "timing" in change else {})
@@ -160,7 +160,7 @@ def test_what_is_around_the_model(change: dict[str, Any], expected: list[str]) -
     assert surrounding_changes(old, new) == expected
 
 
-def test_without_timing_or_machine_there_is_less_to_tell() -> None:
+def test_records_without_timing_or_machine() -> None:
     bare = of(documents(NETWORK), timing=None)
     assert surrounding_changes(bare, bare) == []
     assert "kernel - -> 6.1" in surrounding_changes(bare, bare | {"machine": MACHINE})
