@@ -1,1 +1,5 @@
-"""Follow figures over many runs, find where they changed, and show it as text, JSON and a chart."""
+"""Follow figures over many runs.
+
+`series.history` (runs to series and their changes), `text.history_text` and `text.history_document` (text and JSON),
+`figure.draw` (SVG, PNG or PDF).
+"""

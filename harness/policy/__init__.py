@@ -1,1 +1,4 @@
-"""Parse the gate's rules, and read the earlier runs that runs are compared with."""
+"""The gate's rules and the earlier run that they are applied to.
+
+`rules.policy` (layers of rules to tolerances and the outcomes that fail a build), `baseline.Baseline` (an earlier run).
+"""
