@@ -435,7 +435,7 @@ def test_two_suites_with_one_file_name_do_not_match() -> None:
     assert aligned(of("x/a.py"), "a.py", "x/a.py") == ["x/a.py"]
     assert aligned(of("x/a.py"), "a.py") == ["a.py"]
     assert aligned(of("a.py", "b.py"), "root/a.py", "root/b.py") == ["root/a.py", "root/b.py"]
-    with pytest.raises(UsageError, match="of other suites"):
+    with pytest.raises(UsageError, match="holds other suites"):
         of("x/a.py", "y/a.py").aligned(["a.py"])
 
 
