@@ -19,13 +19,25 @@ ROOT = Path(__file__).parent.parent
 FILE = ROOT / ".github" / "workflows" / "compression.yml"
 TEXT = FILE.read_text()
 WORKFLOW: dict[Any, Any] = yaml.safe_load(TEXT)
-STEPS: list[dict[str, Any]] = WORKFLOW["jobs"]["gate"]["steps"]
+STEPS: list[dict[str, Any]] = [step for job in WORKFLOW["jobs"].values() for step in job["steps"]]
 SCRIPTS = [step["run"] for step in STEPS if "run" in step]
 
 
 @pytest.mark.parametrize("script", SCRIPTS, ids=range(len(SCRIPTS)))
 def test_its_scripts_are_sound(script: str) -> None:
     subprocess.run(["bash", "-n", "-c", script], check=True)
+
+
+@pytest.mark.parametrize("file", sorted(FILE.parent.glob("*.yml")), ids=lambda file: file.stem)
+def test_actions_are_pinned_and_permissions_are_least(file: Path) -> None:
+    workflow = yaml.safe_load(file.read_text())
+    uses = [step["uses"] for job in workflow["jobs"].values() for step in job["steps"] if "uses" in step]
+    assert uses
+    for action in uses:
+        assert re.fullmatch(r"[\w-]+/[\w-]+@[0-9a-f]{40}", action), f"{action} is not pinned by a commit's hash"
+    assert workflow["permissions"] in ({}, {"contents": "read"})
+    writing = [name for name, job in workflow["jobs"].items() if "write" in job.get("permissions", {}).values()]
+    assert writing == (["comment"] if file == FILE else [])
 
 
 def test_its_options_are_ours(pytestconfig: pytest.Config) -> None:
