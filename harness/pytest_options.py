@@ -18,7 +18,7 @@ from harness.suite.presets import PRESETS, Preset, preset
 from harness.text import DEFAULT_MARGIN, format_margin, parse_margin
 
 if TYPE_CHECKING:
-    from harness.run.session import Options
+    from harness.run.options import Options
 
 CHECKS: Mapping[str, Callable[[str], object]] = {
     "--harness-preset": preset,
@@ -136,7 +136,7 @@ def chosen_preset(config: pytest.Config) -> Preset:
 def run_options(config: pytest.Config) -> Options:
     """What the command line says about the run. Raises UsageError for an earlier run that cannot be read."""
     from harness.policy.baseline import Baseline
-    from harness.run.session import Options
+    from harness.run.options import Options
 
     against, rules = config.getoption("--harness-against"), config.getoption("--harness-gate")
     size = chosen_preset(config)

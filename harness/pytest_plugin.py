@@ -21,8 +21,9 @@ from harness.suite.collect import cells_of
 from harness.suite.matrix import Cell, Matrix
 
 if TYPE_CHECKING:
+    from harness.measure.latency import Samples
     from harness.policy.baseline import Baseline
-    from harness.run.session import Measured, Session
+    from harness.run.session import Session
 
 #: The run selected cells and measured none of them; such a run must not pass.
 NOTHING_MEASURED = 13
@@ -36,7 +37,6 @@ class State:
         #: What was collected: the node ids of suites, whether they have cells or not.
         self.collected: set[str] = set()
         self.session: Session | None = None
-        self.records: list[Record] = []
         self.selected = 0
         #: The selected cells that were not measured, by name, and why; those that a step cannot handle have not failed.
         self.unmeasured: dict[str, str] = {}
@@ -50,9 +50,14 @@ class State:
         self.told = 0
 
     @property
+    def records(self) -> list[Record]:
+        """The records made so far."""
+        return [] if self.session is None else self.session.recorder.records
+
+    @property
     def left(self) -> list[Unmeasured]:
         """The cells that were selected and not measured, each with why."""
-        chosen = [] if self.session is None else self.session.chosen
+        chosen = [] if self.session is None else self.session.planner.chosen
         return unmeasured(chosen, self.records, self.unmeasured, self.unsupported)
 
 
@@ -164,19 +169,19 @@ def _run_cell(request: pytest.FixtureRequest, benchmark: Any) -> None:
             state.unsupported.add(item.cell.name)
             pytest.skip(f"{item.cell.id}: {measured}")
         pytest.fail(f"{item.cell.id}: {measured}", pytrace=False)
-    state.records.append(measured.record)
-    benchmark.extra_info[FIELD] = measured.record
+    record, samples = measured
+    benchmark.extra_info[FIELD] = to_json(record)
     benchmark.param, benchmark.params = item.cell.id, dict(item.cell.axes)  # --benchmark-group-by=param:precision
-    if measured.samples is None:
+    if samples is None:
         benchmark.pedantic(lambda: None)
         return
-    benchmark.extra_info[SAMPLES] = measured.samples.kept
+    benchmark.extra_info[SAMPLES] = samples.kept
     clock: ReplayClock = item.get_closest_marker("benchmark").kwargs["timer"]  # type: ignore[union-attr]
-    clock.load(measured.samples.candidate.ravel().tolist())
-    benchmark.pedantic(clock.play, rounds=measured.samples.candidate.size, iterations=1)
+    clock.load(samples.candidate.ravel().tolist())
+    benchmark.pedantic(clock.play, rounds=samples.candidate.size, iterations=1)
 
 
-def _measure(run: Session, cell: Cell) -> Measured | HarnessError:
+def _measure(run: Session, cell: Cell) -> tuple[Record, Samples | None] | HarnessError:
     if cell.problem is not None:
         return UsageError(cell.problem)
     try:
@@ -224,9 +229,7 @@ def pytest_runtestloop(session: pytest.Session) -> Iterator[None]:
             try:
                 result = yield
             except BaseException:
-                run.finalize_verdicts(
-                    confirm=False
-                )  # what was measured goes into the file, with the verdicts that it allows
+                run.finalize_verdicts(confirm=False)  # the file gets what was measured, and the verdicts that allows
                 raise
             if reporter is not None:
                 reporter.ensure_newline()
@@ -251,14 +254,14 @@ def _judge(run: Session, state: State, baseline: Baseline, config: pytest.Config
     unmeasured = {
         # Of what pytest itself skipped, by a marker or a plugin, no more is known.
         cell.name: "selected, and not measured" if cell.skip is None else f"skipped: {cell.skip}"
-        for cell in run.chosen
+        for cell in run.planner.chosen
         if cell.name not in new
     }
     lost = baseline.lost(state.collected, state.known, unmeasured | state.unmeasured)
     defaults = default_rules([*baseline.records.values(), *state.records])
     found = judge(baseline.records, new, lost, lambda record: run.options.policy(record.gate, defaults))
     here = {suite: os.path.relpath(config.rootpath / suite, config.invocation_params.dir) for suite in state.collected}
-    documents, options = run.documents(state.records), typed(repeated_options(config))
+    documents, options = run.recorder.documents(), typed(repeated_options(config))
     background = Background(baseline.file, baseline.documents, documents, options, here)
     files = (config.getoption(option) for option in ("--harness-summary", "--harness-junit"))
     state.verdict, state.exit_code = gate_text(found, background), found.exit_code
@@ -296,7 +299,7 @@ def pytest_sessionfinish(session: pytest.Session, exitstatus: int) -> None:
         from harness.report.output import report_run
 
         file, source = session.config.getoption("--harness-report"), session.config.getoption("benchmark_json")
-        made = state.session.documents(state.records)
+        made = state.session.recorder.documents()
         name = None if source is None else source.name
         state.report = report_run(state.records, state.left, made, name, Path(file), installed())
     planned = session.config.getoption("--harness-plan")
@@ -307,16 +310,12 @@ def pytest_sessionfinish(session: pytest.Session, exitstatus: int) -> None:
             session.exitstatus = state.exit_code
 
 
-@pytest.hookimpl(optionalhook=True, tryfirst=True)
+@pytest.hookimpl(optionalhook=True)
 def pytest_benchmark_update_json(config: pytest.Config, output_json: dict[str, Any]) -> None:
-    """Write the records as plain JSON, now that they have their verdicts, and what the cells' artefacts depend on."""
+    """Write what the records share: the verdicts, the cells that were not measured, and the key documents."""
     state = config.stash[STATE]
-    for entry in output_json["benchmarks"]:
-        if isinstance(record := entry["extra_info"].get(FIELD), Record):
-            entry["extra_info"][FIELD] = to_json(record)
     if state.session is not None and state.records:
-        documents = state.session.documents(state.records)
-        output_json[FIELD] = {"documents": documents, "left": to_json(state.left)}
+        output_json[FIELD] = {**state.session.recorder.sections(), "left": to_json(state.left)}
 
 
 # --------------------------------------------------------------------------------------------------------- reports

@@ -20,7 +20,7 @@ from harness.api import hookspecs
 from harness.cli.main import INTERRUPTED, USAGE_ERROR, _parser
 from harness.data.library import VARIABLE
 from harness.gate.judge import BETWEEN_RUNS, EXIT_CODES
-from harness.measure.noise import SIGNALS
+from harness.records.signals import SIGNALS
 from harness.plugin.manager import Origin, Plugins, installed
 from harness.policy.rules import DEFAULTS, policy
 from harness.pytest_plugin import NOTHING_MEASURED

@@ -11,9 +11,9 @@ from typing import Any
 import pytest
 
 from harness.gate.judge import BETWEEN_RUNS
-from harness.measure.noise import SIGNALS
 from harness.measure.timing import TOLERANCE, WINDOW
 from harness.records.runs import read_records
+from harness.records.signals import SIGNALS
 from harness.run.deployment import TIMED_INPUTS
 from harness.suite.presets import PRESETS
 from harness.text import DEFAULT_MARGIN, format_margin

@@ -8,8 +8,8 @@ from collections.abc import Iterable, Iterator, Sequence
 from tabulate import tabulate
 
 from harness.doctor.doctor import PLANTED, Diagnosis, Host, TimedComparison
-from harness.measure.noise import SIGNALS
 from harness.measure.profile import install_hint
+from harness.records.signals import SIGNALS
 from harness.text import format_margin, percent
 
 Rows = list[tuple[str, str]]

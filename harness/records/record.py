@@ -15,6 +15,7 @@ import msgspec
 from msgspec import UNSET, UnsetType, field
 
 from harness.records.machine_id import Fingerprint, fingerprint
+from harness.records.signals import SIGNALS
 
 SCHEMA = 1
 
@@ -63,6 +64,12 @@ class SignalRecord(msgspec.Struct, frozen=True, kw_only=True):
     limit: float
     beyond: bool
 
+    @property
+    def sentence(self) -> str:
+        """What the signal says, for users."""
+        spec = SIGNALS.get(self.signal)
+        return self.signal if spec is None else spec.describe(self.value or 0.0)
+
 
 class AARun(msgspec.Struct, frozen=True, kw_only=True):
     """The reference timed against a copy of itself in the same run and profile.
@@ -84,6 +91,11 @@ class Confirmation(msgspec.Struct, frozen=True, kw_only=True):
     ratio: Interval
     per_process: list[float]
     signals: list[SignalRecord]
+
+    @property
+    def exceeded(self) -> list[SignalRecord]:
+        """The signals beyond their limits."""
+        return [signal for signal in self.signals if signal.beyond]
 
 
 class VerdictRecord(msgspec.Struct, frozen=True, kw_only=True):
@@ -107,7 +119,7 @@ class Cost(msgspec.Struct, frozen=True, kw_only=True):
     calls: float
 
 
-class Timing(msgspec.Struct, kw_only=True, omit_defaults=True):
+class Timing(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """How the latency was measured: ``ratio`` is candidate / reference, ``environment`` what each worker verified.
 
     ``protocol`` is "paired" or "single" (study B's: the mean of one process), which has only the fields that both
@@ -124,6 +136,8 @@ class Timing(msgspec.Struct, kw_only=True, omit_defaults=True):
     warmup: int
     #: Null and absent differ in the files: null is "not known" of a paired timing.
     steady: bool | UnsetType | None = UNSET
+    #: The relative difference that matters (0.01 is 1 %), at which the verdict is decided; old files have it only there.
+    margin: float | None = None
     ratio: Interval
     bootstrap: Interval | UnsetType | None = UNSET
     per_process: list[float] = []
@@ -134,7 +148,8 @@ class Timing(msgspec.Struct, kw_only=True, omit_defaults=True):
     canary: list[list[int]] = []
     aa_run: AARun | None = field(default=None, name="itself")
     cost: Cost | None = None
-    #: The only field that is set later: a verdict depends on the other cells of the matrix.
+    #: It depends on the other cells of the matrix, so it stands in a section of the run file of its own and is attached
+    #: on reading (harness.records.verdicts). Old files have it here.
     verdict: VerdictRecord | None = None
 
     @property
@@ -155,7 +170,7 @@ class ArtefactRef(msgspec.Struct, frozen=True):
     sha256: str
 
 
-class Against(msgspec.Struct, kw_only=True):
+class Against(msgspec.Struct, frozen=True, kw_only=True):
     """The cell's model of an earlier run, measured again in this run beside the new model.
 
     ``timing`` has the earlier model as the reference; it is None, with the ``reason``, where the model was not timed

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 from harness.errors import UsageError
 from harness.records.changes import Documents
 from harness.records.record import SCHEMA, Record, Unmeasured, decode
+from harness.records.verdicts import attach, decide, verdicts_in
 
 if TYPE_CHECKING:
     from harness.suite.matrix import Cell
@@ -141,7 +142,18 @@ def load(file: Path) -> tuple[dict[str, Any], list[Record]]:
             raise UsageError(
                 f"{file} is damaged: record {number}{cell}, {error}; restore the file, or run again"
             ) from error
-    return document, records
+    try:
+        return document, _with_verdicts(document, records)
+    except ValueError as error:
+        raise UsageError(f"{file} is damaged: {error}; restore the file, or run again") from error
+
+
+def _with_verdicts(document: Mapping[str, Any], records: list[Record]) -> list[Record]:
+    """The records with the verdicts of the file's section; a run that was killed has none, and gets them now."""
+    ours = document.get(FIELD)
+    if isinstance(ours, Mapping) and "verdicts" in ours:
+        return attach(records, verdicts_in(ours["verdicts"]))
+    return attach(records, decide(records))
 
 
 def documents_in(document: Mapping[str, Any]) -> dict[str, Mapping[str, Any]]:

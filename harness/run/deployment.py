@@ -45,7 +45,7 @@ class Deployment:
         self._pool = pool
         self._found: dict[tuple[str, str, str], CellContext] = {}
 
-    def evidence(self, cell: Cell, artefact: Artefact) -> CellContext:
+    def context(self, cell: Cell, artefact: Artefact) -> CellContext:
         """The context in which metrics judge an artefact on the cell's data and runtime, without its timing.
 
         Raises CellError when the model fails, or predicts wrong shapes, NaN or infinity.
@@ -91,10 +91,10 @@ class Deployment:
             )
         return file
 
-    def measure_memory(self, cell: Cell, evidence: CellContext) -> None:
+    def measure_memory(self, cell: Cell, context: CellContext) -> None:
         """Measure the memory of the deployed file in the cell's profile."""
-        memory = self._pool().memory(cell.profile, cell.runtime, evidence.file, self.inputs(cell))
-        evidence.peak_memory, evidence.base_memory = memory.peak, memory.baseline
+        memory = self._pool().memory(cell.profile, cell.runtime, context.file, self.inputs(cell))
+        context.peak_memory, context.base_memory = memory.peak, memory.baseline
 
     def inputs(self, cell: Cell) -> Path:
         """The .npy file of the test examples that the cell's calls are timed on."""

@@ -12,7 +12,8 @@ from harness.doctor.advice import Advice
 from harness.doctor.doctor import Diagnosis, Host, TimedComparison
 from harness.doctor.text import doctor_text
 from harness.measure import machine
-from harness.measure.noise import SIGNALS, NoiseSignal
+from harness.measure.noise import NoiseSignal
+from harness.records.signals import SIGNALS
 from harness.stats.ratios import Ratio
 from harness.stats.verdict import Verdict
 

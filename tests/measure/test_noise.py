@@ -11,8 +11,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from harness.measure.machine import Disturbance
-from harness.measure.noise import SIGNALS, aa_signal, noise_signals
+from harness.measure.noise import aa_signal, noise_signals
 from harness.measure.pool import PairedSamples
+from harness.records.signals import SIGNALS
 from harness.stats.ratios import paired_ratio
 
 QUIET = Disturbance(involuntary_switches=1, steal=0.0, throttled_periods=0)

@@ -12,8 +12,9 @@ from toy import Halve, Picky
 
 from harness import Matrix, Skip, train
 from harness.plugin.manager import Plugins
+from harness.run.options import Options
 from harness.run.plan_text import plan_document, plan_text
-from harness.run.session import Options, Session
+from harness.run.session import Session
 from harness.suite.matrix import Cell
 from harness.suite.presets import preset
 

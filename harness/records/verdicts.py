@@ -1,0 +1,148 @@
+"""Decide the verdicts on a run's latencies from its records: a section of the run file of its own."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from types import MappingProxyType
+from typing import Any, Literal
+
+import msgspec
+
+from harness.records.record import Confirmation, Record, Timing, VerdictRecord, decode
+
+#: What a cell is timed beside: its reference, or its own model of an earlier run.
+Versus = Literal["reference", "earlier"]
+#: A timing of a run: the cell's name, and what it was timed beside.
+TimingId = tuple[str, Versus]
+
+
+class CellVerdicts(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """The verdicts on one cell; None for what was not timed in pairs."""
+
+    reference: VerdictRecord | None = None
+    earlier: VerdictRecord | None = None
+
+
+#: By cell name.
+Verdicts = Mapping[str, CellVerdicts]
+
+
+def decide(
+    records: Iterable[Record], confirmations: Mapping[TimingId, Confirmation | str] = MappingProxyType({})
+) -> Verdicts:
+    """Decide the verdict on each timing in pairs that states its margin.
+
+    The cells of a matrix are judged together, because among many cells some look slower by chance. Without its entry
+    in ``confirmations`` (what fresh processes measured, or why they could not) no cell is called slower.
+    """
+    found: dict[str, dict[str, VerdictRecord]] = defaultdict(dict)
+    for versus, family in _families(records):
+        for name, verdict in _decide_family(family):
+            if verdict.kind == "slower":
+                confirmation = confirmations.get((name, versus))
+                verdict = _confirmed(verdict, confirmation)
+            found[name][versus] = verdict
+    return {name: CellVerdicts(**verdicts) for name, verdicts in found.items()}
+
+
+def suspects(records: Iterable[Record]) -> list[TimingId]:
+    """The timings that look slower, which fresh processes must confirm, in the order of the records."""
+    return [
+        (name, versus)
+        for versus, family in _families(records)
+        for name, verdict in _decide_family(family)
+        if verdict.kind == "slower"
+    ]
+
+
+def attach(records: Iterable[Record], verdicts: Verdicts) -> list[Record]:
+    """The records with their verdicts, where there are some."""
+    return [_with_verdicts(record, verdicts.get(record.name, CellVerdicts())) for record in records]
+
+
+def verdicts_in(section: Any) -> Verdicts:
+    """The verdicts in the section of a run file. Raises ValueError for damage, with the cell and the field."""
+    if not isinstance(section, Mapping):
+        raise ValueError(f"verdicts: expected an object, got {type(section).__name__}")
+    verdicts = {}
+    for name, entry in section.items():
+        try:
+            verdicts[name] = decode(entry, CellVerdicts)
+        except ValueError as error:
+            raise ValueError(f"verdicts of {name}: {error}") from error
+    return verdicts
+
+
+def _families(records: Iterable[Record]) -> Iterator[tuple[Versus, list[tuple[str, Timing]]]]:
+    """The timings that are judged together: of one matrix, beside one kind of model, at one margin."""
+    families: dict[tuple[Versus, float, str, str], list[tuple[str, Timing]]] = defaultdict(list)
+    for record in records:
+        timings: tuple[tuple[Versus, Timing | None], ...] = (
+            ("reference", record.timing),
+            ("earlier", None if record.against is None else record.against.timing),
+        )
+        for versus, timing in timings:
+            if timing is not None and timing.protocol == "paired" and timing.margin is not None:
+                families[versus, timing.margin, record.suite, record.matrix].append((record.name, timing))
+    for (versus, *_), family in families.items():
+        yield versus, family
+
+
+def _decide_family(family: Sequence[tuple[str, Timing]]) -> Iterator[tuple[str, VerdictRecord]]:
+    from harness.stats.verdict import decide_verdicts
+
+    margin = family[0][1].margin
+    assert margin is not None  # _families leaves out what has none
+    undisturbed = [(name, timing) for name, timing in family if not timing.exceeded]
+    decided = decide_verdicts([timing.per_process for _, timing in undisturbed], margin)
+    verdicts = dict(zip((name for name, _ in undisturbed), decided, strict=True))
+    for name, timing in family:
+        if name in verdicts:
+            verdict = verdicts[name]
+            yield name, _verdict(margin, verdict.kind, verdict.reason, verdict.p, verdict.processes_needed)
+        else:
+            yield name, _verdict(margin, "contaminated", _sentences(timing))
+
+
+def _confirmed(suspicion: VerdictRecord, confirmation: Confirmation | str | None) -> VerdictRecord:
+    """The verdict on a cell that looks slower: slower if fresh processes say so too, else inconclusive."""
+    from harness.stats.verdict import confirms_slower
+
+    margin = suspicion.margin
+    if confirmation is None:
+        reason = "slower, but the run ended before fresh processes could confirm it"
+        return _verdict(margin, "inconclusive", reason)
+    if isinstance(confirmation, str):
+        return _verdict(margin, "inconclusive", f"slower, but could not be timed again: {confirmation}")
+    if confirmation.exceeded:
+        reason = f"slower, but its confirmation was disturbed: {_sentences(confirmation)}"
+        verdict = _verdict(margin, "inconclusive", reason)
+    elif not confirms_slower(confirmation.per_process, margin):
+        reason = f"slower at first, but fresh processes gave {confirmation.ratio.value:.4f}"
+        verdict = _verdict(margin, "inconclusive", reason)
+    else:
+        verdict = suspicion
+    return msgspec.structs.replace(verdict, confirmation=confirmation)
+
+
+def _verdict(
+    margin: float, kind: str, reason: str, p: float | None = None, processes_needed: int | None = None
+) -> VerdictRecord:
+    return VerdictRecord(
+        kind=kind, margin=margin, p=p, processes_needed=processes_needed, reason=reason, confirmation=None
+    )
+
+
+def _sentences(timing: Timing | Confirmation) -> str:
+    return "; ".join(signal.sentence for signal in timing.exceeded)
+
+
+def _with_verdicts(record: Record, verdicts: CellVerdicts) -> Record:
+    replace = msgspec.structs.replace
+    if record.timing is not None and verdicts.reference is not None:
+        record = replace(record, timing=replace(record.timing, verdict=verdicts.reference))
+    if record.against is not None and record.against.timing is not None and verdicts.earlier is not None:
+        timing = replace(record.against.timing, verdict=verdicts.earlier)
+        record = replace(record, against=replace(record.against, timing=timing))
+    return record

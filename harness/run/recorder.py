@@ -1,0 +1,118 @@
+"""Make the records of a run: each is complete when its cell is done, except for the verdict."""
+
+from __future__ import annotations
+
+import platform
+from collections.abc import Mapping
+from importlib.metadata import version
+from typing import Any
+
+from harness.build import plan as planning
+from harness.measure import machine
+from harness.measure.latency import KeptSamples
+from harness.plugin.manager import Plugins
+from harness.records.record import (
+    SCHEMA,
+    Against,
+    ArtefactRef,
+    Confirmation,
+    Interval,
+    MetricValue,
+    Record,
+    StepRecord,
+    Timing,
+    to_json,
+)
+from harness.records.verdicts import TimingId, Verdicts, attach, decide
+from harness.run.options import Options
+from harness.run.planner import Planner
+from harness.store.local import Store
+from harness.suite.matrix import Cell
+
+PACKAGES = ("harness", "torch", "numpy", "scipy", "pytest-benchmark")
+
+
+class Recorder:
+    """Makes records, keeps them, and decides their verdicts together."""
+
+    def __init__(self, planner: Planner, plugins: Plugins, store: Store, options: Options) -> None:
+        self.records: list[Record] = []
+        self.verdicts: Verdicts = {}
+        #: What fresh processes measured of the cells that looked slower, or why they could not; and their samples.
+        self.confirmations: dict[TimingId, Confirmation | str] = {}
+        self.confirmation_samples: dict[TimingId, KeptSamples] = {}
+        self._planner = planner
+        self._plugins = plugins
+        self._store = store
+        self._options = options
+        self._machine = machine.facts()
+        self._versions = {"python": platform.python_version(), **{name: version(name) for name in PACKAGES}}
+
+    def add(
+        self,
+        cell: Cell,
+        artefact: ArtefactRef,
+        reference_artefact: ArtefactRef,
+        figures: dict[str, MetricValue],
+        differences: dict[str, Interval],
+        test_examples: int,
+        timing: Timing | None,
+        against: Against | None,
+    ) -> Record:
+        """Make the record of a measured cell, keep it, and notify the plugins."""
+        record = Record(
+            schema=SCHEMA,
+            suite=cell.suite,
+            matrix=cell.matrix,
+            cell=cell.id,
+            reference=self._planner.reference_of(cell).id,
+            axes=dict(cell.axes),
+            columns=cell.columns,
+            synthetic=self._plugins.datasets.get(cell.dataset).synthetic,
+            preset=self._options.preset.name,
+            device=self._options.device,
+            artefact=artefact,
+            reference_artefact=reference_artefact,
+            steps=self._steps(self._planner.key_of(cell)),
+            figures=figures,
+            differences=differences,
+            test_examples=test_examples,
+            timing=timing,
+            machine=dict(self._machine),
+            versions=dict(self._versions),
+            gate=dict(cell.gate),
+            against=against,
+        )
+        # Plugins get a plain mapping of their own: what one does to it reaches neither the record nor another plugin.
+        self._plugins.notify("harness_cell_finished", record=to_json(record))
+        self.records.append(record)
+        return record
+
+    def decide_verdicts(self) -> None:
+        """Decide the verdicts on all records so far, and attach them to ``records``."""
+        self.verdicts = decide(self.records, self.confirmations)
+        self.records = attach(self.records, self.verdicts)
+
+    def sections(self) -> dict[str, Any]:
+        """What a run file holds beside the records: key documents, verdicts, and samples of confirmations."""
+        samples: dict[str, dict[str, KeptSamples]] = {}
+        for (name, versus), arrays in self.confirmation_samples.items():
+            samples.setdefault(name, {})[versus] = arrays
+        sections = {"documents": self.documents(), "verdicts": to_json(self.verdicts)}
+        return sections | ({"confirmation_samples": samples} if samples else {})
+
+    def documents(self) -> dict[str, Mapping[str, Any]]:
+        """The key documents of the records' artefacts and of their ancestors, by key."""
+        keys = {ref.key for record in self.records for ref in (record.artefact, record.reference_artefact)}
+        return {node.key: node.document for key in sorted(keys) for node in self._planner.plan.lineage(key)}
+
+    def _steps(self, key: str) -> list[StepRecord]:
+        rows: list[StepRecord] = []
+        lineage = self._planner.plan.lineage(key)
+        descriptions = self._store.describe([node.key for node in lineage])
+        for node in lineage:
+            if node.step is not None:
+                description = descriptions.get(node.key)  # the store need not have an ancestor any more
+                facts, seconds = ({}, None) if description is None else (dict(description.facts), description.seconds)
+                rows.append(StepRecord(planning.describe(node.step), facts, seconds))
+        return rows
