@@ -136,7 +136,7 @@ class Timing(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     warmup: int
     #: Null and absent differ in the files: null is "not known" of a paired timing.
     steady: bool | UnsetType | None = UNSET
-    #: The relative difference that matters (0.01 is 1 %), at which the verdict is decided; old files have it only there.
+    #: The relative difference that matters (0.01 is 1 %), for the verdict; in old files only the verdict has it.
     margin: float | None = None
     ratio: Interval
     bootstrap: Interval | UnsetType | None = UNSET

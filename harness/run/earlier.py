@@ -118,6 +118,4 @@ class EarlierModels:
             against = replace(against, timing=timing, latency=float(np.median(samples.candidate)) / 1000)
             model.samples = np.asarray(samples.kept["reference"])
             self._deployment.measure_memory(cell, model)
-        return replace(
-            against, figures=figures(model), differences=differences(model, candidate)
-        )
+        return replace(against, figures=figures(model), differences=differences(model, candidate))

@@ -39,10 +39,11 @@ from harness.errors import HarnessError, UsageError
 from harness.files import Scratch, atomic_write, check_writable
 from harness.keys import to_jsonable
 from harness.measure.machine import facts, load
-from harness.measure.noise import SIGNALS, noise_signals
+from harness.measure.noise import noise_signals
 from harness.measure.pool import PairedSamples, Workers
 from harness.measure.timing import Amount
 from harness.plugin.manager import KERNEL
+from harness.records.signals import SIGNALS
 from harness.stats.ratios import hierarchical_bootstrap, paired_ratio
 from harness.stats.verdict import confirms_slower, decide_verdicts
 from harness.text import DEFAULT_MARGIN, parse_margin
