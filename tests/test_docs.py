@@ -20,12 +20,12 @@ from harness.api import hookspecs
 from harness.cli.main import INTERRUPTED, USAGE_ERROR, _parser
 from harness.data.library import VARIABLE
 from harness.gate.judge import BETWEEN_RUNS, EXIT_CODES
-from harness.records.signals import SIGNALS
 from harness.plugin.manager import Origin, Plugins, installed
 from harness.policy.rules import DEFAULTS, policy
 from harness.pytest_plugin import NOTHING_MEASURED
 from harness.records.record import Record, Unmeasured
 from harness.records.runs import read_records
+from harness.records.signals import SIGNALS
 from harness.report.terminal import report_text
 from harness.run.declarations import default_rules
 from harness.stats.verdict import Kind

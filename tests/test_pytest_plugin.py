@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 import sys
@@ -19,7 +20,7 @@ from harness import MeasureError, MetricSpec, Profile, hookimpl
 from harness.cli.main import main
 from harness.measure.machine import facts
 from harness.plugin.manager import KERNEL, Origin, Problem, installed
-from harness.run import session
+from harness.run import planner
 from harness.suite.presets import preset
 from harness_compress import _fx_int8  # noqa: F401 (pytester forgets what is first imported within it)
 
@@ -162,7 +163,7 @@ def test_an_allocator_that_is_not_there_fails_its_cells_and_is_told_first(
         if profile.allocator == "mimalloc":
             raise missing
 
-    monkeypatch.setattr(session, "worker_environment", check)
+    monkeypatch.setattr(planner, "worker_environment", check)
     profiles = "{'lstm': Profile(allocator='mimalloc'), 'conv': Profile()}"
     result = suite(
         "from harness import Profile\n"
@@ -311,8 +312,10 @@ def test_a_device_that_is_not_there_is_an_error_of_use(suite: Suite, monkeypatch
 
 
 def verdicts(file: str = "run.json") -> dict[str, dict[str, Any]]:
-    found = {name.partition("[")[2][:-1]: entry["extra_info"]["harness"] for name, entry in benchmarks(file).items()}
-    return {name: record["timing"]["verdict"] for name, record in found.items()}
+    """The verdicts on latencies beside the reference, by cell."""
+    assert not any("verdict" in entry["extra_info"]["harness"]["timing"] for entry in benchmarks(file).values())
+    section = json.loads(Path(file).read_text())["harness"]["verdicts"]
+    return {name.partition("[")[2][:-1]: entry["reference"] for name, entry in section.items()}
 
 
 def test_verdicts_reach_the_file_and_the_table(suite: Suite) -> None:
@@ -338,8 +341,10 @@ def test_what_is_slower_is_confirmed_before_the_file_is_written(suite: Suite, mo
     found = verdicts()["toy-synthetic-conv-half-seed0"]
     assert found["kind"] == "slower"
     assert found["confirmation"]["ratio"]["value"] == pytest.approx(1.5, rel=0.001)
-    samples = benchmarks()["toys[toy-synthetic-conv-half-seed0]"]["extra_info"]["harness_samples"]
-    assert len(samples["confirmation_candidate"]) == preset("smoke").processes
+    samples = json.loads(Path("run.json").read_text())["harness"]["confirmation_samples"]
+    assert len(samples["suite.py::toys[toy-synthetic-conv-half-seed0]"]["reference"]["candidate"]) == (
+        preset("smoke").processes
+    )
     assert "harness: 1 cell is slower than its reference" in "\n".join(result.outlines)
 
 
@@ -409,7 +414,7 @@ toys = Matrix(dataset="toy", architecture=["conv", "flat"], runtime="eager", ste
 """
     result = suite(source, "--benchmark-json=run.json")
     assert result.ret == 0
-    assert {entry["extra_info"]["harness"]["timing"]["verdict"]["kind"] for entry in benchmarks().values()} == {"same"}
+    assert {verdict["kind"] for verdict in verdicts().values()} == {"same"}
 
 
 def test_figures_of_the_answers_have_intervals_and_differences(suite: Suite) -> None:

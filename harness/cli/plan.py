@@ -28,8 +28,8 @@ def add_plan_command(commands: Any) -> None:
 
 
 def _plan(options: argparse.Namespace) -> None:
-    from harness.run.plan_text import plan_document, plan_text
     from harness.run.options import Options
+    from harness.run.plan_text import plan_document, plan_text
     from harness.run.session import Session
     from harness.suite.collect import cells_of, load
 

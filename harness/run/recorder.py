@@ -15,7 +15,6 @@ from harness.records.record import (
     SCHEMA,
     Against,
     ArtefactRef,
-    Confirmation,
     Interval,
     MetricValue,
     Record,
@@ -24,6 +23,7 @@ from harness.records.record import (
     to_json,
 )
 from harness.records.verdicts import TimingId, Verdicts, attach, decide
+from harness.run.confirmation import Confirmations
 from harness.run.options import Options
 from harness.run.planner import Planner
 from harness.store.local import Store
@@ -37,10 +37,8 @@ class Recorder:
 
     def __init__(self, planner: Planner, plugins: Plugins, store: Store, options: Options) -> None:
         self.records: list[Record] = []
-        self.verdicts: Verdicts = {}
-        #: What fresh processes measured of the cells that looked slower, or why they could not; and their samples.
-        self.confirmations: dict[TimingId, Confirmation | str] = {}
-        self.confirmation_samples: dict[TimingId, KeptSamples] = {}
+        self._verdicts: Verdicts = {}
+        self._confirmation_samples: Mapping[TimingId, KeptSamples] = {}
         self._planner = planner
         self._plugins = plugins
         self._store = store
@@ -88,17 +86,19 @@ class Recorder:
         self.records.append(record)
         return record
 
-    def decide_verdicts(self) -> None:
+    def decide_verdicts(self, confirmations: Confirmations | None) -> None:
         """Decide the verdicts on all records so far, and attach them to ``records``."""
-        self.verdicts = decide(self.records, self.confirmations)
-        self.records = attach(self.records, self.verdicts)
+        results = {} if confirmations is None else confirmations.results
+        self._confirmation_samples = {} if confirmations is None else confirmations.samples
+        self._verdicts = decide(self.records, results)
+        self.records = attach(self.records, self._verdicts)
 
     def sections(self) -> dict[str, Any]:
         """What a run file holds beside the records: key documents, verdicts, and samples of confirmations."""
         samples: dict[str, dict[str, KeptSamples]] = {}
-        for (name, versus), arrays in self.confirmation_samples.items():
+        for (name, versus), arrays in self._confirmation_samples.items():
             samples.setdefault(name, {})[versus] = arrays
-        sections = {"documents": self.documents(), "verdicts": to_json(self.verdicts)}
+        sections = {"documents": self.documents(), "verdicts": to_json(self._verdicts)}
         return sections | ({"confirmation_samples": samples} if samples else {})
 
     def documents(self) -> dict[str, Mapping[str, Any]]:

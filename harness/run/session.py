@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
+import functools
 import logging
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, TextIO
 
 from harness.build.plan import Plan
 from harness.data.library import Library
-from harness.errors import CellError, HarnessError, UsageError
+from harness.errors import CellError, UsageError
 from harness.measure.latency import LatencyTimer, Pair, Samples
 from harness.plugin.manager import Plugins
 from harness.progress import Display
 from harness.records.record import ArtefactRef, Record, Timing
-from harness.records.verdicts import TimingId, suspects
+from harness.records.verdicts import Versus
+from harness.run.confirmation import Confirmations
 from harness.run.deployment import Deployment
 from harness.run.earlier import EarlierModels, check_rules
 from harness.run.options import Options
@@ -29,8 +31,6 @@ if TYPE_CHECKING:
     from harness.measure.pool import Workers
 
 logger = logging.getLogger(__name__)
-#: What a cell was timed beside, in messages.
-VERSUS = {"reference": "reference", "earlier": "model of the earlier run"}
 
 
 class Session:
@@ -60,8 +60,7 @@ class Session:
         self._executor: Executor | None = None
         self._workers: Workers | None = None
         self._timer: LatencyTimer | None = None
-        #: The pairs that were timed, to time those that look slower again.
-        self._pairs: dict[TimingId, Pair] = {}
+        self._confirmations: Confirmations | None = None
         self._scratch = self.store.scratch()
         self._deployment = Deployment(
             plugins, self.library, options.preset.evaluation, self._scratch.folder, lambda: self._pool
@@ -143,7 +142,7 @@ class Session:
         changes = differences(base, candidate)
         against = None
         if self._earlier is not None:
-            against = self._earlier.measure(cell, base, candidate, self._time_earlier)
+            against = self._earlier.measure(cell, base, candidate, functools.partial(self._time, versus="earlier"))
         record = self.recorder.add(
             cell,
             ArtefactRef(artefact.key, candidate.sha256),
@@ -162,47 +161,20 @@ class Session:
         ``confirm`` first times those that look slower again, in fresh processes; without it none is called slower.
         """
         try:
-            if confirm:
-                self._confirm_slower()
+            if confirm and self._confirmations is not None:
+                self._confirmations.run(self.recorder.records)
         finally:
-            self.recorder.decide_verdicts()
+            self.recorder.decide_verdicts(self._confirmations)
 
-    def _confirm_slower(self) -> None:
-        waiting = [name for name in suspects(self.recorder.records) if name not in self.recorder.confirmations]
-        for versus, other in VERSUS.items():
-            names = [name for name in waiting if name[1] == versus]
-            if not names:
-                continue
-            is_slower, it = ("is slower than its", "it") if len(names) == 1 else ("are slower than their", "them")
-            logger.info(f"{pluralize(len(names), 'cell')} {is_slower} {other}; timing {it} in fresh processes")
-            self._pool.renew()
-            for name in names:
-                self._confirm(name)
-
-    def _confirm(self, name: TimingId) -> None:
-        try:
-            confirmation, samples = self._latency_timer.confirm(self._pairs[name])
-        except HarnessError as error:
-            self.recorder.confirmations[name] = str(error)
-        else:
-            self.recorder.confirmations[name] = confirmation
-            self.recorder.confirmation_samples[name] = samples
-
-    def _time(self, pair: Pair) -> tuple[Timing, Samples]:
-        if self.options.protocol_of(pair.cell) == "single":
-            return self._latency_timer.time_single(pair)
-        self._pairs[pair.cell.name, "reference"] = pair
-        return self._latency_timer.time(pair)
-
-    def _time_earlier(self, pair: Pair) -> tuple[Timing, Samples]:
-        self._pairs[pair.cell.name, "earlier"] = pair
-        return self._latency_timer.time(pair)
-
-    @property
-    def _latency_timer(self) -> LatencyTimer:
+    def _time(self, pair: Pair, versus: Versus = "reference") -> tuple[Timing, Samples]:
         if self._timer is None:
             self._timer = LatencyTimer(self._pool, self.options.preset)
-        return self._timer
+        if self.options.protocol_of(pair.cell) == "single":
+            return self._timer.time_single(pair)
+        if self._confirmations is None:
+            self._confirmations = Confirmations(self._pool, self._timer)
+        self._confirmations.remember(pair, versus)
+        return self._timer.time(pair)
 
     @property
     def _pool(self) -> Workers:

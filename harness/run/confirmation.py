@@ -1,0 +1,55 @@
+"""Confirm with fresh processes that the cells that look slower are slower."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from harness.errors import HarnessError
+from harness.measure.latency import KeptSamples, LatencyTimer, Pair
+from harness.records.record import Confirmation, Record
+from harness.records.verdicts import TimingId, Versus, suspects
+from harness.text import pluralize
+
+if TYPE_CHECKING:
+    from harness.measure.pool import Workers
+
+logger = logging.getLogger(__name__)
+#: What a cell was timed beside, in messages.
+VERSUS: dict[Versus, str] = {"reference": "reference", "earlier": "model of the earlier run"}
+
+
+class Confirmations:
+    """Times cells again that look slower; a second call times only those that were not tried."""
+
+    def __init__(self, pool: Workers, timer: LatencyTimer) -> None:
+        #: What fresh processes measured, or why they could not; and their samples.
+        self.results: dict[TimingId, Confirmation | str] = {}
+        self.samples: dict[TimingId, KeptSamples] = {}
+        self._pool = pool
+        self._timer = timer
+        self._pairs: dict[TimingId, Pair] = {}
+
+    def remember(self, pair: Pair, versus: Versus) -> None:
+        """Keep a pair that was timed, to time it again if it looks slower."""
+        self._pairs[pair.cell.name, versus] = pair
+
+    def run(self, records: Sequence[Record]) -> None:
+        """Time what looks slower in these records again, in processes that are started for it."""
+        waiting = [timing_id for timing_id in suspects(records) if timing_id not in self.results]
+        for versus, other in VERSUS.items():
+            family = [timing_id for timing_id in waiting if timing_id[1] == versus]
+            if not family:
+                continue
+            is_slower, it = ("is slower than its", "it") if len(family) == 1 else ("are slower than their", "them")
+            logger.info(f"{pluralize(len(family), 'cell')} {is_slower} {other}; timing {it} in fresh processes")
+            self._pool.renew()
+            for timing_id in family:
+                self._confirm(timing_id)
+
+    def _confirm(self, timing_id: TimingId) -> None:
+        try:
+            self.results[timing_id], self.samples[timing_id] = self._timer.confirm(self._pairs[timing_id])
+        except HarnessError as error:
+            self.results[timing_id] = str(error)
