@@ -15,7 +15,7 @@ from harness.plugin.manager import installed
 from harness.progress import log_to
 from harness.pytest_options import add_options, check_options, chosen_preset, repeated_options, run_options
 from harness.records.record import Record, Unmeasured, to_json
-from harness.records.runs import FIELD, SAMPLES, unmeasured
+from harness.records.runs import FIELD, SAMPLES
 from harness.store.shared import shared_url, without_password
 from harness.suite.collect import cells_of
 from harness.suite.matrix import Cell, Matrix
@@ -57,8 +57,7 @@ class State:
     @property
     def left(self) -> list[Unmeasured]:
         """The cells that were selected and not measured, each with why."""
-        chosen = [] if self.session is None else self.session.planner.chosen
-        return unmeasured(chosen, self.records, self.unmeasured, self.unsupported)
+        return [] if self.session is None else self.session.recorder.unmeasured(self.unmeasured, self.unsupported)
 
 
 STATE = pytest.StashKey[State]()

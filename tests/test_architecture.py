@@ -14,12 +14,12 @@ ROOT = Path(harness.__file__).parents[1]
 #: From the ground up; docs/architecture.md describes each. The leaves import at most one another.
 LEAVES = ("former_names", "errors", "keys", "text", "files")
 PACKAGES = (
-    *("nn", "stats", "api", "records", "policy", "plugin", "store", "data", "suite", "measure", "build", "run"),
-    *("gate", "history", "report", "doctor", "testing", "cli", "pytest_options", "pytest_plugin"),
+    *("nn", "stats", "api", "progress", "records", "policy", "plugin", "store", "data", "suite", "measure", "build"),
+    *("run", "gate", "history", "report", "doctor", "testing", "cli", "pytest_options", "pytest_plugin"),
 )
 RANK = {**dict.fromkeys(LEAVES, 0), **{name: rank for rank, name in enumerate(PACKAGES, 1)}}
 #: What a plugin may import, beside ``harness`` itself.
-PUBLIC = ("api", "data", "errors", "nn", "records", "stats", "testing", "text")
+PUBLIC = ("api", "data", "errors", "nn", "records", "report", "stats", "testing", "text")
 PLUGINS = sorted(path.name for path in (ROOT / "plugins").iterdir() if path.name.startswith("harness_"))
 
 

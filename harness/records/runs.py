@@ -5,18 +5,15 @@ from __future__ import annotations
 import dataclasses
 import json
 import re
-from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from harness.errors import UsageError
 from harness.records.changes import Documents
 from harness.records.record import SCHEMA, Record, Unmeasured, decode
 from harness.records.verdicts import attach, decide, verdicts_in
-
-if TYPE_CHECKING:
-    from harness.suite.matrix import Cell
 
 #: Where a benchmark's ``extra_info`` has the record and the paired samples; a file has its other entries under FIELD.
 FIELD = "harness"
@@ -175,28 +172,6 @@ def unmeasured_in(document: Mapping[str, Any]) -> list[Unmeasured]:
         except ValueError:
             continue
     return cells
-
-
-def unmeasured(
-    cells: Iterable[Cell], records: Iterable[Record], reasons: Mapping[str, str], unsupported: Container[str]
-) -> list[Unmeasured]:
-    """The selected ``cells`` that have no record, each with the reason.
-
-    ``reasons`` has, by cell name, why a cell that was tried has none. A cell in ``unsupported`` is skipped, not failed.
-    """
-    measured = {(record.suite, record.matrix, record.cell) for record in records}
-    missing = []
-    for cell in cells:
-        if (cell.suite, cell.matrix, cell.id) in measured:
-            continue
-        if cell.skip is not None:
-            outcome, reason = "skipped", cell.skip
-        elif cell.name in reasons:
-            outcome, reason = "skipped" if cell.name in unsupported else "failed", reasons[cell.name]
-        else:  # pytest itself skipped it, or the run was interrupted
-            outcome, reason = "not run", "selected, and not measured"
-        missing.append(Unmeasured(suite=cell.suite, matrix=cell.matrix, cell=cell.id, outcome=outcome, reason=reason))
-    return missing
 
 
 def _files(paths: Sequence[Path]) -> Iterator[tuple[Path, bool]]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import platform
-from collections.abc import Mapping
+from collections.abc import Container, Mapping
 from importlib.metadata import version
 from typing import Any
 
@@ -20,6 +20,7 @@ from harness.records.record import (
     Record,
     StepRecord,
     Timing,
+    Unmeasured,
     to_json,
 )
 from harness.records.verdicts import TimingId, Verdicts, attach, decide
@@ -105,6 +106,28 @@ class Recorder:
         """The key documents of the records' artefacts and of their ancestors, by key."""
         keys = {ref.key for record in self.records for ref in (record.artefact, record.reference_artefact)}
         return {node.key: node.document for key in sorted(keys) for node in self._planner.plan.lineage(key)}
+
+    def unmeasured(self, reasons: Mapping[str, str], unsupported: Container[str]) -> list[Unmeasured]:
+        """The selected cells that have no record, each with the reason.
+
+        ``reasons`` has, by cell name, why a cell that was tried has none. A cell in ``unsupported`` is skipped, not
+        failed.
+        """
+        measured = {record.name for record in self.records}
+        missing = []
+        for cell in self._planner.chosen:
+            if cell.name in measured:
+                continue
+            if cell.skip is not None:
+                outcome, reason = "skipped", cell.skip
+            elif cell.name in reasons:
+                outcome, reason = "skipped" if cell.name in unsupported else "failed", reasons[cell.name]
+            else:  # pytest itself skipped it, or the run was interrupted
+                outcome, reason = "not run", "selected, and not measured"
+            missing.append(
+                Unmeasured(suite=cell.suite, matrix=cell.matrix, cell=cell.id, outcome=outcome, reason=reason)
+            )
+        return missing
 
     def _steps(self, key: str) -> list[StepRecord]:
         rows: list[StepRecord] = []
