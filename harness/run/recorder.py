@@ -10,7 +10,7 @@ from typing import Any
 from harness.build import plan as planning
 from harness.measure import machine
 from harness.measure.latency import KeptSamples
-from harness.plugin.manager import Plugins
+from harness.plugin.manager import KERNEL, Plugins
 from harness.records.record import (
     SCHEMA,
     Against,
@@ -30,7 +30,7 @@ from harness.run.planner import Planner
 from harness.store.local import Store
 from harness.suite.matrix import Cell
 
-PACKAGES = ("harness", "torch", "numpy", "scipy", "pytest-benchmark")
+PACKAGES = ("torch", "numpy", "scipy", "pytest-benchmark")
 
 
 class Recorder:
@@ -45,7 +45,11 @@ class Recorder:
         self._store = store
         self._options = options
         self._machine = machine.facts()
-        self._versions = {"python": platform.python_version(), **{name: version(name) for name in PACKAGES}}
+        self._versions = {
+            "python": platform.python_version(),
+            "harness": KERNEL.version,
+            **{name: version(name) for name in PACKAGES},
+        }
 
     def add(
         self,
