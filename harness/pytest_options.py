@@ -1,4 +1,4 @@
-"""The options of pytest: what they are called, what is wrong with them, and what they say about a run."""
+"""Declare and check pytest's options, and make a run's options of them."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ CHECKS: Mapping[str, Callable[[str], object]] = {
     "--harness-gate": lambda text: policy(parse_rules(text)),
     "--harness-report": lambda text: check_form(Path(text)),
 }
-#: The options on which a cell's figures and verdict depend.
+#: The options that a cell's figures and verdict depend on.
 REPEATED = tuple(
     f"--harness-{name}"
     for name in ("preset", "data", "store", "shared", "margin", "processes", "protocol", "device", "against", "gate")
@@ -34,69 +34,69 @@ REPEATED = tuple(
 
 
 def add_options(parser: pytest.Parser) -> None:
-    """Declare the options, in a group of their own."""
+    """Declare the options in a group ``harness``."""
     group = parser.getgroup("harness", "benchmarks of compressed networks")
     summary = "; ".join(f"{entry.name}: {entry.summary}" for entry in PRESETS.values())
-    group.addoption("--harness-preset", default="quick", metavar="NAME", help=f"how much to run. {summary}")
+    group.addoption("--harness-preset", default="quick", metavar="NAME", help=f"the size of the run. {summary}")
     group.addoption(
-        "--harness-plan", action="store_true", help="print the cells, what must be built and how long; run nothing"
+        "--harness-plan",
+        action="store_true",
+        help="print the cells, the models to build and the estimated time; run nothing",
     )
     group.addoption(
-        "--harness-data", metavar="DIR", help="where data sets are (default: the variable HARNESS_DATA, then ./data)"
+        "--harness-data", metavar="DIR", help="the folder of data sets (default: $HARNESS_DATA, else ./data)"
     )
     group.addoption(
-        "--harness-store", metavar="DIR", default=".harness", help="where artefacts are kept (default: .harness)"
+        "--harness-store", metavar="DIR", default=".harness", help="the folder of artefacts (default: .harness)"
     )
     group.addoption(
         "--harness-shared",
         metavar="URL",
-        help="a store that machines share: artefacts are had from there and put there; s3://, file:// or any URL of "
-        "fsspec (default: the variable HARNESS_SHARED; an empty URL: none)",
+        help="a store that machines share, to read artefacts from and write them to: s3://, file:// or any URL of "
+        "fsspec (default: $HARNESS_SHARED; an empty URL: none)",
     )
     group.addoption(
         "--harness-margin",
         default=format_margin(DEFAULT_MARGIN),
         metavar="SHARE",
-        help="the difference in latency that matters; verdicts are given at it (default: %(default)s)",
+        help="the smallest difference in latency that matters, the margin of the verdicts (default: %(default)s)",
     )
     group.addoption(
         "--harness-processes",
         type=int,
         metavar="N",
-        help="how many processes time each cell, at least 2 (default: the preset's); more of them see smaller changes",
+        help="processes that time each cell, at least 2 (default: the preset's); more of them detect smaller changes",
     )
     group.addoption(
         "--harness-protocol",
         choices=PROTOCOLS,
-        help="how latency is measured, whatever the suite says: paired beside the reference in several processes, or "
-        "single, as most papers do: the mean of one process",
+        help="how latency is measured, instead of the suite's protocol: paired with the reference in several "
+        "processes, or single, the mean of one process, as in most papers",
     )
     group.addoption(
         "--harness-against",
         metavar="RUN.json",
-        help="an earlier run: time each cell's model of that run again, beside the new one, and judge what changed",
+        help="an earlier run: time each of its models again, beside the new one, and judge the change",
     )
     group.addoption(
         "--harness-gate",
         metavar="RULES",
-        help="how much worse than the earlier run is allowed, as latency=2%%,auroc=0.01; over the suite's own rules "
-        "and those in pyproject.toml",
+        help="how much worse than the earlier run a figure may be, such as latency=2%%,auroc=0.01; overrides the rules "
+        "of the suite and of pyproject.toml",
     )
     group.addoption("--harness-summary", metavar="FILE.md", help="write the gate's findings as Markdown")
     group.addoption("--harness-junit", metavar="FILE.xml", help="write the gate's findings as JUnit XML")
-    group.addoption(
-        "--harness-report", metavar="FILE", help="write the report of this run: a page *.html, Markdown *.md, or *.csv"
-    )
+    group.addoption("--harness-report", metavar="FILE", help="write the report of this run, as *.html, *.md or *.csv")
     group.addoption(
         "--harness-device",
         choices=("cpu", "cuda"),
         default="cpu",
-        help="where networks are trained (timing is on the CPU)",
+        help="the device that trains networks (timing is on the CPU)",
     )
 
 
 def check_options(config: pytest.Config) -> None:
-    """Raise pytest.UsageError for an option that means nothing, before anything is collected."""
+    """Raise pytest.UsageError for an invalid option, before anything is collected."""
     for option, check in CHECKS.items():
         try:
             if config.getoption(option) is not None:
@@ -105,36 +105,38 @@ def check_options(config: pytest.Config) -> None:
             raise pytest.UsageError(f"{option}: {error}") from None
     for option in ("--harness-gate", "--harness-summary", "--harness-junit"):
         if config.getoption(option) and not config.getoption("--harness-against"):
-            raise pytest.UsageError(f"{option} says something of a comparison: name a run with --harness-against")
+            raise pytest.UsageError(f"{option} needs a comparison: name an earlier run with --harness-against")
     if parse_margin(config.getoption("--harness-margin")) == 0:
-        raise pytest.UsageError("--harness-margin 0: no run can show that two models are the same to the last digit")
+        raise pytest.UsageError(
+            "--harness-margin 0: no measurement can show that two latencies are equal; use a margin above 0"
+        )
     processes = config.getoption("--harness-processes")
     if processes is not None:
         from harness.stats.verdict import MOST_PROCESSES  # here, because it imports scipy
 
         if not 2 <= processes <= MOST_PROCESSES:
             raise pytest.UsageError(
-                f"--harness-processes {processes}: from 2, which an interval needs, to {MOST_PROCESSES}, for each "
-                "takes some 200 MB; a larger margin needs fewer"
+                f"--harness-processes {processes}: use 2 (an interval needs two) to {MOST_PROCESSES} (each takes some "
+                "200 MB); a larger margin needs fewer processes"
             )
 
 
 def repeated_options(config: pytest.Config) -> dict[str, str | None]:
-    """The options that a second run of a cell needs to be as this one was; None for those at their defaults."""
+    """Return the options to repeat for a second run of a cell; None for those at their defaults."""
     margin = format_margin(DEFAULT_MARGIN)
     default = {"--harness-store": ".harness", "--harness-device": "cpu", "--harness-margin": margin}
-    found = {name: config.getoption(name) for name in REPEATED}
-    return {name: None if value in (None, default.get(name)) else str(value) for name, value in found.items()}
+    values = {name: config.getoption(name) for name in REPEATED}
+    return {name: None if value in (None, default.get(name)) else str(value) for name, value in values.items()}
 
 
 def chosen_preset(config: pytest.Config) -> Preset:
-    """The preset, with the number of processes that the command line asks for."""
+    """Return the preset, with the number of processes of the command line."""
     chosen, processes = preset(config.getoption("--harness-preset")), config.getoption("--harness-processes")
     return chosen if processes is None else dataclasses.replace(chosen, processes=processes)
 
 
 def run_options(config: pytest.Config) -> Options:
-    """What the command line says about the run. Raises UsageError for an earlier run that cannot be read."""
+    """Return the options of the run. Raises UsageError for an earlier run that cannot be read."""
     from harness.policy.baseline import Baseline
     from harness.run.options import Options
 

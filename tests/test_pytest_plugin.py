@@ -387,7 +387,7 @@ def test_more_processes_see_smaller_changes(suite: Suite) -> None:
     assert "Minimum detectable effect with 9 processes" in "\n".join(result.outlines)
     result = suite(TOYS, "--harness-processes=1")
     assert result.ret == pytest.ExitCode.USAGE_ERROR
-    assert "--harness-processes 1: from 2, which an interval needs, to 50" in "\n".join(result.errlines)
+    assert "--harness-processes 1: use 2 (an interval needs two) to 50" in "\n".join(result.errlines)
 
 
 @pytest.mark.parametrize("by", ["option", "suite"])

@@ -1,4 +1,4 @@
-"""Validate plugins and the things that they register; return the reason for a rejection."""
+"""Validate plugins and the objects that they register; return the reason for a rejection."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ from harness.api import Architecture, Dataset, Kind, Metric, Runtime, Step, Task
 from harness.api.parameters import check_defaults
 from harness.errors import UsageError, nearest
 
-#: Names are parts of cell names, which ``pytest -k`` selects by.
+#: Names are part of cell names, which ``pytest -k`` selects by.
 NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._+-]*")
 WORDS_OF_PYTEST = ("and", "or", "not")
 
 
-#: The kinds of the harness by the hook that brings them; plugins publish others (`harness.api.hookspecs`).
+#: The harness' own kinds by the hook that registers them; plugins publish others (`harness.api.hookspecs`).
 KINDS: Mapping[str, Kind] = {
     kind.hook: kind
     for kind in (
@@ -27,7 +27,7 @@ KINDS: Mapping[str, Kind] = {
         Kind("runtime", Runtime, "harness_runtimes"),
     )
 }
-#: The hook with which plugins publish kinds.
+#: The hook by which plugins publish kinds.
 PUBLISHES = "harness_kinds"
 
 
@@ -44,11 +44,11 @@ def refusal(kind: Kind, item: Any) -> str | None:
         return f"registered {item!r} as {kind.name}, which is not an instance of {contract}{hint}"
     name = getattr(item, "name", None)
     if not isinstance(name, str) or not name:
-        return f"registered {item!r}, whose `name` is {name!r}, not a text"
+        return f"registered {item!r}, whose `name` is {name!r}, not a non-empty string"
     if not NAME.fullmatch(name) or name in WORDS_OF_PYTEST:
         return (
-            f"registered {kind.name} {name!r}: a name is made of letters, digits and . _ + -, begins with a letter, a "
-            "digit or _, and is none of 'and', 'or', 'not'"
+            f"registered {kind.name} {name!r}: a name consists of letters, digits and . _ + -, begins with a letter, a "
+            "digit or _, and is not 'and', 'or' or 'not'"
         )
     reason = _wrong_version(item) or _wrong_methods(item if kind.by_class else type(item), kind.contract)
     if reason is None and kind.by_class:
@@ -63,9 +63,9 @@ def wrong_kind(item: Any, known: Mapping[str, Kind]) -> str | None:
     if not isinstance(item, Kind) or not isinstance(item.contract, type):
         return f"published {item!r}, which is not a harness.Kind with a class as its contract"
     if not item.hook.startswith("harness_") or item.hook in known or item.hook in hooks_of(hookspecs):
-        return f"published the kind {item.name!r}, whose hook {item.hook!r} is taken or does not begin with harness_"
+        return f"published the kind {item.name!r}, whose hook {item.hook!r} is in use or does not begin with harness_"
     if item.name in {kind.name for kind in known.values()}:
-        return f"published the kind {item.name!r}, which exists"
+        return f"published the kind {item.name!r}, which already exists"
     return None
 
 
@@ -73,20 +73,20 @@ def _wrong_version(item: Any) -> str | None:
     # Only some kinds have a version.
     if isinstance(getattr(item, "version", ""), str):
         return None
-    return f"whose `version` is {item.version!r}, not a text such as '2'"
+    return f"whose `version` is {item.version!r}, not a string such as '2'"
 
 
 def _wrong_methods(kind: type, contract: type) -> str | None:
-    """The first method that cannot be called as its contract declares, in words, or None."""
-    for name, promised in vars(contract).items():
+    """Describe the first method that cannot be called as its contract declares, or return None."""
+    for name, declared in vars(contract).items():
         own = inspect.getattr_static(kind, name)
-        if name.startswith("_") or not inspect.isfunction(promised) or own is promised:
+        if name.startswith("_") or not inspect.isfunction(declared) or own is declared:
             continue
         method = own.__func__ if isinstance(own, staticmethod | classmethod) else own
-        parameters = list(inspect.signature(promised).parameters)
-        wanted = f"{name}({', '.join(parameters)})"
+        parameters = list(inspect.signature(declared).parameters)
+        expected = f"{name}({', '.join(parameters)})"
         if not callable(method):
-            return f"whose {name} is {method!r}: define {wanted}"
+            return f"whose {name} is {method!r}: define {expected}"
         if not inspect.isfunction(method):
             continue
         arguments = parameters[1:] if isinstance(own, staticmethod) else parameters
@@ -94,7 +94,7 @@ def _wrong_methods(kind: type, contract: type) -> str | None:
         try:
             signature.bind(*arguments)
         except TypeError as error:
-            return f"whose {name}{_bare(signature)} cannot be called as {wanted} ({error}): define {wanted}"
+            return f"whose {name}{_bare(signature)} cannot be called as {expected} ({error}): define {expected}"
     return None
 
 
@@ -110,7 +110,7 @@ def _wrong_step(kind: type[Step]) -> str | None:
     try:
         check_defaults(kind)
     except UsageError as error:
-        return f"which is refused: {error}"
+        return f"which is invalid: {error}"
     if kind.apply is Step.apply:
         return "which does not define apply(self, model, context)"
     if kind.is_teacher and kind.loss is Step.loss:
@@ -142,7 +142,7 @@ def _wrong_tasks(dataset: Dataset) -> str | None:
 
 
 def wrong_hooks(module: object, kinds: Mapping[str, Kind]) -> str | None:
-    """Why a module's implementations of hooks cannot be called, or None; ``kinds`` by the hooks that bring them."""
+    """Why a module's hook implementations cannot be called, or None; ``kinds`` by the hooks that register them."""
     arguments = {name: list(inspect.signature(hook).parameters) for name, hook in hooks_of(hookspecs).items()}
     arguments |= {hook: ["register"] for hook in kinds}
     marked = hooks_of(module, marked_only=True)
@@ -151,19 +151,19 @@ def wrong_hooks(module: object, kinds: Mapping[str, Kind]) -> str | None:
             if getattr(function, f"{hookspecs.PROJECT}_impl")["optionalhook"]:
                 del marked[name]
                 continue
-            return f"no hook is called {name!r}{nearest(name, arguments)}; it is left out"
+            return f"implements {name}(), but no such hook exists{nearest(name, arguments)}; the plugin is left out"
     for name, function in marked.items():
-        known, taken = arguments[name], list(inspect.signature(function).parameters)
-        for parameter in taken:
+        known, own = arguments[name], list(inspect.signature(function).parameters)
+        for parameter in own:
             if parameter not in known:
                 return f"is left out: hook {name}() has no argument {parameter!r}{nearest(parameter, known)}"
-        if known == ["register"] and not taken:
+        if known == ["register"] and not own:
             return f"is left out: {name}() takes no argument; write {name}(register), and call register(...) in it"
     return None
 
 
 def unmarked_hooks(module: object, kinds: Mapping[str, Kind]) -> list[str]:
-    """A remark for each function that has a hook's name and is not marked as one."""
+    """Warn of each function that has a hook's name but is not marked as an implementation."""
     marked = hooks_of(module, marked_only=True)
     return [
         f"has a function {name}() that is not marked with @harness.hookimpl, so it is never called"
@@ -173,7 +173,7 @@ def unmarked_hooks(module: object, kinds: Mapping[str, Kind]) -> list[str]:
 
 
 def hooks_of(module: object, marked_only: bool = False) -> dict[str, Callable[..., Any]]:
-    """The functions of a module, by name, that are named like hooks, or only those marked as implementations."""
+    """Return a module's functions that are named like hooks, or only those marked as implementations, by name."""
     mark = f"{hookspecs.PROJECT}_impl"
     functions = {name: getattr(module, name) for name, value in vars(module).items() if inspect.isroutine(value)}
     return {

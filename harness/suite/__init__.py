@@ -1,1 +1,1 @@
-"""Suite files: matrices, their cells, and presets."""
+"""Declare suites: matrices, the cells that they expand into, presets, and the reading of suite files."""

@@ -1,4 +1,4 @@
-"""Suite files: the cells of a matrix on this machine, and reading a suite without pytest."""
+"""Read suite files without pytest, and expand a matrix into the cells that this machine can run."""
 
 from __future__ import annotations
 
@@ -17,17 +17,18 @@ from harness.suite.presets import Preset
 def cells_of(
     matrix: Matrix, name: str, suite: str, plugins: Plugins, preset: Preset, data: str | None
 ) -> Iterator[Cell]:
-    """The cells of a matrix at a preset's size, with stand-ins for the data sets that are not found.
+    """Return the cells of a matrix at a preset's size; fallbacks replace data sets that are not found.
 
-    Where none may stand in, for the user named a place for data, the cells are there and say so as their problem.
+    When the user named a folder for data, no fallback is used: the cells of a missing data set carry the reason as
+    their ``problem``.
 
-    Raises UsageError for a name that no plugin brought.
+    Raises UsageError for a name that no plugin registered.
     """
     layouts = {architecture: plugins.architectures.get(architecture).layout for architecture in matrix.architectures}
     if len(set(layouts.values())) > 1 and "architecture" in matrix.reference:
         raise UsageError(
-            f"reference names an architecture, but these read different forms of the data ({layouts}), so that no pair "
-            "of them can be timed on one input; leave it out"
+            f"reference names an architecture, but these architectures read different layouts of the data ({layouts}), "
+            "so they cannot be timed on the same input; leave architecture out of reference"
         )
     for runtime in matrix.runtimes:
         plugins.runtimes.get(runtime)
@@ -44,20 +45,21 @@ def cells_of(
             except UsageError as error:
                 raise UsageError(f"architecture {architecture!r} cannot read data set {dataset!r}: {error}") from None
     if len(set(datasets.values())) < len(datasets):
-        pairs = ", ".join(f"{name} by {used}" for name, used in datasets.items() if name != used)
+        replaced = ", ".join(f"{name} by {used}" for name, used in datasets.items() if name != used)
         raise UsageError(
-            f"one data set would be used twice, since some are not found here ({pairs}); get them or drop them"
+            f"one data set would be used twice, because fallbacks replace those that are not found ({replaced}); "
+            "fetch the missing ones or remove them from the matrix"
         )
     return matrix.cells(name, suite, matrix.seeds[: preset.seeds], datasets, missing)
 
 
 def load(file: Path) -> dict[str, Matrix]:
-    """The matrices that a suite file declares, by name. Raises UsageError for a file that is none or has none."""
+    """Return the matrices of a suite file by name. Raises UsageError if it cannot be imported or declares none."""
     if not file.is_file():
-        raise UsageError(f"there is no suite file {file}")
+        raise UsageError(f"there is no suite file {file}; check the path")
     spec = importlib.util.spec_from_file_location(file.stem, file)
     if spec is None or spec.loader is None:
-        raise UsageError(f"{file} is not a Python file, so it cannot be a suite")
+        raise UsageError(f"{file} is not a Python file; a suite is a file *.py")
     module = importlib.util.module_from_spec(spec)
     try:
         spec.loader.exec_module(module)
@@ -65,7 +67,7 @@ def load(file: Path) -> dict[str, Matrix]:
         raise UsageError(f"{file}: {error}") from error
     except FOREIGN as error:
         raise UsageError(f"{file} cannot be imported: {describe_error(error)}") from error
-    found = {name: value for name, value in vars(module).items() if isinstance(value, Matrix)}
-    if not found:
-        raise UsageError(f"{file} declares no Matrix")
-    return found
+    matrices = {name: value for name, value in vars(module).items() if isinstance(value, Matrix)}
+    if not matrices:
+        raise UsageError(f"{file} declares no Matrix; assign one to a variable at the top level")
+    return matrices

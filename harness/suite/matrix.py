@@ -1,4 +1,4 @@
-"""From named axes to cells: pure, without torch, without data."""
+"""Declare a matrix of axes and expand it into cells. Needs neither torch nor data."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ class Skip:
 
 @dataclasses.dataclass(frozen=True)
 class Cell:
-    """One point of a matrix. ``axes`` holds every axis' option by name, ``steps`` the recipe in order."""
+    """One point of a matrix: ``axes`` maps each axis to the cell's option, ``steps`` is the recipe in order."""
 
     #: The file that declares the matrix, the matrix' name there, and the axis that tables spread over columns.
     suite: str
@@ -55,13 +55,13 @@ class Cell:
     axes: Mapping[str, str | int]
     steps: tuple[Step, ...]
     profile: Profile
-    #: The id of the cell that this one is compared with; its own for a reference.
+    #: The id of the cell that this one is compared with; a reference has its own id here.
     reference: str
     id: str
-    #: Whether the data set stands in for one that was not found.
+    #: Whether the data set is the synthetic fallback of one that was not found.
     is_fallback: bool = False
     skip: str | None = None
-    #: Why the cell cannot run, for a reason that its suite did not foresee.
+    #: Why the cell cannot run on this machine, such as a missing data set; None if it can.
     problem: str | None = None
     protocol: str = "paired"
     #: The rules that the matrix declares for the gate.
@@ -69,7 +69,7 @@ class Cell:
 
     @property
     def name(self) -> str:
-        """The cell's name in the whole run: what pytest calls the item."""
+        """The cell's name, unique in a run; also the name of its pytest item."""
         return f"{self.suite}::{self.matrix}[{self.id}]"
 
     @property
@@ -95,24 +95,24 @@ class Cell:
 
 
 class Matrix:
-    """A product of named axes; pytest collects one item a cell.
+    """The product of named axes; pytest collects one item per cell.
 
-    ``dataset``, ``architecture`` and ``runtime`` name what plugins brought (one name or several); ``seed`` is one or
-    several integers. ``profile`` is one Profile, several (then they form an axis and need names), or a mapping from
-    architecture to either, with ``"*"`` for the rest. Every other keyword is an axis of steps: it maps an option's
-    name to the list of steps that the option adds to the recipe, in the order of the keywords.
+    ``dataset``, ``architecture`` and ``runtime`` are one or several names that plugins registered; ``seed`` is one or
+    several integers. ``profile`` is one Profile, several (an axis, so each needs a name), or a mapping from
+    architecture to either, with ``"*"`` for the rest. Every other keyword is an axis of steps. It maps the name of an
+    option to the steps that the option adds to the recipe; the recipe follows the order of the keywords.
 
-    ``reference`` names, for axes of steps, the architecture or the seed, the option that cells are compared with; an
-    axis of steps that it does not name is compared at its first option, and any other at the cell's own. ``skip``
-    lists Skip rules.
-    ``protocol`` is how latency is measured: "paired" beside the reference in several processes, or "single", as study B
-    and most papers do it, to meet published figures: 100 untimed calls, then the mean of 1,000 in one process (fewer in
-    the smaller presets).
-    ``columns`` is the axis that tables spread over their columns: by default the axis of steps with the most options.
-    ``gate`` maps a figure to how much worse than in an earlier run it may be, as ``{"latency": "2%", "auroc": "0.01"}``
-    (see harness.policy.rules).
+    ``reference`` maps axes of steps, ``architecture`` or ``seed`` to the option that cells are compared with. By
+    default, the reference has the first option of each axis of steps and the cell's own option of every other axis.
+    ``skip`` lists Skip rules.
 
-    Raises UsageError, naming the axis, for anything that does not fit.
+    ``protocol`` decides how latency is measured: "paired" times each cell beside its reference in several processes;
+    "single" takes the mean of 1,000 calls in one process after 100 untimed ones (fewer in the smaller presets), as most
+    papers do. ``columns`` is the axis that tables spread over their columns, by default the axis of steps with the most
+    options. ``gate`` maps a figure to how much worse than in an earlier run it may be, for example
+    ``{"latency": "2%", "auroc": "0.01"}`` (see harness.policy.rules).
+
+    Raises UsageError, naming the axis, for invalid values.
     """
 
     def __init__(
@@ -137,7 +137,7 @@ class Matrix:
         if not self.seeds or not all(isinstance(value, int) for value in self.seeds):
             raise UsageError(f"axis 'seed' needs integers, not {seed!r}")
         if len(set(self.seeds)) < len(self.seeds):
-            raise UsageError(f"axis 'seed' names the same thing twice: {self.seeds}")
+            raise UsageError(f"axis 'seed' has duplicate values: {self.seeds}")
         self.profiles = {name: self._profiles(name, profile) for name in self.architectures}
         if isinstance(profile, Mapping):
             for name in profile:
@@ -163,17 +163,17 @@ class Matrix:
         if not profiles or not all(isinstance(entry, Profile) for entry in profiles):
             raise UsageError(f"axis 'profile' needs Profile(...) values, not {profile!r}")
         if len(profiles) > 1 and len({entry.name for entry in profiles} - {""}) < len(profiles):
-            raise UsageError("several profiles form an axis, so each needs a name of its own: Profile(name='...')")
+            raise UsageError("several profiles form an axis, so each needs its own name: Profile(name='...')")
         return profiles
 
     def _check_names(self) -> None:
         known = [*FIXED_AXES, *self.axes]
-        wanted: list[tuple[str, str, str | int | None]] = [("columns", self.columns, None)]
-        wanted += [("reference", axis, option) for axis, option in self.reference.items()]
-        wanted += [
+        named: list[tuple[str, str, str | int | None]] = [("columns", self.columns, None)]
+        named += [("reference", axis, option) for axis, option in self.reference.items()]
+        named += [
             ("skip", axis, option) for rule in self.skip for axis, options in rule.where.items() for option in options
         ]
-        for where, axis, option in wanted:
+        for where, axis, option in named:
             if axis not in known:
                 raise UsageError(f"{where} names axis {axis!r}{nearest(axis, known)}")
             options = self.options(axis)
@@ -183,7 +183,10 @@ class Matrix:
                 )
         for axis in ("dataset", "runtime", "profile"):
             if axis in self.reference:
-                raise UsageError(f"reference names axis {axis!r}, but both of a pair run on the same {axis}")
+                raise UsageError(
+                    f"reference names axis {axis!r}, but a cell and its reference always run on the same {axis}; "
+                    "leave that axis out of reference"
+                )
 
     def options(self, axis: str) -> tuple[str | int, ...]:
         """The options of an axis, in order."""
@@ -204,19 +207,21 @@ class Matrix:
         datasets: Mapping[str, str] | None = None,
         missing: Mapping[str, str] | None = None,
     ) -> Iterator[Cell]:
-        """The cells in order. ``seeds`` replaces the axis; ``datasets`` maps a data set to its stand-in.
+        """Yield the cells in order.
 
-        ``missing`` has the data sets that are not there, each with the words for it.
+        ``seeds`` replaces the axis ``seed``; ``datasets`` maps a data set to the fallback that replaces it; ``missing``
+        maps a data set that is not available to the reason.
 
-        An axis appears in the id when it has more than one option; architecture, steps and seed always do, and so
-        does a stand-in, so that made-up data is named wherever a result of it is.
+        An axis appears in the id of its cells if it has more than one option; architecture, steps and seed always
+        appear. A fallback always appears too, so that every result on synthetic data is labelled.
         """
         datasets = datasets or {}
         seeds = tuple(seeds or self.seeds)
         reference = self.reference
         if reference.get("seed", seeds[0]) not in seeds:
             raise UsageError(
-                f"reference names seed {reference['seed']}, which this run leaves out (it has {list(seeds)})"
+                f"reference names seed {reference['seed']}, but this run has only {list(seeds)}; choose a larger "
+                "preset or another reference"
             )
         for dataset, architecture in itertools.product(self.datasets, self.architectures):
             used = datasets.get(dataset, dataset)
@@ -253,11 +258,11 @@ class Matrix:
                     )
 
     def _id(self, axes: Mapping[str, str | int], show_dataset: bool) -> str:
-        parts = [str(axes["dataset"])] if show_dataset else []
-        parts += [str(axes["architecture"]), *(str(axes[name]) for name in self.axes)]
-        parts += [str(axes["runtime"])] if len(self.runtimes) > 1 else []
-        parts += [str(axes["profile"])] if axes["profile"] else []
-        return "-".join([*parts, f"seed{axes['seed']}"])
+        labels = [str(axes["dataset"])] if show_dataset else []
+        labels += [str(axes["architecture"]), *(str(axes[name]) for name in self.axes)]
+        labels += [str(axes["runtime"])] if len(self.runtimes) > 1 else []
+        labels += [str(axes["profile"])] if axes["profile"] else []
+        return "-".join([*labels, f"seed{axes['seed']}"])
 
 
 def _names(axis: str, value: Names) -> tuple[str, ...]:
@@ -265,7 +270,7 @@ def _names(axis: str, value: Names) -> tuple[str, ...]:
     if not names or not all(isinstance(name, str) and name for name in names):
         raise UsageError(f"axis {axis!r} needs one or more names, not {value!r}")
     if len(set(names)) < len(names):
-        raise UsageError(f"axis {axis!r} names the same thing twice: {names}")
+        raise UsageError(f"axis {axis!r} has duplicate names: {names}")
     return names
 
 
@@ -275,13 +280,15 @@ def _options(axis: str, options: Mapping[str, Sequence[Step]]) -> dict[str, tupl
     checked = {}
     for name, steps in options.items():
         if not isinstance(name, str) or not OPTION_NAME.fullmatch(name):
-            raise UsageError(f"axis {axis!r}: {name!r} cannot name an option; use letters, digits, '.', '_' and '+'")
+            raise UsageError(
+                f"axis {axis!r}: {name!r} is not a valid option name; use letters, digits, '.', '_' and '+'"
+            )
         entries: tuple[Any, ...] = (steps,)
         if isinstance(steps, Iterable) and not isinstance(steps, Step | str):
             entries = tuple(steps)
         for entry in entries:
             if not isinstance(entry, Step):
-                raise UsageError(f"axis {axis!r}, option {name!r}: {entry!r} is not a step{_as_step(entry)}")
+                raise UsageError(f"axis {axis!r}, option {name!r}: {entry!r} is not a step{_hint(entry)}")
             try:
                 check_parameters(entry)
             except UsageError as error:
@@ -290,10 +297,10 @@ def _options(axis: str, options: Mapping[str, Sequence[Step]]) -> dict[str, tupl
     return checked
 
 
-def _as_step(entry: object) -> str:
-    """How what is not a step becomes one, as the end of a message."""
+def _hint(entry: object) -> str:
+    """How to make a step of something that is not one, as the end of a message."""
     if isinstance(entry, str):
-        return "; write step('name', ...) to name one"
+        return "; write step('name', ...) to use a step by its name"
     if isinstance(entry, type) and issubclass(entry, Step):
         return f"; write {getattr(entry, 'name', entry.__name__)}()"
     return ""

@@ -1,4 +1,4 @@
-"""How much of a study is run: seconds to see that it works, minutes to see where it goes, or as published."""
+"""Define presets, which set the size of a run: smoke (seconds), quick (minutes) and study (as published)."""
 
 from __future__ import annotations
 
@@ -12,9 +12,10 @@ from harness.errors import CellError, UsageError, nearest
 class Preset:
     """The size of a run.
 
-    ``processes`` time ``pairs`` each after at most ``warmup`` calls, which end when they are steady; fewer of both when
-    they take more than about ``seconds`` (None: never fewer). ``calls`` are the timed ones of the single protocol.
-    ``seeds`` bounds the seed axis, ``evaluation`` the validation and test examples.
+    Each of ``processes`` times ``pairs`` pairs after at most ``warmup`` untimed calls; warm-up ends once the latency is
+    steady. ``seconds`` is the approximate time per process after which both are cut short (None: never). The single
+    protocol times ``calls`` calls. ``seeds`` limits the seeds of a matrix, ``evaluation`` the number of validation and
+    of test examples; None means no limit.
     """
 
     name: str
@@ -28,12 +29,12 @@ class Preset:
     evaluation: int | None = None
 
     def training(self, architecture: Architecture, phase: Phase) -> Training:
-        """The architecture's training at this preset's size."""
+        """Return the architecture's training, shortened to this preset. Raises CellError if it is not a Training."""
         training: object = architecture.training(phase)
         if not isinstance(training, Training):
             raise CellError(
-                f"architecture {architecture.name!r} gives {type(training).__name__} as its training for the phase "
-                f"{phase!r}, not a harness.Training"
+                f"architecture {architecture.name!r}: training({phase!r}) returned {type(training).__name__}, not a "
+                "harness.Training"
             )
         match self.name:
             case "smoke":
@@ -45,7 +46,7 @@ class Preset:
 
 
 def _shortened(training: Training, epochs: int, examples: int) -> Training:
-    """At most so many epochs and examples. The first cycle of a cosine shrinks with them, to end at its lowest rate."""
+    """Limit epochs and examples. The first cosine cycle shrinks too, so that it still ends at its lowest rate."""
     epochs = min(training.epochs, epochs)
     arguments = dict(training.scheduler_args)
     if "T_0" in arguments:
@@ -58,7 +59,7 @@ PRESETS = {
     for preset in (
         Preset(
             "smoke",
-            "seconds, to see that it runs; its quality means nothing",
+            "seconds, to test that the suite runs; its quality figures are meaningless",
             processes=2,
             pairs=12,
             warmup=60,
@@ -69,7 +70,7 @@ PRESETS = {
         ),
         Preset(
             "quick",
-            "minutes, the default: short training on a part of the data, one seed",
+            "minutes, the default: short training on some of the data, one seed",
             processes=4,
             pairs=50,
             warmup=100,
@@ -86,7 +87,7 @@ PRESETS = {
 
 
 def preset(name: str) -> Preset:
-    """The preset called ``name``; raises UsageError with the nearest right one."""
+    """Return the preset called ``name``. Raises UsageError, with the nearest name, if there is none."""
     if name not in PRESETS:
         raise UsageError(f"no preset is called {name!r}{nearest(name, PRESETS)}")
     return PRESETS[name]

@@ -394,8 +394,8 @@ def test_a_missing_allocator_fails_the_cell(pull: Any, monkeypatch: pytest.Monke
     [
         (["--harness-against=absent.json"], "there is no file absent.json"),
         (["--harness-against=suite.py"], "suite.py cannot be read as a benchmark JSON"),
-        (["--harness-gate=latency=1%"], "--harness-gate says something of a comparison: name a run"),
-        (["--harness-summary=x.md"], "--harness-summary says something of a comparison"),
+        (["--harness-gate=latency=1%"], "--harness-gate needs a comparison: name an earlier run"),
+        (["--harness-summary=x.md"], "--harness-summary needs a comparison"),
         (["--harness-against=a.json", "--harness-gate=latency=fast"], "gate: latency = 'fast' is not a tolerance"),
         (["--harness-against=a.json", "--harness-gate=latency"], "'latency' is not a rule; write FIGURE=TOLERANCE"),
         (["--harness-against=a.json", "--harness-gate=fail_on=slow"], "'slow' is not an outcome"),

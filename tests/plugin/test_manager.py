@@ -65,14 +65,14 @@ def harness_architectures(register):
         ("import no_such_module", "failed to import: ModuleNotFoundError: No module named 'no_such_module'"),
         ("raise SystemExit(3)", "failed to import: SystemExit: 3"),
         ("this is no Python", "failed to import: SyntaxError"),
-        ("@hookimpl\ndef harness_stepz(register): ...", "no hook is called 'harness_stepz'; did you mean 'harness_s"),
+        ("@hookimpl\ndef harness_stepz(register): ...", "no such hook exists; did you mean 'harness_s"),
         ("@hookimpl\ndef harness_steps(registr): ...", "is left out: .*registr"),
         ("@hookimpl\ndef harness_cell_finished(record, colour): ...", "is left out: .*colour"),
         ("@hookimpl\ndef harness_steps(register): 1 / 0", "harness_steps failed: ZeroDivisionError"),
         ("@hookimpl\ndef harness_steps(register): register(train())", "registered Train.* as step, which is not a sub"),
         ("@hookimpl\ndef harness_steps(register): register(Dataset)", "as step, which is not a subclass of harness.S"),
         ("@hookimpl\ndef harness_datasets(register): register(3)", "registered 3 as dataset, which is not an instance"),
-        ("@hookimpl\ndef harness_steps(register): register(harness.Step)", "whose `name` is None, not a text"),
+        ("@hookimpl\ndef harness_steps(register): register(harness.Step)", "whose `name` is None, not a non-"),
         (
             "class Half(Runtime):\n    name = 'half'\n    def load(self, file): ...\n"
             "@hookimpl\ndef harness_runtimes(register): register(Half())",
@@ -296,12 +296,12 @@ def harness_steps(register): register(Bad)
         ("@hookimpl\ndef harness_steps(): ...", "takes no argument; write harness_steps(register)"),
         ("@hookimpl\ndef harness_steps(register): register(train())", "register the class, register(Train)"),
         (GOOD.replace("Fine())", "Fine)"), "register a value, register(Fine())"),
-        (GOOD.replace('"fine"', '"not fine"'), "registered architecture 'not fine': a name is made of letters"),
-        (GOOD.replace('"fine"', '"fi[n]e"'), "a name is made of letters"),
-        (GOOD.replace('"fine"', r'"fine\n"'), "a name is made of letters"),
-        (GOOD.replace('"fine"', '"not"'), "none of 'and', 'or', 'not'"),
+        (GOOD.replace('"fine"', '"not fine"'), "registered architecture 'not fine': a name consists of letters"),
+        (GOOD.replace('"fine"', '"fi[n]e"'), "a name consists of letters"),
+        (GOOD.replace('"fine"', r'"fine\n"'), "a name consists of letters"),
+        (GOOD.replace('"fine"', '"not"'), "is not 'and', 'or' or 'not'"),
         (GOOD.replace("(self, task)", "(self)"), "whose build(self) cannot be called as build(self, task)"),
-        (GOOD.replace('"fine"', '"fine"; version = 2'), "whose `version` is 2, not a text"),
+        (GOOD.replace('"fine"', '"fine"; version = 2'), "whose `version` is 2, not a string"),
         (
             STEP.format("    def apply(self, model): ..."),
             "whose apply(self, model) cannot be called as apply(self, mod",
@@ -382,9 +382,9 @@ def test_a_plugin_publishes_a_kind_that_others_bring_whatever_their_names(writte
     [
         ("'animal'", "which is not a harness.Kind with a class as its contract"),
         ("Kind('animal', 3, hook='harness_animals')", "which is not a harness.Kind with a class as its contract"),
-        ("Kind('animal', int, hook='animals')", "whose hook 'animals' is taken or does not begin with harness_"),
-        ("Kind('animal', int, hook='harness_steps')", "whose hook 'harness_steps' is taken"),
-        ("Kind('step', int, hook='harness_animals')", "published the kind 'step', which exists"),
+        ("Kind('animal', int, hook='animals')", "whose hook 'animals' is in use or does not begin with harness_"),
+        ("Kind('animal', int, hook='harness_steps')", "whose hook 'harness_steps' is in use"),
+        ("Kind('step', int, hook='harness_animals')", "published the kind 'step', which already exists"),
     ],
 )
 def test_a_kind_that_cannot_be_published_is_a_problem(written: Write, kind: str, reason: str) -> None:

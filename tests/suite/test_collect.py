@@ -1,4 +1,4 @@
-"""Suite files: read without pytest, and their cells on this machine."""
+"""Suite files are read without pytest and expand into the cells that this machine can run."""
 
 from __future__ import annotations
 
@@ -22,15 +22,15 @@ def suite(folder: Path, source: str) -> Path:
 
 
 def test_all_matrices_of_a_file_by_name(tmp_path: Path) -> None:
-    found = load(suite(tmp_path, f"one = {MATRIX}\nother = 3\ntwo = {MATRIX}\n"))
-    assert list(found) == ["one", "two"]
-    assert isinstance(found["one"], Matrix)
+    matrices = load(suite(tmp_path, f"one = {MATRIX}\nother = 3\ntwo = {MATRIX}\n"))
+    assert list(matrices) == ["one", "two"]
+    assert isinstance(matrices["one"], Matrix)
 
 
 @pytest.mark.parametrize(
     ("source", "message"),
     [
-        ("x = 1", "declares no Matrix"),
+        ("x = 1", "declares no Matrix; assign one"),
         ("import no_such_module", "cannot be imported: ModuleNotFoundError"),
         ("def", "cannot be imported: SyntaxError"),
         ("m = Matrix(dataset='toy', architecture='conv', columns='x')", "suite.py: columns names axis 'x'"),
@@ -41,7 +41,7 @@ def test_a_broken_suite_is_named(tmp_path: Path, source: str, message: str) -> N
         load(suite(tmp_path, source))
 
 
-def test_what_is_no_file_or_no_python_is_refused(tmp_path: Path) -> None:
+def test_a_missing_file_or_one_that_is_not_python_is_refused(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="there is no suite file"):
         load(tmp_path / "absent.py")
     (tmp_path / "suite.json").write_text("{}")
@@ -60,7 +60,7 @@ def test_presets_bound_the_seeds(plugins: Plugins) -> None:
     assert ids(plugins, "quick") == ids(plugins, "smoke") == ["conv-seed0"]
 
 
-def test_what_is_not_found_is_stood_in_for(plugins: Plugins) -> None:
+def test_a_fallback_replaces_a_data_set_that_is_not_found(plugins: Plugins) -> None:
     assert ids(plugins, "quick") == ["toy-synthetic-conv-seed0"]
 
 
@@ -72,12 +72,12 @@ def test_what_is_not_found_is_stood_in_for(plugins: Plugins) -> None:
         ({"dataset": "tyo"}, "no dataset is called 'tyo'; did you mean 'toy'"),
     ],
 )
-def test_names_that_no_plugin_brought(plugins: Plugins, axes: dict[str, str], message: str) -> None:
+def test_names_that_no_plugin_registered_are_refused(plugins: Plugins, axes: dict[str, str], message: str) -> None:
     with pytest.raises(UsageError, match=message):
         ids(plugins, **axes)
 
 
-def test_one_stand_in_cannot_take_two_places(plugins: Plugins) -> None:
+def test_a_fallback_cannot_duplicate_a_data_set_of_the_matrix(plugins: Plugins) -> None:
     with pytest.raises(UsageError, match=r"used twice.*toy by toy-synthetic"):
         ids(plugins, dataset=["toy", "toy-synthetic"])
 
@@ -98,11 +98,13 @@ def test_a_wrong_preset_is_answered_with_the_nearest() -> None:
         preset("quik")
 
 
-def test_an_architecture_that_wants_another_form_of_the_data_than_there_is_cannot_be_run(
+def test_an_architecture_whose_layout_the_data_set_lacks_is_refused(
     plugins: Plugins, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     assert ids(plugins, architecture=["conv", "flat"])
-    with pytest.raises(UsageError, match="reference names an architecture, but these read different forms"):
+    with pytest.raises(
+        UsageError, match="reference names an architecture, but these architectures read different layouts"
+    ):
         ids(plugins, architecture=["conv", "flat"], reference={"architecture": "conv"})
     monkeypatch.setattr(toy.Flat, "layout", "maen")
     with pytest.raises(

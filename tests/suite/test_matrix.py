@@ -1,4 +1,4 @@
-"""Matrix: from axes to cells, and every way to get an axis wrong."""
+"""Matrix: axes expand into cells, and every invalid axis is refused by name."""
 
 from __future__ import annotations
 
@@ -31,23 +31,23 @@ def ids(**changes: Any) -> list[str]:
     return [cell.id for cell in matrix(**changes).cells("m")]
 
 
-def cell(wanted: str, **changes: Any) -> Cell:
-    return next(entry for entry in matrix(**changes).cells("m", "suite.py") if entry.id == wanted)
+def cell(id_: str, **changes: Any) -> Cell:
+    return next(entry for entry in matrix(**changes).cells("m", "suite.py") if entry.id == id_)
 
 
 def test_ids_read_like_the_table() -> None:
-    found = ids()
-    assert found[0] == "conv-plain-full-seed0"
-    assert found[-1] == "lstm-distilled-keep0.25-seed1"
-    assert len(found) == len(set(found)) == 2 * 2 * 3 * 2
+    all_ids = ids()
+    assert all_ids[0] == "conv-plain-full-seed0"
+    assert all_ids[-1] == "lstm-distilled-keep0.25-seed1"
+    assert len(all_ids) == len(set(all_ids)) == 2 * 2 * 3 * 2
 
 
 def test_a_cell_knows_its_names_options_and_recipe() -> None:
-    found = cell("conv-distilled-keep0.5-seed1")
-    assert found.name == "suite.py::m[conv-distilled-keep0.5-seed1]"
-    assert found.steps == (train(), Mimic(), Halve(0.5))
-    assert (found.dataset, found.architecture, found.runtime, found.seed) == ("toy", "conv", "torch", 1)
-    assert (found.axes["training"], found.axes["pruning"], found.columns) == ("distilled", "keep0.5", "pruning")
+    half = cell("conv-distilled-keep0.5-seed1")
+    assert half.name == "suite.py::m[conv-distilled-keep0.5-seed1]"
+    assert half.steps == (train(), Mimic(), Halve(0.5))
+    assert (half.dataset, half.architecture, half.runtime, half.seed) == ("toy", "conv", "torch", 1)
+    assert (half.axes["training"], half.axes["pruning"], half.columns) == ("distilled", "keep0.5", "pruning")
 
 
 def test_axes_with_one_option_stay_out_of_the_id_unless_they_are_steps_or_seeds() -> None:
@@ -87,9 +87,11 @@ def test_a_reference_rule_replaces_only_the_axes_that_it_names() -> None:
 
 
 @pytest.mark.parametrize("axis", ["dataset", "runtime", "profile"])
-def test_both_of_a_pair_run_on_the_same_data_runtime_and_profile(axis: str) -> None:
+def test_a_cell_and_its_reference_share_data_runtime_and_profile(axis: str) -> None:
     one = {"dataset": "toy", "runtime": "torch", "profile": "one"}
-    with pytest.raises(UsageError, match=f"reference names axis '{axis}', but both of a pair run on the same"):
+    with pytest.raises(
+        UsageError, match=f"reference names axis '{axis}', but a cell and its reference always run on the same"
+    ):
         matrix(profile=Profile(name="one"), reference={axis: one[axis]})
 
 
@@ -99,13 +101,13 @@ def test_a_reference_seed_that_the_preset_leaves_out_is_an_error() -> None:
         list(made.cells("m", seeds=[0]))
 
 
-# ------------------------------------------------------------------------------------------------ stand-ins, skips
+# ------------------------------------------------------------------------------------------------ fallbacks, skips
 
 
-def test_a_stand_in_is_named_in_the_id_and_the_axes() -> None:
-    found = next(iter(matrix().cells("m", datasets={"toy": "toy-synthetic"})))
-    assert found.id == "toy-synthetic-conv-plain-full-seed0"
-    assert found.dataset == "toy-synthetic"
+def test_a_fallback_is_named_in_the_id_and_the_axes() -> None:
+    first = next(iter(matrix().cells("m", datasets={"toy": "toy-synthetic"})))
+    assert first.id == "toy-synthetic-conv-plain-full-seed0"
+    assert first.dataset == "toy-synthetic"
 
 
 def test_skip_rules_leave_cells_out_with_their_reason() -> None:
@@ -147,9 +149,9 @@ def test_profiles_by_architecture_with_a_rest() -> None:
 
 def test_several_profiles_are_an_axis() -> None:
     one, two = Profile(name="one"), Profile(threads=2, name="two")
-    found = [c for c in matrix(profile=[one, two]).cells("m") if c.id == "conv-plain-keep0.5-two-seed1"]
-    assert [c.profile for c in found] == [two]
-    assert found[0].reference == "conv-plain-full-two-seed1"
+    (half,) = (c for c in matrix(profile=[one, two]).cells("m") if c.id == "conv-plain-keep0.5-two-seed1")
+    assert half.profile == two
+    assert half.reference == "conv-plain-full-two-seed1"
     assert len(ids(profile=[one, two])) == 2 * len(ids())
 
 
@@ -160,13 +162,13 @@ def test_several_profiles_are_an_axis() -> None:
     ("changes", "message"),
     [
         ({"dataset": []}, "axis 'dataset' needs one or more names"),
-        ({"architecture": ["conv", "conv"]}, "axis 'architecture' names the same thing twice"),
+        ({"architecture": ["conv", "conv"]}, "axis 'architecture' has duplicate names"),
         ({"seed": []}, "axis 'seed' needs integers"),
         ({"seed": ["zero"]}, "axis 'seed' needs integers"),
-        ({"seed": [1, 1]}, "axis 'seed' names the same thing twice"),
+        ({"seed": [1, 1]}, "axis 'seed' has duplicate values"),
         ({"pruning": {}}, "axis 'pruning' needs a mapping"),
         ({"pruning": [Halve()]}, "axis 'pruning' needs a mapping"),
-        ({"pruning": {"keep 50%": []}}, r"'keep 50%' cannot name an option"),
+        ({"pruning": {"keep 50%": []}}, r"'keep 50%' is not a valid option name"),
         ({"pruning": {"full": ["halve"]}}, r"'halve' is not a step; write step\('name'"),
         ({"pruning": {"full": [Halve]}}, r"axis 'pruning', option 'full': .* is not a step; write halve\(\)"),
         ({"pruning": {"full": Halve}}, r"axis 'pruning', option 'full': .* is not a step; write halve\(\)"),
@@ -181,11 +183,11 @@ def test_several_profiles_are_an_axis() -> None:
         ({"skip": [Skip("x", acrhitecture="conv")]}, "skip names axis 'acrhitecture'; did you mean 'architecture'"),
         ({"profile": {"lstn": Profile()}}, "no entry for architecture 'conv'"),
         ({"profile": {"lstn": Profile(), "*": Profile()}}, "names architecture 'lstn'; did you mean 'lstm'"),
-        ({"profile": [Profile(), Profile(threads=2)]}, "each needs a name of its own"),
+        ({"profile": [Profile(), Profile(threads=2)]}, "each needs its own name"),
         ({"profile": "fast"}, "needs Profile"),
     ],
 )  # fmt: skip
-def test_a_wrong_axis_is_named(changes: dict[str, Any], message: str) -> None:
+def test_an_invalid_axis_is_named(changes: dict[str, Any], message: str) -> None:
     with pytest.raises(UsageError, match=message):
         matrix(**changes)
 
@@ -194,7 +196,7 @@ def test_a_wrong_axis_is_named(changes: dict[str, Any], message: str) -> None:
 
 
 @pytest.mark.timing
-def test_ten_thousand_cells_in_a_moment_and_linearly() -> None:
+def test_ten_thousand_cells_take_seconds_and_time_grows_linearly() -> None:
     def seconds(seeds: int) -> float:
         big = matrix(seed=range(seeds), pruning={f"o{i}": [Halve()] for i in range(25)})
         began = time.process_time()
@@ -207,7 +209,7 @@ def test_ten_thousand_cells_in_a_moment_and_linearly() -> None:
     assert large < 15 * small
 
 
-def test_a_protocol_is_one_that_there_is() -> None:
+def test_an_unknown_protocol_is_refused() -> None:
     assert next(Matrix(dataset="toy", architecture="conv").cells("m")).protocol == "paired"
     assert next(Matrix(dataset="toy", architecture="conv", protocol="single").cells("m")).protocol == "single"
     with pytest.raises(UsageError, match="protocol 'singel' is unknown; did you mean 'single'"):
