@@ -49,6 +49,6 @@ def _new(options: argparse.Namespace) -> None:
 
 
 def _check(options: argparse.Namespace) -> int:
-    from harness.testing.check import check
+    from harness.testing._check import check
 
     return check(options.name)

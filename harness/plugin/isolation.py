@@ -4,7 +4,7 @@ All of it is attributed to the plugin. These cannot be isolated: ``os._exit``, a
 never returns, an exception derived from BaseException alone (it interrupts, as Ctrl-C does), and what C code or child
 processes write to file descriptor 1. Only code that runs in a worker process (deployed files and their runtimes) can do
 all that and fail nothing but its own cell. Threads and files that plugin code leaves behind harm no measurement; the
-conformance kit reports them (``harness.testing.watch``).
+conformance kit reports them (``harness.testing``).
 """
 
 from __future__ import annotations

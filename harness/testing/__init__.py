@@ -1,6 +1,6 @@
-"""The conformance kit: what every plugin must hold to, as plain pytest functions that an author imports.
+"""The conformance kit: the rules that every plugin must follow, as plain pytest functions that an author imports.
 
-A module a kind; each wants one fixture of the author's::
+There is one module per kind; each needs one fixture from the author::
 
     from harness.testing.steps import *  # noqa: F403
 
@@ -9,5 +9,5 @@ A module a kind; each wants one fixture of the author's::
         return request.param
 
 Likewise ``architectures`` (fixture ``architecture``), ``datasets`` (``dataset``), ``metrics`` (``metric``) and
-``runtimes`` (``runtime``). Each check that fails says what it wants, what it got and how to mend it.
+``runtimes`` (``runtime``). A failing check prints what it wanted, what it got and how to fix it.
 """

@@ -1,4 +1,4 @@
-"""The modules of the kit's networks. Imports torch: import it inside functions."""
+"""Define the modules of the kit's networks. Loads torch, so import it inside functions."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def dense(channels: int, length: int, outputs: int) -> nn.Module:
 
 
 class Recurrent(nn.Module):
-    """An LSTM over time, LayerNorm, linear on the last state."""
+    """An LSTM over time, LayerNorm, and a linear layer on the last state."""
 
     def __init__(self, channels: int, outputs: int, hidden: int = 8) -> None:
         super().__init__()
@@ -45,7 +45,7 @@ class Recurrent(nn.Module):
 
 
 class Odd(nn.Module):
-    """No layers at all: bare parameters in functional products, and a branch that depends on the data."""
+    """No layers: bare parameters in functional calls, and a branch that depends on the data."""
 
     def __init__(self, channels: int, length: int, outputs: int, hidden: int = 8) -> None:
         super().__init__()

@@ -1,6 +1,7 @@
-"""What every data set must hold to. An author's module imports all of it and defines the fixture ``dataset``.
+"""Rules for data sets. An author's module imports everything from here and defines the fixture ``dataset``.
 
-A synthetic one is made; a real one is looked for as in a run (HARNESS_DATA, or ./data) and skipped where it is not.
+A synthetic data set is generated. A real one is searched for as in a run ($HARNESS_DATA, else ./data), and its checks
+are skipped if it is not found.
 """
 
 from __future__ import annotations
@@ -14,25 +15,24 @@ import pytest
 
 from harness.api import Data, Dataset
 from harness.errors import DataError, HarnessError, UsageError
-from harness.testing.blame import fail_check, some
-from harness.testing.imports import imports_cleanly
+from harness.testing._failing import fail_check, imports_cleanly, listing
 
 if TYPE_CHECKING:
     from harness.api import FloatArray
 
-#: Files that are removed, one after the other, at most.
-MOST_REMOVED = 5
+#: The largest number of files that are removed, one at a time.
+MAX_REMOVED = 5
 
 
 class Shelf:
-    """Data sets in their folders, each made or found and read once."""
+    """The folders and data of data sets; each is generated or found, and loaded, once."""
 
     def __init__(self, root: Path) -> None:
         self.root = root
         self._loaded: dict[str, Data] = {}
 
     def folder(self, dataset: Dataset) -> Path:
-        """Its folder; skips the check where there is none."""
+        """Return a data set's folder. Skip the check if there is none."""
         from harness.data.library import VARIABLE, candidates, roots
 
         if dataset.synthetic:
@@ -41,25 +41,25 @@ class Shelf:
                 dataset.make(folder)
             return folder
         try:
-            where = roots(None)
+            folders = roots(None)
         except UsageError as error:
             pytest.skip(str(error))
-        found = next((folder for folder in candidates(dataset, where) if dataset.matches(folder)), None)
-        if found is None:
-            pytest.skip(f"{dataset.name} is not in {', '.join(map(str, where))}; point {VARIABLE} at it")
-        return found
+        match = next((folder for folder in candidates(dataset, folders) if dataset.matches(folder)), None)
+        if match is None:
+            pytest.skip(f"{dataset.name} is not in {', '.join(map(str, folders))}; set {VARIABLE} to its folder")
+        return match
 
     def data(self, dataset: Dataset) -> Data:
-        """What it loads."""
+        """Return a data set's data."""
         if dataset.name not in self._loaded:
             self._loaded[dataset.name] = self.load(dataset, self.folder(dataset), "cache")
         return self._loaded[dataset.name]
 
     def load(self, dataset: Dataset, folder: Path, cache: str) -> Data:
-        """What it loads from a folder, with a cache of its own."""
-        kept = self.root / f"{dataset.name}-{cache}"
-        kept.mkdir(exist_ok=True)
-        return dataset.load(folder, kept)
+        """Load a data set from a folder, with the cache of this name."""
+        cache_folder = self.root / f"{dataset.name}-{cache}"
+        cache_folder.mkdir(exist_ok=True)
+        return dataset.load(folder, cache_folder)
 
 
 @pytest.fixture(scope="session")
@@ -69,48 +69,50 @@ def shelf(tmp_path_factory: pytest.TempPathFactory) -> Shelf:
 
 
 def test_dataset_describes_itself(dataset: Dataset) -> None:
-    """It is registered, a synthetic one is named so, and what stands in for it is synthetic."""
+    """It is registered; only a synthetic one has 'synthetic' in its name; its fallback is synthetic."""
     from harness.plugin.manager import installed
 
-    thing, datasets = f"data set {dataset.name!r}", installed().datasets
+    subject, datasets = f"data set {dataset.name!r}", installed().datasets
     if dataset.name not in datasets or type(datasets.get(dataset.name)) is not type(dataset):
         fail_check(
-            thing,
+            subject,
             wanted="it among the installed data sets",
             got="nothing of that name, or another one",
             fix="register it in the hook harness_datasets, and install the package",
         )
     if dataset.synthetic != ("synthetic" in dataset.name):
         fail_check(
-            thing,
+            subject,
             wanted="'synthetic' in the name of a synthetic data set, and of no other",
             got=f"synthetic = {dataset.synthetic}",
-            fix="rename it: tables show the name, and made-up data must not be taken for real",
+            fix="rename it: tables show the name, and nobody must mistake synthetic data for real data",
         )
     fallback = dataset.fallback
     if fallback is not None and not (fallback in datasets and datasets.get(fallback).synthetic):
         fail_check(
-            thing,
+            subject,
             wanted="a registered synthetic data set as fallback",
             got=repr(fallback),
-            fix="name one, or None",
+            fix="name one, or set fallback = None",
         )
     if not dataset.summary:
-        fail_check(thing, wanted="a line in `about`: what it is, its licence, its source", got="none", fix="write it")
+        fail_check(
+            subject, wanted="a `summary`: what it is, its licence, its source", got="none", fix="write it in one line"
+        )
 
 
 def test_dataset_module_loads_no_torch(dataset: Dataset) -> None:
-    """Its module can be imported, prints nothing and loads no torch."""
+    """Its module imports, prints nothing and does not load torch."""
     imports_cleanly(f"data set {dataset.name!r}", type(dataset))
 
 
-def test_dataset_recognises_its_folder_alone(dataset: Dataset, shelf: Shelf, tmp_path: Path) -> None:
-    """It recognises its own folder, and neither an empty one nor one that is not there."""
+def test_dataset_matches_its_folder_alone(dataset: Dataset, shelf: Shelf, tmp_path: Path) -> None:
+    """matches() accepts its own folder, and neither an empty nor a missing one."""
     for folder in (tmp_path, tmp_path / "absent"):
         if dataset.matches(folder):
             fail_check(
                 f"data set {dataset.name!r}",
-                wanted="matches() is false for a folder that is empty or not there",
+                wanted="matches() is false for an empty or missing folder",
                 got="true",
                 fix="look for the files that load() reads",
             )
@@ -119,12 +121,12 @@ def test_dataset_recognises_its_folder_alone(dataset: Dataset, shelf: Shelf, tmp
             f"data set {dataset.name!r}",
             wanted="matches() is true for the folder that make() wrote",
             got="false",
-            fix="let both agree on the files",
+            fix="let both use the same files",
         )
 
 
 def test_dataset_fingerprint_is_of_the_content(dataset: Dataset, shelf: Shelf, tmp_path: Path) -> None:
-    """The fingerprint is 64 hex digits, the same again and for the same files in another place."""
+    """The fingerprint is 64 hex digits, and depends on the content, not on the folder or the time."""
     folder, other = shelf.folder(dataset), tmp_path / "elsewhere"
     first, again = dataset.fingerprint(folder), dataset.fingerprint(folder)
     if not re.fullmatch(r"[0-9a-f]{64}", str(first)):
@@ -142,47 +144,54 @@ def test_dataset_fingerprint_is_of_the_content(dataset: Dataset, shelf: Shelf, t
     if not first == again == moved:
         fail_check(
             f"data set {dataset.name!r}",
-            wanted="one fingerprint for one content, wherever it lies and however often it is asked",
+            wanted="the same fingerprint for the same content, in every folder and at every call",
             got=f"{first[:12]}, again {again[:12]}, elsewhere {moved[:12]}",
-            fix="hash contents, versions and relative names in a sorted order; no absolute paths, no times",
+            fix="hash contents, versions and relative names in sorted order, and no absolute paths or times",
         )
 
 
 def test_dataset_loads(dataset: Dataset, shelf: Shelf) -> None:
-    """It loads finite float32 examples of its task's shape, with both classes of each label in each part."""
+    """It loads finite float32 examples of its task's shape, with both classes of each label in each split."""
     import numpy as np
 
-    thing, data = f"data set {dataset.name!r}", _loaded(dataset, shelf)
+    subject, data = f"data set {dataset.name!r}", _loaded(dataset, shelf)
     if data.task != dataset.task:
-        fail_check(thing, wanted=f"data of its task, {dataset.task}", got=str(data.task), fix="pass self.task to Data")
-    for name, part in data.splits():
-        if part.inputs.dtype != np.float32 or part.targets.dtype != np.float32:
+        fail_check(
+            subject, wanted=f"data of its task, {dataset.task}", got=str(data.task), fix="pass self.task to Data"
+        )
+    for name, split in data.splits():
+        if split.inputs.dtype != np.float32 or split.targets.dtype != np.float32:
             fail_check(
-                f"{thing}, {name} part",
+                f"{subject}, {name} split",
                 wanted="float32 inputs and targets",
-                got=f"{part.inputs.dtype} and {part.targets.dtype}",
-                fix="convert them by astype(np.float32)",
+                got=f"{split.inputs.dtype} and {split.targets.dtype}",
+                fix="convert them with astype(np.float32)",
             )
-        if not np.isin(part.targets, (0, 1)).all():
-            fail_check(f"{thing}, {name} part", wanted="targets 0 or 1", got="others", fix="one column a label, 0 or 1")
+        if not np.isin(split.targets, (0, 1)).all():
+            fail_check(
+                f"{subject}, {name} split",
+                wanted="targets 0 or 1",
+                got="others",
+                fix="use one column per label, of 0 and 1",
+            )
 
 
 def test_dataset_keeps_patients_apart(dataset: Dataset, shelf: Shelf) -> None:
-    """No patient is in two parts."""
+    """No patient is in two splits."""
     data = _loaded(dataset, shelf)
-    found = {name: set(part.patients.tolist()) for name, part in data.splits()}
+    patients = {name: set(split.patients.tolist()) for name, split in data.splits()}
     for one, other in (("train", "validation"), ("train", "test"), ("validation", "test")):
-        if both := sorted(map(str, found[one] & found[other])):
+        if shared := sorted(map(str, patients[one] & patients[other])):
             fail_check(
                 f"data set {dataset.name!r}",
-                wanted=f"no patient in both the {one} and the {other} part",
-                got=f"{len(both)} are: {', '.join(both[:5])}",
+                wanted=f"no patient in both the {one} and the {other} split",
+                got=f"{len(shared)} are: {', '.join(shared[:5])}",
                 fix="split by patient, not by example",
             )
 
 
 def test_dataset_loads_the_same_again(dataset: Dataset, shelf: Shelf) -> None:
-    """A second load, from what the first one cached, gives the same arrays."""
+    """A second load, from the cache of the first, gives the same arrays."""
     import numpy as np
 
     first, second = _loaded(dataset, shelf), shelf.load(dataset, shelf.folder(dataset), "cache")
@@ -190,55 +199,55 @@ def test_dataset_loads_the_same_again(dataset: Dataset, shelf: Shelf) -> None:
         for array in ("inputs", "targets", "patients"):
             if not np.array_equal(getattr(one, array), getattr(other, array)):
                 fail_check(
-                    f"data set {dataset.name!r}, {name} part",
+                    f"data set {dataset.name!r}, {name} split",
                     wanted="the same arrays from a second load",
                     got=f"other {array}",
-                    fix="cache what is loaded whole and in one order; draw nothing at random without a fixed seed",
+                    fix="cache complete arrays in a fixed order, and draw random values only with a fixed seed",
                 )
 
 
-def test_dataset_views_have_their_shapes(dataset: Dataset, shelf: Shelf) -> None:
-    """Each declared layout gives finite float32 examples of the shape that it declares."""
+def test_dataset_layouts_have_their_shapes(dataset: Dataset, shelf: Shelf) -> None:
+    """Each layout gives finite float32 examples of the shape that it declares."""
     import numpy as np
 
     if not dataset.layouts:
-        pytest.skip(f"{dataset.name} declares no views")
+        pytest.skip(f"{dataset.name} declares no layouts")
     inputs: FloatArray = _loaded(dataset, shelf).validation.inputs[:8]
     for name, task in dataset.layouts.items():
-        layout = dataset.to_layout(inputs, name)
+        converted = dataset.to_layout(inputs, name)
         if (
-            layout.shape != (len(inputs), *task.input_shape)
-            or layout.dtype != np.float32
-            or not np.isfinite(layout).all()
+            converted.shape != (len(inputs), *task.input_shape)
+            or converted.dtype != np.float32
+            or not np.isfinite(converted).all()
         ):
             fail_check(
                 f"data set {dataset.name!r}, layout {name!r}",
                 wanted=f"finite float32 ({len(inputs)}, {', '.join(map(str, task.input_shape))})",
-                got=f"{layout.dtype} {layout.shape}",
-                fix="let to_layout() and layouts agree",
+                got=f"{converted.dtype} {converted.shape}",
+                fix="make to_layout() return the shape that layouts declares",
             )
 
 
 def test_dataset_is_made_the_same_each_time(dataset: Dataset, shelf: Shelf, tmp_path: Path) -> None:
-    """make() writes the same bytes into another folder."""
+    """make() writes the same bytes into every folder."""
     if not dataset.synthetic:
-        pytest.skip(f"{dataset.name} is not synthetic, so it is not made")
+        pytest.skip(f"{dataset.name} is not synthetic, so it has no make()")
     dataset.make(tmp_path / "again")
     first, second = (_contents(folder) for folder in (shelf.folder(dataset), tmp_path / "again"))
-    differ = [name for name in {**first, **second} if first.get(name) != second.get(name)]
-    if differ:
+    differing = [name for name in {**first, **second} if first.get(name) != second.get(name)]
+    if differing:
         fail_check(
             f"data set {dataset.name!r}",
             wanted="make() writes the same bytes each time",
-            got=f"other: {some(sorted(differ))}",
-            fix="draw from numpy.random.default_rng(a fixed seed), and write no times",
+            got=f"different: {listing(sorted(differing))}",
+            fix="draw from numpy.random.default_rng with a fixed seed, and write no times",
         )
 
 
 def test_dataset_notices_what_is_missing(dataset: Dataset, shelf: Shelf, tmp_path: Path) -> None:
-    """Without one of its files it is not recognised, loads as well, or raises DataError: never another exception."""
+    """Without one of its files it does not match, still loads, or raises DataError: never another exception."""
     if not dataset.synthetic:
-        pytest.skip(f"{dataset.name} is real data, of which nothing is removed; its synthetic stand-in is checked")
+        pytest.skip(f"{dataset.name} is real data, from which nothing is removed; its synthetic fallback is checked")
     folder = tmp_path / "damaged"
     shutil.copytree(shelf.folder(dataset), folder)
     for index, file in enumerate(_different_files(folder)):
@@ -253,9 +262,9 @@ def test_dataset_notices_what_is_missing(dataset: Dataset, shelf: Shelf, tmp_pat
         except Exception as error:
             fail_check(
                 f"data set {dataset.name!r} without {file.relative_to(folder)}",
-                wanted="matches() is false, or DataError that names the file",
+                wanted="matches() is false, or a DataError that names the file",
                 got=f"{type(error).__name__}: {error}",
-                fix="check for the file in matches(), or raise DataError where it is read",
+                fix="look for the file in matches(), or raise DataError where it is read",
             )
         finally:
             hidden.rename(file)
@@ -268,7 +277,7 @@ def _loaded(dataset: Dataset, shelf: Shelf) -> Data:
     except HarnessError as error:
         fail_check(
             f"data set {dataset.name!r}",
-            wanted="parts with finite examples of the task's shape, and both classes of each label",
+            wanted="splits with finite examples of the task's shape, and both classes of each label",
             got=str(error),
             fix="see harness.Data.check",
         )
@@ -281,11 +290,11 @@ def _contents(folder: Path) -> dict[str, bytes]:
 
 
 def _different_files(folder: Path) -> list[Path]:
-    """A file of each kind, by its suffix and depth; with few files, all of them."""
+    """All files if they are few, else one of each suffix and depth."""
     files = sorted(file for file in folder.rglob("*") if file.is_file() and file.name != ".lock")
-    if len(files) > MOST_REMOVED:
+    if len(files) > MAX_REMOVED:
         files = list({(file.suffix, len(file.parts)): file for file in files}.values())
-    return files[:MOST_REMOVED]
+    return files[:MAX_REMOVED]
 
 
 #: What an author imports: the checks and their fixtures.

@@ -1,6 +1,6 @@
-"""What every runtime must hold to. An author's module imports all of it and defines the fixture ``runtime``.
+"""Rules for runtimes. An author's module imports everything from here and defines the fixture ``runtime``.
 
-A runtime that computes otherwise than PyTorch says by how much its probabilities may differ: ``tolerance = 1e-3``.
+A runtime with coarser arithmetic than PyTorch states how much its probabilities may differ: ``tolerance = 1e-3``.
 """
 
 from __future__ import annotations
@@ -15,14 +15,13 @@ import pytest
 
 from harness.api import Predictor, Runtime
 from harness.errors import Unsupported
-from harness.testing.blame import fail_check, some
-from harness.testing.imports import imports_cleanly
-from harness.testing.world import LABELS, NETWORKS, World, lent, probe
+from harness.testing._failing import fail_check, imports_cleanly, listing
+from harness.testing._world import LABELS, NETWORKS, World, probe, temporarily_registered
 
 if TYPE_CHECKING:
     import torch
 
-#: How far probabilities may lie from those of PyTorch where the runtime states nothing.
+#: Absolute tolerance between the probabilities of a runtime and of PyTorch, unless the runtime states its own.
 TOLERANCE = 1e-4
 
 Deployed = Callable[[Runtime, str], tuple[Path, Predictor, Any]]
@@ -36,23 +35,23 @@ def deployed_network(request: pytest.FixtureRequest) -> str:
 
 @pytest.fixture(scope="session")
 def deployed(tmp_path_factory: pytest.TempPathFactory) -> Deployed:
-    """Deploys one of the kit's networks, each once: the file, what loads it, and PyTorch's model."""
+    """Deploys each of the kit's networks once; returns the file, the loaded predictor, and PyTorch's model."""
     world = World(tmp_path_factory.mktemp("runtimes"))
-    made: dict[tuple[str, str], tuple[Path, Predictor, Any]] = {}
+    deployments: dict[tuple[str, str], tuple[Path, Predictor, Any]] = {}
 
     def deploy(runtime: Runtime, network: str) -> tuple[Path, Predictor, Any]:
         from harness.api.train import Train
 
-        if (runtime.name, network) not in made:
-            built = world.build(network, [Train()])
+        if (runtime.name, network) not in deployments:
+            artefact = world.build(network, [Train()])
             copy = world.store.root / f"{runtime.name}-{network}.safetensors"
             folder = world.store.root / f"{runtime.name}-{network}"
             folder.mkdir()
-            shutil.copyfile(built.file, copy)
+            shutil.copyfile(artefact.file, copy)
             try:
-                with lent():
+                with temporarily_registered():
                     file = runtime.deploy(copy, folder)
-                    copy.unlink()  # what is shipped has nothing else
+                    copy.unlink()  # the deployed file must be enough
                     predictor = runtime.load(file)
             except Unsupported as error:
                 pytest.skip(f"{runtime.name} on {network}: refused: {error}")
@@ -61,33 +60,33 @@ def deployed(tmp_path_factory: pytest.TempPathFactory) -> Deployed:
                     f"runtime {runtime.name!r} on {network}",
                     wanted="a file that loads without the artefact, or Unsupported with a reason",
                     got=f"{type(error).__name__}: {error}",
-                    fix="write all that is needed into the one file that deploy() returns",
+                    fix="write everything that is needed into the one file that deploy() returns",
                 )
-            made[runtime.name, network] = file, predictor, world.load(built)
-        return made[runtime.name, network]
+            deployments[runtime.name, network] = file, predictor, world.load(artefact)
+        return deployments[runtime.name, network]
 
     return deploy
 
 
 def test_runtime_module_loads_no_torch(runtime: Runtime) -> None:
-    """Its module can be imported, prints nothing and loads no torch."""
+    """Its module imports, prints nothing and does not load torch."""
     imports_cleanly(f"runtime {runtime.name!r}", type(runtime))
 
 
 def test_runtime_deploys_into_its_folder(runtime: Runtime, deployed_network: str, deployed: Deployed) -> None:
-    """deploy() returns a file in the folder that it is given."""
+    """deploy() returns a file in the folder that it was given."""
     file, _, _ = deployed(runtime, deployed_network)
     if not file.is_file() or file.parent.name != f"{runtime.name}-{deployed_network}":
         fail_check(
             f"runtime {runtime.name!r} on {deployed_network}",
             wanted="a file in the folder that was given",
             got=str(file),
-            fix="write it there and return its path; its size is a figure",
+            fix="write it there and return its path; its size is measured",
         )
 
 
 def test_runtime_answers_as_torch_does(runtime: Runtime, deployed_network: str, deployed: Deployed) -> None:
-    """Probabilities (batch, labels) for a batch of 1 and of 5, those of PyTorch within the stated tolerance."""
+    """It gives PyTorch's probabilities (batch, labels), within the tolerance, for a batch of 1 and of 5."""
     import torch
 
     _, predictor, model = deployed(runtime, deployed_network)
@@ -95,64 +94,64 @@ def test_runtime_answers_as_torch_does(runtime: Runtime, deployed_network: str, 
     for size in (1, 5):
         inputs = torch.from_numpy(probe(size))
         with torch.inference_mode():
-            wanted = torch.sigmoid(model(inputs))
-        got = _answer(predictor, inputs)
-        if isinstance(got, str):
-            difference = got
-        elif tuple(got.shape) != (size, len(LABELS)):
-            difference = f"shape {tuple(got.shape)}"
-        elif torch.allclose(got.float(), wanted, rtol=0, atol=tolerance):
+            expected = torch.sigmoid(model(inputs))
+        output = _output(predictor, inputs)
+        if isinstance(output, str):
+            difference = output
+        elif tuple(output.shape) != (size, len(LABELS)):
+            difference = f"shape {tuple(output.shape)}"
+        elif torch.allclose(output.float(), expected, rtol=0, atol=tolerance):
             continue
         else:
-            difference = f"up to {float((got - wanted).abs().max()):.3g} away"
+            difference = f"they differ by up to {float((output - expected).abs().max()):.3g}"
         fail_check(
             f"runtime {runtime.name!r} on {deployed_network}, a batch of {size}",
             wanted=f"the probabilities of PyTorch (sigmoid of the logits), within {tolerance:g}",
             got=difference,
-            fix="end the deployed network by a sigmoid unless it gives_probabilities; state `tolerance` on the "
-            "runtime if its arithmetic is coarser",
+            fix="end the deployed network with a sigmoid unless it gives_probabilities; set `tolerance` on the runtime "
+            "if its arithmetic is coarser",
         )
 
 
 def test_runtime_answers_the_same_again(runtime: Runtime, deployed_network: str, deployed: Deployed) -> None:
-    """The same inputs get the same bits again, also from the file loaded anew, and are left as they were."""
+    """The same inputs give the same bits, from a newly loaded file too, and are left unchanged."""
     import torch
 
     file, predictor, _ = deployed(runtime, deployed_network)
     inputs = torch.from_numpy(probe(5))
     before, digest = inputs.clone(), hashlib.sha256(file.read_bytes()).hexdigest()
-    first, second = _answer(predictor, inputs), _answer(predictor, inputs)
-    with lent():
-        third = _answer(runtime.load(file), inputs)
+    first, second = _output(predictor, inputs), _output(predictor, inputs)
+    with temporarily_registered():
+        third = _output(runtime.load(file), inputs)
     if isinstance(first, str) or isinstance(second, str) or isinstance(third, str):
-        pytest.skip("it does not answer; test_runtime_answers_as_torch_does tells how")
-    wrong = [
-        what
-        for what, fine in (
-            ("another answer the second time", torch.equal(first, second)),
-            ("another answer from the file loaded anew", torch.equal(first, third)),
-            ("other inputs than before", torch.equal(inputs, before)),
-            ("another file than before", hashlib.sha256(file.read_bytes()).hexdigest() == digest),
+        pytest.skip("it gives no outputs; see test_runtime_answers_as_torch_does")
+    faults = [
+        fault
+        for fault, passed in (
+            ("other outputs the second time", torch.equal(first, second)),
+            ("other outputs from the newly loaded file", torch.equal(first, third)),
+            ("the inputs changed", torch.equal(inputs, before)),
+            ("the file changed", hashlib.sha256(file.read_bytes()).hexdigest() == digest),
         )
-        if not fine
+        if not passed
     ]
-    if wrong:
+    if faults:
         fail_check(
             f"runtime {runtime.name!r} on {deployed_network}",
-            wanted="the same inputs always get the same answer",
-            got=some(wrong),
-            fix="load in evaluation mode, and write into buffers of your own",
+            wanted="the same inputs always give the same outputs, and nothing else changes",
+            got=listing(faults),
+            fix="load in evaluation mode, and write only into buffers of your own",
         )
 
 
-def _answer(predictor: Predictor, inputs: torch.Tensor) -> torch.Tensor | str:
+def _output(predictor: Predictor, inputs: torch.Tensor) -> torch.Tensor | str:
     import torch
 
     try:
-        answer: object = predictor(inputs)
+        output: object = predictor(inputs)
     except Exception as error:
         return f"{type(error).__name__}: {error}"
-    return answer.clone() if isinstance(answer, torch.Tensor) else f"a {type(answer).__name__}"
+    return output.clone() if isinstance(output, torch.Tensor) else f"a {type(output).__name__}"
 
 
 #: What an author imports: the checks and their fixtures.

@@ -24,7 +24,7 @@ from harness.cli.main import main
 from harness.plugin.isolation import LINES, WIDTH, isolated
 from harness.plugin.manager import Origin, Plugins, installed
 from harness.suite.matrix import Cell
-from harness.testing.watch import _handles
+from harness.testing._watch import open_handles
 
 CARELESS = Origin("careless", "careless-dist", "0.1")
 WHO = "plugin careless (careless-dist 0.1)"
@@ -148,7 +148,7 @@ def test_a_step_that_breaks_keeps_no_file_open(tmp_path: Path) -> None:
     with pytest.raises(CellError) as caught, warnings.catch_warnings(action="ignore"), isolated("p", remarks.append):
         breaks()
     assert isinstance(caught.value.__cause__, LookupError)
-    assert str(tmp_path / "held") not in _handles().values()
+    assert str(tmp_path / "held") not in open_handles().values()
     assert remarks == []
 
 

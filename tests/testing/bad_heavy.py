@@ -1,11 +1,11 @@
-"""A module of a plugin that loads torch when it is imported."""
+"""A plugin module that loads torch on import."""
 
 import torch
 from bad_steps import Good
 
 
 class Heavy(Good):
-    """Nothing but its module is wrong."""
+    """Has no fault but its module."""
 
     name = "heavy"
     kind = torch.nn.Linear

@@ -1,4 +1,4 @@
-"""A module of a plugin that loads torch and prints when it is imported."""
+"""A plugin module that loads torch and prints on import."""
 
 import torch
 from bad_steps import Good
@@ -7,6 +7,6 @@ print("hello", torch.__version__)
 
 
 class Loud(Good):
-    """Nothing but its module is wrong."""
+    """Has no fault but its module."""
 
     name = "loud"

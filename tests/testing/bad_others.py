@@ -1,4 +1,4 @@
-"""Architectures, data sets, metrics and runtimes that do one thing wrong each. Importing it loads no torch."""
+"""Architectures, data sets, metrics and runtimes with one fault each. Importing this module does not load torch."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from harness import (
     load_artefact,
 )
 from harness.api import Phase, silent
-from harness.testing.world import MLP, Conformance
+from harness.testing._world import MLP, Conformance
 
 if TYPE_CHECKING:
     import torch
@@ -35,7 +35,7 @@ if TYPE_CHECKING:
 
 
 class Network(MLP):
-    """Nothing is wrong with it."""
+    """Has no fault."""
 
     name = "good-network"
 
@@ -126,7 +126,7 @@ class Unkept(Network):
 
 
 class Good(Conformance):
-    """Nothing is wrong with it."""
+    """Has no fault."""
 
     name = "good-synthetic"
 
@@ -210,15 +210,15 @@ class Falling(Good):
         return super().load(folder, cache)
 
 
-def _first(part: Split, count: int) -> Split:
-    return Split(part.inputs[:count], part.targets[:count], part.patients[:count])
+def _first(split: Split, count: int) -> Split:
+    return Split(split.inputs[:count], split.targets[:count], split.patients[:count])
 
 
 # ----------------------------------------------------------------------------------------------------------- metrics
 
 
 class Share(Metric):
-    """Nothing is wrong with it: the share of the answers above one half that are right."""
+    """Has no fault: the share of correct predictions at the threshold 0.5."""
 
     name = "good-metric"
 
@@ -275,17 +275,17 @@ class Sorting(Share):
     name = "sorting"
 
     def compute(self, evidence: EvalContext) -> Mapping[str, float | None]:
-        found = super().compute(evidence)
+        values = super().compute(evidence)
         if evidence.samples is not None:
             evidence.samples.sort()
-        return found
+        return values
 
 
 # ---------------------------------------------------------------------------------------------------------- runtimes
 
 
 class Eager(Runtime):
-    """Nothing is wrong with it."""
+    """Has no fault."""
 
     name = "good-runtime"
 

@@ -1,4 +1,4 @@
-"""Steps that do one thing wrong each. Importing it loads no torch."""
+"""Steps with one fault each. Importing this module does not load torch."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ from harness.api import Phase
 if TYPE_CHECKING:
     import torch
 
-#: Ends the threads that steps leave behind.
+#: Set to end the threads that steps leave behind.
 ENOUGH = threading.Event()
 OPEN: list[Any] = []
 
 
 @dataclasses.dataclass(frozen=True)
 class Good(Step):
-    """Nothing is wrong with it: weights are multiplied by ``factor``."""
+    """Has no fault: multiplies the weights by ``factor``."""
 
     name: ClassVar[str] = "good"
     factor: float = 0.5
@@ -56,7 +56,7 @@ Undocumented.__doc__ = None
 
 @dataclasses.dataclass(frozen=True)
 class Unkeyed(Good):
-    """A parameter that is no JSON."""
+    """Has a parameter that is not JSON."""
 
     name: ClassVar[str] = "unkeyed"
     key: Any = print
@@ -64,7 +64,7 @@ class Unkeyed(Good):
 
 @dataclasses.dataclass(frozen=True)
 class Forgetful(Good):
-    """A parameter that does not enter the key."""
+    """Has a parameter that is not part of the key."""
 
     name: ClassVar[str] = "forgetful"
     bits: int = 8
@@ -75,7 +75,7 @@ class Forgetful(Good):
 
 @dataclasses.dataclass(frozen=True)
 class Renamed(Good):
-    """Parameters that do not make the step again."""
+    """Has parameters() that do not make the step again."""
 
     name: ClassVar[str] = "renamed"
 
@@ -84,7 +84,7 @@ class Renamed(Good):
 
 
 class Falling(Good):
-    """Falls over a network that it does not handle."""
+    """Fails on a network that it does not handle, instead of refusing it."""
 
     name = "falling"
 
@@ -113,7 +113,7 @@ class Terse(Good):
 
 
 class Layered(Good):
-    """Takes for granted that there are layers."""
+    """Assumes that there are layers."""
 
     name = "layered"
 
@@ -132,7 +132,7 @@ class Refusing(Good):
 
 
 class Lucky(Good):
-    """Works with seed 0 alone."""
+    """Works only with seed 0."""
 
     name = "lucky"
 
@@ -145,7 +145,7 @@ class Lucky(Good):
 
 
 class Careless(Good):
-    """Draws from a generator without a seed."""
+    """Draws from an unseeded generator."""
 
     name = "careless"
 
@@ -154,7 +154,7 @@ class Careless(Good):
 
 
 class Counting(Good):
-    """Keeps something between two calls."""
+    """Stores state between two calls."""
 
     name = "counting"
     calls: ClassVar[list[int]] = []
@@ -176,7 +176,7 @@ class Peeking(Good):
 
 
 class Cheating(Good):
-    """Takes the test split, which was read before, from the harness' own frames."""
+    """Takes the test split, already loaded, from the stack frames of the harness."""
 
     name = "cheating"
 
@@ -189,7 +189,7 @@ class Cheating(Good):
 
 
 class InPlace(Good):
-    """Changes the network that it is given."""
+    """Changes its input network."""
 
     name = "in-place"
 
@@ -199,7 +199,7 @@ class InPlace(Good):
 
 
 class Training(Good):
-    """Leaves the network that it is given in training mode."""
+    """Leaves its input network in training mode."""
 
     name = "training"
 
@@ -207,17 +207,17 @@ class Training(Good):
         return super().apply(model.train(), context)
 
 
-class Untold(Good):
-    """Trains, and does not tell."""
+class Undeclared(Good):
+    """Trains without declaring it."""
 
-    name = "untold"
+    name = "undeclared"
 
     def spoil(self, model: torch.nn.Module, context: StepContext) -> torch.nn.Module:
         return context.fit(model)
 
 
 class Otherwise(Good):
-    """Trains otherwise than it tells."""
+    """Runs another training than it declares."""
 
     name = "otherwise"
 
@@ -229,7 +229,7 @@ class Otherwise(Good):
 
 
 class Teaching(Good):
-    """Puts an objective in force, and does not tell."""
+    """Calls teach() without declaring it."""
 
     name = "teaching"
 
@@ -239,7 +239,7 @@ class Teaching(Good):
 
 
 class NotTeaching(Good):
-    """Tells that it teaches, and does not."""
+    """Declares that it teaches, but does not call teach()."""
 
     name = "not-teaching"
     is_teacher = True
@@ -249,7 +249,7 @@ class NotTeaching(Good):
 
 
 class Optimistic(Good):
-    """Foresees another network than it makes."""
+    """Previews another network than it makes."""
 
     name = "optimistic"
 
@@ -263,7 +263,7 @@ class Optimistic(Good):
 
 
 class Previewing(Good):
-    """Changes the network that it is given in its preview."""
+    """Changes its input network in its preview."""
 
     name = "previewing"
 
@@ -272,7 +272,7 @@ class Previewing(Good):
 
 
 class Widening(Good):
-    """Gives three answers where there are two labels."""
+    """Gives three outputs for two labels."""
 
     name = "widening"
 
@@ -288,7 +288,7 @@ class Widening(Good):
 
 
 class Diverging(Good):
-    """Answers NaN."""
+    """Gives NaN."""
 
     name = "diverging"
 
@@ -297,7 +297,7 @@ class Diverging(Good):
 
 
 class Unsaved(Good):
-    """Puts something into the network that is not kept on disk."""
+    """Adds something to the network that is not stored on disk."""
 
     name = "unsaved"
 
@@ -307,7 +307,7 @@ class Unsaved(Good):
 
 
 class Wrapping(Good):
-    """Wraps the network in a module of its own, and does not say how that is kept."""
+    """Wraps the network in its own module without defining how that is stored."""
 
     name = "wrapping"
 
@@ -351,7 +351,7 @@ class Seeding(Good):
 
 
 class Setting(Good):
-    """Sets a variable of the environment for good."""
+    """Changes an environment variable."""
 
     name = "setting"
 
@@ -381,7 +381,7 @@ class Writing(Good):
 
 
 class Rigid(Good):
-    """Takes for granted that layers have the sizes they were built with."""
+    """Assumes that layers have their original sizes."""
 
     name = "rigid"
 
@@ -392,7 +392,7 @@ class Rigid(Good):
 
 
 class Frozen(Good):
-    """Gives a network that cannot be trained on."""
+    """Gives a network that cannot be trained further."""
 
     name = "frozen"
 
@@ -434,7 +434,7 @@ def _wrapper() -> Any:
         def forward(self, inputs: torch.Tensor) -> torch.Tensor:
             if self.training:
                 raise RuntimeError("it cannot be trained")
-            answers: torch.Tensor = self.inner(inputs)
-            return answers
+            outputs: torch.Tensor = self.inner(inputs)
+            return outputs
 
     return Wrapper

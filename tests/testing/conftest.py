@@ -1,4 +1,4 @@
-"""Bad plugins for the kit to find, and a way to see which of its checks fail."""
+"""Put plugins with faults on the import path, and collect the failures of the kit's checks."""
 
 from __future__ import annotations
 
@@ -18,28 +18,28 @@ from failures import Failures
 
 @pytest.fixture
 def failures(tmp_path: Path) -> Failures:
-    """Runs all checks of a module of the kit with these fixtures: the text of each check that failed, by its name."""
+    """Runs all checks of a module of the kit with these fixtures; returns the messages of the failed ones by name."""
 
     def run(module: ModuleType, **fixtures: Any) -> dict[str, str]:
-        found: dict[str, str] = {}
+        messages: dict[str, str] = {}
         for name in module.__all__:
             if not name.startswith("test_"):
                 continue
             check = getattr(module, name)
-            ways = {mark.args[0]: mark.args[1] for mark in getattr(check, "pytestmark", [])}
-            ways = {parameter: values for parameter, values in ways.items() if parameter not in fixtures}
-            for index, values in enumerate(itertools.product(*ways.values())):
-                given = {**fixtures, **dict(zip(ways, values, strict=True))}
+            options = {mark.args[0]: mark.args[1] for mark in getattr(check, "pytestmark", [])}
+            options = {parameter: values for parameter, values in options.items() if parameter not in fixtures}
+            for index, values in enumerate(itertools.product(*options.values())):
+                arguments = {**fixtures, **dict(zip(options, values, strict=True))}
                 if "tmp_path" in (parameters := inspect.signature(check).parameters):
-                    given["tmp_path"] = tmp_path / f"{name}-{index}"
-                    given["tmp_path"].mkdir()
+                    arguments["tmp_path"] = tmp_path / f"{name}-{index}"
+                    arguments["tmp_path"].mkdir()
                 try:
-                    check(**{parameter: given[parameter] for parameter in parameters})
+                    check(**{parameter: arguments[parameter] for parameter in parameters})
                 except pytest.fail.Exception as failure:
-                    found[name] = str(failure)
+                    messages[name] = str(failure)
                 except pytest.skip.Exception as skip:
                     if not str(skip):
-                        found[name] = "skipped without a reason"
-        return found
+                        messages[name] = "skipped without a reason"
+        return messages
 
     return run

@@ -1,8 +1,8 @@
-"""What a run of all checks of the kit's module comes to."""
+"""The type of the fixture ``failures``."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 
-#: Runs the checks of a module with these fixtures: the text of each that failed, by its name.
+#: Runs the checks of a module with these fixtures; returns the messages of the failed ones by name.
 Failures = Callable[..., dict[str, str]]

@@ -1,4 +1,4 @@
-"""What comes with the harness passes the kit that outside plugins have to pass."""
+"""The built-in plugins pass the same conformance kit as third-party plugins."""
 
 from __future__ import annotations
 
@@ -10,17 +10,17 @@ from harness.api.train import Train
 from harness.build.plan import describe
 from harness.errors import Unsupported
 from harness.plugin.manager import installed
+from harness.testing._bench import Bench
+from harness.testing._world import LSTM, MLP, NETWORKS
 from harness.testing.architectures import *  # noqa: F403
-from harness.testing.bench import Bench
 from harness.testing.datasets import *  # noqa: F403
 from harness.testing.metrics import *  # noqa: F403
 from harness.testing.runtimes import *  # noqa: F403
 from harness.testing.steps import *  # noqa: F403
-from harness.testing.world import LSTM, MLP, NETWORKS
 from harness_compress import distill, prune, prune_quantile, quantize
 
 STEPS = [step for kind in (Train, prune, prune_quantile, quantize, distill) for step in kind.examples()]
-#: What takes more than a second or two.
+#: Names of slow objects and checks: more than two seconds.
 SLOW = ("rnn", "resnet", "ptbxl-synthetic", "mimic3-synthetic", "physionet2012-synthetic", "test_step_composes")
 #: In the usual run each step is tried on one network.
 QUICK = {"prune": LSTM.name, "quantize": LSTM.name}
@@ -58,9 +58,9 @@ def test_int8_weights_are_not_trained(bench: Bench, scheme: str) -> None:
         bench.together.build(MLP.name, [Train(), quantize(scheme), Train()])
 
 
-def test_a_network_taught_by_an_int8_one_is_kept_as_what_it_is(bench: Bench) -> None:
-    taught = bench.together.load(bench.together.build(MLP.name, [Train(), quantize("uniform8"), distill()]))
-    assert all(value.is_floating_point() for value in taught.state_dict().values())
+def test_a_network_distilled_from_an_int8_one_stays_float(bench: Bench) -> None:
+    student = bench.together.load(bench.together.build(MLP.name, [Train(), quantize("uniform8"), distill()]))
+    assert all(value.is_floating_point() for value in student.state_dict().values())
 
 
 def test_all_steps_are_checked() -> None:

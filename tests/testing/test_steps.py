@@ -1,4 +1,4 @@
-"""Each check of steps finds the step that is wrong in just that, and nothing is found with a good one."""
+"""Each check of steps finds the step with its fault, no other check does, and a step without faults passes all."""
 
 from __future__ import annotations
 
@@ -12,11 +12,12 @@ import pytest
 from failures import Failures
 
 from harness import Step
-from harness.testing import steps, watch
-from harness.testing.bench import Bench, bench  # noqa: F401 (a fixture)
-from harness.testing.world import MLP, lent
+from harness.testing import _watch, steps
+from harness.testing._bench import Bench
+from harness.testing._world import MLP, temporarily_registered
+from harness.testing.steps import bench  # noqa: F401 (a fixture)
 
-#: A step, the check that is to fail, and what its text names.
+#: A step, the check that must fail, and a pattern of its message.
 WRONG = [
     (bad.Undocumented(), "describes_itself", "wanted: a docstring"),
     (bad.Unkeyed(), "parameters_make_the_key", "has no JSON form"),
@@ -36,15 +37,15 @@ WRONG = [
     (bad.Cheating(), "does_not_touch_test_data", r"another test split.*1\.weight"),
     (bad.InPlace(), "leaves_its_input", r"the values of 1\.weight"),
     (bad.Training(), "leaves_its_input", "the training flag of the network"),
-    (bad.Untold(), "declares_its_trainings", r"told: none; run: .*finetune"),
-    (bad.Otherwise(), "declares_its_trainings", r"told: .*epochs=1.*run: .*epochs=2"),
+    (bad.Undeclared(), "declares_its_trainings", r"declared: none; run: .*finetune"),
+    (bad.Otherwise(), "declares_its_trainings", r"declared: .*epochs=1.*run: .*epochs=2"),
     (bad.Teaching(), "declares_its_trainings", "is_teacher = False"),
-    (bad.NotTeaching(), "declares_its_trainings", "drop teaches"),
+    (bad.NotTeaching(), "declares_its_trainings", "remove is_teacher"),
     (bad.Optimistic(), "previews_its_result", r"1\.weight \(4, 96\) in the preview"),
     (bad.Previewing(), "previews_its_result", r"changed: the values of 1\.weight"),
     (bad.Widening(), "keeps_shapes", r"shape \(1, 3\)"),
     (bad.Diverging(), "keeps_shapes", "NaN"),
-    (bad.Unsaved(), "survives_saving", "answers differ by up to"),
+    (bad.Unsaved(), "survives_saving", "outputs differ by up to"),
     (bad.Wrapping(), "survives_saving", "Wrapper"),
     (bad.Threading(), "leaks_nothing", "the thread 'left-behind' still runs"),
     (bad.Opening(), "leaks_nothing", r"the file .*bad_steps\.py is still open"),
@@ -59,9 +60,9 @@ WRONG = [
 
 @pytest.fixture(autouse=True)
 def clean_up(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """What bad steps leave behind, and no long wait for threads that never end."""
+    """Clean up what bad steps leave behind, and do not wait long for threads that never end."""
     monkeypatch.setenv("BAD_STEP", "")
-    monkeypatch.setattr(watch, "GRACE", 0.01)
+    monkeypatch.setattr(_watch, "GRACE", 0.01)
     bad.ENOUGH.clear()
     yield
     bad.ENOUGH.set()
@@ -69,33 +70,33 @@ def clean_up(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
         bad.OPEN.pop().close()
 
 
-def wrong_with(step: Step, bench: Bench, failures: Failures, other: str = "train") -> dict[str, str]:  # noqa: F811
-    with lent(step):
+def failures_of(step: Step, bench: Bench, failures: Failures, other: str = "train") -> dict[str, str]:  # noqa: F811
+    with temporarily_registered(step):
         return failures(steps, step=step, network=MLP.name, bench=bench, other=other)
 
 
-def test_nothing_is_wrong_with_a_good_step(bench: Bench, failures: Failures) -> None:  # noqa: F811
-    assert wrong_with(bad.Good(), bench, failures) == {}
+def test_a_step_without_faults_passes(bench: Bench, failures: Failures) -> None:  # noqa: F811
+    assert failures_of(bad.Good(), bench, failures) == {}
 
 
 @pytest.mark.parametrize(("step", "check", "text"), WRONG, ids=[step.name for step, _, _ in WRONG])
-def test_what_is_wrong_with_a_step_is_found_and_nothing_else(
+def test_the_fault_of_a_step_is_found_and_nothing_else(
     bench: Bench,  # noqa: F811
     failures: Failures,
     step: Step,
     check: str,
     text: str,
 ) -> None:
-    found = wrong_with(step, bench, failures, other="prune" if step.name == "rigid" else "train")
-    assert list(found) == [f"test_step_{check}"], found
-    told = found[f"test_step_{check}"]
-    assert re.search(text, told, re.DOTALL), told
-    assert step.name in told
-    for part in ("wanted: ", "got: ", "fix: "):
-        assert part in told
+    messages = failures_of(step, bench, failures, other="prune" if step.name == "rigid" else "train")
+    assert list(messages) == [f"test_step_{check}"], messages
+    message = messages[f"test_step_{check}"]
+    assert re.search(text, message, re.DOTALL), message
+    assert step.name in message
+    for field in ("wanted: ", "got: ", "fix: "):
+        assert field in message
 
 
-def test_a_step_that_no_plugin_registers_is_told(bench: Bench) -> None:  # noqa: F811
+def test_a_step_that_no_plugin_registers_is_reported(bench: Bench) -> None:  # noqa: F811
     with pytest.raises(pytest.fail.Exception, match="harness_steps"):
         steps.test_step_describes_itself(bad.Good())
 

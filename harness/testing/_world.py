@@ -1,4 +1,4 @@
-"""A small world to check plugins in: made-up data, four tiny networks, and the real executor in a folder of its own."""
+"""Provide a small environment for checks: synthetic data, four tiny networks, and the real executor with its store."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ ORIGIN = Origin("conformance kit", KERNEL.distribution, KERNEL.version)
 
 
 def examples(count: int, seed: int) -> Split:
-    """Noise in which the first label lifts channel 0 and the second one shakes channel 1; two examples a patient."""
+    """Noise with two labels, which raise channel 0 and add an oscillation to channel 1; two examples per patient."""
     import numpy as np
 
     random = np.random.default_rng(seed)
@@ -50,38 +50,38 @@ def examples(count: int, seed: int) -> Split:
 
 
 class Conformance(Dataset):
-    """The kit's data: each part is a file of its own, so that one sees whether the test split is opened."""
+    """The kit's data. Each split has its own file, so that openings of the test split are visible."""
 
     name = "conformance-synthetic"
     task = Task(SHAPE, LABELS)
     examples = SIZES["train"]
     synthetic = True
-    summary = "made-up series for the conformance kit"
+    summary = "synthetic series for the conformance kit"
 
     def matches(self, folder: Path) -> bool:
-        return all(_file(folder, part).is_file() for part in SIZES)
+        return all(_file(folder, split).is_file() for split in SIZES)
 
     def fingerprint(self, folder: Path) -> str:
-        """Of the training and validation parts alone: with another test split all seeds are to stay as they are."""
+        """Of the training and validation splits alone, so that the test split does not affect the seeds."""
         with _readable(folder):
-            parts = [_file(folder, part).read_bytes() for part in ("train", "validation")]
-        return hashlib.sha256(b"".join(parts)).hexdigest()
+            content = [_file(folder, split).read_bytes() for split in ("train", "validation")]
+        return hashlib.sha256(b"".join(content)).hexdigest()
 
     def load(self, folder: Path, cache: Path, progress: Progress = silent) -> Data:
         import numpy as np
 
-        parts = {}
+        splits = {}
         for name in SIZES:
             with _readable(folder), np.load(_file(folder, name), allow_pickle=False) as arrays:
-                parts[name] = Split(arrays["inputs"], arrays["targets"], arrays["patients"])
-        return Data(self.task, **parts)
+                splits[name] = Split(arrays["inputs"], arrays["targets"], arrays["patients"])
+        return Data(self.task, **splits)
 
     def make(self, folder: Path) -> None:
         make_once(self, folder, _file(folder, "test"), _write)
 
 
-def _file(folder: Path, part: str) -> Path:
-    return folder / f"{part}.npz"
+def _file(folder: Path, split: str) -> Path:
+    return folder / f"{split}.npz"
 
 
 @contextlib.contextmanager
@@ -91,24 +91,26 @@ def _readable(folder: Path) -> Iterator[None]:
     try:
         yield
     except (OSError, ValueError, KeyError, zipfile.BadZipFile) as error:
-        raise DataError(f"{folder}: not the kit's data ({error}); remove it, it is made again") from error
+        raise DataError(
+            f"{folder}: cannot read the kit's data ({error}); remove the folder, it is made again"
+        ) from error
 
 
 def _write(folder: Path, test_seed: int = 2) -> None:
     for name, seed in {"train": 0, "validation": 1, "test": test_seed}.items():
-        _write_part(folder, name, seed)
+        _write_split(folder, name, seed)
 
 
-def _write_part(folder: Path, name: str, seed: int) -> None:
+def _write_split(folder: Path, name: str, seed: int) -> None:
     import numpy as np
 
-    part = examples(SIZES[name], seed)
-    patients = part.patients + 1000 * seed
-    np.savez(_file(folder, name), inputs=part.inputs, targets=part.targets, patients=patients)
+    split = examples(SIZES[name], seed)
+    patients = split.patients + 1000 * seed
+    np.savez(_file(folder, name), inputs=split.inputs, targets=split.targets, patients=patients)
 
 
 class Network(Architecture):
-    """One of the kit's networks; they share their training."""
+    """Base of the kit's networks, which share their training."""
 
     def training(self, phase: Phase) -> Training:
         return Training(3 if phase == "train" else 1, 16, "Adam", {"lr": 0.01}, clip=5.0)
@@ -153,7 +155,7 @@ class MLP(Network):
 
 
 class OddOne(Network):
-    """A network by hand that few steps can handle."""
+    """A network without layers, which few steps can handle."""
 
     name = "conformance-odd"
     summary = "the conformance kit's network without layers"
@@ -165,16 +167,17 @@ class OddOne(Network):
         return Odd(channels, length, len(task.labels))
 
 
-#: The networks that a step is tried on, and the one besides that it may refuse but must not fall over.
+#: The networks that a step is tried on.
 NETWORKS: tuple[str, ...] = (Conv.name, LSTM.name, MLP.name)
+#: A further one, which a step may refuse; any other exception fails its check.
 ODD = OddOne.name
 
 
 @contextlib.contextmanager
-def lent(*things: Any) -> Iterator[Plugins]:
-    """The installed plugins with the kit's data and networks, and those of ``things`` that no plugin registers.
+def temporarily_registered(*objects: Any) -> Iterator[Plugins]:
+    """Register the kit's data and networks, and those of ``objects`` that no plugin registers, for the block.
 
-    Artefacts load by the names of what is registered; so what is checked before it is installed is lent too.
+    Artefacts are loaded by registered names; this also makes objects checkable before their plugin is installed.
     """
     plugins = installed()
     kinds: list[tuple[type, Registry[Any]]] = [
@@ -183,11 +186,11 @@ def lent(*things: Any) -> Iterator[Plugins]:
     ]
     added: list[tuple[Registry[Any], str]] = []
     try:
-        for thing in (Conformance(), Conv(), LSTM(), MLP(), OddOne(), *things):
-            registry = next((registry for kind, registry in kinds if isinstance(thing, kind)), plugins.steps)
-            if thing.name not in registry:
-                registry.add(thing.name, type(thing) if isinstance(thing, Step) else thing, ORIGIN)
-                added.append((registry, thing.name))
+        for item in (Conformance(), Conv(), LSTM(), MLP(), OddOne(), *objects):
+            registry = next((registry for kind, registry in kinds if isinstance(item, kind)), plugins.steps)
+            if item.name not in registry:
+                registry.add(item.name, type(item) if isinstance(item, Step) else item, ORIGIN)
+                added.append((registry, item.name))
         yield plugins
     finally:
         for registry, name in added:
@@ -195,9 +198,9 @@ def lent(*things: Any) -> Iterator[Plugins]:
 
 
 class World:
-    """A store in ``folder`` with the kit's data, and an executor for one recipe at a time.
+    """A store in ``folder`` with the kit's data, and an executor that builds one recipe at a time.
 
-    ``test_seed`` draws the test split; all else is the same in every world.
+    ``test_seed`` seeds the test split; everything else is the same in every world.
     """
 
     def __init__(self, folder: Path, test_seed: int = 2) -> None:
@@ -207,22 +210,22 @@ class World:
         data = self.store.data(Conformance.name) / f"made-{Conformance.version}"
         Conformance().make(data)
         if test_seed != 2:
-            _write_part(data, "test", test_seed)
-        #: The file that no step may open.
+            _write_split(data, "test", test_seed)
+        #: The file of the test split, which no step may open.
         self.test_file = _file(data, "test")
 
     def build(
         self, network: str | Architecture, steps: Sequence[Step], seed: int = 0, dataset: str = Conformance.name
     ) -> Artefact:
-        """The artefact of a recipe. Raises what kept it from being built, as in a run."""
+        """Build a recipe and return its artefact. Raises the error that stops the build, as in a run."""
         from harness.build.executor import Executor
         from harness.build.plan import make
         from harness.data.library import Library
         from harness.progress import Display
         from harness.suite.presets import preset
 
-        borrowed = [] if isinstance(network, str) else [network]
-        with lent(*borrowed, *steps) as plugins:
+        architectures = [] if isinstance(network, str) else [network]
+        with temporarily_registered(*architectures, *steps) as plugins:
             name = network if isinstance(network, str) else network.name
             cell = Cell(
                 suite="conformance",
@@ -239,17 +242,17 @@ class World:
             plan = make([cell], plugins, library.fingerprint, preset("study"), "cpu")
             return Executor(plan, plugins, library, self.store, display).build(plan.artefacts[cell.name])
 
-    def load(self, artefact: Artefact, *things: Any) -> torch.nn.Module:
-        """The model of an artefact, read from its file."""
+    def load(self, artefact: Artefact, *objects: Any) -> torch.nn.Module:
+        """Load the model of an artefact from its file, with ``objects`` registered."""
         from harness.build import artefact as artefacts
 
-        with lent(*things) as plugins:
+        with temporarily_registered(*objects) as plugins:
             return artefacts.load(artefact.file, plugins)
 
 
 def probe(count: int) -> FloatArray:
-    """Inputs (count, *SHAPE) that are in no part."""
+    """Return inputs (count, *SHAPE) that are in no split."""
     return examples(count, 99).inputs
 
 
-__all__ = ["LABELS", "NETWORKS", "ODD", "SHAPE", "Conformance", "World", "examples", "lent", "probe"]
+__all__ = ["LABELS", "NETWORKS", "ODD", "SHAPE", "Conformance", "World", "examples", "probe", "temporarily_registered"]

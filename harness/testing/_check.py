@@ -1,4 +1,4 @@
-"""``harness plugin check NAME``: the conformance kit on all that a plugin registers, in a process of its own."""
+"""Run the conformance kit on everything that a plugin registers, in its own process: ``harness plugin check NAME``."""
 
 from __future__ import annotations
 
@@ -16,44 +16,43 @@ from typing import Any
 from harness.errors import UsageError, nearest
 from harness.plugin.manager import GROUP
 
-CHILD = "import sys; from harness.testing.kit import main; sys.exit(main())"
-#: The outcomes, the one that counts most first.
+CHILD = "import sys; from harness.testing._kit import main; sys.exit(main())"
+#: The outcomes, the worst first.
 OUTCOMES = ("crashed", "failed", "skipped", "passed")
 
 
 def check(name: str) -> int:
-    """Check the plugin ``name``, an entry point, a distribution or an importable module; print what was found.
+    """Check the plugin ``name``, an entry point, a distribution or an importable module, and print the results.
 
-    Returns 0 when all passed (a skip has its reason), 1 when something failed. Raises UsageError for a name that is
-    none of these, with the nearest.
+    Returns 0 if no check failed, else 1. Raises UsageError, with the nearest name, if there is no such plugin.
     """
     codes = [_check(plugin, installed) for plugin, installed in _find(name)]
     return max(codes)
 
 
 def _find(name: str) -> list[tuple[str, bool]]:
-    """The entry points that are meant, or the module; nothing is imported."""
+    """The entry points (True) or the module (False) with this name; imports nothing."""
     points = list(entry_points(group=GROUP))
     distributions = {point.dist.name for point in points if point.dist is not None}
-    for chosen in (
+    for matches in (
         [point for point in points if point.name == name],
         [point for point in points if point.dist is not None and _same(point.dist.name, name)],
         [point for point in points if point.module == name],
     ):
-        if chosen:
-            return [(point.name, True) for point in chosen]
+        if matches:
+            return [(point.name, True) for point in matches]
     try:
-        found = importlib.util.find_spec(name) if all(map(str.isidentifier, name.split("."))) else None
+        spec = importlib.util.find_spec(name) if all(map(str.isidentifier, name.split("."))) else None
     except (ImportError, ValueError, AttributeError):
-        found = None
-    if found is None:
+        spec = None
+    if spec is None:
         known = {*(point.name for point in points), *(point.module for point in points), *distributions}
         raise UsageError(f"no plugin, distribution or module is called {name!r}{nearest(name, known)}")
     return [(name, False)]
 
 
 def _same(one: str, other: str) -> bool:
-    """Whether two names are one distribution's: - and _ are the same to packaging."""
+    """Whether two names are the same distribution, for which - and _ are equivalent."""
     return one.lower().replace("_", "-") == other.lower().replace("_", "-")
 
 
@@ -73,52 +72,53 @@ def _check(plugin: str, installed: bool) -> int:
             "HARNESS_CHECK_LINES": str(lines),
         }
         environment.pop("PYTEST_ADDOPTS", None)
-        done = subprocess.run(
+        process = subprocess.run(
             [sys.executable, "-c", CHILD], env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
         )
-        told = [json.loads(line) for line in lines.read_text(encoding="utf-8").splitlines()]
-    rows = _rows(told)
-    begun = [line["begins"] for line in told if "begins" in line]
-    ended = {line["ends"] for line in told if "ends" in line}
-    if done.returncode not in (0, 1, 5):
-        last = done.stdout.strip().rpartition("\n")[2]
+        log = [json.loads(line) for line in lines.read_text(encoding="utf-8").splitlines()]
+    rows = _rows(log)
+    begun = [line["begins"] for line in log if "begins" in line]
+    ended = {line["ends"] for line in log if "ends" in line}
+    if process.returncode not in (0, 1, 5):
+        last = process.stdout.strip().rpartition("\n")[2]
         crashed = begun[-1].rpartition("::")[2] if begun and begun[-1] not in ended else "before the first check"
-        reason = f"the process {how_it_ended(done.returncode)}; what comes after was not checked: {last}"
+        reason = f"the process {how_it_ended(process.returncode)}; later checks did not run: {last}"
         rows.append({"thing": plugin, "check": crashed, "outcome": "crashed", "reason": reason})
-    print(_told(plugin, rows))
+    print(_format(plugin, rows))
     return int(any(row["outcome"] in ("failed", "crashed") for row in rows) or not rows)
 
 
-def _rows(told: Sequence[Mapping[str, Any]]) -> list[dict[str, str]]:
-    """A row for each check of each thing, however many networks it was tried on: its worst outcome, and why."""
+def _rows(log: Sequence[Mapping[str, Any]]) -> list[dict[str, str]]:
+    """One row per object and check, with the worst outcome over all networks and its reason."""
     rows: dict[tuple[str, str], dict[str, str]] = {}
-    tried: dict[tuple[str, str], list[Mapping[str, Any]]] = {}
-    for line in told:
+    outcomes: dict[tuple[str, str], list[Mapping[str, Any]]] = {}
+    for line in log:
         if "ends" in line:
-            tried.setdefault((line["thing"], line["check"]), []).append(line)
-    for (thing, name), lines in tried.items():
+            outcomes.setdefault((line["thing"], line["check"]), []).append(line)
+    for (thing, name), lines in outcomes.items():
         worst = next(outcome for outcome in OUTCOMES if any(line["outcome"] == outcome for line in lines))
-        found = [line for line in lines if line["outcome"] == worst]
-        where = f"{len(found)} of {len(lines)} ways: " if 0 < len(found) < len(lines) and worst != "passed" else ""
+        worst_lines = [line for line in lines if line["outcome"] == worst]
+        is_partial = len(worst_lines) < len(lines) and worst != "passed"
+        share = f"{len(worst_lines)} of {len(lines)} cases: " if is_partial else ""
         rows[thing, name] = {
             "thing": thing,
             "check": name.removeprefix("test_").replace("_", " "),
             "outcome": worst,
-            "reason": where + found[0]["reason"],
+            "reason": share + worst_lines[0]["reason"],
         }
     order = list(dict.fromkeys(thing for thing, _ in rows))
     return sorted(rows.values(), key=lambda row: order.index(row["thing"]))
 
 
-def _told(plugin: str, rows: Sequence[Mapping[str, str]]) -> str:
+def _format(plugin: str, rows: Sequence[Mapping[str, str]]) -> str:
     from tabulate import tabulate
 
     failed = [row for row in rows if row["outcome"] in ("failed", "crashed")]
-    table, above = [], ""
-    for row in rows:  # a thing is named once, in its first row
+    table, previous = [], ""
+    for row in rows:  # only the first row of an object names it
         reason = "see below" if row in failed else row["reason"]
-        table.append([row["thing"] if row["thing"] != above else "", row["check"], row["outcome"], reason])
-        above = row["thing"]
+        table.append([row["thing"] if row["thing"] != previous else "", row["check"], row["outcome"], reason])
+        previous = row["thing"]
     counts = {outcome: sum(row["outcome"] == outcome for row in rows) for outcome in OUTCOMES}
     summary = ", ".join(f"{count} {outcome}" for outcome, count in counts.items() if count) or "nothing was checked"
     return "\n".join(

@@ -1,4 +1,4 @@
-"""Watching a step at work: what it trained, what it did to its input, and what it left behind in the process."""
+"""Watch calls of a step's ``apply``: its trainings, changes to its input, and what it leaves behind in the process."""
 
 from __future__ import annotations
 
@@ -24,89 +24,92 @@ import numpy as np
 import torch
 
 from harness.api import Phase, Step, StepContext
-from harness.testing.world import probe
+from harness.testing._world import probe
 
-#: Seconds that a thread which is about to end may still take.
+#: Seconds to wait for threads that are about to end.
 GRACE = 0.5
-#: The sizes of the batches that a model is tried on.
+#: The batch sizes that a model is tried with.
 BATCHES = (1, 5)
 
 Training = tuple[Phase, Mapping[str, Any]]
 
 
 @dataclasses.dataclass
-class Sighting:
-    """What was seen of one call of ``apply``."""
+class ApplyCall:
+    """One watched call of ``apply``."""
 
     raised: BaseException | None = None
     returned: object = None
     trainings: list[Training] = dataclasses.field(default_factory=list)
-    taught: bool = False
-    #: What differs of the network that it was given; what it left in the process; files of the test split it opened.
-    changed: list[str] = dataclasses.field(default_factory=list)
-    left: list[str] = dataclasses.field(default_factory=list)
-    opened: list[str] = dataclasses.field(default_factory=list)
+    called_teach: bool = False
+    #: What it changed of its input network.
+    input_changes: list[str] = dataclasses.field(default_factory=list)
+    #: Threads, processes and files that it left open, and settings that it changed.
+    leftovers: list[str] = dataclasses.field(default_factory=list)
+    #: Openings of the file of the test split.
+    test_openings: list[str] = dataclasses.field(default_factory=list)
     printed: str = ""
-    #: By size of batch: what the returned model answers, or the text of what it raised.
-    answers: dict[int, torch.Tensor | str] = dataclasses.field(default_factory=dict)
+    #: The outputs of the returned model by batch size, or the text of the exception that it raised.
+    outputs: dict[int, torch.Tensor | str] = dataclasses.field(default_factory=dict)
     parameters: list[str] = dataclasses.field(default_factory=list)
     macs: int | None = None
 
 
 @contextlib.contextmanager
-def watched(kind: type[Step], test_file: Path) -> Iterator[list[Sighting]]:
-    """Every call of ``kind``'s ``apply`` in the block is looked at, and behaves as it would unseen."""
-    original, seen = kind.apply, list[Sighting]()
+def watch_apply(kind: type[Step], test_file: Path) -> Iterator[list[ApplyCall]]:
+    """Record every call of ``kind.apply`` in the block, without changing its behaviour."""
+    original, calls = kind.apply, list[ApplyCall]()
 
     @functools.wraps(original)
     def apply(self: Step, model: torch.nn.Module, context: StepContext) -> torch.nn.Module:
-        sighting = Sighting()
-        seen.append(sighting)
-        given = snapshot(model)
+        call = ApplyCall()
+        calls.append(call)
+        before = snapshot(model)
         try:
-            with _process(sighting, test_file):
-                result = original(self, model, _Recording(context, sighting))
+            with watch_process(call, test_file):
+                result = original(self, model, _RecordingContext(context, call))
         except BaseException as error:
-            sighting.raised = error
+            call.raised = error
             raise
         finally:
-            sighting.changed = differences(given, snapshot(model))
-        sighting.returned = result
+            call.input_changes = differences(before, snapshot(model))
+        call.returned = result
         if isinstance(result, torch.nn.Module):
-            _look_at(result, sighting)
+            _inspect(result, call)
         return result
 
     with mock.patch.object(kind, "apply", apply):
-        yield seen
+        yield calls
 
 
-def _look_at(model: torch.nn.Module, sighting: Sighting) -> None:
+def _inspect(model: torch.nn.Module, call: ApplyCall) -> None:
+    """Record the outputs, parameters and multiply-accumulates of the returned model."""
     from harness.nn.operations import count
 
-    with contextlib.suppress(Exception):  # what cannot be copied is looked at as it is
+    with contextlib.suppress(Exception):  # a model that cannot be copied is inspected itself
         model = copy.deepcopy(model)
     model.eval()
-    sighting.answers = answers(model)
-    sighting.parameters = shapes(model)
+    call.outputs = outputs_of(model)
+    call.parameters = shapes(model)
     with contextlib.suppress(Exception):
-        sighting.macs = count(model, torch.from_numpy(probe(1))).macs
+        call.macs = count(model, torch.from_numpy(probe(1))).macs
 
 
-class _Recording:
-    """A context that notes which trainings are asked for, and passes everything on."""
+class _RecordingContext:
+    """A context that records the trainings that a step asks for, and delegates everything."""
 
-    def __init__(self, context: StepContext, sighting: Sighting) -> None:
+    def __init__(self, context: StepContext, call: ApplyCall) -> None:
         self._context = context
-        self._sighting = sighting
+        self._call = call
 
     def fit(
         self, model: torch.nn.Module, phase: Phase = "finetune", name: str = "fit", **changes: Any
     ) -> torch.nn.Module:
-        self._sighting.trainings.append((phase, changes))
+        self._call.trainings.append((phase, changes))
         return self._context.fit(model, phase, name, **changes)
 
     def teach(self, teacher: torch.nn.Module) -> None:
-        self._sighting.taught = True
+        self._call.called_teach = True
         self._context.teach(teacher)
 
     def __getattr__(self, name: str) -> Any:
@@ -116,42 +119,42 @@ class _Recording:
 # ---------------------------------------------------------------------------------------------------------- models
 
 
-def answers(model: torch.nn.Module) -> dict[int, torch.Tensor | str]:
-    """What a model in evaluation mode answers to some inputs that it never saw, by size of batch."""
-    found: dict[int, torch.Tensor | str] = {}
+def outputs_of(model: torch.nn.Module) -> dict[int, torch.Tensor | str]:
+    """Return the outputs of a model in evaluation mode for unseen inputs, by batch size; an exception as its text."""
+    outputs: dict[int, torch.Tensor | str] = {}
     for size in BATCHES:
         try:
             with torch.inference_mode():
-                answer = model(torch.from_numpy(probe(size)))
-            found[size] = answer.clone() if isinstance(answer, torch.Tensor) else f"a {type(answer).__name__}"
+                output = model(torch.from_numpy(probe(size)))
+            outputs[size] = output.clone() if isinstance(output, torch.Tensor) else f"a {type(output).__name__}"
         except Exception as error:
-            found[size] = f"{type(error).__name__}: {error}"
-    return found
+            outputs[size] = f"{type(error).__name__}: {error}"
+    return outputs
 
 
 def shapes(model: torch.nn.Module) -> list[str]:
-    """The parameters by name and shape."""
+    """Return the name and shape of each parameter, sorted."""
     return sorted(f"{name} {tuple(weight.shape)}" for name, weight in model.named_parameters())
 
 
 def snapshot(model: torch.nn.Module) -> dict[str, object]:
-    """All that a step could change of a network, by a text that says what it is."""
-    found: dict[str, object] = {}
+    """Return everything that a step could change of a network, by a description."""
+    state: dict[str, object] = {}
     for path, module in model.named_modules(remove_duplicate=False):
         where = path or "the network"
-        found[f"the kind of {where}"] = f"{type(module).__module__}.{type(module).__qualname__}"
-        found[f"the training flag of {where}"] = module.training
-        found[f"the hooks of {where}"] = (len(module._forward_hooks), len(module._forward_pre_hooks))
+        state[f"the kind of {where}"] = f"{type(module).__module__}.{type(module).__qualname__}"
+        state[f"the training flag of {where}"] = module.training
+        state[f"the hooks of {where}"] = (len(module._forward_hooks), len(module._forward_pre_hooks))
     for name, value in model.state_dict(keep_vars=True).items():
-        found[f"the values of {name}"] = _bits(value)
+        state[f"the values of {name}"] = _bits(value)
     for name, weight in model.named_parameters():
-        found[f"requires_grad of {name}"] = weight.requires_grad
-        found[f"the gradient of {name}"] = None if weight.grad is None else _bits(weight.grad)
-    return found
+        state[f"requires_grad of {name}"] = weight.requires_grad
+        state[f"the gradient of {name}"] = None if weight.grad is None else _bits(weight.grad)
+    return state
 
 
 def differences(before: Mapping[str, object], after: Mapping[str, object]) -> list[str]:
-    """The names of what is not in both, and equal."""
+    """Return the names of the entries that are not equal in both."""
     missing = object()
     return [name for name in {**before, **after} if before.get(name, missing) != after.get(name, missing)]
 
@@ -169,16 +172,16 @@ def _bits(value: object) -> str:
 
 
 @contextlib.contextmanager
-def _process(sighting: Sighting, test_file: Path) -> Iterator[None]:
-    """Note what the block prints, opens, and leaves behind."""
-    settings, threads, handles, children = _settings(), set(threading.enumerate()), _handles(), _children()
+def watch_process(call: ApplyCall, test_file: Path) -> Iterator[None]:
+    """Record in ``call`` what the block prints, which openings of ``test_file`` it makes, and what it leaves behind."""
+    settings, threads, handles, children = _settings(), set(threading.enumerate()), open_handles(), _children()
     try:
-        with _stdout() as printed, _openings(test_file) as opened:
+        with _captured_stdout() as printed, _openings(test_file) as openings:
             yield
     finally:
-        sighting.printed = printed()
-        sighting.opened = opened
-        sighting.left = [
+        call.printed = printed()
+        call.test_openings = openings
+        call.leftovers = [
             *(f"{name} changed from {settings[name]} to {now}" for name, now in _settings().items() if
               name in settings and settings[name] != now),
             *(_describe(thread) for thread in _still_running(threads)),
@@ -188,7 +191,7 @@ def _process(sighting: Sighting, test_file: Path) -> Iterator[None]:
 
 
 def _settings() -> dict[str, object]:
-    """What is set for the whole process, and would change whatever is run next."""
+    """Return the process-wide settings that would affect whatever runs next."""
     return {
         "torch's default dtype": torch.get_default_dtype(),
         "torch's default device": torch.get_default_device(),
@@ -202,10 +205,10 @@ def _settings() -> dict[str, object]:
         "torch's oneDNN": torch.backends.mkldnn.enabled,
         "the precision of float32 products": torch.get_float32_matmul_precision(),
         "the seed of torch's global generator": torch.initial_seed(),
-        "NumPy's handling of errors": np.geterr(),
-        "the current folder": os.getcwd(),
+        "NumPy's error handling": np.geterr(),
+        "the working directory": os.getcwd(),
         "the environment": _environment(),
-        "the limit of recursion": sys.getrecursionlimit(),
+        "the recursion limit": sys.getrecursionlimit(),
     }
 
 
@@ -225,82 +228,82 @@ def _still_running(before: set[threading.Thread]) -> list[threading.Thread]:
 
 
 def _describe(thread: threading.Thread) -> str:
-    waits = "" if thread.daemon else ", and the process waits for its end"
-    return f"the thread {thread.name!r} still runs{waits}"
+    blocks = "" if thread.daemon else ", and the process cannot end before it"
+    return f"the thread {thread.name!r} still runs{blocks}"
 
 
 def _children() -> set[str]:
     return {child.name for child in multiprocessing.active_children()}
 
 
-def _handles() -> dict[str, str]:
-    """Open files by number, where the system tells (Linux)."""
-    found = {}
+def open_handles() -> dict[str, str]:
+    """Return the open files by file descriptor; empty where there is no /proc (not Linux)."""
+    handles = {}
     with contextlib.suppress(OSError):
         for number in os.listdir("/proc/self/fd"):
             with contextlib.suppress(OSError):
-                found[number] = os.readlink(f"/proc/self/fd/{number}")
-    return found
+                handles[number] = os.readlink(f"/proc/self/fd/{number}")
+    return handles
 
 
 def _new_handles(before: Mapping[str, str]) -> set[str]:
     def new() -> set[str]:
-        found = {target for number, target in _handles().items() if before.get(number) != target}
-        return {target for target in found if not target.startswith(("/dev/", "/proc/", "anon_inode:"))}
+        targets = {target for number, target in open_handles().items() if before.get(number) != target}
+        return {target for target in targets if not target.startswith(("/dev/", "/proc/", "anon_inode:"))}
 
     if new():
-        gc.collect()  # what nothing refers to any more is closed; it takes long, so not each time
+        gc.collect()  # closes files of unreachable objects; slow, so only when needed
     return new()
 
 
 @contextlib.contextmanager
-def _stdout() -> Iterator[Callable[[], str]]:
-    """Catch what is printed to the standard output, by Python or beneath it."""
+def _captured_stdout() -> Iterator[Callable[[], str]]:
+    """Capture the standard output, of Python code and of file descriptor 1."""
     text = io.StringIO()
     with tempfile.TemporaryFile() as file:
-        beneath = ""
+        descriptor_text = ""
         sys.stdout.flush()
         saved = os.dup(1)
         os.dup2(file.fileno(), 1)
         try:
             with contextlib.redirect_stdout(text):
-                yield lambda: text.getvalue() + beneath
+                yield lambda: text.getvalue() + descriptor_text
         finally:
             os.dup2(saved, 1)
             os.close(saved)
             file.seek(0)
-            beneath = file.read().decode(errors="replace")
+            descriptor_text = file.read().decode(errors="replace")
 
 
-#: The inode of the file that is looked out for, and which openings of it were seen.
+#: Device and inode of the guarded file, and the openings of it so far.
 _guarded: tuple[tuple[int, int], list[str]] | None = None
 
 
 @functools.cache
 def _install_hook() -> None:
-    """An audit hook stays for the life of the process; it costs nothing while nothing is guarded."""
+    """Install the audit hook once, since it cannot be removed; it returns at once while no file is guarded."""
     sys.addaudithook(_audit)
 
 
 def _audit(event: str, arguments: tuple[Any, ...]) -> None:
     if _guarded is None or event != "open" or not isinstance(arguments[0], (str, bytes, os.PathLike)):
         return
-    inode, seen = _guarded
+    inode, openings = _guarded
     with contextlib.suppress(OSError, ValueError):
         status = os.stat(arguments[0])
         if (status.st_dev, status.st_ino) == inode:
             frame = sys._getframe(1)
-            seen.append(f"{os.fsdecode(arguments[0])} (in {frame.f_code.co_filename}, line {frame.f_lineno})")
+            openings.append(f"{os.fsdecode(arguments[0])} (in {frame.f_code.co_filename}, line {frame.f_lineno})")
 
 
 @contextlib.contextmanager
 def _openings(file: Path) -> Iterator[list[str]]:
-    """Every opening of ``file`` in this process, under whichever name."""
+    """Record every opening of ``file`` in this process, under any name."""
     global _guarded
     _install_hook()
-    status, seen = file.stat(), list[str]()
-    _guarded = (status.st_dev, status.st_ino), seen
+    status, openings = file.stat(), list[str]()
+    _guarded = (status.st_dev, status.st_ino), openings
     try:
-        yield seen
+        yield openings
     finally:
         _guarded = None
