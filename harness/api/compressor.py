@@ -65,7 +65,7 @@ def compressor(function: Callable[Concatenate[torch.nn.Module, StepContext, P], 
 
     try:
         kind = dataclasses.make_dataclass(
-            "".join(part.capitalize() for part in name.split("_")),
+            "".join(word.capitalize() for word in name.split("_")),
             [(parameter.name, hints[parameter.name], _field(parameter)) for parameter in parameters],
             bases=(Step,),
             namespace={

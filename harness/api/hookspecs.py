@@ -1,11 +1,11 @@
-"""The hooks: all that a plugin can do, each with its reason and an example. This is the contract's only home.
+"""Specify the hooks: everything that a plugin can do, each with an example.
 
-A plugin is a module named by an entry point of the group ``harness``::
+A plugin is a module that an entry point of the group ``harness`` names::
 
     [project.entry-points.harness]
     my_plugin = "my_plugin"
 
-It implements any of the hooks below as functions marked with ``harness.hookimpl``.
+It implements any of the hooks below, as functions marked with ``harness.hookimpl``.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ hookimpl = pluggy.HookimplMarker(PROJECT)
 
 @hookspec
 def harness_datasets(register: Callable[[Dataset], None]) -> None:
-    """Bring data sets, so that suites can name them.
+    """Register data sets, so that suites can name them.
 
     ::
 
@@ -38,7 +38,7 @@ def harness_datasets(register: Callable[[Dataset], None]) -> None:
 
 @hookspec
 def harness_architectures(register: Callable[[Architecture], None]) -> None:
-    """Bring networks, so that suites can name them.
+    """Register networks, so that suites can name them.
 
     ::
 
@@ -50,9 +50,9 @@ def harness_architectures(register: Callable[[Architecture], None]) -> None:
 
 @hookspec
 def harness_steps(register: Callable[[type[Step] | Compressor[...]], None]) -> None:
-    """Bring steps (compressors): the classes, not values of them, so that suites can name and parametrise them.
+    """Register steps (compressors), as classes and not as instances, so that suites can name and parametrise them.
 
-    What ``harness.api.compressor`` made of a function is such a class.
+    A function decorated with ``@compressor`` is such a class.
 
     ::
 
@@ -64,7 +64,7 @@ def harness_steps(register: Callable[[type[Step] | Compressor[...]], None]) -> N
 
 @hookspec
 def harness_metrics(register: Callable[[Metric], None]) -> None:
-    """Bring metrics; every registered metric is computed for every cell.
+    """Register metrics; every registered metric is computed for every cell.
 
     ::
 
@@ -76,7 +76,7 @@ def harness_metrics(register: Callable[[Metric], None]) -> None:
 
 @hookspec
 def harness_runtimes(register: Callable[[Runtime], None]) -> None:
-    """Bring what executes deployed files, so that suites can name it.
+    """Register runtimes, which execute deployed files, so that suites can name them.
 
     ::
 
@@ -88,9 +88,9 @@ def harness_runtimes(register: Callable[[Runtime], None]) -> None:
 
 @hookspec
 def harness_kinds(register: Callable[[Kind], None]) -> None:
-    """Publish a kind of thing of your own, which other plugins bring with the hook that it names.
+    """Publish your own kind of object, which other plugins register with the hook that the kind names.
 
-    The harness checks and lists such things as it does data sets, and hands them to sections of the report.
+    The harness validates and lists such objects like data sets, and passes them to sections of the report.
 
     ::
 
@@ -102,10 +102,10 @@ def harness_kinds(register: Callable[[Kind], None]) -> None:
 
 @hookspec
 def harness_cell_finished(record: Mapping[str, Any]) -> None:
-    """Look at the record of a cell that was measured: to log it, or send it elsewhere.
+    """Receive the record of a measured cell, for example to log it or send it elsewhere.
 
-    It is what goes into the JSON file but for the verdict on its latency, which depends on the other cells too and
-    joins it at the end of the run.
+    It equals the record in the JSON file, except for the verdict on the latency. The verdict depends on the other cells
+    and is added at the end of the run.
 
     ::
 
@@ -119,9 +119,9 @@ def harness_cell_finished(record: Mapping[str, Any]) -> None:
 def harness_report_section(
     records: Sequence[Mapping[str, Any]], context: ReportContext
 ) -> Section | Sequence[Section] | tuple[str, str] | None:
-    """Add sections to the report: one, several, a title with a preformatted text, or None to add nothing.
+    """Add to the report: return a section, several, a pair of title and preformatted text, or None.
 
-    ``context`` says what the report is made for; leave the argument out if you do not need it.
+    ``context`` describes the report; leave the argument out if you do not need it.
 
     ::
 

@@ -88,12 +88,12 @@ def _holds_bool(value: Any) -> bool:
 
 
 def _admits_bool(type_: Any) -> bool:
-    """Whether a type, or a part of it, is bool or accepts any value, as list does."""
-    parts = typing.get_args(type_)
+    """Whether a type, or one of its arguments, is bool or accepts any value, as list does."""
+    arguments = typing.get_args(type_)
     if typing.get_origin(type_) is typing.Literal:
-        return any(isinstance(part, bool) for part in parts)
-    if parts:
-        return any(map(_admits_bool, parts))
+        return any(isinstance(argument, bool) for argument in arguments)
+    if arguments:
+        return any(map(_admits_bool, arguments))
     if hasattr(type_, "__supertype__"):
         return _admits_bool(type_.__supertype__)
     return type_ in (bool, object, Any) or hasattr(typing.get_origin(type_) or type_, "__class_getitem__")

@@ -1,4 +1,4 @@
-"""What executes deployed files, and the environment of a timing."""
+"""Define runtimes, which execute deployed files, and profiles, the environments of timings."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 #: Memory allocators that a profile can name; "system" is the C library's own.
 ALLOCATORS = ("system", "tcmalloc", "jemalloc", "mimalloc")
-#: Instruction sets that a profile can hold torch to; "auto" is the best that the processor has.
+#: Instruction sets that a profile can limit torch to; "auto" is the best that the processor supports.
 INSTRUCTION_SETS = ("auto", "default", "avx2", "avx512")
 
 
@@ -25,9 +25,10 @@ INSTRUCTION_SETS = ("auto", "default", "avx2", "avx512")
 class Profile:
     """The environment of a timing. ``allocator`` is one of system, tcmalloc, jemalloc, mimalloc, or a preference order.
 
-    ``affinity`` lists CPU numbers, or "auto" for as many as there are threads; ``onednn`` switches oneDNN's kernels.
-    ``isa`` is one of auto, default, avx2, avx512: the best instructions that torch's own kernels, oneDNN and MKL may
-    use. What torch's kernels use is verified; oneDNN and MKL do not tell, and FBGEMM, which runs int8, chooses itself.
+    ``affinity`` is a list of CPU numbers, "auto" for one CPU per thread, or None. ``onednn`` switches oneDNN's kernels.
+    ``isa`` is one of auto, default, avx2, avx512: the best instruction set that torch's own kernels, oneDNN and MKL may
+    use. The one of torch's kernels is verified; oneDNN and MKL do not report theirs, and FBGEMM, which runs int8,
+    chooses its own. Raises UsageError for invalid values.
     """
 
     threads: int = 1
@@ -39,31 +40,33 @@ class Profile:
 
     def __post_init__(self) -> None:
         if not isinstance(self.threads, int) or self.threads < 1:
-            raise UsageError(f"Profile(threads={self.threads!r}): a whole number of threads, at least one")
+            raise UsageError(f"Profile(threads={self.threads!r}): threads must be a whole number, at least 1")
         for field in ("allocator", "affinity"):
             value = getattr(self, field)
             if isinstance(value, Iterable) and not isinstance(value, str):
                 object.__setattr__(self, field, tuple(value))
         if not isinstance(self.onednn, bool):
-            raise UsageError(f"Profile(onednn={self.onednn!r}): True or False")
+            raise UsageError(f"Profile(onednn={self.onednn!r}): onednn must be True or False")
         if not self.allocators:
             raise UsageError("Profile(allocator=[]): name at least one allocator")
         for name in self.allocators:
             if name not in ALLOCATORS:
-                raise UsageError(f"Profile(allocator={name!r}): there is no such allocator{nearest(name, ALLOCATORS)}")
+                raise UsageError(f"Profile(allocator={name!r}): unknown allocator{nearest(name, ALLOCATORS)}")
         if self.isa not in INSTRUCTION_SETS:
             raise UsageError(
-                f"Profile(isa={self.isa!r}): there is no such set{nearest(str(self.isa), INSTRUCTION_SETS)}"
+                f"Profile(isa={self.isa!r}): unknown instruction set{nearest(str(self.isa), INSTRUCTION_SETS)}"
             )
         if self.affinity is None or self.affinity == "auto":
             return
         numbers = self.affinity if isinstance(self.affinity, tuple) else ()
         if not numbers or not all(isinstance(number, int) and number >= 0 for number in numbers):
-            raise UsageError(f"Profile(affinity={self.affinity!r}): None, 'auto' or a list of CPU numbers")
+            raise UsageError(
+                f"Profile(affinity={self.affinity!r}): affinity must be None, 'auto' or a list of CPU numbers"
+            )
         if len(set(numbers)) < self.threads:
             raise UsageError(
-                f"Profile(threads={self.threads}, affinity={list(numbers)}): the threads would wait for one another; "
-                "name as many CPUs as there are threads"
+                f"Profile(threads={self.threads}, affinity={list(numbers)}): several threads would share a CPU; "
+                "list at least as many CPUs as threads"
             )
 
     @property
@@ -73,13 +76,13 @@ class Profile:
 
 
 class Predictor(Protocol):
-    """A deployed file, loaded: maps inputs (batch, *input_shape) float32 to probabilities (batch, labels)."""
+    """A loaded deployed file: maps inputs (batch, *input_shape) float32 to probabilities (batch, labels)."""
 
     def __call__(self, inputs: torch.Tensor) -> torch.Tensor: ...
 
 
 class Runtime(FormerNames, abc.ABC):
-    """What executes a deployed file."""
+    """Write deployable files and execute them."""
 
     _former_names: ClassVar = {"about": "summary"}
     name: ClassVar[str]
@@ -88,7 +91,10 @@ class Runtime(FormerNames, abc.ABC):
 
     @abc.abstractmethod
     def deploy(self, artefact: Path, folder: Path) -> Path:
-        """Write into ``folder`` the file that would be shipped for this artefact, and return it."""
+        """Write the deployable file for this artefact into ``folder``, and return its path.
+
+        Raise Unsupported for a model that the runtime cannot execute.
+        """
 
     @abc.abstractmethod
     def load(self, file: Path) -> Predictor:

@@ -133,17 +133,17 @@ def check_free(kind: str, names: Names, plugins: Plugins) -> None:
 
 def render(kind: str, names: Names) -> dict[PurePosixPath, str]:
     """Return the texts of a package's files by their paths in it."""
-    command, then = KINDS[kind]
+    command, remark = KINDS[kind]
     values = {
         **dataclasses.asdict(names),
         "kind": kind,
         "a": "an" if kind[0] in "aeiou" else "a",
         "try_it": command.format(name=names.name),
-        "then": then,
+        "then": remark,
     }
     root = resources.files("harness.plugin") / "templates"
     files = {}
-    for path, text in (pair for part in ("every", kind) for pair in _templates(root / part, PurePosixPath())):
+    for path, text in (pair for folder in ("every", kind) for pair in _templates(root / folder, PurePosixPath())):
         target = PurePosixPath(str(path).removesuffix(SUFFIX).replace("NAME", names.name))
         files[target] = string.Template(text).substitute(values)
     return files

@@ -423,7 +423,7 @@ def test_every_option_reaches_the_plan(calls: list[tuple[CalibrationPlan, Path |
         ("--processes 1", "processes=1 is too small: a calibration needs at least 2"),
         ("--planted 1%,x", "--planted '1%,x' is not a list of shares such as 2%,10% or 0.02"),
         ("--margin 1", "did you mean 1%?"),
-        ("--allocator jemaloc", "there is no such allocator; did you mean 'jemalloc'"),
+        ("--allocator jemaloc", "unknown allocator; did you mean 'jemalloc'"),
         ("--unknown", "unrecognized arguments: --unknown (calibrate.py --help lists the options)"),
     ],
 )

@@ -100,7 +100,7 @@ def test_plan_uses_the_option_data(run: Run) -> None:
         (["explain", "a", "b", "c", "--store", "."], "explain takes one key or two"),
         (["doctor", "--margin", "1 percent"], "the margin '1 percent' is not a share of the latency"),
         (["doctor", "--margin", "0"], "no machine resolves a margin of 0"),
-        (["doctor", "--allocator", "jemaloc"], "there is no such allocator; did you mean 'jemalloc'"),
+        (["doctor", "--allocator", "jemaloc"], "unknown allocator; did you mean 'jemalloc'"),
         (["calibrate", "--pairs", "20"], "calibrate was moved to results/calibration/calibrate.py"),
     ],
 )

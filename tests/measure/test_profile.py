@@ -86,11 +86,11 @@ def test_a_missing_allocator_is_an_error_that_says_how_to_install_it(libraries: 
 @pytest.mark.parametrize(
     ("wrong", "reason"),
     [
-        ({"allocator": ["system", "jemaloc"]}, "there is no such allocator; did you mean 'jemalloc'"),
+        ({"allocator": ["system", "jemaloc"]}, "unknown allocator; did you mean 'jemalloc'"),
         ({"allocator": []}, "name at least one allocator"),
         ({"affinity": "0-1"}, "None, 'auto' or a list of CPU numbers"),
         ({"affinity": [0, -1]}, "None, 'auto' or a list of CPU numbers"),
-        ({"threads": "2"}, "a whole number of threads"),
+        ({"threads": "2"}, "threads must be a whole number"),
     ],
 )
 def test_a_wrong_profile_is_refused_where_it_is_written(wrong: dict[str, Any], reason: str) -> None:
@@ -240,17 +240,17 @@ def test_an_instruction_set_is_asked_of_torch_of_onednn_and_of_mkl() -> None:
     assert variables["ONEDNN_MAX_CPU_ISA"] == "AVX2"
     assert variables["MKL_ENABLE_INSTRUCTIONS"] == "AVX2"
     assert not any("ISA" in name or "CAPABILITY" in name for name in worker_environment(Profile()).variables)
-    with pytest.raises(UsageError, match="there is no such set; did you mean 'avx2'"):
+    with pytest.raises(UsageError, match="unknown instruction set; did you mean 'avx2'"):
         Profile(isa="avx22")
 
 
 @pytest.mark.parametrize(
     ("wrong", "message"),
     [
-        ({"affinity": 1}, r"Profile\(affinity=1\): None, 'auto' or a list"),
+        ({"affinity": 1}, r"Profile\(affinity=1\): affinity must be None, 'auto' or a list"),
         ({"affinity": ()}, r"Profile\(affinity=\(\)\)"),
-        ({"affinity": (1,), "threads": 2}, r"threads=2, affinity=\[1\]\): the threads would wait for one another"),
-        ({"onednn": "no"}, r"Profile\(onednn='no'\): True or False"),
+        ({"affinity": (1,), "threads": 2}, r"threads=2, affinity=\[1\]\): several threads would share a CPU"),
+        ({"onednn": "no"}, r"Profile\(onednn='no'\): onednn must be True or False"),
     ],
 )
 def test_a_profile_that_cannot_be_meant_is_refused_where_it_is_written(wrong: dict[str, Any], message: str) -> None:

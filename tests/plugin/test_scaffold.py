@@ -1,4 +1,4 @@
-"""A new plugin's package: it works as it was written, in an environment of its own, or nothing is written at all."""
+"""A new plugin's package works unchanged in its own environment; after an error, nothing is written."""
 
 from __future__ import annotations
 
@@ -39,11 +39,11 @@ def here(nowhere: None, toy_installed: object) -> Path:
     return folder
 
 
-# ---------------------------------------------------------------------------------------------- what is written works
+# ---------------------------------------------------------------------------------------------- generated packages work
 
 
 def use(environment: Environment, folder: Path, kind: str, *options: str) -> str:
-    """Write and install a package, run its tests, with options of pytest, and give what ``harness list`` shows."""
+    """Write and install a package, run its tests with options of pytest, and return the output of ``harness list``."""
     name = EXAMPLES[kind]
     environment.run("harness", "plugin", "new", kind, name, "--into", folder)
     environment.install(folder)
@@ -52,7 +52,7 @@ def use(environment: Environment, folder: Path, kind: str, *options: str) -> str
 
 
 def test_a_new_compressor_works(fresh_environment: Environment, tmp_path: Path) -> None:
-    # On one of the kit's networks; on all of them when it passes the check, below.
+    # On one of the kit's networks; test_each_kind_passes_the_check tries all of them.
     shown = use(fresh_environment, tmp_path / "package", "compressor", "-k", "not lstm and not mlp")
     assert re.search(
         r"^  com_one +Set the weights of each layer .*\[com_one \(harness-com-one 0\.1\.0\)\]$", shown, re.M
@@ -90,10 +90,10 @@ def test_the_suite_of_a_new_compressor_runs(fresh_environment: Environment, tmp_
     assert "8 passed" in ran.stdout
 
 
-# ------------------------------------------------------------------------------------------------------ how it is made
+# ------------------------------------------------------------------------------------------------------ what is written
 
 
-def test_the_package_and_the_commands_are_told(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_package_and_the_commands_are_listed(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["plugin", "new", "compressor", "low-rank", "--into", "here/deep/er"]) == 0
     lines = capsys.readouterr().out.splitlines()
     files = sorted(path.relative_to(here / "deep/er").as_posix() for path in here.rglob("*") if path.is_file())
@@ -127,7 +127,7 @@ def test_an_empty_folder_is_filled(here: Path) -> None:
 
 @pytest.mark.parametrize("there", [True, False])
 @pytest.mark.parametrize("error", [OSError(28, "No space left on device"), KeyboardInterrupt()])
-def test_what_fails_midway_leaves_nothing(
+def test_a_failure_midway_leaves_nothing(
     here: Path, monkeypatch: pytest.MonkeyPatch, there: bool, error: BaseException
 ) -> None:
     write, folder = Path.write_text, here / "package"
@@ -147,7 +147,7 @@ def test_what_fails_midway_leaves_nothing(
 
 
 @given(KIND, NAME)
-def test_whatever_is_accepted_is_python_and_toml(kind: str, name: str) -> None:
+def test_every_accepted_name_gives_valid_python_and_toml(kind: str, name: str) -> None:
     try:
         names = Names.of(name)
         check_free(kind, names, Plugins())
@@ -167,7 +167,7 @@ def test_whatever_is_accepted_is_python_and_toml(kind: str, name: str) -> None:
 
 
 @pytest.mark.parametrize("name", ["ab", "weight-clusters", "zeta"])
-def test_what_is_written_is_in_style(here: Path, name: str) -> None:
+def test_generated_code_is_clean_and_formatted(here: Path, name: str) -> None:
     for kind in KINDS:
         new(kind, name, here / kind)
     ruff = [sys.executable, "-m", "ruff"]
@@ -179,7 +179,7 @@ def test_what_is_written_is_in_style(here: Path, name: str) -> None:
 
 
 @pytest.mark.slow
-def test_what_is_written_has_right_types(here: Path) -> None:
+def test_generated_code_passes_the_type_checker(here: Path) -> None:
     files = []
     for kind, name in EXAMPLES.items():
         written = new(kind, name, here / kind)
@@ -197,23 +197,23 @@ def test_the_wheel_has_the_templates(tmp_path: Path) -> None:
     command = [sys.executable, "-m", "hatchling", "build", "--target", "wheel", "--directory", str(tmp_path)]
     subprocess.run(command, cwd=ROOT, check=True, capture_output=True)
     (wheel,) = tmp_path.glob("*.whl")
-    held = {name for name in zipfile.ZipFile(wheel).namelist() if name.startswith("harness/plugin/templates/")}
-    there = {
+    packed = {name for name in zipfile.ZipFile(wheel).namelist() if name.startswith("harness/plugin/templates/")}
+    templates = {
         path.relative_to(ROOT).as_posix() for path in (ROOT / "harness/plugin/templates").rglob("*") if path.is_file()
     }
-    assert held == there
-    assert len(there) == 3 + 2 * len(KINDS) + 1
+    assert packed == templates
+    assert len(templates) == 3 + 2 * len(KINDS) + 1
 
 
 @pytest.mark.parametrize(
     ("active", "line"), [(True, "harness plugin check x"), (False, "{home}/harness plugin check x")]
 )
-def test_commands_have_a_path_where_the_environment_is_not_active(
+def test_commands_have_a_path_if_the_environment_is_not_active(
     monkeypatch: pytest.MonkeyPatch, active: bool, line: str
 ) -> None:
     home = Path(sys.executable).parent
-    found = str(home / "harness") if active else "/elsewhere/harness"
-    monkeypatch.setattr(scaffold.shutil, "which", lambda program: found)
+    location = str(home / "harness") if active else "/elsewhere/harness"
+    monkeypatch.setattr(scaffold.shutil, "which", lambda program: location)
     assert typed(["harness plugin check x"]) == [line.format(home=home)]
 
 
@@ -236,7 +236,7 @@ def test_commands_have_a_path_where_the_environment_is_not_active(
         ("low\n", "low"),
     ],
 )
-def test_what_is_no_name_is_refused(here: Path, name: str, suggestion: str) -> None:
+def test_an_invalid_name_is_refused(here: Path, name: str, suggestion: str) -> None:
     with pytest.raises(UsageError, match=f"as in '{suggestion}'$"):
         new("compressor", name, here)
     Names.of(suggestion)
@@ -259,13 +259,13 @@ def test_what_is_no_name_is_refused(here: Path, name: str, suggestion: str) -> N
         ("metric", "metric", "name that the generated code uses itself"),
     ],
 )
-def test_a_name_that_is_something_already_is_refused(here: Path, kind: str, name: str, reason: str) -> None:
+def test_a_name_in_use_is_refused(here: Path, kind: str, name: str, reason: str) -> None:
     with pytest.raises(UsageError, match=reason):
         new(kind, name, here)
     assert not any(here.iterdir())
 
 
-def test_a_registered_name_is_told_before_a_word_of_the_written_code(here: Path) -> None:
+def test_a_registered_name_is_reported_before_a_word_of_the_generated_code(here: Path) -> None:
     installed().steps.add("prune", Halve, Origin("compress", "harness", "1"))
     with pytest.raises(UsageError, match="step 'prune' is already registered by plugin compress"):
         new("compressor", "prune", here)
@@ -279,20 +279,20 @@ def test_the_name_of_a_module_is_refused(here: Path, tmp_path: Path, monkeypatch
 
 
 @pytest.mark.parametrize(
-    ("kind", "name"), [("metric", "metric-spec"), ("runtime", "predictor"), ("compressor", "moved")]
+    ("kind", "name"), [("metric", "metric-spec"), ("runtime", "predictor"), ("compressor", "fake-context")]
 )
-def test_a_class_of_the_written_code_is_refused(here: Path, kind: str, name: str) -> None:
+def test_a_class_of_the_generated_code_is_refused(here: Path, kind: str, name: str) -> None:
     word = name.title().replace("-", "")
     with pytest.raises(UsageError, match=f"'{word}' is a name that the generated code uses itself"):
         new(kind, name, here)
 
 
-def test_a_wrong_kind_is_answered_with_the_right_one(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_an_unknown_kind_suggests_the_nearest(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["plugin", "new", "compresor", "low-rank"]) == 4
     assert "did you mean 'compressor'?" in capsys.readouterr().err
 
 
-def test_a_folder_that_is_taken_is_refused(here: Path) -> None:
+def test_a_folder_in_use_is_refused(here: Path) -> None:
     (here / "file").write_text("mine")
     for folder, reason in ((here, "is not empty; name another"), (here / "file", "is a file; name a folder")):
         with pytest.raises(UsageError, match=reason):
@@ -300,7 +300,7 @@ def test_a_folder_that_is_taken_is_refused(here: Path) -> None:
     assert [(path.name, path.read_text()) for path in here.iterdir()] == [("file", "mine")]
 
 
-def test_a_folder_that_cannot_be_made_is_told(here: Path) -> None:
+def test_a_folder_that_cannot_be_created_is_reported(here: Path) -> None:
     (here / "file").write_text("mine")
     with pytest.raises(HarnessError, match=r"cannot write the package into .*--into"):
         new("compressor", "low-rank", here / "file" / "package")
