@@ -85,18 +85,18 @@ class StepType(abc.ABCMeta):
         signature = inspect.signature(maker)
         return signature.replace(parameters=list(signature.parameters.values())[1:])
 
-    def __call__(cls: type[T], *given: Any, **named: Any) -> T:
+    def __call__(cls: type[T], *positional: Any, **named: Any) -> T:
         """Make the step. Raises UsageError, with the nearest known names, for parameters that it does not take."""
         signature = inspect.signature(cls)
         try:
-            signature.bind(*given, **named)
+            signature.bind(*positional, **named)
         except TypeError as error:
-            reason = _wrong_call(signature, len(given), named) or str(error)
+            reason = _wrong_call(signature, len(positional), named) or str(error)
             raise UsageError(f"step {getattr(cls, 'name', cls.__name__)!r}{reason}") from None
-        return super().__call__(*given, **named)  # type: ignore[misc, no-any-return]
+        return super().__call__(*positional, **named)  # type: ignore[misc, no-any-return]
 
 
-def _wrong_call(signature: inspect.Signature, given: int, named: Mapping[str, Any]) -> str:
+def _wrong_call(signature: inspect.Signature, positional: int, named: Mapping[str, Any]) -> str:
     """Describe why a signature does not allow a call, as the end of a message."""
     known = [p for p in signature.parameters.values() if p.kind not in (p.VAR_POSITIONAL, p.VAR_KEYWORD)]
     names = [parameter.name for parameter in known]
@@ -105,12 +105,12 @@ def _wrong_call(signature: inspect.Signature, given: int, named: Mapping[str, An
     for name in named:
         if name not in names and not open_ended:
             return f" has no parameter {name!r}{nearest(name, names) if names else ': it takes none'}"
-    for name in placed[:given]:
+    for name in placed[:positional]:
         if name in named:
             return f" gets its parameter {name!r} twice, by position and by name"
-    if given > len(placed):
-        return f" takes {len(placed)} by position and got {given} (known: {', '.join(names)})"
-    missing = [p.name for p in known if p.default is p.empty and p.name not in {*placed[:given], *named}]
+    if positional > len(placed):
+        return f" takes {len(placed)} by position and got {positional} (known: {', '.join(names)})"
+    missing = [p.name for p in known if p.default is p.empty and p.name not in {*placed[:positional], *named}]
     return f": missing {', '.join(map(repr, missing))} (known: {', '.join(names)})"
 
 

@@ -83,7 +83,7 @@ def _check(plugin: str, installed: bool) -> int:
         last = process.stdout.strip().rpartition("\n")[2]
         crashed = begun[-1].rpartition("::")[2] if begun and begun[-1] not in ended else "before the first check"
         reason = f"the process {how_it_ended(process.returncode)}; later checks did not run: {last}"
-        rows.append({"thing": plugin, "check": crashed, "outcome": "crashed", "reason": reason})
+        rows.append({"object": plugin, "check": crashed, "outcome": "crashed", "reason": reason})
     print(_format(plugin, rows))
     return int(any(row["outcome"] in ("failed", "crashed") for row in rows) or not rows)
 
@@ -94,20 +94,20 @@ def _rows(log: Sequence[Mapping[str, Any]]) -> list[dict[str, str]]:
     outcomes: dict[tuple[str, str], list[Mapping[str, Any]]] = {}
     for line in log:
         if "ends" in line:
-            outcomes.setdefault((line["thing"], line["check"]), []).append(line)
-    for (thing, name), lines in outcomes.items():
+            outcomes.setdefault((line["object"], line["check"]), []).append(line)
+    for (subject, name), lines in outcomes.items():
         worst = next(outcome for outcome in OUTCOMES if any(line["outcome"] == outcome for line in lines))
         worst_lines = [line for line in lines if line["outcome"] == worst]
         is_partial = len(worst_lines) < len(lines) and worst != "passed"
         share = f"{len(worst_lines)} of {len(lines)} cases: " if is_partial else ""
-        rows[thing, name] = {
-            "thing": thing,
+        rows[subject, name] = {
+            "object": subject,
             "check": name.removeprefix("test_").replace("_", " "),
             "outcome": worst,
             "reason": share + worst_lines[0]["reason"],
         }
-    order = list(dict.fromkeys(thing for thing, _ in rows))
-    return sorted(rows.values(), key=lambda row: order.index(row["thing"]))
+    order = list(dict.fromkeys(subject for subject, _ in rows))
+    return sorted(rows.values(), key=lambda row: order.index(row["object"]))
 
 
 def _format(plugin: str, rows: Sequence[Mapping[str, str]]) -> str:
@@ -117,14 +117,14 @@ def _format(plugin: str, rows: Sequence[Mapping[str, str]]) -> str:
     table, previous = [], ""
     for row in rows:  # only the first row of an object names it
         reason = "see below" if row in failed else row["reason"]
-        table.append([row["thing"] if row["thing"] != previous else "", row["check"], row["outcome"], reason])
-        previous = row["thing"]
+        table.append([row["object"] if row["object"] != previous else "", row["check"], row["outcome"], reason])
+        previous = row["object"]
     counts = {outcome: sum(row["outcome"] == outcome for row in rows) for outcome in OUTCOMES}
     summary = ", ".join(f"{count} {outcome}" for outcome, count in counts.items() if count) or "nothing was checked"
     return "\n".join(
         [
             f"plugin {plugin}",
-            tabulate(table, ["thing", "check", "outcome", "reason"], maxcolwidths=[40, 44, None, 60]),
+            tabulate(table, ["object", "check", "outcome", "reason"], maxcolwidths=[40, 44, None, 60]),
             *(f"\n{row['check']}: {row['outcome']}\n{row['reason']}" for row in failed),
             f"\nplugin {plugin}: {summary}",
         ]

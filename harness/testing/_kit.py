@@ -134,10 +134,10 @@ class Logger:
                 reason = str(report.longrepr)
             parameters = getattr(item, "callspec", None)
             values = dict(parameters.params) if parameters else {}
-            thing = next((_name(values.pop(kind)) for kind in KINDS if kind in values), os.environ[NAME])
+            subject = next((_name(values.pop(kind)) for kind in KINDS if kind in values), os.environ[NAME])
             where = ", ".join(str(value) for value in values.values() if isinstance(value, str))
             check = item.name.partition("[")[0]
-            _log(ends=item.nodeid, thing=thing, check=check, where=where, outcome=report.outcome, reason=reason)
+            _log(ends=item.nodeid, object=subject, check=check, where=where, outcome=report.outcome, reason=reason)
         return report
 
 
