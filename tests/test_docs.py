@@ -7,6 +7,7 @@ import re
 import shlex
 import sys
 import tomllib
+import warnings
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, get_args
@@ -15,7 +16,7 @@ import msgspec
 import pytest
 import yaml
 
-from harness import Matrix
+from harness import Architecture, Dataset, Matrix, Metric, Runtime, Step, former_names, hookimpl
 from harness.api import hookspecs
 from harness.cli.main import INTERRUPTED, USAGE_ERROR, _parser
 from harness.data.library import VARIABLE
@@ -270,6 +271,35 @@ def test_every_field_of_a_record_is_documented() -> None:
     for kind in found:
         for field in msgspec.structs.fields(kind):
             assert f"`{field.encode_name}`" in PAGES["records.md"], f"{kind.__name__}.{field.encode_name}"
+
+
+def test_every_former_name_is_on_the_page_about_upgrading() -> None:
+    rows = dict(re.findall(r"^\| `([\w.]+)[^`]*`.* \| `([\w.]+)[^`]*`", PAGES["upgrading.md"], re.MULTILINE))
+    assert dict(former_names.MODULES).items() <= rows.items()
+    for name, module in former_names.MOVED.items():
+        assert rows[f"harness.{name}"] == f"{module}.{name}"
+    for module, names in former_names.EXPORTS.items():
+        for former, present in names.items():
+            prefix = "harness." if module in ("harness", "harness.api") else ""
+            assert rows[prefix + former] == prefix + present
+    for contract in (Architecture, Dataset, Metric, Runtime, Step):
+        for former, present in contract._former_names.items():
+            prefix = "" if former == "about" else f"{contract.__name__}."
+            assert rows[prefix + former] == prefix + present
+
+
+def test_the_metric_of_the_page_about_upgrading_uses_no_former_name() -> None:
+    (block,) = blocks("python", PAGES["upgrading.md"])
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        names: dict[str, Any] = {}
+        exec(compile(block, "upgrading", "exec"), names)
+        module = type(sys)("upgraded")
+        module.harness_metrics = hookimpl(lambda register: register(names["Largest"]()))  # type: ignore[attr-defined]
+        plugins = Plugins()
+        plugins.add(module, Origin("upgraded", "upgraded", "1"))
+    assert not plugins.problems
+    assert "largest" in plugins.metrics
 
 
 def nav(entry: Any) -> Iterator[str]:
