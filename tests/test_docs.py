@@ -15,6 +15,8 @@ from typing import Any, get_args
 import msgspec
 import pytest
 import yaml
+from test_architecture import LEAVES, PUBLIC
+from test_architecture import PACKAGES as KERNEL_PACKAGES
 
 from harness import Architecture, Dataset, Matrix, Metric, Runtime, Step, former_names, hookimpl
 from harness.api import hookspecs
@@ -27,6 +29,7 @@ from harness.pytest_plugin import NOTHING_MEASURED
 from harness.records.record import Record, Unmeasured
 from harness.records.runs import read_records
 from harness.records.signals import SIGNALS
+from harness.records.verdicts import CellVerdicts
 from harness.report.terminal import report_text
 from harness.run.declarations import default_rules
 from harness.stats.verdict import Kind
@@ -266,7 +269,7 @@ def structs(kind: Any, seen: set[type]) -> set[type]:
 
 
 def test_every_field_of_a_record_is_documented() -> None:
-    found = structs(Record, structs(Unmeasured, set()))
+    found = structs(CellVerdicts, structs(Record, structs(Unmeasured, set())))
     assert len(found) > 8
     for kind in found:
         for field in msgspec.structs.fields(kind):
@@ -300,6 +303,21 @@ def test_the_metric_of_the_page_about_upgrading_uses_no_former_name() -> None:
         plugins.add(module, Origin("upgraded", "upgraded", "1"))
     assert not plugins.problems
     assert "largest" in plugins.metrics
+
+
+def test_the_architecture_describes_what_is_there() -> None:
+    """Every package has its line, in the order that tests/test_architecture.py holds, and every file named is there."""
+    page = PAGES["architecture.md"]
+    packages = re.findall(r"^\| `(\w+)` \|", section(page, "Packages"), re.MULTILINE)
+    assert packages == [*LEAVES, *KERNEL_PACKAGES]
+    public = re.findall(r"^\| `(\w+)` \| .*\(public\) \|$", page, re.MULTILINE)
+    assert set(public) == set(PUBLIC)
+    plugins = re.findall(r"^\| `plugins/(\w+)/` \|", page, re.MULTILINE)
+    assert set(plugins) == {path.name for path in (ROOT / "plugins").iterdir() if (path / "__init__.py").exists()}
+    files = re.findall(r"`((?:harness|plugins|suites|tests)/[\w/]+\.py)`", page)
+    assert len(files) > 30
+    for file in files:
+        assert (ROOT / file).exists(), file
 
 
 def nav(entry: Any) -> Iterator[str]:
