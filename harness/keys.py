@@ -95,9 +95,9 @@ def differences(old: Any, new: Any, path: str = "") -> Iterator[str]:
         for name in sorted({*old, *new}):
             where = f"{path}.{name}" if path else str(name)
             if name not in old:
-                yield f"{where}: only in the second: {canonical(new[name])}"
+                yield f"{where}: not given -> {canonical(new[name])}"
             elif name not in new:
-                yield f"{where}: only in the first: {canonical(old[name])}"
+                yield f"{where}: {canonical(old[name])} -> not given"
             else:
                 yield from differences(old[name], new[name], where)
     elif isinstance(old, list) and isinstance(new, list) and any(isinstance(entry, Mapping) for entry in (*old, *new)):

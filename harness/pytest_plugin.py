@@ -246,7 +246,7 @@ def _judge(run: Session, state: State, baseline: Baseline, config: pytest.Config
     """Say what has become of the earlier run's cells: measured, lost, or left out on purpose."""
     from harness.gate.judge import judge
     from harness.gate.output import write_findings
-    from harness.gate.text import Background, gate_text, typed
+    from harness.gate.text import Background, format_options, gate_text
     from harness.run.declarations import default_rules
 
     new = {record.name: record for record in state.records}
@@ -260,7 +260,7 @@ def _judge(run: Session, state: State, baseline: Baseline, config: pytest.Config
     defaults = default_rules([*baseline.records.values(), *state.records])
     found = judge(baseline.records, new, lost, lambda record: run.options.policy(record.gate, defaults))
     here = {suite: os.path.relpath(config.rootpath / suite, config.invocation_params.dir) for suite in state.collected}
-    documents, options = run.recorder.documents(), typed(repeated_options(config))
+    documents, options = run.recorder.documents(), format_options(repeated_options(config))
     background = Background(baseline.file, baseline.documents, documents, options, here)
     files = (config.getoption(option) for option in ("--harness-summary", "--harness-junit"))
     state.verdict, state.exit_code = gate_text(found, background), found.exit_code

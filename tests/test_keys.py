@@ -103,9 +103,9 @@ def test_differences_name_the_path_and_both_values() -> None:
     old = {"step": "prune", "parameters": {"keep": 0.5, "gone": 1}, "trainings": [{"lr": 1}, {"lr": 2}]}
     new = {"step": "prune", "parameters": {"keep": 0.25, "new": "a"}, "trainings": [{"lr": 1}, {"lr": 3}]}
     assert list(differences(old, new)) == [
-        "parameters.gone: only in the first: 1",
+        "parameters.gone: 1 -> not given",
         "parameters.keep: 0.5 -> 0.25",
-        'parameters.new: only in the second: "a"',
+        'parameters.new: not given -> "a"',
         "trainings.1.lr: 2 -> 3",
     ]
 

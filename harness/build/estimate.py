@@ -80,7 +80,7 @@ class Previews:
             return None, Shape(None, None, str(error))
 
 
-class Estimate:
+class DurationEstimate:
     """Estimates seconds, from the build times of the artefacts in the store, or else from a nominal rate."""
 
     def __init__(self, plan: Plan, plugins: Plugins, store: Store) -> None:

@@ -36,7 +36,7 @@ def _compare(options: argparse.Namespace) -> int:
         return 0
     from harness.gate.judge import judge
     from harness.gate.output import write_findings
-    from harness.gate.text import Background, gate_text, typed
+    from harness.gate.text import Background, format_options, gate_text
     from harness.policy.baseline import Baseline
     from harness.policy.rules import check_figures, parse_rules, policy, project_rules
     from harness.records.runs import read
@@ -52,7 +52,7 @@ def _compare(options: argparse.Namespace) -> int:
     defaults = default_rules([*baseline.records.values(), *run.records])
     judgement = judge(baseline.records, new, lost, lambda record: policy(defaults, project, record.gate, rules))
     again = {"--harness-preset": run.records[0].preset, "--harness-against": earlier, "--harness-gate": options.gate}
-    background = Background(earlier, baseline.documents, run.documents, typed(again))
+    background = Background(earlier, baseline.documents, run.documents, format_options(again))
     print(gate_text(judgement, background))
     write_findings(judgement, background, options.summary, options.junit)
     return judgement.exit_code

@@ -31,7 +31,7 @@ class Background:
         return changes(before, now, self.old, self.new) or ["nothing that is recorded"]
 
 
-def typed(options: Mapping[str, object]) -> str:
+def format_options(options: Mapping[str, object]) -> str:
     """Options as on a command line, without those that are None."""
     return shlex.join(f"{name}={value}" for name, value in options.items() if value is not None)
 

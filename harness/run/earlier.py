@@ -28,7 +28,7 @@ logger = logging.getLogger(__name__)
 Time = Callable[[Pair], tuple[Timing, Samples]]
 
 
-def check_rules(cells: Sequence[Cell], plugins: Plugins, options: Options) -> None:
+def check_gate_rules(cells: Sequence[Cell], plugins: Plugins, options: Options) -> None:
     """Raise UsageError for a gate rule that can judge nothing in these cells, before hours are spent."""
     from harness.run.declarations import specs_of
 

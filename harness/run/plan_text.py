@@ -7,7 +7,7 @@ from typing import Any
 from tabulate import tabulate
 
 from harness.api import Step
-from harness.build.estimate import Estimate, Previews, Shape
+from harness.build.estimate import DurationEstimate, Previews, Shape
 from harness.build.plan import Node, describe
 from harness.run.session import Session
 from harness.text import format_duration
@@ -25,7 +25,7 @@ def plan_document(run: Session) -> dict[str, Any]:
         task = run.plugins.datasets.get(dataset).task_in(run.plugins.architectures.get(architecture).layout)
         return previews.shape(architecture, task, steps)
 
-    estimate = Estimate(run.plan, run.plugins, run.store)
+    estimate = DurationEstimate(run.plan, run.plugins, run.store)
     missing = {node.key for node in run.plan.needed(run.store.has)}
     cells, timing = [], 0.0
     for cell in run.planner.selected:

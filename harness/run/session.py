@@ -17,7 +17,7 @@ from harness.records.record import ArtefactRef, Record, Timing
 from harness.records.verdicts import Versus
 from harness.run.confirmation import Confirmations
 from harness.run.deployment import Deployment
-from harness.run.earlier import EarlierModels, check_rules
+from harness.run.earlier import EarlierModels, check_gate_rules
 from harness.run.options import Options
 from harness.run.planner import Planner
 from harness.run.recorder import Recorder
@@ -54,7 +54,7 @@ class Session:
         self.planner = Planner(selected, known, plugins, self.library.fingerprint, options)
         self.baseline = None
         if options.baseline is not None:
-            check_rules(self.planner.selected, plugins, options)
+            check_gate_rules(self.planner.selected, plugins, options)
             self.baseline = options.baseline.aligned({cell.suite for cell in known.values()})
         self.recorder = Recorder(self.planner, plugins, self.store, options)
         self._executor: Executor | None = None
@@ -104,9 +104,9 @@ class Session:
         executor = self.executor
         missing = self.plan.needed(self.store.has)
         if missing:
-            from harness.build.estimate import Estimate
+            from harness.build.estimate import DurationEstimate
 
-            estimate = Estimate(self.plan, self.plugins, self.store)
+            estimate = DurationEstimate(self.plan, self.plugins, self.store)
             duration = format_duration(sum(map(estimate.build, missing)))
             logger.info(f"{pluralize(len(missing), 'step')} to build, in about {duration}")
         executor.build_all()

@@ -11,7 +11,7 @@ import toy
 from toy import Broken, Halve, Nothing, Picky, Shift, Tune
 
 from harness import Matrix, Step, train
-from harness.build.estimate import NOMINAL_RATE, Estimate, Previews, Shape
+from harness.build.estimate import NOMINAL_RATE, DurationEstimate, Previews, Shape
 from harness.build.executor import Executor
 from harness.build.plan import Plan, make
 from harness.plugin.manager import Plugins
@@ -92,8 +92,8 @@ def plan(plugins: Plugins, size: str, **axes: Any) -> Plan:
     return make(cells, plugins, lambda name: "f", preset(size), "cpu")
 
 
-def estimate(plan: Plan, plugins: Plugins, store: Store) -> Estimate:
-    return Estimate(plan, plugins, store)
+def estimate(plan: Plan, plugins: Plugins, store: Store) -> DurationEstimate:
+    return DurationEstimate(plan, plugins, store)
 
 
 def test_training_is_three_passes_over_what_the_preset_visits(plugins: Plugins, store: Store) -> None:

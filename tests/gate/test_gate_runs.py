@@ -150,7 +150,7 @@ def test_a_compressor_that_became_slower_fails(pull: Any) -> None:
     for part in (
         f"REGRESSED suite.py::{SMALL}",
         "allowed 1 %: timed in pairs with the earlier model, 2 processes, confirmed by fresh processes",
-        "changed: compress: parameters.layers: only in the second: 1",
+        "changed: compress: parameters.layers: not given -> 1",
         f"again: pytest 'suite.py::{SMALL}' --harness-preset=smoke --harness-against=base.json\n",
         "The gate is closed: regressed (exit code 10).",
     ):

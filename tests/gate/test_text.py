@@ -13,11 +13,11 @@ from records import decoded, record
 
 from harness.gate.judge import CellComparison, FigureChange, Finding, Judgement, judge
 from harness.gate.output import MOST, gate_markdown, junit_xml
-from harness.gate.text import Background, conclusion, gate_text, headline, summary, typed
+from harness.gate.text import Background, conclusion, format_options, gate_text, headline, summary
 from harness.policy.rules import Tolerance, policy
 
 BASE = Path("base run.json")
-BACKGROUND = Background(BASE, {}, {}, typed({"--harness-gate": None, "--harness-against": BASE}))
+BACKGROUND = Background(BASE, {}, {}, format_options({"--harness-gate": None, "--harness-against": BASE}))
 HOSTILE = "s.py::m[<script>alert(1)</script>|`a`\n\x00\x1b[31m&<!--@everyone ](http://x)-é漢]"
 
 
