@@ -16,7 +16,8 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 sys.path.insert(0, str(Path(__file__).parent))
-#: The calibration is a script with modules beside it, no package.
+#: The scripts of the results stand in folders that are no packages.
+sys.path.insert(0, str(Path(__file__).parent.parent / "results"))
 sys.path.insert(0, str(Path(__file__).parent.parent / "results" / "calibration"))
 
 # A shell starts a job in the background with SIGINT ignored, and so would all processes be that tests interrupt.

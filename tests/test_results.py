@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+import make
 from calibration_tables import summarize, table
 from harness.plugin.manager import installed
 from harness.records.record import Record
@@ -17,39 +18,32 @@ from harness.report.charts import all_charts, slug
 from harness.report.model import report
 from harness.report.output import file_sections
 from harness.report.page import island, script_json
-from harness.report.terminal import named_section, report_text
 
 RESULTS = Path(__file__).parent.parent / "results"
-STUDY_B = ["ptbxl/cnn.r5", "ptbxl/cnn", "ptbxl/rnn.r5", "ptbxl/rnn", "ptbxl/resnet", "ptbxl/channels"]
-#: Those that are published with a table; a user's own run may lie beside them.
-STUDIES = {
-    RESULTS / "studies" / "a.txt": ("A", ["icu/physionet2012"]),
-    RESULTS / "studies" / "b.txt": ("B", STUDY_B),
-}
-#: Those that the page and the figures are of, as the command in the README names them.
-REPORTED = [*STUDY_B, "ptbxl/epochs", "icu/physionet2012"]
 #: What a script there printed of the runs' artefacts: without records of its own.
 OBSERVERS = [RESULTS / "int8" / "observers.txt", RESULTS / "int8" / "observers-2.2.2.txt"]
-TABLES = sorted(table.with_suffix(".json") for table in RESULTS.rglob("*.txt") if table not in {*STUDIES, *OBSERVERS})
 CALIBRATION = RESULTS / "calibration" / "calibration.json"
-FILES = [file for file in TABLES if file != CALIBRATION]
 
 
-def test_there_are_results() -> None:
-    assert FILES
+@pytest.fixture(scope="module")
+def texts() -> dict[str, str]:
+    return make.tables()
 
 
-@pytest.mark.parametrize("file", FILES, ids=lambda file: file.stem)
-def test_a_table_is_what_its_records_give(file: Path) -> None:
-    assert file.with_suffix(".txt").read_text().rstrip("\n") == report_text(read_records(file), installed(), 200)
+def test_every_table_is_made_by_the_script(texts: dict[str, str]) -> None:
+    observers = {table.relative_to(RESULTS).as_posix() for table in OBSERVERS}
+    assert texts.keys() == {table.relative_to(RESULTS).as_posix() for table in RESULTS.rglob("*.txt")} - observers
 
 
-@pytest.mark.parametrize("table", STUDIES, ids=lambda table: table.stem)
-def test_a_study_s_table_is_what_the_records_give(table: Path) -> None:
-    name, runs = STUDIES[table]
-    records = [record for run in runs for record in read_records(RESULTS / f"{run}.json")]
-    assert table.read_text().rstrip("\n") == named_section(records, installed(), name, 160)
-    assert f"`studies/{table.stem}`" in (RESULTS / "README.md").read_text()
+@pytest.mark.parametrize("file", [f"{run}.txt" for run in make.RUNS] + [f"{table}.txt" for table in make.STUDIES])
+def test_a_table_is_what_its_records_give(texts: dict[str, str], file: str) -> None:
+    assert (RESULTS / file).read_text() == texts[file]
+
+
+def test_the_readme_names_every_run_and_study() -> None:
+    readme = (RESULTS / "README.md").read_text()
+    for name in (*make.RUNS, *make.STUDIES):
+        assert f"`{name}`" in readme
 
 
 def test_the_calibration_s_table_is_what_its_document_gives() -> None:
@@ -63,8 +57,7 @@ def test_the_calibration_s_table_is_what_its_document_gives() -> None:
 
 def test_the_page_and_the_figures_are_of_these_records(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(RESULTS)
-    files = [f"{run}.json" for run in REPORTED]
-    assert f"`harness report {' '.join(files)} -o report.html --figures figures`" in Path("README.md").read_text()
+    files = [f"{run}.json" for run in make.RUNS]
     found = report([read_run(Path(file)) for file in files])
     sections = file_sections(found, installed())
     text = Path("report.html").read_text(encoding="utf-8")
@@ -94,9 +87,8 @@ def test_other_observers_were_tried_on_the_networks_of_the_records(table: Path) 
             assert (float(size), float(smaller)) == (whole["state_size"].value, int8["state_size"].value)
 
 
-@pytest.mark.parametrize("file", FILES, ids=lambda file: file.stem)
-def test_results_are_of_real_data_and_say_where_they_come_from(file: Path) -> None:
-    for record in read_records(file):
+@pytest.mark.parametrize("run", make.RUNS)
+def test_results_are_of_real_data_and_say_where_they_come_from(run: str) -> None:
+    for record in read_records(RESULTS / f"{run}.json"):
         assert not record.synthetic
         assert len(record.artefact.key) == len(record.artefact.sha256) == 64
-    assert f"`{file.relative_to(RESULTS).with_suffix('')}`" in (RESULTS / "README.md").read_text()
