@@ -1,4 +1,4 @@
-"""A step made of a function is a step like any other."""
+"""A step made from a function behaves like any other step."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def test_it_is_a_frozen_step_with_the_function_s_name_docstring_and_parameters()
         scale().factor = 1  # type: ignore[attr-defined]
 
 
-def test_its_parameters_enter_the_key_and_its_code_too() -> None:
+def test_its_parameters_and_its_code_are_part_of_the_key() -> None:
     assert to_jsonable(scale(0.25).parameters()) == {"factor": 0.25, "which": "all"}
     assert code_digest(scale) is not None  # type: ignore[arg-type]
 
@@ -68,7 +68,7 @@ def test_a_plugin_registers_it() -> None:
     assert plugins.steps.get("scale") is scale  # type: ignore[comparison-overlap]
 
 
-def test_its_values_are_checked() -> None:
+def test_the_types_of_its_parameters_are_checked() -> None:
     for wrong in (scale("x"), scale(which="none"), scale(None)):  # type: ignore[arg-type]
         with pytest.raises(UsageError, match="axis 'how', option 'it': step 'scale': parameter"):
             Matrix(dataset="toy", architecture="conv", how={"it": [wrong]})
@@ -104,7 +104,7 @@ def test_parameters_without_names_are_refused() -> None:
         compressor(greedy)
 
 
-def test_a_function_of_less_than_a_model_and_a_context_is_refused() -> None:
+def test_a_function_without_model_and_context_is_refused() -> None:
     def poor(model: Any) -> Any:
         """Take nothing else."""
 
@@ -147,7 +147,7 @@ def neither(bits: int = 6):  # type: ignore[no-untyped-def]
         (neither, "neither(model, context, bits: int = 6)"),
     ],
 )
-def test_a_function_that_forgot_the_context_is_told_how_to_begin(function: Any, right: str) -> None:
+def test_the_message_for_a_missing_context_shows_the_signature_to_write(function: Any, right: str) -> None:
     with pytest.raises(UsageError) as caught:
         compressor(function)
     assert str(caught.value).endswith(f"needs a model and a context before its parameters: write {right}")
@@ -164,7 +164,7 @@ def test_models_and_contexts_may_have_any_type_or_none() -> None:
     compressor(hidden)
 
 
-def test_a_wrong_parameter_is_answered_with_the_nearest() -> None:
+def test_an_unknown_parameter_suggests_the_nearest() -> None:
     with pytest.raises(UsageError, match=r"step 'scale' has no parameter 'facter'; did you mean 'factor'\? \(known: "):
         scale(facter=1)  # type: ignore[call-arg]
     with pytest.raises(UsageError, match=r"step 'scale' takes 1 by position and got 2"):
@@ -173,7 +173,7 @@ def test_a_wrong_parameter_is_answered_with_the_nearest() -> None:
         shift()  # type: ignore[call-arg]
 
 
-def test_a_mistake_is_told_with_its_author_s_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_mistake_is_reported_with_the_author_s_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "mistaken.py").write_text("from harness import compressor\n\n\n@compressor\ndef bare(model): ...\n")
     monkeypatch.syspath_prepend(tmp_path)
     plugins = Plugins()
@@ -183,7 +183,7 @@ def test_a_mistake_is_told_with_its_author_s_line(tmp_path: Path, monkeypatch: p
     assert "has no docstring" in str(problem)
 
 
-def test_a_default_of_another_type_is_refused_when_it_is_registered() -> None:
+def test_a_default_of_another_type_is_refused_on_registration() -> None:
     @compressor
     def six(model: Any, context: Any, bits: int = "6") -> Any:  # type: ignore[assignment]
         """Take bits."""
@@ -191,7 +191,7 @@ def test_a_default_of_another_type_is_refused_when_it_is_registered() -> None:
     assert "the default bits='6': str is not" in (refusal(KINDS["harness_steps"], six) or "")
 
 
-def test_a_default_that_could_be_changed_is_refused() -> None:
+def test_a_mutable_default_is_refused() -> None:
     def open_(model: Any, context: Any, layers: list[str] = []) -> Any:  # noqa: B006
         """Keep some layers."""
 
@@ -199,7 +199,7 @@ def test_a_default_that_could_be_changed_is_refused() -> None:
         compressor(open_)
 
 
-def test_a_type_that_cannot_be_read_is_refused() -> None:
+def test_a_type_that_cannot_be_resolved_is_refused() -> None:
     def strange(model: Any, context: Any, rank: Rank) -> Any:  # type: ignore[name-defined]  # noqa: F821
         """Take a rank."""
 

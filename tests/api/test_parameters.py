@@ -1,4 +1,4 @@
-"""The types of steps' parameters, and values that are not of them."""
+"""Parameters of steps are checked against their types."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ class Base(Step):
 
 @dataclasses.dataclass(frozen=True)
 class Derived(Base):
-    """A step with more of them."""
+    """A step with a further parameter."""
 
     name: ClassVar[str] = "derived"
     layers: Sequence[int] = ()
@@ -32,13 +32,13 @@ class Derived(Base):
 
 @dataclasses.dataclass(frozen=True)
 class Unreadable(Step):
-    """A step with a type that only type checkers can see."""
+    """A step with a type that only type checkers can resolve."""
 
     name: ClassVar[str] = "unreadable"
     rank: Rank = 3  # type: ignore[name-defined]  # noqa: F821
 
 
-def test_the_types_are_those_of_the_fields_inherited_ones_too() -> None:
+def test_the_types_are_those_of_all_fields_also_inherited_ones() -> None:
     assert parameter_types(Derived) == {"norm": Literal["l1", "l2"], "layers": Sequence[int]}
     assert parameter_types(type(train())) == {"epochs": int | None, "precision": Literal["float32", "bfloat16"] | None}
     assert parameter_types(Broken) == {}
@@ -75,7 +75,7 @@ Bits = NewType("Bits", int)
         (Sequence[int], [1, True]), (tuple[int, ...], (True,)), (Mapping[str, float], {"a": True}),
     ],
 )  # fmt: skip
-def test_a_bool_is_no_number(type_: Any, value: Any) -> None:
+def test_a_bool_is_not_a_number(type_: Any, value: Any) -> None:
     with pytest.raises(UsageError, match=r"parameter it=.*"):
         check_parameters(holding(type_)(value))
 
@@ -88,7 +88,7 @@ def test_a_bool_is_no_number(type_: Any, value: Any) -> None:
         (float, 1), (Bits, 1),
     ],
 )  # fmt: skip
-def test_a_bool_is_one_where_its_type_says_so(type_: Any, value: Any) -> None:
+def test_a_bool_passes_if_the_type_admits_it(type_: Any, value: Any) -> None:
     check_parameters(holding(type_)(value))
 
 
@@ -99,7 +99,7 @@ def holding(type_: Any, *default: Any) -> Any:
     return dataclasses.make_dataclass("Holding", [field], bases=(Step,), namespace=namespace, frozen=True)
 
 
-def test_defaults_are_checked_as_values_are() -> None:
+def test_defaults_are_checked_like_values() -> None:
     check_defaults(holding(int, 6))
     check_defaults(holding(int))
     for wrong in ("6", True):
@@ -107,7 +107,7 @@ def test_defaults_are_checked_as_values_are() -> None:
             check_defaults(holding(int, wrong))
 
 
-def test_a_step_with_a_type_that_cannot_be_read_is_left_out() -> None:
+def test_a_step_with_an_unresolvable_type_is_left_out() -> None:
     class Module:
         @staticmethod
         @hookimpl

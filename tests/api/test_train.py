@@ -1,4 +1,4 @@
-"""Steps: given by name, with wrong names answered, and described with their parameters."""
+"""Steps are made by name, refuse wrong calls with a clear message, and are described by their parameters."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def test_a_step_by_name_is_the_imported_one(toy_installed: ModuleType) -> None:
     assert step("train", epochs=3) == train(epochs=3)
 
 
-def test_wrong_names_are_answered_with_the_nearest(toy_installed: ModuleType) -> None:
+def test_unknown_names_suggest_the_nearest(toy_installed: ModuleType) -> None:
     with pytest.raises(UsageError, match="no step is called 'halv'; did you mean 'halve'"):
         step("halv")
     with pytest.raises(UsageError, match="step 'halve' has no parameter 'facter'; did you mean 'factor'"):
@@ -31,7 +31,7 @@ def test_wrong_names_are_answered_with_the_nearest(toy_installed: ModuleType) ->
         step("broken", x=1)
 
 
-def test_a_parameter_that_is_missing_is_named(toy_installed: ModuleType) -> None:
+def test_a_missing_parameter_is_named(toy_installed: ModuleType) -> None:
     with pytest.raises(UsageError, match=r"step 'shift': .*missing.*'by'"):
         step("shift")
 
@@ -48,7 +48,7 @@ def test_a_parameter_that_is_missing_is_named(toy_installed: ModuleType) -> None
         (lambda: Own("a", 2), "step 'own' takes 1 by position and got 2"),  # type: ignore[call-arg, misc]
     ],
 )
-def test_a_wrong_call_is_answered_as_by_name(call: Any, words: str) -> None:
+def test_a_wrong_call_raises_a_usage_error(call: Any, words: str) -> None:
     with pytest.raises(UsageError) as caught:
         call()
     assert words in str(caught.value)
@@ -57,7 +57,7 @@ def test_a_wrong_call_is_answered_as_by_name(call: Any, words: str) -> None:
 
 
 class Own(Step):
-    """A step with a constructor of its own."""
+    """A step with its own constructor."""
 
     name: ClassVar[str] = "own"
 
@@ -65,7 +65,7 @@ class Own(Step):
         self.text, self.more = text, more
 
 
-def test_a_constructor_of_its_own_takes_what_it_says() -> None:
+def test_a_step_s_own_constructor_takes_its_parameters() -> None:
     assert (Own("a", b=2).text, Own(text="a", b=2).more) == ("a", {"b": 2})
     assert str(inspect.signature(Own)) == "(text: 'str', **more: 'int') -> 'None'"
     assert list(inspect.signature(Halve).parameters) == ["factor"]
@@ -83,12 +83,12 @@ def test_a_step_may_be_an_abstract_base_class() -> None:
         Base()  # type: ignore[abstract]
 
 
-def test_steps_are_copied_and_pickled_as_ever() -> None:
+def test_steps_can_be_copied_and_pickled() -> None:
     for one in (Shift(2), Halve(0.25)):
         assert copy.deepcopy(one) == pickle.loads(pickle.dumps(one)) == one
 
 
-def test_a_type_error_of_the_step_itself_is_its_own() -> None:
+def test_a_type_error_raised_by_the_step_itself_is_not_converted() -> None:
     class Failing(Step):
         name: ClassVar[str] = "failing"
 
@@ -99,7 +99,7 @@ def test_a_type_error_of_the_step_itself_is_its_own() -> None:
         Failing()
 
 
-def test_training_passes_on_only_what_it_was_given() -> None:
+def test_training_passes_only_the_arguments_that_are_set() -> None:
     assert train().trainings() == [("train", {})]
     assert train(epochs=3, precision="bfloat16").trainings() == [("train", {"epochs": 3, "precision": "bfloat16"})]
 

@@ -93,7 +93,7 @@ def test_presets_shrink_the_training() -> None:
     assert PRESETS["quick"].training(conv, "finetune").epochs == 2
 
 
-def test_a_wrong_preset_is_answered_with_the_nearest() -> None:
+def test_an_unknown_preset_suggests_the_nearest() -> None:
     with pytest.raises(UsageError, match="no preset is called 'quik'; did you mean 'quick'"):
         preset("quik")
 
