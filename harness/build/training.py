@@ -16,8 +16,8 @@ from typing import Any
 
 import numpy as np
 import torch
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save
+from safetensors import SafetensorError
+from safetensors.torch import load, save
 
 from harness.api import Loss, Progress, Split, Training, silent
 from harness.api.tasks import TaskKind
@@ -26,6 +26,7 @@ from harness.errors import CellError, UsageError, nearest
 from harness.files import atomic_write
 
 logger = logging.getLogger(__name__)
+CHECKSUM_BYTES = hashlib.sha256().digest_size
 
 
 def fit(
@@ -49,7 +50,7 @@ def fit(
 
     ``checkpoint`` is a file, which need not exist. A run that was killed continues from it after the last complete
     epoch and ends with the same weights, bit for bit: each epoch draws its order and its dropout from ``seed`` and the
-    epoch's number alone.
+    epoch's number alone. A checkpoint that does not match its checksum, or cannot be read, is ignored with a warning.
 
     Raises CellError when the loss or the answers become NaN or infinite, UsageError for an unknown optimizer.
     """
@@ -210,24 +211,29 @@ def _make(module: Any, name: str, first: Any, arguments: Mapping[str, Any]) -> A
 
 
 def _write_checkpoint(file: Path, initial_digest: str, state: Mapping[str, Any]) -> None:
+    """Write a safetensors file followed by the SHA-256 of its content (32 bytes)."""
     tensors: dict[str, torch.Tensor] = {}
     tree = flatten(state, tensors)
+    content = save(tensors, {"started": initial_digest, "tree": json.dumps(tree)})
     with atomic_write(file, "or choose another store") as temporary:
-        temporary.write_bytes(save(tensors, {"started": initial_digest, "tree": json.dumps(tree)}))
+        temporary.write_bytes(content + hashlib.sha256(content).digest())
 
 
 def _read_checkpoint(file: Path, initial_digest: str) -> dict[str, Any] | None:
-    """The saved state; None, with a log line that says why, when the file cannot be used."""
-    if not file.exists():
-        return None
+    """Return the saved state; None, with a warning that says why, when the file cannot be used."""
     try:
-        with safe_open(file, framework="pt") as stream:
-            metadata = stream.metadata()
-            tensors = {name: stream.get_tensor(name) for name in stream.keys()}  # noqa: SIM118 (not a mapping)
-        if metadata["started"] == initial_digest:
-            return dict(unflatten(json.loads(metadata["tree"]), tensors))
-        reason = "belongs to a training from other initial weights"
-    except (SafetensorError, KeyError, ValueError, OSError) as error:
+        if not file.exists():
+            return None
+        data = file.read_bytes()
+        content, checksum = data[:-CHECKSUM_BYTES], data[-CHECKSUM_BYTES:]
+        if hashlib.sha256(content).digest() != checksum:
+            reason = "does not match its checksum"
+        else:
+            metadata = json.loads(content[8 : 8 + int.from_bytes(content[:8], "little")])["__metadata__"]
+            if metadata["started"] == initial_digest:
+                return dict(unflatten(json.loads(metadata["tree"]), load(content)))
+            reason = "belongs to a training from other initial weights"
+    except (SafetensorError, LookupError, ValueError, TypeError, AttributeError, OSError, RecursionError) as error:
         reason = f"cannot be read ({error})"
     logger.warning(f"checkpoint {file} {reason}: training starts again from the first epoch")
     return None

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import hashlib
 import signal
 import subprocess
 import sys
@@ -13,6 +14,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import safetensors.torch
 import torch
 import toy
 from fakes import logged
@@ -135,17 +137,54 @@ def test_a_finished_checkpoint_trains_no_more(tmp_path: Path) -> None:
     assert digest(again) == digest(first)
 
 
-@pytest.mark.parametrize("harm", ["truncate", "garbage", "empty", "flip"])
+def flipped(data: bytes, bit: int) -> bytes:
+    """Return a copy with one other bit; bits are numbered from the start, a negative one from the end."""
+    copy = bytearray(data)
+    copy[bit // 8] ^= 1 << bit % 8
+    return bytes(copy)
+
+
+@pytest.mark.parametrize("harm", ["truncate", "garbage", "empty", "length", "header", "tensors", "checksum"])
 def test_a_damaged_checkpoint_starts_over_and_says_so(tmp_path: Path, harm: str) -> None:
     file = tmp_path / "c"
     trained(dataclasses.replace(CONV, epochs=2), checkpoint=file)
     data = file.read_bytes()
-    file.write_bytes({"truncate": data[:-20], "garbage": b"not ours", "empty": b"", "flip": b"\xff" + data[1:]}[harm])
+    damaged = {
+        "truncate": data[:-20],
+        "garbage": b"not ours",
+        "empty": b"",
+        "length": b"\xff" + data[1:],
+        "header": flipped(data, 8 * 40),
+        "tensors": flipped(data, -8 * 1000),
+        "checksum": flipped(data, -1),
+    }
+    file.write_bytes(damaged[harm])
     with logged("harness.build.training") as lines:
         assert digest(trained(checkpoint=file)) == digest(trained())
     (line,) = lines
-    assert line.startswith(f"checkpoint {file} cannot be read")
+    assert line.startswith(f"checkpoint {file} does not match its checksum")
     assert line.endswith("training starts again from the first epoch")
+
+
+def test_every_flipped_bit_of_a_checkpoint_is_noticed(tmp_path: Path) -> None:
+    file, initial = tmp_path / "c", digest(network())
+    trained(dataclasses.replace(CONV, epochs=1), checkpoint=file)
+    data = file.read_bytes()
+    assert loop._read_checkpoint(file, initial) is not None
+    for bit in np.random.default_rng(0).choice(len(data) * 8, 500, replace=False):
+        file.write_bytes(flipped(data, int(bit)))
+        assert loop._read_checkpoint(file, initial) is None
+
+
+@pytest.mark.parametrize("tree", ["[]", "{", '{"pairs": [["model", {"tensor": "/none"}]]}', "[" * 10**5, "7"])
+def test_a_checkpoint_with_content_that_the_harness_did_not_write_starts_over(tmp_path: Path, tree: str) -> None:
+    file = tmp_path / "c"
+    content = safetensors.torch.save({}, {"started": digest(network()), "tree": tree})
+    file.write_bytes(content + hashlib.sha256(content).digest())
+    with logged("harness.build.training") as lines:
+        assert digest(trained(checkpoint=file)) == digest(trained())
+    assert len(lines) == 1
+    assert lines[0].startswith(f"checkpoint {file} cannot be read (")
 
 
 def test_a_checkpoint_of_other_weights_starts_over_and_says_so(tmp_path: Path) -> None:
