@@ -29,14 +29,18 @@ META = "artefact.json"
 #: The folder of the artefacts, in a local and in a remote store.
 ARTEFACTS = "artefacts"
 
-_KEY = re.compile(r"[0-9a-f]{64}")
+_HASH = re.compile(r"[0-9a-f]{64}")
 _REMOTE = re.compile(r"([0-9a-f]{64})\.(json|[0-9a-f]{64}\.safetensors)")
 _PARTIAL = re.compile(r"harness-.*\.partial")
 
 
-def is_key(name: str) -> bool:
-    """Return whether a name is the key of an artefact: 64 hex digits."""
-    return _KEY.fullmatch(name) is not None
+def is_hash(text: str) -> bool:
+    """Return whether a text is a SHA-256: 64 hex digits in lower case."""
+    return _HASH.fullmatch(text) is not None
+
+
+#: Whether a name is the key of an artefact.
+is_key = is_hash
 
 
 @dataclasses.dataclass(frozen=True)

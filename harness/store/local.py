@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import errno
 import itertools
-import json
 import logging
 import os
 import shutil
@@ -18,8 +17,18 @@ from filelock import FileLock, Timeout
 
 from harness.errors import StoreError, UsageError, explain_disk_errors
 from harness.files import Scratch, flush, temporary_folder
-from harness.keys import key_of, to_jsonable
-from harness.store.entry import Artefact, Damaged, Entry, Metadata, check_model, parse_metadata, sha256_of
+from harness.keys import key_of
+from harness.store.entry import (
+    Artefact,
+    Damaged,
+    Entry,
+    Metadata,
+    check_model,
+    metadata_text,
+    parse_metadata,
+    read_metadata,
+    sha256_of,
+)
 from harness.store.layout import META, MODEL, LocalLayout, is_key
 
 if TYPE_CHECKING:
@@ -100,7 +109,7 @@ class Store:
         """Return the artefact like ``get``, without asking the shared store."""
         folder = self._layout.artefact(key)
         try:
-            metadata = parse_metadata(key, (folder / META).read_bytes())
+            metadata = parse_metadata(key, read_metadata(folder / META))
             check_model(folder / MODEL, metadata.sha256)
         except FileNotFoundError:
             if folder.exists():
@@ -120,7 +129,7 @@ class Store:
         missing: list[str] = []
         for key in keys:
             try:
-                metadata[key] = parse_metadata(key, (self._layout.artefact(key) / META).read_bytes())
+                metadata[key] = parse_metadata(key, read_metadata(self._layout.artefact(key) / META))
             except (OSError, Damaged):
                 missing.append(key)
         if missing:
@@ -162,13 +171,7 @@ class Store:
         key = key_of(document)
         with self._new(key) as new:
             write(new / MODEL)
-            meta = {
-                "document": to_jsonable(document),
-                "sha256": sha256_of(new / MODEL),
-                "facts": to_jsonable(facts),
-                "seconds": seconds,
-            }
-            (new / META).write_text(json.dumps(meta, indent=1))
+            (new / META).write_text(metadata_text(document, sha256_of(new / MODEL), facts, seconds))
             self._install(key, new)
             shutil.rmtree(self._layout.checkpoints(key), ignore_errors=True)
         artefact = self.local(key)

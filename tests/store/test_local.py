@@ -13,7 +13,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +24,15 @@ import torch
 from harness.errors import StoreError, UsageError
 from harness.keys import key_of
 from harness.store import layout
-from harness.store.entry import PICKLES, Artefact
+from harness.store.entry import (
+    METADATA_LIMIT,
+    PICKLES,
+    Artefact,
+    Damaged,
+    check_model,
+    parse_metadata,
+    sha256_of,
+)
 from harness.store.layout import META, MODEL, LocalLayout
 from harness.store.local import Store
 
@@ -156,6 +164,11 @@ def edit(folder: Path, **changes: Any) -> None:
     (folder / META).write_text(json.dumps(meta | changes))
 
 
+def in_place_of(file: Path, make: Callable[[Path], None]) -> None:
+    file.unlink()
+    make(file)
+
+
 @pytest.mark.parametrize(
     ("harm", "reason"),
     [
@@ -170,13 +183,73 @@ def edit(folder: Path, **changes: Any) -> None:
         (lambda folder: (folder / META).write_bytes(b"\xff\xfe"), "cannot be read"),
         (lambda folder: edit(folder, document={"a": 2}), "has the metadata of another artefact"),
         (lambda folder: edit(folder, document={"a": float("nan")}), "cannot be read"),
-        (lambda folder: edit(folder, sha256=None), "does not match its hash"),
+        (lambda folder: edit(folder, sha256=None), "has metadata that the harness did not write"),
+        (lambda folder: edit(folder, sha256="A" * 64), "has metadata that the harness did not write"),
+        (lambda folder: edit(folder, seconds=True), "has metadata that the harness did not write"),
+        (lambda folder: edit(folder, facts={"kept": 0.25}), "has metadata that do not match their checksum"),
+        (lambda folder: edit(folder, seconds=3.0), "has metadata that do not match their checksum"),
+        (lambda folder: edit(folder, checksum=None), "has metadata that do not match their checksum"),
+        (lambda folder: edit(folder, another=1), "has metadata that do not match their checksum"),
+        (lambda folder: (folder / META).write_bytes(b" " * (METADATA_LIMIT + 1)),
+         "has 16,777,217 bytes of metadata, more than 16,777,216"),
+        (lambda folder: in_place_of(folder / META, Path.mkdir), "has metadata that are not a file"),
+        (lambda folder: in_place_of(folder / META, os.mkfifo), "has metadata that are not a file"),
+        (lambda folder: in_place_of(folder / MODEL, Path.mkdir), "has a model that is not a file"),
+        (lambda folder: in_place_of(folder / MODEL, os.mkfifo), "has a model that is not a file"),
     ],
 )  # fmt: skip
 def test_a_damaged_artefact_is_not_used_and_that_is_said(
     store: Store, said: list[str], harm: Callable[[Path], Any], reason: str
 ) -> None:
     assert reason in damaged(store, said, harm)
+
+
+def flips(data: bytes) -> Iterator[bytes]:
+    """Yield all copies of ``data`` with one other bit."""
+    for bit in range(8 * len(data)):
+        copy = bytearray(data)
+        copy[bit // 8] ^= 1 << bit % 8
+        yield bytes(copy)
+
+
+def test_every_flipped_bit_of_the_metadata_is_noticed_or_harmless(store: Store) -> None:
+    document = {"schema": 2, "step": "prune", "parameters": {"keep": 0.5, "names": ["a", None, True]}}
+    facts = {"kept": 0.25, "history": [{"loss": 1.5e-7, "lr": 1, "note": "\u00e9"}], "ok": True, "none": None}
+    artefact = store.put(document, content(), facts, 2.5)
+    text = artefact.file.with_name(META).read_bytes()
+    sound = parse_metadata(artefact.key, text)
+    noticed = 0
+    for other in flips(text):
+        try:
+            assert parse_metadata(artefact.key, other) == sound
+        except Damaged:
+            noticed += 1
+    assert noticed > 0.95 * 8 * len(text), "a flip in the white space may be harmless"
+
+
+def test_every_flipped_bit_of_a_model_is_noticed(tmp_path: Path) -> None:
+    file = tmp_path / "model"
+    data = safetensors.torch.save({"weight": torch.arange(4.0)}, {"harness": "{}"})
+    file.write_bytes(data)
+    sha256 = sha256_of(file)
+    check_model(file, sha256)
+    for other in flips(data):
+        file.write_bytes(other)
+        with pytest.raises(Damaged):
+            check_model(file, sha256)
+
+
+@pytest.mark.parametrize(("schema", "accepted"), [({}, True), ({"schema": 1}, True), ({"schema": 2}, False)])
+def test_only_metadata_of_the_first_key_schema_may_lack_a_checksum(schema: dict[str, int], accepted: bool) -> None:
+    document = schema | {"a": 1}
+    old = {"document": document, "sha256": "0" * 64, "facts": {}, "seconds": 1.0}
+    if accepted:
+        assert parse_metadata(key_of(document), json.dumps(old).encode()).seconds == 1.0
+    else:
+        with pytest.raises(Damaged, match="has metadata without a checksum"):
+            parse_metadata(key_of(document), json.dumps(old).encode())
+    with pytest.raises(Damaged, match="has metadata without a checksum"):
+        parse_metadata(key_of(document), json.dumps(old | {"chdcksum": "0" * 64}).encode())
 
 
 def test_two_artefacts_that_were_swapped(store: Store, said: list[str]) -> None:
