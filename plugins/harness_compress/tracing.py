@@ -166,9 +166,15 @@ class _Follower(fx.Interpreter):
             args = (self._first(node), *args[1:])
         else:
             kwargs = kwargs | {next(iter(kwargs)): self._first(node)}
-        if isinstance(node.target, str):
-            return getattr(args[0], node.target)(*args[1:], **kwargs)
-        return node.target(*args, **kwargs)
+        # Labels have other strides than the activation (they are expanded), so a view of it may be a copy of them.
+        target = "reshape" if node.target == "view" else node.target
+        try:
+            if isinstance(target, str):
+                return getattr(args[0], target)(*args[1:], **kwargs)
+            return target(*args, **kwargs)
+        except (RuntimeError, TypeError) as error:  # such as view(dtype)
+            reason = str(error).partition("\n")[0]
+            raise self._refusal(node, f"it does not move elements alone ({reason})") from error
 
     def _meet(self, node: fx.Node, operands: Sequence[Tensor]) -> Tensor:
         result = operands[0]

@@ -171,6 +171,61 @@ def test_flatten_maps_channels_to_columns() -> None:
     assert torch.equal(model[4].weight, columns.view(4, 6, 4)[:, kept["0"]].flatten(1)[kept["4"]])
 
 
+def test_view_after_a_convolution_prunes_as_flatten_does() -> None:
+    def network(end: Callable[[Tensor], Tensor]) -> nn.Module:
+        def run(net: Any, x: Tensor) -> Tensor:
+            logits: Tensor = net.head(end(functional.max_pool2d(functional.relu(net.conv(x)), 2)))
+            return logits
+
+        return Net(run, conv=nn.Conv2d(1, 8, 3), head=nn.Linear(8 * 13 * 13, 10))
+
+    example = torch.randn(1, 1, 28, 28)
+    expected = randomise(network(lambda x: x.flatten(1)))
+    halve(expected, example)
+    assert sum(parameter.numel() for parameter in expected.parameters()) == 6_810
+    ends: list[Callable[[Tensor], Tensor]] = [
+        lambda x: x.view(x.size(0), -1),
+        lambda x: x.reshape(x.size(0), -1),
+        lambda x: torch.flatten(x, start_dim=1),
+        lambda x: x.view(x.size(0), x.size(1), -1).view(x.size(0), -1),
+        lambda x: x.view(x.size(0), -1, 1).squeeze(-1),
+        lambda x: x.unflatten(2, (13, 1)).view(x.size(0), -1),
+        lambda x: x.permute(0, 2, 3, 1).contiguous().permute(0, 3, 1, 2).flatten(1),
+        lambda x: torch.cat(x.chunk(2, dim=2), 2).view(x.size(0), -1),
+        lambda x: torch.cat(x.split([6, 7], dim=3), 3).view(x.size(0), -1),
+        lambda x: x.unsqueeze(1).expand(-1, 1, -1, -1, -1).view(x.size(0), -1),
+    ]
+    for end in ends:
+        model = randomise(network(end))
+        halve(model, example)
+        assert {name: tuple(p.shape) for name, p in model.named_parameters()} == {
+            name: tuple(p.shape) for name, p in expected.named_parameters()
+        }
+        assert torch.equal(model(example), expected(example))
+
+
+def test_view_behind_permute_keeps_the_columns_of_the_kept_channels() -> None:
+    def run(net: Any, x: Tensor) -> Tensor:
+        y = net.conv(x).permute(0, 2, 1).contiguous()
+        logits: Tensor = net.head(y.view(y.size(0), -1))
+        return logits
+
+    model = randomise(Net(run, conv=conv(2, 4), head=nn.Linear(4 * 6, 3)))
+    masked, example = copy.deepcopy(model), torch.randn(1, 2, 6)
+    kept = halve(model, example)
+    silence(masked.conv, kept["conv"])
+    assert model.head.in_features == 2 * 6
+    assert_equals_masked(model, masked, example)
+
+
+def test_a_view_of_another_type_is_refused_by_name() -> None:
+    model = Net(
+        lambda net, x: net.head(net.conv(x).view(torch.int32).float().mean(2)), conv=conv(2, 4), head=nn.Linear(4, 3)
+    )
+    with pytest.raises(Unsupported, match=r"through view \(view\): it does not move elements alone"):
+        trace(model, torch.randn(1, 2, 6))
+
+
 def test_two_dimensions_concatenation_depthwise_and_batchnorm() -> None:
     def run(m: Any, x: Tensor) -> Tensor:
         x = torch.relu(m.norm(m.first(x)))
