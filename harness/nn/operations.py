@@ -1,24 +1,42 @@
-"""Count multiply-accumulates and weights of a network, layer by layer: each weight works once at each position.
+"""Count multiply-accumulates and weights of a network, layer by layer, from the operators that execute.
 
-The positions of a convolution are its outputs in one channel, those of a linear layer its input vectors, those of an
-LSTM or GRU the time steps. A layer's multiply-accumulates are its weights times its positions. This covers groups, both
-directions and all layers of a recurrent network, pruned shapes and int8: an LSTM costs 4 H (in + H) per step.
+A dispatch mode sees every operator of one run: matrix products (also those of attention and of ``torch.einsum``),
+convolutions, bilinear forms, recurrent kernels, and their int8 variants. A product of (m, k) and (k, n) takes m k n
+multiply-accumulates; a convolution its weights times its positions; a recurrent kernel its weights times its time
+steps, so an LSTM 4 H (in + H) per step. Attention over T keys takes 2 T E per query of width E beside its projections.
+Biases, normalisation, activations, pooling, additions, embeddings and element-wise products are not counted.
+
 A ``structure.PrunableLayer`` counts as one layer: the weights that it declares, at each of its input vectors.
-Biases, normalisation, activations, pooling, additions and embeddings are not counted, nor are products written as
-functions (``torch.matmul``) instead of layers.
+
+An operator that multiplies but has no formula here, or that comes from a library outside PyTorch, is named in
+``OperationCounts.uncounted``; then the totals are None, because they would leave work out.
 """
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
-from collections.abc import Iterator
+import math
+import re
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
 from torch import nn
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from harness.former_names import former_export
 from harness.nn.structure import PrunableLayer
+
+#: Libraries of operators that this module knows. Operators of ``prim`` and ``profiler`` compute nothing.
+_LIBRARIES = ("aten", "prims", "quantized", "prim", "profiler")
+#: Words in the names of operators that multiply more than element by element.
+_MULTIPLIES = re.compile(
+    r"(^|_)(\w*mm|\w*mv|v?dot|matmul|addr|conv\w*|\w*attention|\w*lstm|\w*gru|\w*rnn\w*|linear|trilinear|linalg|"
+    r"fft|cdist|cholesky|lu|qr|svd|triangular|encoder)(_|$)"
+)
+#: Operators that such words name all the same: element-wise parts, packing, and gradients' helpers.
+_ELEMENTWISE = re.compile(r"^(addr|_thnn_fused_(lstm|gru)_cell|_?\w*_(un|pre)pack|_pack_padded_sequence)$")
 
 
 def __getattr__(name: str) -> Any:
@@ -38,23 +56,33 @@ class Layer:
 
 @dataclasses.dataclass(frozen=True)
 class OperationCounts:
-    """The layers with weights that multiply, in the order in which they first run."""
+    """The modules whose operators multiply, in the order in which they first run.
+
+    A module that multiplies in several types has one row per type. ``uncounted`` names the operators (with the module
+    that ran them) whose work is not in the rows.
+    """
 
     layers: tuple[Layer, ...]
+    uncounted: tuple[str, ...] = ()
 
     @property
-    def macs(self) -> int:
-        """Multiply-accumulates of the whole network."""
-        return sum(layer.macs for layer in self.layers)
+    def macs(self) -> int | None:
+        """Multiply-accumulates of the whole network; None when some operator could not be counted."""
+        return None if self.uncounted else sum(layer.macs for layer in self.layers)
 
     @property
-    def weights(self) -> int:
-        """Weights that multiply, without biases and normalisation."""
-        return sum(layer.weights for layer in self.layers)
+    def weights(self) -> int | None:
+        """Weights that multiply, without biases and normalisation; None when some operator could not be counted."""
+        return None if self.uncounted else sum(layer.weights for layer in self.layers)
 
-    def share(self, dtype: str) -> tuple[float, float]:
-        """Return the shares (0 to 1) of weights and of multiply-accumulates in ``dtype``; (0, 0) for no layers."""
+    def share(self, dtype: str) -> tuple[float, float] | None:
+        """Return the shares (0 to 1) of weights and of multiply-accumulates in ``dtype``; (0, 0) for no layers.
+
+        None when some operator could not be counted.
+        """
         selected = OperationCounts(tuple(layer for layer in self.layers if layer.dtype == dtype))
+        if self.macs is None or self.weights is None or selected.macs is None or selected.weights is None:
+            return None
         return selected.weights / max(self.weights, 1), selected.macs / max(self.macs, 1)
 
 
@@ -62,27 +90,151 @@ def count(model: nn.Module, example: torch.Tensor) -> OperationCounts:
     """Run ``example``, a batch of one (1, *input_shape), through the model in eval mode and count its operations.
 
     A batch of n counts n times. A layer that runs several times counts its multiply-accumulates each time, its weights
-    once.
+    once. PyTorch's fused attention kernels are switched off during the run, because they hide their products.
     """
-    layers: dict[str, Layer] = {}
     modes = {module: module.training for module in model.modules()}
-    hooks = []
-    prunable = [module for module in model.modules() if isinstance(module, PrunableLayer)]
-    inside = {part for module in prunable for part in module.modules() if part is not module}
-    for path, module in model.named_modules():
-        matrices = _matrices(module)
-        if matrices and module not in inside:
-            hooks.append(module.register_forward_hook(_recorder(path, matrices, layers)))
+    fused = torch.backends.mha.get_fastpath_enabled()
+    counter = _Counter(model)
     try:
         model.eval()
-        with torch.no_grad():
+        torch.backends.mha.set_fastpath_enabled(False)
+        with torch.no_grad(), counter.following_modules(), counter:
             model(example)
     finally:
-        for hook in hooks:
-            hook.remove()
+        torch.backends.mha.set_fastpath_enabled(fused)
         for module, training in modes.items():
             module.training = training
-    return OperationCounts(tuple(layers.values()))
+    return counter.result()
+
+
+class _Counter(TorchDispatchMode):  # type: ignore[no-untyped-call]
+    """Count the products among the operators that run inside the block, by the module that runs them."""
+
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self._modules = {module: path for path, module in model.named_modules()}
+        self._running: list[nn.Module] = [model]
+        self._layers: dict[tuple[str, str], Layer] = {}
+        self._weights: dict[tuple[str, str], dict[int, int]] = {}
+        self._uncounted: dict[str, None] = {}
+        #: The parameters that a tensor was computed from, by its storage, for tensors that depend on no input.
+        self._sources: dict[int, dict[int, int]] = {}
+        self._alive: list[torch.Tensor] = []  # an address in ``_sources`` must not be used again
+        for buffer in model.buffers():
+            self._remember(buffer, {})
+        for parameter in model.parameters():
+            self._remember(parameter, {id(parameter): parameter.numel()})
+
+    @classmethod
+    def _should_skip_dynamo(cls) -> bool:
+        """Do not import PyTorch's compiler, which takes seconds; compiled networks are not counted."""
+        return False
+
+    @contextlib.contextmanager
+    def following_modules(self) -> Iterator[None]:
+        """Keep the stack of the modules that run."""
+
+        def enter(module: nn.Module, inputs: Any) -> None:
+            self._running.append(module)
+
+        def leave(module: nn.Module, inputs: Any, named: Any, output: Any) -> None:
+            declares = isinstance(module, PrunableLayer) and self._declaring() is module
+            self._running.pop()
+            if declares and output is not None:  # None: it raised
+                weights = {index: matrix.numel() for index, matrix in enumerate(_matrices(module))}
+                self._add(module, weights, sum(weights.values()) * _vectors(_tensors((inputs, named))[0]), [])
+
+        hooks = []
+        try:
+            for module in self._modules:
+                hooks.append(module.register_forward_pre_hook(enter, prepend=True))
+                hooks.append(module.register_forward_hook(leave, always_call=True, with_kwargs=True))
+            yield
+        finally:
+            for hook in hooks:
+                hook.remove()
+
+    def result(self) -> OperationCounts:
+        return OperationCounts(tuple(self._layers.values()), tuple(self._uncounted))
+
+    def __torch_dispatch__(
+        self, func: Any, types: Any, args: Sequence[Any] = (), kwargs: Mapping[str, Any] | None = None
+    ) -> Any:
+        kwargs = kwargs or {}
+        library, _, name = func._schema.name.partition("::")
+        formula = _FORMULAS.get(library, {}).get(name)
+        if formula is None:  # inference mode lets composite operators through, whose parts are counted
+            with self:
+                parts = func.decompose(*args, **kwargs)
+            if parts is not NotImplemented:
+                return parts
+        output = func(*args, **kwargs)
+        operands = _tensors((args, kwargs))
+        if self._declaring() is None:
+            if formula is not None:
+                self._count(formula(args, output), operands, args)
+            elif library not in _LIBRARIES or (_MULTIPLIES.search(name) and not _ELEMENTWISE.match(name)):
+                where = self._modules[self._running[-1]] or "the network"
+                self._uncounted[f"{library}::{name} in {where}"] = None
+        self._propagate(operands, output)
+        return output
+
+    def _declaring(self) -> nn.Module | None:
+        """The outermost PrunableLayer that runs: it counts as one layer, by the weights that it declares."""
+        return next((module for module in self._running if isinstance(module, PrunableLayer)), None)
+
+    def _count(self, macs: int, operands: Sequence[torch.Tensor], args: Sequence[Any]) -> None:
+        """Add the work of one operator, with the weights of its module or else those among its operands."""
+        module = self._running[-1]
+        if matrices := _matrices(module):
+            weights = {index: matrix.numel() for index, matrix in enumerate(matrices)}
+        elif packed := _packed_weights(args):
+            # Unpacking copies, so only its values tell whether a matrix has worked before.
+            weights = {hash(matrix.dequantize().float().numpy().tobytes()): matrix.numel() for matrix in packed}
+            operands = packed
+        else:
+            known = [self._sources.get(_storage(operand), {}) for operand in operands if operand.dim() > 1]
+            weights = {name: size for sources in known for name, size in sources.items()}
+        self._add(module, weights, macs, operands)
+
+    def _add(self, module: nn.Module, weights: Mapping[int, int], macs: int, operands: Sequence[torch.Tensor]) -> None:
+        kind = (_matrices(module) or operands)[0].dtype
+        dtype = "int8" if kind in (torch.qint8, torch.quint8) else str(kind).removeprefix("torch.")
+        key = self._modules[module], dtype
+        seen = self._weights.setdefault(key, {})
+        seen.update(weights)
+        before = self._layers[key].macs if key in self._layers else 0
+        self._layers[key] = Layer(key[0], type(module).__name__, dtype, sum(seen.values()), before + macs)
+
+    def _remember(self, tensor: torch.Tensor, sources: dict[int, int]) -> None:
+        self._sources[_storage(tensor)] = sources
+        self._alive.append(tensor)
+
+    def _propagate(self, operands: Sequence[torch.Tensor], output: Any) -> None:
+        """Note what ``output`` was computed from, if from parameters and buffers alone."""
+        known = [self._sources.get(_storage(operand)) for operand in operands]
+        if not known or None in known:
+            return
+        for tensor in _tensors(output):
+            if _storage(tensor) not in self._sources:
+                self._remember(tensor, {name: size for sources in known if sources for name, size in sources.items()})
+
+
+def _tensors(value: Any) -> list[torch.Tensor]:
+    """All tensors in nested mappings, lists and tuples, in order."""
+    if isinstance(value, torch.Tensor):
+        return [value]
+    if isinstance(value, Mapping):
+        value = list(value.values())
+    return [tensor for part in value for tensor in _tensors(part)] if isinstance(value, list | tuple) else []
+
+
+def _storage(tensor: torch.Tensor) -> int:
+    """The identity of the memory that the tensor shares with its views; its own identity where it has no storage."""
+    try:
+        return int(tensor.untyped_storage()._cdata)
+    except (NotImplementedError, RuntimeError):
+        return id(tensor)
 
 
 def parameters(model: nn.Module) -> int:
@@ -130,30 +282,6 @@ def _packed(module: Any, name: str) -> list[torch.Tensor]:
     return [value for value in values if value is not None]
 
 
-def _recorder(path: str, matrices: list[torch.Tensor], layers: dict[str, Layer]) -> Any:
-    """A forward hook that adds the layer's work in this call to ``layers``."""
-    weights = sum(matrix.numel() for matrix in matrices)
-    dtype = "int8" if matrices[0].dtype == torch.qint8 else str(matrices[0].dtype).removeprefix("torch.")
-
-    def record(module: nn.Module, inputs: tuple[Any, ...], output: Any) -> None:
-        before = layers[path].macs if path in layers else 0
-        macs = before + weights * _positions(module, inputs[0], output)
-        layers[path] = Layer(path, type(module).__name__, dtype, weights, macs)
-
-    return record
-
-
-def _positions(module: Any, inputs: Any, output: Any) -> int:
-    """How many times each weight of the layer multiplies in this call."""
-    if hasattr(module, "kernel_size"):
-        # A transposed convolution applies its weights at each input position, any other at each output position.
-        if module.transposed:
-            return int(inputs.numel() // module.in_channels)
-        return int(output.numel() // module.out_channels)
-    inputs = inputs.data if isinstance(inputs, nn.utils.rnn.PackedSequence) else inputs
-    return int(inputs.numel() // inputs.shape[-1])
-
-
 def _weights_and_biases(model: nn.Module) -> Iterator[torch.Tensor]:
     seen: set[int] = set()
     for module in model.modules():
@@ -165,3 +293,117 @@ def _weights_and_biases(model: nn.Module) -> Iterator[torch.Tensor]:
             if id(parameter) not in seen:
                 seen.add(id(parameter))
                 yield parameter
+
+
+def _product(first: int) -> Callable[[Sequence[Any], Any], int]:
+    """A product of the arguments ``first`` (..., m, k) and ``first`` + 1 (..., k, n) or (k,)."""
+
+    def macs(args: Sequence[Any], output: Any) -> int:
+        one, other = args[first], args[first + 1]
+        return int(one.numel() * (other.shape[-1] if other.dim() > 1 else 1))
+
+    return macs
+
+
+def _convolution(args: Sequence[Any], output: Any) -> int:
+    """A transposed convolution applies its weights at each input position, any other at each output position."""
+    inputs, weight, transposed = args[0], args[1], args[6]
+    return int(
+        weight.numel() * (inputs if transposed else output).numel() // (inputs if transposed else output).shape[1]
+    )
+
+
+def _attention(args: Sequence[Any], output: Any) -> int:
+    """Queries (..., S, E) times keys (..., T, E), and the result (..., S, T) times values (..., T, V)."""
+    query, key, value = args[:3]
+    return int(math.prod(query.shape[:-1]) * key.shape[-2] * (query.shape[-1] + value.shape[-1]))
+
+
+def _bilinear(args: Sequence[Any], output: Any) -> int:
+    """``torch.nn.functional.bilinear``: each weight once at each position."""
+    positions = args[0].numel() // args[0].shape[-1] if args[0].shape else 1
+    return int(args[1].numel() * positions)
+
+
+def _recurrent(weights: Callable[[Sequence[Any]], Sequence[torch.Tensor]]) -> Callable[[Sequence[Any], Any], int]:
+    """A recurrent kernel: each of its matrices once at each time step."""
+
+    def macs(args: Sequence[Any], output: Any) -> int:
+        return sum(weight.numel() for weight in weights(args)) * _vectors(args[0])
+
+    return macs
+
+
+def _vectors(inputs: torch.Tensor) -> int:
+    return int(inputs.numel() // inputs.shape[-1])
+
+
+def _packed_convolution(args: Sequence[Any], output: Any) -> int:
+    (weight,) = _packed_weights(args)
+    return int(weight.numel() * output.numel() // output.shape[1])
+
+
+def _packed_transposed(args: Sequence[Any], output: Any) -> int:
+    (weight,) = _packed_weights(args)
+    return int(weight.numel() * args[0].numel() // args[0].shape[1])
+
+
+def _packed_linear(args: Sequence[Any], output: Any) -> int:
+    return sum(weight.numel() for weight in _packed_weights(args)) * _vectors(args[0])
+
+
+def _packed_weights(args: Sequence[Any]) -> list[torch.Tensor]:
+    """The matrices in the packed arguments of an int8 operator."""
+    found: list[torch.Tensor] = []
+    for value in args:
+        if isinstance(value, torch.ScriptObject):
+            found += _unpacked(value)
+        elif isinstance(value, list | tuple):
+            found += _packed_weights(value)
+    return found
+
+
+def _unpacked(packed: Any) -> list[torch.Tensor]:
+    if hasattr(packed, "unpack"):  # a convolution
+        return [packed.unpack()[0]]
+    return [tensor for tensor in _states(packed.__getstate__()) if tensor.dim() == 2]
+
+
+def _states(state: Any) -> list[torch.Tensor]:
+    """The tensors in the state of a packed object, which may hold further ones: an LSTM cell holds linear layers."""
+    if isinstance(state, torch.ScriptObject):
+        return _states(state.__getstate__())
+    if isinstance(state, list | tuple):
+        return [tensor for part in state for tensor in _states(part)]
+    return [state] if isinstance(state, torch.Tensor) else []
+
+
+_Formula = Callable[[Sequence[Any], Any], int]
+#: Multiply-accumulates of one call, from the operator's arguments and result.
+_ATEN: dict[str, _Formula] = {
+    **dict.fromkeys(("mm", "bmm", "mv", "dot", "vdot", "_int_mm"), _product(0)),
+    **dict.fromkeys(("addmm", "baddbmm", "addmv", "addbmm", "_addmm_activation"), _product(1)),
+    **dict.fromkeys(("convolution", "_convolution", "convolution_overrideable"), _convolution),
+    "_scaled_dot_product_flash_attention_for_cpu": _attention,
+    "_scaled_dot_product_flash_attention": _attention,
+    "_scaled_dot_product_efficient_attention": _attention,
+    "_scaled_dot_product_cudnn_attention": _attention,
+    "_scaled_dot_product_fused_attention_overrideable": _attention,
+    "_trilinear": _bilinear,
+    "mkldnn_rnn_layer": _recurrent(lambda args: args[1:3]),
+    "_cudnn_rnn": _recurrent(lambda args: [weight for weight in args[1] if weight.dim() == 2]),
+    "quantized_lstm": _packed_linear,
+    "quantized_gru": _packed_linear,
+}
+_LINEAR8 = ("", "_relu", "_leaky_relu", "_tanh", "_dynamic", "_relu_dynamic")
+_CELLS8 = ("lstm", "gru", "rnn_relu", "rnn_tanh")
+_QUANTIZED: dict[str, _Formula] = {
+    **{f"linear{kind}": _packed_linear for kind in _LINEAR8},
+    "linear_with_input_q_dq_qweight_dq_output_fp32": _packed_linear,
+    **{f"conv{n}d{kind}": _packed_convolution for n in (1, 2, 3) for kind in ("", "_relu", "_add", "_add_relu")},
+    **{f"conv{n}d_dynamic": _packed_convolution for n in (1, 2, 3)},
+    **{f"conv_transpose{n}d{kind}": _packed_transposed for n in (1, 2, 3) for kind in ("", "_dynamic")},
+    **{f"quantized_{kind}_cell_dynamic": _packed_linear for kind in _CELLS8},
+    "matmul": _product(0),
+}
+_FORMULAS = {"aten": _ATEN, "quantized": _QUANTIZED}

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import dataclasses
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 
 from harness.api import Phase, Step, StepContext
@@ -43,7 +43,8 @@ class Quantize(Step):
     MIMIC-III's demo, gives all it has; the fact ``calibrated_on`` is the actual number. ``coverage`` is the least share
     of multiplying weights, and of multiply-accumulates, that must become int8. Each of B's networks reaches 1; the
     default 0.9 tolerates one small layer that stays float, but not an LSTM or a branch. Products written as functions
-    of bare parameters are in neither share; the fact ``uncounted`` lists these parameters.
+    count in both shares. The fact ``uncounted`` names operators that multiply but cannot be counted: then both shares
+    are unknown, and only ``coverage=0`` accepts the network.
 
     Raises Unsupported for a network that is int8 already or that the scheme cannot handle (``ptq-int8``: torch.fx
     cannot trace it; ``uniform8``: it has neither linear nor LSTM layers), and CellError below ``coverage``.
@@ -114,36 +115,34 @@ class Quantize(Step):
         from harness.nn.operations import count
 
         operations = count(int8, context.example)
-        weights, macs = operations.share("int8")
-        if uncounted := _uncounted(int8, [layer.path for layer in operations.layers]):
-            facts["uncounted"] = uncounted
+        shares = operations.share("int8")
+        if operations.uncounted:
+            facts["uncounted"] = list(operations.uncounted)
         context.report(
-            int8_weights=weights,
-            int8_macs=macs,
+            int8_weights=shares and shares[0],
+            int8_macs=shares and shares[1],
             layers=[dataclasses.asdict(layer) for layer in operations.layers],
             **facts,
         )
-        if min(weights, macs) < self.coverage:
-            float_layers = [f"{layer.path} ({layer.kind})" for layer in operations.layers if layer.dtype != "int8"]
+        if shares is None and self.coverage > 0:
+            raise CellError(
+                f"the share of the work that became int8 is unknown, where the recipe declares {self.coverage:.1%}: "
+                f"there is no formula for {', '.join(operations.uncounted)}. "
+                "Set coverage=0 if you want to measure this network"
+            )
+        if shares is not None and min(shares) < self.coverage:
+            weights, macs = shares
+            float_layers = [
+                f"{layer.path or 'the network itself'} ({layer.kind})"
+                for layer in operations.layers
+                if layer.dtype != "int8"
+            ]
             names = ", ".join(float_layers) or "none that multiplies"
             raise CellError(
                 f"only {weights:.1%} of the weights and {macs:.1%} of the multiply-accumulates became int8, where the "
                 f"recipe declares {self.coverage:.1%}; these layers stayed float: {names}. "
                 "Lower coverage= if you want to measure this network"
             )
-
-
-def _uncounted(model: torch.nn.Module, counted: Collection[str]) -> list[str]:
-    """Names of float matrices outside the counted layers (paths); their products, if any, are not counted."""
-    import torch
-
-    return [
-        f"{path}.{name}".lstrip(".")
-        for path, module in model.named_modules()
-        if path not in counted and not isinstance(module, torch.nn.Embedding)
-        for name, matrix in module.named_parameters(recurse=False)
-        if matrix.dim() > 1 and matrix.is_floating_point()
-    ]
 
 
 class _Scheme(Protocol):

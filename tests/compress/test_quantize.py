@@ -357,13 +357,33 @@ class Bare(nn.Module):
         return logits
 
 
-def test_products_that_are_in_no_count_are_named() -> None:
+def test_products_of_bare_parameters_count_in_the_shares() -> None:
+    with pytest.raises(CellError, match=r"only 1\.2% of the weights.*the network itself \(GraphModule\)"):
+        Quantize().apply(Bare(), Context())
     context = Context()
-    Quantize().apply(Bare(), context)
-    assert context.facts["int8_macs"] == 1
-    assert context.facts["uncounted"] == ["0.weight"]
-    for name in NETWORKS:
-        assert "uncounted" not in quantized(NETWORKS[name])[2].facts
+    Quantize(coverage=0).apply(Bare(), context)
+    bare, head = LEADS * LENGTH * 5, 5 * LABELS
+    assert context.facts["int8_macs"] == context.facts["int8_weights"] == head / (bare + head)
+    assert "uncounted" not in context.facts
+
+
+class Spectrum(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.head = nn.Linear(LEADS * LENGTH, LABELS)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        logits: torch.Tensor = self.head(torch.fft.fft(x).abs().flatten(1))
+        return logits
+
+
+def test_a_share_that_leaves_work_out_is_unknown_not_everything() -> None:
+    with pytest.raises(CellError, match=r"share of the work .* is unknown.*no formula for aten::_fft_r2c"):
+        Quantize().apply(Spectrum(), Context())
+    context = Context()
+    Quantize(coverage=0).apply(Spectrum(), context)
+    assert context.facts["int8_macs"] is context.facts["int8_weights"] is None
+    assert context.facts["uncounted"] == ["aten::_fft_r2c in the network"]
 
 
 @pytest.mark.parametrize("scheme", ["ptq-int8", "uniform8"])

@@ -164,16 +164,20 @@ def test_a_cell_of_ones_own_has_dynamic_layers_in_ptq_int8() -> None:
 
 
 @pytest.mark.parametrize("scheme", ["ptq-int8", "uniform8"])
-def test_a_cell_that_does_not_tell_is_refused_or_named(scheme: str) -> None:
-    """Without ``as_linears`` there is no way to know its products, nor to count them."""
+def test_a_cell_without_linear_layers_is_refused_or_counted_as_float(scheme: str) -> None:
+    """Without ``as_linears`` there is no way to quantize its products."""
     network, context = Network(Own()).eval(), Context()
     if scheme == "ptq-int8":
         with pytest.raises(Unsupported, match="cannot be traced"):
             Quantize(scheme).apply(network, context)
     else:
-        int8 = Quantize(scheme).apply(network, context)
+        with pytest.raises(CellError, match=r"these layers stayed float: layer \(Own\)"):
+            Quantize(scheme).apply(copy.deepcopy(network), Context())
+        int8 = Quantize(scheme, coverage=0).apply(network, context)
         assert type(int8.layer) is Own
-        assert context.facts["uncounted"] == ["layer.v", "layer.u", "layer.w"]
+        own = STEPS * 7 * (FEATURES + WIDTH + WIDTH)
+        assert context.facts["int8_macs"] == WIDTH / (own + WIDTH)
+        assert [layer["dtype"] for layer in context.facts["layers"]] == ["float32", "int8"]
 
 
 def test_the_one_bias_is_one_bias_in_uniform8() -> None:

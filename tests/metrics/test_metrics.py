@@ -139,6 +139,20 @@ def test_operations_are_those_of_one_example(evidence: EvalContext) -> None:
     assert values(Operations(), evidence) == {"macs": 7 * 18 + 42, "int8_weights": 0, "int8_macs": 0}
 
 
+def test_operations_that_cannot_be_counted_are_empty_with_the_reason(
+    evidence: EvalContext, caplog: pytest.LogCaptureFixture
+) -> None:
+    class Spectrum(torch.nn.Module):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return torch.fft.fft(x).abs().flatten(1)
+
+    evidence.model = torch.nn.Sequential(Spectrum(), torch.nn.LazyLinear(2))  # type: ignore[misc]
+    evidence.model(evidence.example)
+    with caplog.at_level("WARNING", logger="harness"):
+        assert values(Operations(), evidence) == {"macs": None, "int8_weights": None, "int8_macs": None}
+    assert "left empty, because there is no formula for aten::_fft_r2c in 0" in caplog.text
+
+
 @pytest.mark.parametrize(
     ("samples", "empty"),
     [(63, {"latency_p90", "latency_p99"}), (64, {"latency_p99"}), (661, {"latency_p99"}), (662, set())],
