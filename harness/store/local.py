@@ -290,7 +290,14 @@ class Store:
 
     def _send(self, artefact: Artefact) -> None:
         def send(shared: SharedStore) -> int:
-            shared.send(artefact)
+            try:
+                shared.send(artefact)
+            except Damaged as problem:
+                name = f"artefact {artefact.key[:12]} of {shared.url}"
+                if (name, str(problem)) not in self._logged:
+                    logger.warning(f"{name} {problem}: it is not sent there; remove that folder")
+                self._logged.add((name, str(problem)))
+                return 0
             return 1
 
         self._sent += self._ask("write", send, 0)

@@ -18,7 +18,16 @@ from pathlib import Path
 from typing import Any
 
 from harness.errors import HarnessError, StoreError, UsageError, nearest
-from harness.store.entry import Artefact, Damaged, Entry, Metadata, check_model, parse_metadata
+from harness.store.entry import (
+    METADATA_LIMIT,
+    Artefact,
+    Damaged,
+    Entry,
+    Metadata,
+    check_file,
+    check_model,
+    parse_metadata,
+)
 from harness.store.layout import (
     ARTEFACTS,
     META,
@@ -56,9 +65,11 @@ class SharedStore:
     The constructor lists the store, so that a wrong URL ends a run before it begins.
     """
 
-    def __init__(self, url: str) -> None:
+    def __init__(self, url: str, trusted: Mapping[str, str] | None = None) -> None:
+        """``trusted`` maps keys to hashes of model files; the store then gives these models alone."""
         #: For messages: without a password.
         self.url = without_password(url)
+        self._trusted = trusted
         self._fs, root = _open(url, self.url)
         self._folder = f"{root}/{ARTEFACTS}"
         self._objects = not OBJECT_STORES.isdisjoint(_protocols(self._fs))
@@ -76,19 +87,32 @@ class SharedStore:
             if (key := remote_key(_name(info))) is not None:
                 files.setdefault(key, []).append(info)
         entries = [_entry(key, sorted(files[key], key=_name)) for key in sorted(files)]
-        self.listed = {entry.name for entry in entries if entry.complete}
+        self.listed = {entry.name for entry in entries if entry.complete and self._is_trusted(entry.name)}
         return entries
 
     def fetch(self, key: str, folder: Path) -> bool:
-        """Copy an artefact into ``folder``; return False if there is none. Raises Damaged if it fails verification."""
-        with self._explained("read"):
+        """Copy an artefact into ``folder``; return False if there is none.
+
+        Raises Damaged if it fails verification, is not trusted, or cannot be read although the store can be listed.
+        """
+        if not self._is_trusted(key):
+            return False
+        with self._explained("read"), self._blaming_the_artefact():
+            path = self._path(remote_metadata(key))
             try:
-                text = self._fs.cat_file(self._path(remote_metadata(key)))
+                info = self._fs.info(path)
+                check_file(_is_file(info), info["size"])
+                text = self._fs.cat_file(path)
             except FileNotFoundError:
                 return False
             metadata = parse_metadata(key, text)
+            if self._trusted is not None and self._trusted[key] != metadata.sha256:
+                raise Damaged("has another model than the trusted run")
+            model = self._path(remote_model(key, metadata.sha256))
             try:
-                self._fs.get_file(self._path(remote_model(key, metadata.sha256)), str(folder / MODEL))
+                if not _is_file(self._fs.info(model)):
+                    raise Damaged("has a model that is not a file")
+                self._fs.get_file(model, str(folder / MODEL))
             except FileNotFoundError:
                 raise Damaged("is incomplete") from None
             check_model(folder / MODEL, metadata.sha256)
@@ -96,7 +120,10 @@ class SharedStore:
             return True
 
     def send(self, artefact: Artefact) -> None:
-        """Write an artefact; when two machines write one key, a reader sees that of one of them."""
+        """Write an artefact; when two machines write one key, a reader sees that of one of them.
+
+        Raises Damaged if a folder is in the place of one of its files.
+        """
         with self._explained("write to"):
             self._write(remote_model(artefact.key, artefact.sha256), artefact.file)
             self._write(remote_metadata(artefact.key), artefact.file.with_name(META).read_bytes())
@@ -143,24 +170,50 @@ class SharedStore:
     def _ls(self) -> list[Mapping[str, Any]]:
         with self._explained("read"):
             if self._objects:  # ls does not distinguish an empty prefix from a missing bucket
-                return list(self._fs.find(self._folder, detail=True).values())
-            try:
-                return list(self._fs.ls(self._folder, detail=True))
-            except FileNotFoundError:
-                return []
+                infos = self._fs.find(self._folder, detail=True).values()
+            else:
+                try:
+                    infos = self._fs.ls(self._folder, detail=True)
+                except FileNotFoundError:
+                    return []
+            return [info for info in map(self._followed, infos) if _is_file(info)]
+
+    def _followed(self, info: Mapping[str, Any]) -> Mapping[str, Any]:
+        """Return what a symbolic link leads to; other entries, and broken links, as they are."""
+        if info.get("islink"):
+            with contextlib.suppress(OSError):
+                return dict(self._fs.info(info["name"]))
+        return info
+
+    def _is_trusted(self, key: str) -> bool:
+        return self._trusted is None or key in self._trusted
+
+    @contextlib.contextmanager
+    def _blaming_the_artefact(self) -> Iterator[None]:
+        """Raise Damaged for what a file system raises if the store can still be listed: its other artefacts are read.
+
+        For example a file without read permission.
+        """
+        try:
+            yield
+        except (HarnessError, Damaged):
+            raise
+        except Exception as error:
+            self._ls()
+            raise Damaged(f"cannot be read ({_reason(error)})") from error
 
     def _texts(self, keys: Iterable[str]) -> dict[str, bytes]:
-        """Return the texts of the metadata files by key, in one request."""
+        """Return the texts of the readable metadata files by key, in one request."""
         names = {remote_metadata(key): key for key in keys}
-        paths = [self._path(name) for name in names]
-        texts = {}
+        if not names:
+            return {}
+        infos = [info for info in self._ls() if _name(info) in names]
+        paths = [info["name"] for info in infos if info["size"] is None or info["size"] <= METADATA_LIMIT]
         with self._explained("read"):
-            for path, text in (self._fs.cat(paths, on_error="return") if paths else {}).items():
-                if isinstance(text, bytes):
-                    texts[names[posixpath.basename(path)]] = text
-                elif not isinstance(text, FileNotFoundError):
-                    raise text
-        return texts
+            found = self._fs.cat(paths, on_error="return") if paths else {}
+            if any(not isinstance(text, (bytes, FileNotFoundError)) for text in found.values()):
+                self._ls()  # raises if the store failed, not some of its files
+        return {names[posixpath.basename(path)]: text for path, text in found.items() if isinstance(text, bytes)}
 
     def _write(self, name: str, content: Path | bytes) -> None:
         """Write a file atomically."""
@@ -168,6 +221,8 @@ class SharedStore:
             self._put(self._path(name), content)
             return
         self._fs.makedirs(self._folder, exist_ok=True)
+        if self._fs.isdir(self._path(name)):  # mv would move the file into it
+            raise Damaged(f"has a folder in the place of {name}")
         partial = self._path(new_partial())
         try:
             self._put(partial, content)
@@ -236,6 +291,10 @@ def _reason(error: Exception) -> str:
 
 def _protocols(files: Any) -> tuple[str, ...]:
     return (files.protocol,) if isinstance(files.protocol, str) else tuple(files.protocol)
+
+
+def _is_file(info: Mapping[str, Any]) -> bool:
+    return bool(info["type"] == "file")
 
 
 def _name(info: Mapping[str, Any]) -> str:

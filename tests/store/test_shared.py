@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import json
 import multiprocessing
+import os
 import pickle
 import shutil
 import subprocess
@@ -178,7 +179,11 @@ def test_explain_looks_into_the_shared_store(url: str, machine: Callable[..., St
         (lambda files: {name: b"[]" for name in files if "json" in name},
          "has metadata that the harness did not write"),
         (lambda files: {name: _edited(text, sha256="../../x") for name, text in files.items() if "json" in name},
-         "is incomplete"),
+         "has metadata that the harness did not write"),
+        (lambda files: {name: _edited(text, facts={"kept": 0.6}) for name, text in files.items() if "json" in name},
+         "has metadata that do not match their checksum"),
+        (lambda files: {name: b" " * (2**24 + 1) for name in files if "json" in name},
+         "has 16,777,217 bytes of metadata, more than 16,777,216"),
         (lambda files: {name: _edited(text, document={"a": 2}) for name, text in files.items() if "json" in name},
          "has the metadata of another artefact"),
         (lambda files: {name: _edited(text, facts=[1]) for name, text in files.items() if "json" in name},
@@ -207,6 +212,90 @@ def test_what_is_damaged_there_is_said_not_used_and_replaced(
     assert third is not None
     assert third.file.read_bytes() == b"weights"
     assert len(said) == 1
+
+
+ODD: dict[str, Callable[[Path], Any]] = {
+    "folder": Path.mkdir,
+    "pipe": os.mkfifo,
+    "loop": lambda path: path.symlink_to(path),
+    "device": lambda path: path.symlink_to("/dev/zero"),
+}
+
+
+@pytest.mark.parametrize("odd", ODD)
+@pytest.mark.parametrize("place", ["json", "tensors"])
+def test_an_odd_entry_costs_that_artefact_alone(
+    folder: str, machine: Callable[..., Store], said: list[str], odd: str, place: str
+) -> None:
+    first = machine(folder)
+    other = put(first, {"number": 1})
+    put(first)
+    (file,) = Path(folder.removeprefix("file://")).glob(f"artefacts/{KEY}*{place}*")
+    file.unlink()
+    ODD[odd](file)
+    second = machine(folder)
+    assert second.get(KEY) is None
+    assert second.describe([KEY, other]).keys() == ({other} if place == "json" else {KEY, other})
+    assert second.get(other) is not None
+    assert not [line for line in said if "goes on" in line], "the store is not paused"
+    put(second)  # built again and, unless a folder is in the way, sent
+    put(second, {"number": 2})
+    second.share([KEY])
+    third = machine(folder)
+    assert (third.get(KEY) is None) == (odd == "folder")
+    assert third.get(key_of({"number": 2})) is not None
+    if odd == "folder":
+        assert list(file.iterdir()) == []
+        assert [line for line in said if f"has a folder in the place of {file.name}: it is not sent there" in line]
+
+
+def test_a_file_that_cannot_be_read_costs_that_artefact_alone(
+    folder: str, machine: Callable[..., Store], said: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first = machine(folder)
+    put(first)
+    other = put(first, {"number": 1})
+    second = machine(folder)
+    assert second.shared is not None
+    cat_file = second.shared._fs.cat_file
+
+    def deny(path: str, *rest: Any, **options: Any) -> Any:
+        if KEY in path:
+            raise PermissionError(errno.EACCES, "Permission denied")
+        return cat_file(path, *rest, **options)
+
+    monkeypatch.setattr(second.shared._fs, "cat_file", deny)
+    assert second.get(KEY) is None
+    assert second.describe([KEY, other]).keys() == {other}
+    assert second.get(other) is not None
+    (line,) = said
+    assert line.startswith(f"artefact {KEY[:12]} of {folder} cannot be read (no permission")
+
+
+def test_metadata_behind_a_symbolic_link_are_read(folder: str, machine: Callable[..., Store], said: list[str]) -> None:
+    put(machine(folder))
+    for file in Path(folder.removeprefix("file://")).glob("artefacts/*"):
+        file.symlink_to(file.rename(file.with_name(f"target-{file.name}")))
+    second = machine(folder)
+    assert second.has(KEY)
+    assert second.describe([KEY]).keys() == {KEY}
+    assert second.get(KEY) is not None
+    assert said == []
+
+
+def test_large_metadata_are_not_read(folder: str, machine: Callable[..., Store], monkeypatch: Any) -> None:
+    other = put(machine(folder), {"number": 1})
+    put(machine(folder))
+    write(folder, f"{KEY}.json", b" " * (2**24 + 1))
+    second = machine(folder)
+    assert second.shared is not None
+    read = []
+    cat_file = second.shared._fs.cat_file
+    monkeypatch.setattr(second.shared._fs, "cat_file", lambda path, **o: read.append(path) or cat_file(path, **o))
+    assert second.get(KEY) is None
+    assert second.describe([KEY, other]).keys() == {other}
+    assert len(read) == 1
+    assert other in read[0]
 
 
 def _edited(text: bytes, **changes: Any) -> bytes:
@@ -501,18 +590,18 @@ def test_a_store_that_goes_away_is_said_once_left_alone_and_served_when_it_is_ba
         raise TimeoutError("the network is down")
 
     with monkeypatch.context() as broken:
-        for name in ("cat", "cat_file", "put_file", "ls"):
+        for name in ("cat", "cat_file", "info", "put_file", "ls"):
             broken.setattr(store.shared._fs, name, dead)
         for number in range(3):
             assert store.get(key_of({"number": number})) is None
             put(store, {"number": number})
-        assert len(asked) == 2, "one for reading, one for writing"
+        assert len(asked) == 3, "one for reading, one that finds that the store cannot be listed, one for writing"
         assert len(said) == 2
         assert f"cannot read the shared store {folder}: TimeoutError: the network is down; check" in said[0]
         assert f"cannot write to the shared store {folder}" in said[1]
         monkeypatch.setattr(store_module, "PAUSE", 0.0)
         store.share([key_of({"number": 0})])
-        assert len(asked) == 3
+        assert len(asked) == 4
         assert len(said) == 2
     store.share([key_of({"number": number}) for number in range(3)])
     assert len(files(folder)) == 6
