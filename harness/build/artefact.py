@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,9 +16,13 @@ from safetensors import SafetensorError, safe_open
 from harness.api import Architecture, Step, Task
 from harness.errors import CellError, StoreError
 from harness.keys import canonical, to_jsonable
+from harness.nn.structure import limit_registration
 from harness.plugin.manager import Plugins, installed
 
 HEADER = "harness"
+#: The fresh network that an artefact asks for has at most this many bytes, or this many times those of the file:
+#: compression makes files small, yet hardly below a thousandth.
+FRESH_BYTES, FRESH_FACTOR = 256 * 2**20, 1000
 
 
 def save(
@@ -52,33 +57,71 @@ def save(
 
 def header(file: Path) -> dict[str, Any]:
     """Return the JSON in the file's header. Raises StoreError for a file that is not an artefact."""
-    try:
-        with safe_open(file, framework="pt") as stream:
-            metadata: Mapping[str, str] = stream.metadata() or {}
-        content = json.loads(metadata[HEADER])
-    except FileNotFoundError:
-        raise StoreError(f"there is no artefact at {file}") from None
-    except (SafetensorError, KeyError, ValueError, OSError) as error:
-        raise StoreError(
-            f"{file} is not an artefact of this harness ({error}); pickles and other files are never loaded"
-        ) from error
-    return dict(content)
+    with _reading(file):
+        return _header(file)
 
 
 def load(file: Path, plugins: Plugins | None = None) -> torch.nn.Module:
-    """Load the model, in evaluation mode. Raises StoreError for a file that is not an artefact."""
+    """Load the model, in evaluation mode.
+
+    Raises StoreError for a file that is not an artefact, CellError when its content does not fit the code that
+    restores it or asks for far more memory than the file holds, UsageError when a plugin is missing.
+    """
     plugins = plugins or installed()
-    content = header(file)
+    with _reading(file):
+        content = _header(file)
+        size = file.stat().st_size
+        with safe_open(file, framework="pt") as stream:
+            tensors = {name: stream.get_tensor(name) for name in stream.keys()}  # noqa: SIM118 (not a mapping)
     task = Task(tuple(content["task"]["input_shape"]), tuple(content["task"]["labels"]))
-    with torch.random.fork_rng(devices=[]):
+    most = max(FRESH_BYTES, FRESH_FACTOR * size) // 4
+
+    def limit(_count: int, elements: int) -> None:
+        if elements > most:
+            raise CellError(
+                f"{file} asks for a fresh {content['architecture']} network of more than {most:,} numbers, and has "
+                f"{size:,} bytes; it is damaged, or forged"
+            )
+
+    with torch.random.fork_rng(devices=[]), limit_registration(limit):
         fresh = build(content["architecture"], task, plugins)
-    with safe_open(file, framework="pt") as stream:
-        tensors = {name: stream.get_tensor(name) for name in stream.keys()}  # noqa: SIM118 (not a mapping)
     if content["restore"] is None:
         return Step().restore(fresh, tensors, content["notes"]).eval()
     kind = plugins.steps.get(content["restore"]["step"])
     step = plugins.call(kind, kind, **content["restore"]["parameters"])
     return _network(step, "restore", plugins, fresh, tensors, content["notes"]).eval()
+
+
+@contextlib.contextmanager
+def _reading(file: Path) -> Iterator[None]:
+    """Convert what the reading of a malformed file raises to StoreError."""
+    try:
+        yield
+    except FileNotFoundError:
+        raise StoreError(f"there is no artefact at {file}") from None
+    except (SafetensorError, LookupError, ValueError, TypeError, AttributeError, RecursionError, OSError) as error:
+        raise StoreError(
+            f"{file} is not an artefact of this harness ({error}); pickles and other files are never loaded"
+        ) from error
+
+
+def _header(file: Path) -> dict[str, Any]:
+    with safe_open(file, framework="pt") as stream:
+        metadata: Mapping[str, str] = stream.metadata() or {}
+    content = json.loads(metadata[HEADER])
+    task, restore = content["task"], content["restore"]
+    sound = (
+        isinstance(content["architecture"], str)
+        and isinstance(task["input_shape"], list)
+        and all(type(length) is int and length > 0 for length in task["input_shape"])
+        and isinstance(task["labels"], list)
+        and all(isinstance(label, str) for label in task["labels"])
+        and isinstance(content["notes"], dict)
+        and (restore is None or (isinstance(restore["step"], str) and isinstance(restore["parameters"], dict)))
+    )
+    if not sound:
+        raise ValueError("its header has fields of other types")
+    return dict(content)
 
 
 def build(architecture: str, task: Task, plugins: Plugins) -> torch.nn.Module:

@@ -8,13 +8,14 @@ the tensors.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import contextlib
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, ClassVar, NamedTuple, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor, nn
 
-from harness.errors import CellError
+from harness.errors import CellError, HarnessError
 from harness.former_names import former_export, warn
 
 _CONV = (
@@ -69,6 +70,9 @@ LAYERS: dict[str, tuple[str, ...]] = {
     "Identity": (),
 }  # fmt: skip
 CONTAINERS = ("Sequential", "ModuleList", "ModuleDict")
+#: How much more than the stored tensors a structure may ask for while it is built: ``SLACK_FACTOR`` times as many
+#: tensors and numbers, and these.
+SLACK_FACTOR, SLACK_TENSORS, SLACK_NUMBERS = 4, 100, 10**6
 
 
 def __getattr__(name: str) -> Any:
@@ -179,10 +183,64 @@ def dump(model: nn.Module) -> tuple[dict[str, Tensor], dict[str, Any]]:
 def restore(fresh: nn.Module, tensors: Mapping[str, Tensor], notes: Mapping[str, Any]) -> nn.Module:
     """Restore a dumped model in eval mode, reusing modules of ``fresh``, a new network of its architecture.
 
-    Raises CellError when the notes name a module that is neither stock nor in the fresh network, or when the tensors
-    do not fit.
+    Raises CellError when the notes are malformed, name a module that is neither stock nor in the fresh network, or
+    describe more than ``tensors`` hold, and when the tensors do not fit.
     """
-    model = _restore_module(fresh, "", notes["modules"])
+    try:
+        return _restore(fresh, tensors, notes)
+    except HarnessError:
+        raise
+    except Exception as error:  # the notes may hold anything, and the constructors of layers raise anything
+        raise CellError(
+            f"the stored structure of {type(fresh).__qualname__} is malformed ({type(error).__name__}: {error})"
+        ) from error
+
+
+def check_size(asked: int, stored: int) -> None:
+    """Raise CellError if a stored structure asks for many more numbers than the ``stored`` ones.
+
+    Some more are right: parameters that ``drop_parameter`` replaced are not stored.
+    """
+    if asked > SLACK_FACTOR * stored + SLACK_NUMBERS:
+        raise CellError(f"the stored structure asks for {asked:,} numbers, and the file holds {stored:,}")
+
+
+@contextlib.contextmanager
+def limit_registration(limit: Callable[[int, int], None]) -> Iterator[None]:
+    """Call ``limit`` with the number of tensors and of their elements whenever a module registers one in the block.
+
+    A tensor is registered before it is initialised: memory that a constructor asks for is not used yet.
+    """
+    count, elements = 0, 0
+
+    def registered(_module: nn.Module, _name: str, tensor: Tensor | None) -> None:
+        nonlocal count, elements
+        if tensor is not None and not nn.parameter.is_lazy(tensor):
+            count, elements = count + 1, elements + tensor.numel()
+            limit(count, elements)
+
+    handles = [
+        nn.modules.module.register_module_parameter_registration_hook(registered),
+        nn.modules.module.register_module_buffer_registration_hook(registered),
+    ]
+    try:
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+def _restore(fresh: nn.Module, tensors: Mapping[str, Tensor], notes: Mapping[str, Any]) -> nn.Module:
+    stored = sum(tensor.numel() for tensor in tensors.values())
+    most = SLACK_FACTOR * len(tensors) + SLACK_TENSORS
+
+    def limit(count: int, elements: int) -> None:
+        check_size(elements, stored)
+        if count > most:
+            raise CellError(f"the stored structure asks for more tensors than the file's {len(tensors)}")
+
+    with limit_registration(limit):
+        model = _restore_module(fresh, "", notes["modules"])
     try:
         # assign keeps the dtype of the tensors (half precision stays half) and fills modules built on meta.
         model.load_state_dict({name: tensor.clone() for name, tensor in tensors.items()}, strict=True, assign=True)
@@ -191,13 +249,27 @@ def restore(fresh: nn.Module, tensors: Mapping[str, Tensor], notes: Mapping[str,
             f"the stored tensors do not fit {type(fresh).__qualname__}: {error}\nA step that changes more than stock "
             "layers must define dump() and restore()"
         ) from error
-    for first, *others in notes["tied"]:
-        for name in others:
-            owner, _, attribute = name.rpartition(".")
-            setattr(model.get_submodule(owner), attribute, _tensor(model, first))
+    for tied in notes["tied"]:
+        _tie(model, tied)
     for module in model.modules():
         _give_zeros(module, next(module.parameters(recurse=False), None))
     return model.eval()
+
+
+def _tie(model: nn.Module, names: Sequence[str]) -> None:
+    """Let several names of parameters, or of buffers, be one tensor. Raises CellError for other attributes."""
+    shared = None
+    for name in names:
+        owner, _, attribute = name.rpartition(".")
+        module = model.get_submodule(owner)
+        stored: dict[str, Any] = {**module._parameters, **module._buffers}
+        if not isinstance(stored.get(attribute), Tensor) or attribute in module._non_persistent_buffers_set:
+            raise CellError(f"stored structure: {name!r} is tied, and is neither a parameter nor a stored buffer")
+        tensor = stored[attribute]
+        shared = tensor if shared is None else shared
+        if (type(tensor), tensor.shape, tensor.dtype) != (type(shared), shared.shape, shared.dtype):
+            raise CellError(f"stored structure: {', '.join(names)} are tied, and are not alike")
+        setattr(module, attribute, shared)
 
 
 def _is_stock(module: nn.Module, table: Any) -> bool:
@@ -265,6 +337,8 @@ def _restore_module(current: nn.Module | None, path: str, notes: Mapping[str, An
         current = _container(current, path, note["container"])
     children: dict[str, nn.Module | None] = {}
     for name in note["children"]:
+        if not isinstance(name, str) or not name or "." in name or name in children:  # else a path is not unique
+            raise CellError(f"stored structure: {name!r} at {path!r} is no name of a child")
         inner = f"{path}.{name}" if path else name
         children[name] = _restore_module(existing.get(name), inner, notes) if inner in notes else None
     # Not add_module: order matters in a Sequential, and children that a step removed must disappear.
@@ -294,9 +368,3 @@ def _own(current: nn.Module | None, path: str, note: Mapping[str, Any]) -> nn.Mo
     if not isinstance(current, PrunableLayer) or set(values) != set(current.ARGUMENTS):
         raise CellError(f"stored structure: {note['class']}({', '.join(values)}) at {path!r} has other arguments now")
     return _build(type(current), values)
-
-
-def _tensor(model: nn.Module, name: str) -> Tensor:
-    owner, _, attribute = name.rpartition(".")
-    tensor: Tensor = getattr(model.get_submodule(owner), attribute)
-    return tensor

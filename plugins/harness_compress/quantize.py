@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import dataclasses
+import math
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 
@@ -106,6 +107,8 @@ class Quantize(Step):
 
         blueprint, scheme = notes["blueprint"], _module_of(self.scheme)
         state = blueprint["state"].items()
+        asked = sum(math.prod(shape) for _, (_, shape) in state)
+        structure.check_size(asked, sum(tensor.numel() for tensor in tensors.values()))
         zeros = {name: torch.zeros(shape, dtype=getattr(torch, kind)) for name, (kind, shape) in state}
         network = structure.restore(fresh, zeros, blueprint["structure"])
         return scheme.keep(scheme.restore(network, tensors, notes["state"]), blueprint)

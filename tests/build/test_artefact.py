@@ -3,7 +3,13 @@
 from __future__ import annotations
 
 import json
+import math
+import os
 import pickle
+import random
+import resource
+import subprocess
+import sys
 from pathlib import Path
 from types import ModuleType
 from typing import Any, ClassVar
@@ -18,7 +24,7 @@ from safetensors.torch import save_file
 from toy import file_size_limit
 
 import harness
-from harness import StoreError, train
+from harness import CellError, StoreError, train
 from harness.build import artefact
 from harness.plugin.manager import Origin, Plugins
 
@@ -147,6 +153,132 @@ def test_any_other_file_is_refused(nowhere: None, plugins: Plugins, tmp_path: Pa
     with pytest.raises(StoreError, match="is not an artefact of this harness"):
         artefact.load(tmp_path / "m", plugins)
     assert not Path("exploded").exists()
+
+
+def rewrite(file: Path, target: Path, content: Any) -> None:
+    """Copy an artefact with another header."""
+    with safe_open(file, framework="pt") as stream:
+        tensors = {name: stream.get_tensor(name) for name in stream.keys()}  # noqa: SIM118 (not a mapping)
+    save_file(tensors, target, {"harness": content if isinstance(content, str) else json.dumps(content)})
+
+
+@pytest.mark.parametrize(
+    "header",
+    [
+        "[" * 10**5,
+        "[]",
+        "7",
+        "{}",
+        {"task": []},
+        {"task": {"input_shape": [2, -16], "labels": ["a"]}},
+        {"task": {"input_shape": [2, "16"], "labels": ["a"]}},
+        {"task": {"input_shape": [2, 16], "labels": 2}},
+        {"architecture": ["conv"]},
+        {"restore": {"step": "halve"}},
+        {"restore": []},
+        {"notes": None},
+    ],
+)
+def test_a_malformed_header_is_no_artefact(plugins: Plugins, tmp_path: Path, header: Any) -> None:
+    artefact.save(tmp_path / "m", network(), [], "conv", TASK)
+    sound = artefact.header(tmp_path / "m")
+    rewrite(tmp_path / "m", tmp_path / "n", header if isinstance(header, str) else sound | header)
+    with pytest.raises(StoreError, match="is not an artefact of this harness"):
+        artefact.load(tmp_path / "n", plugins)
+
+
+def mutated(tree: Any, draw: random.Random) -> Any:
+    """Return a JSON tree with one part replaced, removed or repeated."""
+    odd = [None, True, -1, 0, 10**6, 10**9, 10**12, 1.5, "", "weight", "forward", "0.0", [], {}, [10**6] * 3, ["0"] * 3]
+    if not isinstance(tree, (dict, list)) or not tree or draw.random() < 0.1:
+        return draw.choice(odd)
+    copy = list(tree.items()) if isinstance(tree, dict) else list(enumerate(tree))
+    index = draw.randrange(len(copy))
+    name, value = copy[index]
+    action = draw.random()
+    if action < 0.1:
+        del copy[index]
+    elif action < 0.2 and isinstance(tree, dict):
+        copy[index] = (draw.choice([str(entry) for entry in odd]), value)
+    elif action < 0.3:
+        copy[index] = (name, draw.choice(copy)[1])
+    else:
+        copy[index] = (name, mutated(value, draw))
+    return dict(copy) if isinstance(tree, dict) else [value for _, value in copy]
+
+
+FUZZ = """
+import json, random, resource, sys, time
+from pathlib import Path
+import test_artefact as t
+import torch
+from harness.errors import CellError, StoreError, UsageError
+from harness.plugin.manager import Plugins
+
+folder, plugins, draw = Path(sys.argv[1]), Plugins(), random.Random(5)
+plugins.add(t.toy, t.Origin("toy", "toy-plugin", "1"))
+torch.set_num_threads(1)
+used = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
+resource.setrlimit(resource.RLIMIT_AS, (used + 2**30, used + 2**30))
+files = sorted(folder.glob("sound-*"))
+headers = [t.artefact.header(file) for file in files]
+outcomes, longest = {}, 0.0
+for trial in range(600):
+    header = headers[trial % len(headers)]
+    for _ in range(draw.choice([1, 1, 2, 4])):
+        part = {"notes": t.mutated(header["notes"], draw)} if trial % 4 else {}
+        header = header | part if part else t.mutated(header, draw)
+        if not isinstance(header, dict) or "notes" not in header:
+            break
+    t.rewrite(files[trial % len(files)], folder / "other", header)
+    began = time.process_time()
+    try:
+        t.artefact.load(folder / "other", plugins)
+        name = "loaded"
+    except (CellError, StoreError, UsageError) as error:
+        name = type(error).__name__
+    longest = max(longest, time.process_time() - began)
+    outcomes[name] = outcomes.get(name, 0) + 1
+print(json.dumps([outcomes, longest]))
+"""
+
+
+def test_any_change_of_a_header_is_an_error_of_the_harness_with_little_memory_and_time(tmp_path: Path) -> None:
+    """The child may use 1 GiB more than its imports; any other exception ends it."""
+    for architecture in ("conv", "lstm"):
+        artefact.save(tmp_path / f"sound-{architecture}", network(architecture), [], architecture, TASK)
+    command = [sys.executable, "-W", "ignore", "-c", FUZZ, str(tmp_path)]
+    paths = os.pathsep.join([str(Path(__file__).parent), str(Path(__file__).parent.parent)])
+    child = subprocess.run(command, env=os.environ | {"PYTHONPATH": paths}, capture_output=True, text=True, timeout=500)
+    assert child.returncode == 0, child.stderr[-2000:]
+    outcomes, longest = json.loads(child.stdout.splitlines()[-1])
+    assert outcomes["CellError"] > 100
+    assert outcomes["StoreError"] > 50
+    assert sum(outcomes.values()) == 600
+    assert longest < 30
+
+
+def test_a_task_that_asks_for_a_huge_network_is_refused_before_it_takes_memory(tmp_path: Path) -> None:
+    class Wide(toy.Conv):
+        name: ClassVar[str] = "wide"
+
+        def build(self, task: Any) -> torch.nn.Module:
+            return torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(math.prod(task.input_shape), 64))
+
+    class Bring:
+        harness_architectures = staticmethod(toy.hookimpl(lambda register: register(Wide())))
+
+    plugins = Plugins()
+    plugins.add(Bring, Origin("wide", "wide-dist", "1"))
+    artefact.save(tmp_path / "m", Wide().build(TASK), [], "wide", TASK)
+    content = artefact.header(tmp_path / "m")
+    assert artefact.load(tmp_path / "m", plugins)[1].in_features == 32
+    content["task"]["input_shape"] = [2, 10**7]
+    rewrite(tmp_path / "m", tmp_path / "n", content)
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    with pytest.raises(CellError, match=r"asks for a fresh wide network of more than 67,108,864 numbers, and has"):
+        artefact.load(tmp_path / "n", plugins)
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - peak < 300_000, "kB"
 
 
 def test_a_file_that_is_not_there(plugins: Plugins, tmp_path: Path) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import json
+import time
 from collections.abc import Mapping
 from typing import Any, ClassVar
 
@@ -172,6 +173,64 @@ def test_tensors_that_do_not_fit_are_an_error() -> None:
 def test_only_types_of_the_table_are_built(note: dict[str, object]) -> None:
     with pytest.raises(CellError, match="can be rebuilt"):
         restore(nn.Linear(1, 1), {}, {"modules": {"": note}, "tied": []})
+
+
+@pytest.mark.parametrize("others", [["forward"], ["training"], ["0.forward"], ["0.none"], ["0"], [""], ["0.bias"], [7]])
+def test_only_parameters_and_stored_buffers_that_are_alike_are_tied(others: list[Any]) -> None:
+    model = nn.Sequential(nn.Linear(2, 3), nn.Linear(2, 3))
+    tensors, notes = dump(model)
+    for tied in (["0.weight", *others], [*others, "0.weight"]):
+        with pytest.raises(CellError, match="structure"):
+            restore(copy.deepcopy(model), tensors, notes | {"tied": [tied]})
+
+
+def test_a_batch_norm_at_two_places_shares_its_buffers() -> None:
+    layer = nn.BatchNorm1d(4)
+    back = round_trip(nn.Sequential(layer, nn.Tanh(), layer), nn.Sequential(nn.Tanh(), nn.Tanh(), nn.Tanh()))
+    assert back[0].running_mean is back[2].running_mean
+    assert back[0].weight is back[2].weight
+
+
+def test_tied_recurrent_weights_are_those_that_the_kernel_reads() -> None:
+    model = nn.ModuleList([nn.LSTM(3, 4), nn.LSTM(3, 4)])
+    model[1].weight_hh_l0 = model[0].weight_hh_l0
+    back = round_trip(model, nn.ModuleList([nn.LSTM(3, 5), nn.LSTM(3, 5)]))
+    assert back[1]._flat_weights[1] is back[1].weight_hh_l0 is back[0].weight_hh_l0
+
+
+LAYER = dump(nn.LSTM(3, 4))[1]["modules"][""]
+
+
+@pytest.mark.parametrize(
+    "note",
+    [
+        LAYER | {"arguments": LAYER["arguments"] | {"num_layers": 10**6}},
+        LAYER | {"arguments": LAYER["arguments"] | {"hidden_size": 10**5}, "without": ["weight_hh_l0"]},
+        {"layer": "Linear", "arguments": {"in_features": 10**9, "out_features": 10**9, "bias": True}},
+        {"layer": "Linear", "arguments": {"in_features": 10**12, "out_features": 10**12, "bias": True}},
+        {"layer": "Linear", "arguments": {"in_features": 10**5, "out_features": 10**5, "bias": False},
+         "without": ["weight"]},
+        {"container": "Sequential", "children": [""]},
+        {"container": "Sequential", "children": ["0", "0"]},
+        {"container": "Sequential", "children": ["0.0", "0"]},
+        {"container": "Sequential"},
+        {"layer": ["Linear"], "arguments": {}},
+        {},
+        [],
+        None,
+    ],
+)  # fmt: skip
+def test_a_structure_that_the_harness_did_not_write_is_an_error_of_one_class(note: Any) -> None:
+    began = time.monotonic()
+    with pytest.raises(CellError, match="structure"):
+        restore(nn.Sequential(), {"weight": torch.zeros(4)}, {"modules": {"": note, "0": note}, "tied": []})
+    assert time.monotonic() - began < 20
+
+
+def test_paths_that_never_end_are_an_error() -> None:
+    deep = {".".join("0" * depth): {"container": "Sequential", "children": ["0"]} for depth in range(3000)}
+    with pytest.raises(CellError, match="is malformed"):
+        restore(nn.Sequential(), {}, {"modules": deep, "tied": []})
 
 
 def test_sparse_tensor_is_an_error() -> None:
