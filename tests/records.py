@@ -7,6 +7,14 @@ from typing import Any
 
 from harness.records.record import Record, decode
 
+#: The roles of the figures that metrics of this repository declare.
+ROLES = {
+    "parameters": "parameters",
+    "nonzero": "nonzero",
+    "file_size": "file",
+    "int8_weights": "int8 weights",
+    "int8_macs": "int8 macs",
+}
 INTERVAL = {"level": 0.95, "method": "made up"}
 
 
@@ -45,6 +53,7 @@ def record(**changes: Any) -> Any:
         "steps": [],
         "figures": {
             name: {"metric": name, "value": value, "unit": "", "better": None, "digits": 4, "headline": True}
+            | ({"role": ROLES[name]} if name in ROLES else {})
             for name, value in figures.items()
         },
         "differences": {"auroc": interval(*changes.get("difference", (0.0, 0.0, 0.0)))},

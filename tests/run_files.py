@@ -33,6 +33,7 @@ def cell(ratio: float | None = 1.0, error: float = 0.001, **changes: Any) -> Any
     half = 3.182 * error
     bounds = None if ratio is None else (ratio, ratio * math.exp(-half), ratio * math.exp(half))
     made = records.record(**{"ratio": bounds} | changes)
+    made["figures"]["parameters"].pop("role")  # as in records of version 0.1; the metric size declares it
     made["figures"]["file_size"] = {**made["figures"]["parameters"], "metric": "size", "unit": "kB", "headline": False}
     made["figures"]["parameters"] |= {"metric": "size", "headline": False, "digits": 0}
     made["figures"]["auroc"] |= {"metric": "quality", "better": "higher"}

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from harness.api.architectures import Architecture, Phase, Training
 from harness.api.data import Data, Dataset, Progress, Split, Task, silent
 from harness.api.kinds import Kind
-from harness.api.metrics import Better, EvalContext, Metric, MetricSpec, WeightedMetric
+from harness.api.metrics import Better, EvalContext, Metric, MetricSpec, Role, WeightedMetric
 from harness.api.runtimes import ALLOCATORS, INSTRUCTION_SETS, Predictor, Profile, Runtime
 from harness.api.sections import Chart, ReportContext, Section, Table
 from harness.api.steps import Loss, Step, StepContext
@@ -42,6 +42,7 @@ __all__ = [
     "Profile",
     "Progress",
     "ReportContext",
+    "Role",
     "Runtime",
     "Section",
     "Split",

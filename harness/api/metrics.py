@@ -6,10 +6,10 @@ import abc
 import dataclasses
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol, get_args
 
 from harness.api.data import Task
-from harness.errors import UsageError
+from harness.errors import UsageError, nearest
 from harness.former_names import FormerNames
 
 if TYPE_CHECKING:
@@ -18,6 +18,8 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 Better = Literal["higher", "lower"]
+#: What a figure measures, where the report has a place of its own for it (see `MetricSpec.role`).
+Role = Literal["parameters", "nonzero", "file", "int8 weights", "int8 macs"]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -39,12 +41,21 @@ class MetricSpec:
     per_machine: bool = False
     #: The gate's rule where a user gives none: a share of the earlier value ("1%") or an amount ("0.005").
     gate: str | None = None
+    #: What the report uses the figure for. "parameters": what remains of the network; orders the levels of compression.
+    #: "nonzero": parameters that are not zero; shown where pruning left zeros in place. "file": the size of the
+    #: deployed file; shown where it shrinks otherwise than its metric's headline figure. "int8 weights", "int8 macs":
+    #: the shares of weights and of multiply-accumulates in int8, in per cent.
+    role: Role | None = None
 
     def __post_init__(self) -> None:
         if self.gate is not None and self.better is None:
             raise UsageError(
                 f"figure {self.name!r} has the gate rule {self.gate!r}, but no direction that is better: "
                 "add better='higher' or better='lower'"
+            )
+        if self.role is not None and self.role not in get_args(Role):
+            raise UsageError(
+                f"figure {self.name!r} has the unknown role {self.role!r}{nearest(self.role, get_args(Role))}"
             )
 
 

@@ -50,6 +50,7 @@ class MetricValue(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True)
     exact: bool = False
     per_machine: bool = False
     gate: str | None = None
+    role: str | None = None
     interval: Interval | None = None
 
 

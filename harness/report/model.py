@@ -11,10 +11,12 @@ import dataclasses
 import statistics
 from collections.abc import Iterable, Mapping, Sequence
 
+from harness.api import Role
+from harness.policy.rules import LATENCY
 from harness.records.record import Interval, MetricValue, Record, Unmeasured
 from harness.records.runs import Run
 from harness.report.noise import protocol
-from harness.run.declarations import declaration
+from harness.run.declarations import declaration, figures_by_role
 from harness.stats.estimates import Estimate, known_mean, pooled, pooled_ratio
 
 OVER_SEEDS = (
@@ -76,7 +78,7 @@ class Variant:
     @property
     def verdicts(self) -> Mapping[str, int]:
         """The number of cells with each verdict."""
-        return collections.Counter(found.kind for cell in self.cells if (found := cell.record.verdict) is not None)
+        return collections.Counter(entry.kind for cell in self.cells if (entry := cell.record.verdict) is not None)
 
     @property
     def verdict_text(self) -> str:
@@ -91,11 +93,11 @@ class Variant:
 
     @property
     def disturbance(self) -> str:
-        """The number of disturbed timings, in words; empty if there is none."""
+        """The number of disturbed timings, in words; empty if no timing was disturbed."""
         return f" ({self.disturbed} of {len(self.cells)} timings disturbed)" if self.disturbed else ""
 
-    def mean(self, name: str) -> float | None:
-        """The mean of a figure over seeds; None where it is undefined."""
+    def mean(self, name: str | None) -> float | None:
+        """The mean of a figure over seeds; None where it is undefined, or no figure is meant."""
         figures = [cell.record.figures for cell in self.cells]
         return known_mean(entry[name].value for entry in figures if name in entry)
 
@@ -111,6 +113,8 @@ class Network:
     quality: Shown | None
     size: Shown | None
     variants: tuple[Variant, ...]
+    #: The names of the figures that have a role.
+    roles: Mapping[Role, str]
 
     @property
     def records(self) -> list[Record]:
@@ -184,14 +188,14 @@ def _with_unique_titles(networks: Sequence[Network]) -> Iterable[Network]:
 
 
 def _distinguishing(settings: Sequence[Mapping[str, str]]) -> list[str]:
-    """The names of the settings that distinguish the networks; a name that adds nothing to those before is left out."""
+    """The names of the settings that distinguish the networks; a name that adds nothing to earlier ones is left out."""
     names: list[str] = []
     distinct = 1
     for name in settings[0]:
-        found = len({tuple(setting[other] for other in (*names, name)) for setting in settings})
-        if found > distinct:
+        count = len({tuple(setting[other] for other in (*names, name)) for setting in settings})
+        if count > distinct:
             names.append(name)
-            distinct = found
+            distinct = count
     return names
 
 
@@ -227,15 +231,15 @@ def _network(cells: Sequence[RunCell]) -> Network:
     groups: dict[str, list[RunCell]] = {}
     for cell in cells:
         groups.setdefault(_label(cell.record, axes), []).append(cell)
-    quality, size = _quality(records), _size(records)
+    quality, size, roles = _quality(records), _size(records), figures_by_role(records)
     labels = {cell.record.cell: label for label, group in groups.items() for cell in group}
     variants = [_variant(label, group, labels, axes, quality, size) for label, group in groups.items()]
     by_label = {variant.label: variant for variant in variants}
-    shared = [_shares(variant, by_label.get(variant.reference)) for variant in variants]
+    shared = [_shares(variant, by_label.get(variant.reference), roles.get("parameters")) for variant in variants]
     named = [str(first.axes[name]) for name in ("runtime", "profile")]
     title = f"{first.axes['architecture']} on {first.axes['dataset']}"
     title += "".join(f", {name}" for name in named[1:] if name) + (f", {named[0]}" if named[0] != "torch" else "")
-    return Network(title, heading(records), axes, first.columns, quality, size, tuple(shared))
+    return Network(title, heading(records), axes, first.columns, quality, size, tuple(shared), roles)
 
 
 def _label(record: Record, axes: Sequence[str]) -> str:
@@ -268,17 +272,17 @@ def _variant(
         size_share=None,
         parameter_share=None,
     )
-    return dataclasses.replace(made, latency=made.mean("latency"), size=made.mean(size.name) if size else None)
+    return dataclasses.replace(made, latency=made.mean(LATENCY), size=made.mean(size.name) if size else None)
 
 
-def _shares(variant: Variant, reference: Variant | None) -> Variant:
-    """The variant with its shares of the reference's size and parameters."""
+def _shares(variant: Variant, reference: Variant | None, parameters: str | None) -> Variant:
+    """The variant with its shares of the reference's size and parameters; ``parameters`` is the figure's name."""
     if reference is None:
         return variant
     return dataclasses.replace(
         variant,
         size_share=_share(variant.size, reference.size),
-        parameter_share=_share(variant.mean("parameters"), reference.mean("parameters")),
+        parameter_share=_share(variant.mean(parameters), reference.mean(parameters)),
     )
 
 
@@ -323,8 +327,8 @@ def _qualities(records: Sequence[Record], quality: Shown | None) -> Estimate | N
 
 
 def _differences(records: Sequence[Record], quality: Shown | None) -> Estimate | None:
-    found = [record.differences.get(quality.name) for record in records] if quality else []
-    return pooled([estimate(entry) for entry in found if entry is not None])
+    intervals = [record.differences.get(quality.name) for record in records] if quality else []
+    return pooled([estimate(interval) for interval in intervals if interval is not None])
 
 
 def estimate(interval: Interval) -> Estimate:
@@ -337,10 +341,9 @@ def network_key(record: Record) -> tuple[str, ...]:
     axes = record.axes
     fixed = (str(axes[name]) for name in ("dataset", "architecture", "runtime", "profile"))
     timing = record.timing
-    found = record.verdict
-    margin = "" if found is None else str(found.margin)
-    how = () if timing is None else (timing.protocol, str(timing.processes), margin)
-    return (record.suite, record.matrix, record.preset, record.device, *fixed, *how)
+    margin = "" if record.verdict is None else str(record.verdict.margin)
+    protocol = () if timing is None else (timing.protocol, str(timing.processes), margin)
+    return (record.suite, record.matrix, record.preset, record.device, *fixed, *protocol)
 
 
 def step_axes(record: Record) -> list[str]:
@@ -373,62 +376,79 @@ def heading(records: Sequence[Record]) -> str:
 
 # -------------------------------------------------------------------------------------------- secondary size metrics
 
-NONZERO, FILE = "nonzero", "file_size"
 NONZERO_LEFT = "nonzero left"
 #: The share of weights by which a variant must be sparser; rounding to 8 bits alone makes up to 3 % zero.
 SPARSER = 0.05
-#: How far the two shares of size must lie apart; the files' formats differ by up to a tenth of a small network.
+#: The least distance of the two shares of size; the formats of the files differ by up to a tenth of a small network.
 APART = 0.1
 
-Bases = Mapping[str, Record]
+References = Mapping[str, Record]
 
 
-def bases(records: Sequence[Record]) -> Bases:
+def by_cell(records: Sequence[Record]) -> References:
     """The records by the names of their cells, to look up references."""
     return {record.cell: record for record in records}
 
 
-def secondary_sizes(records: Sequence[Record]) -> frozenset[str]:
-    """Which of `NONZERO` and `FILE` to show, because they differ from the primary size metrics in some cell.
+@dataclasses.dataclass(frozen=True)
+class SecondarySizes:
+    """The names of the figures of secondary size that a table shows; None for one that it does not show."""
 
-    Both usually follow the parameters and the ``state_size``. They do not where single weights were set to zero, and
-    where the deployed file stores less or more than the ``state_dict``.
+    nonzero: str | None = None
+    file: str | None = None
+
+
+def secondary_sizes(records: Sequence[Record]) -> SecondarySizes:
+    """Show the non-zero weights and the deployed file where they say something else than the primary size.
+
+    The non-zero weights do where single weights were set to zero. The deployed file does where its share of the
+    reference's differs from that of its metric's headline figure.
     """
-    found = set()
-    known = bases(records)
+    roles = figures_by_role(records)
+    nonzero, parameters, file = (roles.get(role) for role in ("nonzero", "parameters", "file"))
+    headline = _headline_beside(records, file)
+    sparser = apart = False
+    references = by_cell(records)
     for record in records:
-        base = known.get(record.reference)
-        if base is None:
+        reference = references.get(record.reference)
+        if reference is None:
             continue
-        dense, whole = (_quotient(entry, NONZERO, entry, "parameters") for entry in (record, base))
-        if dense is not None and whole is not None and whole - dense > SPARSER:
-            found.add(NONZERO)
-        file, state = (_quotient(record, name, base, name) for name in (FILE, "state_size"))
-        if file is not None and state is not None and abs(file - state) > APART:
-            found.add(FILE)
-    return frozenset(found)
+        dense, whole = (_quotient(entry, nonzero, entry, parameters) for entry in (record, reference))
+        sparser = sparser or (dense is not None and whole is not None and whole - dense > SPARSER)
+        shares = [_quotient(record, name, reference, name) for name in (file, headline)]
+        apart = apart or (shares[0] is not None and shares[1] is not None and abs(shares[0] - shares[1]) > APART)
+    return SecondarySizes(nonzero if sparser else None, file if apart else None)
 
 
-def file_figure(records: Sequence[Record]) -> MetricValue | None:
-    """The figure of the deployed file, where it is shown."""
-    if FILE not in secondary_sizes(records):
+def _headline_beside(records: Sequence[Record], name: str | None) -> str | None:
+    """The headline figure of the metric that gives the figure ``name``."""
+    figures = next((record.figures for record in records if name in record.figures), {})
+    if name is None or name not in figures:
         return None
-    return next(record.figures[FILE] for record in records if FILE in record.figures)
+    metric = figures[name].metric
+    return next((other for other, figure in figures.items() if figure.metric == metric and figure.headline), None)
 
 
-def file_title(figure: MetricValue) -> str:
-    """The name of the deployed file's size with its unit, as in tables and charts."""
-    return f"{FILE}, {figure.unit}" if figure.unit else FILE
+def figure_of(records: Sequence[Record], name: str) -> MetricValue:
+    """A figure, from the first record that has it."""
+    return next(record.figures[name] for record in records if name in record.figures)
 
 
-def nonzero_share(cells: Sequence[Record], known: Bases) -> float | None:
+def figure_title(name: str, figure: MetricValue) -> str:
+    """The name of a figure with its unit, as in tables and charts."""
+    return f"{name}, {figure.unit}" if figure.unit else name
+
+
+def nonzero_share(cells: Sequence[Record], references: References, nonzero: str) -> float | None:
     """The mean over cells of their non-zero parameters / those of their references; None where unknown."""
-    pairs = [(cell, base) for cell in cells if (base := known.get(cell.reference)) is not None]
-    found = [_quotient(cell, NONZERO, base, NONZERO) for cell, base in pairs]
-    shares = [share for share in found if share is not None]
+    pairs = [(cell, reference) for cell in cells if (reference := references.get(cell.reference)) is not None]
+    quotients = [_quotient(cell, nonzero, reference, nonzero) for cell, reference in pairs]
+    shares = [share for share in quotients if share is not None]
     return statistics.fmean(shares) if shares else None
 
 
-def _quotient(above: Record, name: str, below: Record, other: str) -> float | None:
+def _quotient(above: Record, name: str | None, below: Record, other: str | None) -> float | None:
+    if name is None or other is None:
+        return None
     part, whole = above.value(name), below.value(other)
     return part / whole if part is not None and whole else None

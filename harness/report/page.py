@@ -14,7 +14,7 @@ from harness.api.sections import Chart, Section, Table
 from harness.records.record import Interval, Record, Timing
 from harness.report.charts import drawn, network_charts, training_chart
 from harness.report.choice import lead
-from harness.report.model import OVER_SEEDS, Network, Report, RunCell, Variant, file_figure, file_title
+from harness.report.model import OVER_SEEDS, Network, Report, RunCell, Variant, figure_of, figure_title, secondary_sizes
 from harness.report.noise import notes
 from harness.report.rows import DIGITS, FIELDS, finite, rows
 from harness.report.tables import (
@@ -112,8 +112,11 @@ def _digits(shown: Any) -> dict[str, Any] | None:
 
 
 def _file(network: Network) -> dict[str, Any] | None:
-    figure = file_figure(network.records)
-    return None if figure is None else {"title": file_title(figure), "digits": figure.digits}
+    name = secondary_sizes(network.records).file
+    if name is None:
+        return None
+    figure = figure_of(network.records, name)
+    return {"title": figure_title(name, figure), "digits": figure.digits}
 
 
 def _chart(chart: Chart) -> dict[str, Any]:

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from harness.report.choice import front
-from harness.report.model import FILE, NONZERO, Network, Variant, bases, nonzero_share, secondary_sizes
+from harness.report.model import Network, Variant, by_cell, nonzero_share, secondary_sizes
 from harness.stats.estimates import Estimate
 
 ESTIMATES = ("quality", "difference", "ratio")
@@ -22,7 +22,7 @@ FIELDS = (
     "size_share",
     "parameter_share",
     "nonzero_share",
-    "file_size",
+    "file",
     "verdict",
     "disturbed",
     "seeds",
@@ -44,30 +44,30 @@ def rows(network: Network) -> list[Row]:
         "front_size": _front(network.variants, lambda variant: _exact(variant.size)),
     }
     levels = _levels(network)
-    found = [
+    values = [
         _row(network, variant, levels) | {name: states.get(variant.label) for name, states in fronts.items()}
         for variant in network.variants
     ]
-    shown, known = secondary_sizes(network.records), bases(network.records)
-    for row, variant in zip(found, network.variants, strict=True):
-        if NONZERO in shown:
-            row["nonzero_share"] = finite(nonzero_share([cell.record for cell in variant.cells], known))
-        if FILE in shown:
-            row["file_size"] = finite(variant.mean(FILE))
-    return found
+    sizes, references = secondary_sizes(network.records), by_cell(network.records)
+    for row, variant in zip(values, network.variants, strict=True):
+        if sizes.nonzero is not None:
+            share = nonzero_share([cell.record for cell in variant.cells], references, sizes.nonzero)
+            row["nonzero_share"] = finite(share)
+        row["file"] = finite(variant.mean(sizes.file))
+    return values
 
 
 def _row(network: Network, variant: Variant, levels: Mapping[str, str]) -> Row:
-    found: Row = dict.fromkeys(FIELDS)
+    row: Row = dict.fromkeys(FIELDS)
     for name in ESTIMATES:
         estimate: Estimate | None = getattr(variant, name)
         if estimate is not None:
             values = (estimate.value, estimate.low, estimate.high)
-            found |= {f"{name}{bound}": finite(value) for bound, value in zip(BOUNDS, values, strict=True)}
+            row |= {f"{name}{bound}": finite(value) for bound, value in zip(BOUNDS, values, strict=True)}
     for name in ("latency", "size", "size_share", "parameter_share"):
-        found[name] = finite(getattr(variant, name))
+        row[name] = finite(getattr(variant, name))
     runs = {cell.run for cell in variant.cells}
-    return found | {
+    return row | {
         "label": variant.label,
         "series": _key(network.series(variant)),
         "level": levels[network.level(variant)],

@@ -9,15 +9,13 @@ from harness.api.sections import MISSING, Table
 from harness.records.record import Record, Timing
 from harness.report.choice import Choice, choices
 from harness.report.model import (
-    FILE,
-    NONZERO,
     NONZERO_LEFT,
     Network,
     Report,
     Variant,
-    bases,
-    file_figure,
-    file_title,
+    by_cell,
+    figure_of,
+    figure_title,
     nonzero_share,
     secondary_sizes,
 )
@@ -67,7 +65,7 @@ def _few(variants: Sequence[Variant], most: int = 3) -> str:
 def results_table(network: Network) -> Table:
     """One row for each variant: its options and its results."""
     quality, size = network.quality, network.size
-    more = _more(network)
+    more = _secondary_columns(network)
     headers = (
         *network.axes,
         *(() if quality is None else (str(quality), f"{quality.name} - reference")),
@@ -84,17 +82,19 @@ def results_table(network: Network) -> Table:
     return Table(f"{network.title}: all variants", headers, found)
 
 
-def _more(network: Network) -> dict[str, list[str]]:
+def _secondary_columns(network: Network) -> dict[str, list[str]]:
     """The columns of the secondary size metrics that are shown: one text for each variant."""
     records = network.records
-    columns = {}
-    if NONZERO in secondary_sizes(records):
-        known = bases(records)
-        shares = [nonzero_share([cell.record for cell in variant.cells], known) for variant in network.variants]
+    sizes, columns = secondary_sizes(records), {}
+    if sizes.nonzero is not None:
+        references = by_cell(records)
+        cells = [[cell.record for cell in variant.cells] for variant in network.variants]
+        shares = [nonzero_share(group, references, sizes.nonzero) for group in cells]
         columns[NONZERO_LEFT] = [MISSING if share is None else f"{100 * share:.1f} %" for share in shares]
-    file = file_figure(records)
-    if file is not None and (network.size is None or network.size.name != FILE):
-        columns[file_title(file)] = [_number(variant.mean(FILE), file.digits) for variant in network.variants]
+    if sizes.file is not None and (network.size is None or network.size.name != sizes.file):
+        file = figure_of(records, sizes.file)
+        values = [_number(variant.mean(sizes.file), file.digits) for variant in network.variants]
+        columns[figure_title(sizes.file, file)] = values
     return columns
 
 
@@ -139,7 +139,7 @@ def coverage_table(network: Network) -> Table | None:
     """The share of each quantized variant that really is int8, and the layers that are not; None if nothing is int8."""
     found = []
     for variant in network.variants:
-        weights, macs = variant.mean("int8_weights"), variant.mean("int8_macs")
+        weights, macs = (variant.mean(network.roles.get(role)) for role in ("int8 weights", "int8 macs"))
         layers = _layers(variant)
         if weights or macs or layers:
             rest = [f"{layer.get('path')} ({layer.get('dtype')})" for layer in layers if layer.get("dtype") != "int8"]

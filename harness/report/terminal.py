@@ -17,12 +17,11 @@ from harness.plugin.manager import Plugins
 from harness.records.record import Interval, Record, to_json
 from harness.report.choice import lead
 from harness.report.model import (
-    FILE,
-    NONZERO,
     NONZERO_LEFT,
-    Bases,
+    References,
     RunCell,
-    bases,
+    by_cell,
+    figure_title,
     heading,
     network_key,
     networks_of,
@@ -32,6 +31,7 @@ from harness.report.model import (
     warnings_of,
 )
 from harness.report.noise import VERDICTS, notes
+from harness.run.declarations import figures_by_role
 from harness.text import fit_table, format_margin, one_line, printable
 
 QUALITY = (
@@ -112,9 +112,10 @@ def _table(records: Sequence[Record], width: int) -> str:
                 line.append(show(cells) if cells else MISSING)
             body.append(line)
         body.append([])
-    left = {column: _left(records, column_axis, column) for column in columns}
-    label = "\nparameters left" if any(left.values()) else ""
-    headers = [label, *row_axes, *(f"{column}\n{left[column]}" for column in columns)]
+    parameters = figures_by_role(records).get("parameters")
+    shares = {column: _parameter_share(records, parameters, column_axis, column) for column in columns}
+    label = "\nparameters left" if any(shares.values()) else ""
+    headers = [label, *row_axes, *(f"{column}\n{shares[column]}" for column in columns)]
     text = _laid_out(headers, body[:-1])
     if max(map(len, text.splitlines())) > width:
         text = _laid_out(headers, [[entry.replace(" [", "\n[") for entry in line] for line in body[:-1]])
@@ -130,14 +131,13 @@ def _blocks(records: Sequence[Record]) -> list[tuple[str, Show]]:
 
     Each has a title and a function that formats a group of cells.
     """
-    secondary = secondary_sizes(records)
+    sizes = secondary_sizes(records)
     blocks: list[tuple[str, Show]] = []
     for name, figure in records[0].figures.items():
-        if name == NONZERO and name in secondary and not figure.headline:
-            blocks.append((NONZERO_LEFT, functools.partial(_nonzero, bases(records))))
-        elif figure.headline or (name == FILE and name in secondary):
-            unit = f", {figure.unit}" if figure.unit else ""
-            blocks.append((f"{name}{unit}", functools.partial(_figure, name)))
+        if name == sizes.nonzero and not figure.headline:
+            blocks.append((NONZERO_LEFT, functools.partial(_nonzero, name, by_cell(records))))
+        elif figure.headline or name == sizes.file:
+            blocks.append((figure_title(name, figure), functools.partial(_figure, name)))
             if name in records[0].differences:
                 blocks.append((f"{name} - reference", functools.partial(_difference, name)))
     if any(record.timing is not None for record in records):
@@ -156,8 +156,8 @@ def _ratio(cells: Sequence[Record]) -> str:
     return _interval([timing.ratio for cell in cells if (timing := cell.timing) is not None], 3)
 
 
-def _nonzero(known: Bases, cells: Sequence[Record]) -> str:
-    share = nonzero_share(cells, known)
+def _nonzero(name: str, references: References, cells: Sequence[Record]) -> str:
+    share = nonzero_share(cells, references, name)
     return MISSING if share is None else f"{100 * share:.2f} %"
 
 
@@ -194,17 +194,18 @@ def _interval(intervals: Sequence[Interval], digits: int, sign: str = "") -> str
     return mean if low is None or high is None else f"{mean} [{low:{sign}.{digits}f}, {high:{sign}.{digits}f}]"
 
 
-def _left(records: Sequence[Record], axis: str, option: str) -> str:
-    """The share of parameters that is left, from a cell that differs from its reference only in ``axis``."""
+def _parameter_share(records: Sequence[Record], parameters: str | None, axis: str, option: str) -> str:
+    """The share of parameters that remains, from a cell that differs from its reference only in ``axis``."""
+    if parameters is None:
+        return ""
+    references = by_cell(records)
     for record in records:
-        base = next((other for other in records if other.cell == record.reference), None)
-        if base is None or str(record.axes[axis]) != option:
+        reference = references.get(record.reference)
+        if reference is None or str(record.axes[axis]) != option:
             continue
-        if all(record.axes[name] == base.axes[name] for name in record.axes if name != axis):
-            if "parameters" not in record.figures:
-                return ""
-            mine, whole = (entry.figures["parameters"].value for entry in (record, base))
-            return f"{100 * mine / whole:.2f} %" if mine and whole else ""
+        if all(record.axes[name] == reference.axes[name] for name in record.axes if name != axis):
+            part, whole = (entry.value(parameters) for entry in (record, reference))
+            return f"{100 * part / whole:.2f} %" if part and whole else ""
     return ""
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 from collections.abc import Iterable, Mapping
 
-from harness.api import MetricSpec, Task
+from harness.api import MetricSpec, Role, Task
 from harness.errors import CellError, HarnessError, UsageError
 from harness.plugin.manager import Plugins, installed
 from harness.policy.rules import parse_tolerance
@@ -37,11 +37,11 @@ def specs_of(name: str, task: Task, plugins: Plugins) -> tuple[MetricSpec, ...]:
 def declaration(name: str, figure: MetricValue) -> MetricSpec:
     """Return what the figure ``name`` of a record declares.
 
-    Records of version 0.1 hold neither ``exact``, ``per_machine`` nor ``gate``; there, the installed metric's
+    Records of version 0.1 hold neither ``exact``, ``per_machine``, ``gate`` nor ``role``; there, the installed metric's
     declaration counts.
     """
     known = _specs().get((figure.metric, name))
-    if known is not None and not (figure.exact or figure.per_machine or figure.gate is not None):
+    if known is not None and not (figure.exact or figure.per_machine or figure.gate is not None or figure.role):
         return known
     return MetricSpec(
         name,
@@ -52,7 +52,21 @@ def declaration(name: str, figure: MetricValue) -> MetricSpec:
         exact=figure.exact,
         per_machine=figure.per_machine,
         gate=figure.gate,
+        role=figure.role,  # type: ignore[arg-type]
     )
+
+
+def figures_by_role(records: Iterable[Record]) -> dict[Role, str]:
+    """Return the names of the figures that have a role; where two figures have the same role, the first one's."""
+    figures: dict[str, MetricValue] = {}
+    for record in records:
+        for name, figure in record.figures.items():
+            figures.setdefault(name, figure)
+    names: dict[Role, str] = {}
+    for name, figure in figures.items():
+        if (role := declaration(name, figure).role) is not None:
+            names.setdefault(role, name)
+    return names
 
 
 def default_rules(records: Iterable[Record]) -> dict[str, str]:

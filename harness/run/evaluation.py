@@ -78,6 +78,7 @@ def figures(context: CellContext) -> dict[str, MetricValue]:
                 exact=spec.exact,
                 per_machine=spec.per_machine,
                 gate=spec.gate,
+                role=spec.role,
                 interval=interval,
             )
     return values_by_name

@@ -25,8 +25,8 @@ class Operations(Metric):
     def specs(self, task: Task) -> tuple[MetricSpec, ...]:
         return (
             MetricSpec("macs", better="lower", digits=0, headline=True, exact=True),
-            MetricSpec("int8_weights", unit="%", digits=1, exact=True),
-            MetricSpec("int8_macs", unit="%", digits=1, exact=True),
+            MetricSpec("int8_weights", unit="%", digits=1, exact=True, role="int8 weights"),
+            MetricSpec("int8_macs", unit="%", digits=1, exact=True, role="int8 macs"),
         )
 
     def compute(self, evidence: EvalContext) -> Mapping[str, float | None]:

@@ -23,9 +23,9 @@ class Size(Metric):
     def specs(self, task: Task) -> tuple[MetricSpec, ...]:
         return (
             MetricSpec("state_size", unit="kB", better="lower", digits=3, headline=True, exact=True),
-            MetricSpec("file_size", unit="kB", better="lower", digits=3, exact=True, gate="1%"),
-            MetricSpec("parameters", better="lower", digits=0, exact=True, gate="0%"),
-            MetricSpec("nonzero", better="lower", digits=0, exact=True),
+            MetricSpec("file_size", unit="kB", better="lower", digits=3, exact=True, gate="1%", role="file"),
+            MetricSpec("parameters", better="lower", digits=0, exact=True, gate="0%", role="parameters"),
+            MetricSpec("nonzero", better="lower", digits=0, exact=True, role="nonzero"),
         )
 
     def compute(self, evidence: EvalContext) -> Mapping[str, float | None]:

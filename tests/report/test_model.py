@@ -184,7 +184,7 @@ def test_the_results_tell_of_zeroed_weights_and_of_the_deployed_file_where_they_
         (_, row), table = rows(network), results_table(network)
         cells = dict(zip(table.headers, table.rows[1], strict=True))
         assert (row["nonzero_share"] is not None) == ("nonzero left" in cells)
-        assert (row["file_size"] is not None) == ("file_size, kB" in cells)
+        assert (row["file"] is not None) == ("file_size, kB" in cells)
         return cells
 
     assert not {"nonzero left", "file_size, kB"} & found(990, 400).keys()

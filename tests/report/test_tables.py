@@ -123,7 +123,12 @@ def sized(pruning: str, parameters: float, nonzero: float, state: float, file: f
     figures = {"state_size": state, "file_size": file, "parameters": parameters, "nonzero": nonzero}
     made = record(pruning=pruning, figures=figures, **changes)
     for name in ("file_size", "parameters", "nonzero"):
-        made["figures"][name] |= {"headline": False, "unit": "kB" if name == "file_size" else "", "digits": 1}  # type: ignore[typeddict-item]
+        made["figures"][name] |= {
+            "headline": False,
+            "metric": "state_size",
+            "unit": "kB" if name == "file_size" else "",
+            "digits": 1,
+        }
     return made
 
 

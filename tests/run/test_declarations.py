@@ -12,7 +12,7 @@ from harness.api.metrics import headlines
 from harness.errors import CellError
 from harness.plugin.manager import Origin, Plugins
 from harness.records.record import MetricValue
-from harness.run.declarations import declaration, default_rules, specs_of
+from harness.run.declarations import declaration, default_rules, figures_by_role, specs_of
 
 TASK = Task((1,), ("a", "b"))
 
@@ -54,6 +54,11 @@ def test_a_gate_rule_needs_a_better_direction() -> None:
         MetricSpec("energy", gate="1%")
 
 
+def test_an_unknown_role_is_refused_with_the_nearest() -> None:
+    with pytest.raises(UsageError, match="figure 'joules' has the unknown role 'parameter'; did you mean 'parameters'"):
+        MetricSpec("joules", role="parameter")  # type: ignore[arg-type]
+
+
 def test_a_gate_rule_that_cannot_be_read_is_attributed_to_the_metric() -> None:
     plugins = installed_with(Energy(MetricSpec("joules", better="lower", gate="few")))
     with pytest.raises(CellError, match=r"specs\(\) of metric 'energy': gate: joules = 'few' is no"):
@@ -70,8 +75,19 @@ def test_a_record_says_what_its_figures_declare() -> None:
 def test_a_record_of_version_0_1_has_the_installed_metric_s_declarations() -> None:
     assert declaration("parameters", figure("size")).exact
     assert declaration("memory", figure("memory")).per_machine
+    assert declaration("int8_macs", figure("operations")).role == "int8 macs"
     # A figure of the same name that another metric gives is another figure.
     assert not declaration("parameters", figure("another")).exact
+
+
+def test_a_figure_has_the_role_that_its_record_says_or_that_its_metric_declares() -> None:
+    new, old = record(figures={"joules": 3.0}), record(figures={"file_size": 9.0})
+    new["figures"]["joules"]["role"] = "nonzero"
+    for name in ("parameters", "file_size"):
+        old["figures"][name]["metric"] = "size"
+        del old["figures"][name]["role"]
+    assert figures_by_role([decoded(new)]) == {"parameters": "parameters", "nonzero": "joules"}
+    assert figures_by_role([decoded(old)]) == {"parameters": "parameters", "file": "file_size"}
 
 
 def test_default_rules_are_the_installed_metrics_and_then_the_records() -> None:

@@ -121,11 +121,11 @@
       ["size_share", "size / reference", true, (row) => percent(row.size_share)],
       ["parameter_share", "parameters left", true, (row) => percent(row.parameter_share)],
       ["nonzero_share", "nonzero left", true, (row) => percent(row.nonzero_share)],
-      ["file_size", all ? "file_size" : network.file?.title, true, (row) => number(row.file_size, row.network.file?.digits ?? 1)],
+      ["file", all ? "deployed file" : network.file?.title, true, (row) => number(row.file, row.network.file?.digits ?? 1)],
       ["latency", "latency, us", true, (row) => number(row.latency, 1)],
       ["seeds", "seeds", true, (row) => String(row.seeds)],
     ];
-    return found.filter(([key]) => !["nonzero_share", "file_size"].includes(key) || known(key));
+    return found.filter(([key]) => !["nonzero_share", "file"].includes(key) || known(key));
   }
 
   function trace(row) {
