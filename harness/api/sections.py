@@ -58,6 +58,8 @@ class Section:
     name: str = ""
     #: Leave it out of the report; print it only when the user asks for it by name.
     on_request: bool = False
+    #: It could not be made, and ``paragraphs`` say why; printed alone, it ends the command with a usage error.
+    failed: bool = False
 
     def __post_init__(self) -> None:
         """Raise TypeError for a part of another type, before a view fails on it."""

@@ -54,14 +54,17 @@ def report_text(records: Sequence[Record], plugins: Plugins, width: int = 120) -
 
 
 def named_section(records: Sequence[Record], plugins: Plugins, name: str, width: int = 120) -> str:
-    """The section of this name as text. Raises UsageError with the nearest names where there is none."""
+    """The section of this name as text. Raises UsageError if it could not be made, or with the nearest names."""
     sections = plugins.sections(list(map(to_json, records)), ReportContext(name, width, plugins.things))
     known = {section.title.casefold(): section for section in sections if not section.name}
     known |= {section.name.casefold(): section for section in sections if section.name}
     if name.casefold() not in known:
         names = [section.name or section.title for section in known.values()]
         raise UsageError(f"the report has no section {name!r}{nearest(name, names)}")
-    return section_text(known[name.casefold()], width)
+    section = known[name.casefold()]
+    if section.failed:
+        raise UsageError(" ".join(section.paragraphs))
+    return section_text(section, width)
 
 
 def section_text(section: Section, width: int) -> str:

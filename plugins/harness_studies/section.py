@@ -27,14 +27,14 @@ def _sections(records: Sequence[Record], context: ReportContext) -> Iterator[Sec
             yield Section(title, name=name, on_request=True)
             continue
         try:
-            found = compare(study, records, context.things["step"])
+            comparison = compare(study, records, context.things["step"])
         except UsageError as error:
-            yield Section(title, (str(error),), name=name)
+            yield Section(title, (str(error),), name=name, failed=True)
             continue
         if context.width is None:
-            yield _section(found)
+            yield _section(comparison)
         else:
-            yield Section(found.heading, text=study_text(found, context.width), name=name)
+            yield Section(comparison.heading, text=study_text(comparison, context.width), name=name)
 
 
 def _section(study: StudyComparison) -> Section:

@@ -69,6 +69,14 @@ def test_a_section_is_printed_alone_by_its_name_or_title() -> None:
         named_section([decoded(record())], loaded, "watre")
 
 
+def test_a_section_that_could_not_be_made_is_a_usage_error_alone_and_a_paragraph_in_the_report() -> None:
+    broken = Section("Study X", ("study X: x.toml has no entry 'title': add it",), name="X", failed=True)
+    loaded = plugins(hookimpl(lambda: broken))
+    with pytest.raises(UsageError, match=r"^study X: x\.toml has no entry 'title': add it$"):
+        named_section([decoded(record())], loaded, "x")
+    assert "x.toml has no entry 'title'" in report_text([decoded(record())], loaded)
+
+
 def test_a_plugin_learns_what_the_report_is_made_for() -> None:
     seen: list[ReportContext] = []
 

@@ -44,5 +44,6 @@ def test_a_study_that_is_not_in_order_says_so_in_its_place(tmp_path: Path) -> No
     broken.write_text("title = 1")
     (section,) = sections(Study("X", broken), [cell()])
     assert "broken.toml" in section.paragraphs[0]
+    assert section.failed
     assert section.tables == ()
     assert "broken.toml" in markdown(Report((), (), (), ()), [section])
