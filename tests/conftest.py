@@ -24,6 +24,9 @@ sys.path.insert(0, str(Path(__file__).parent.parent / "results" / "calibration")
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
+# Where pytest-benchmark finds this it times nothing, but runs that tests start are in no worker of pytest-xdist.
+os.environ.pop("PYTEST_XDIST_WORKER", None)
+
 import environments
 import toy
 from fakes import HEAD, Suite, Workers, logged

@@ -42,18 +42,15 @@ def here(nowhere: None, toy_installed: object) -> Path:
 # ---------------------------------------------------------------------------------------------- generated packages work
 
 
-def use(environment: Environment, folder: Path, kind: str, *options: str) -> str:
-    """Write and install a package, run its tests with options of pytest, and return the output of ``harness list``."""
-    name = EXAMPLES[kind]
-    environment.run("harness", "plugin", "new", kind, name, "--into", folder)
+def use(environment: Environment, folder: Path, kind: str) -> str:
+    """Write and install a package, and return the output of ``harness list``."""
+    environment.run("harness", "plugin", "new", kind, EXAMPLES[kind], "--into", folder)
     environment.install(folder)
-    environment.run("pytest", "-q", "-p", "no:cacheprovider", *options, cwd=folder)
     return environment.run("harness", "list").stdout
 
 
-def test_a_new_compressor_works(fresh_environment: Environment, tmp_path: Path) -> None:
-    # On one of the kit's networks; test_each_kind_passes_the_check tries all of them.
-    shown = use(fresh_environment, tmp_path / "package", "compressor", "-k", "not lstm and not mlp")
+def test_a_new_compressor_is_listed_and_planned(fresh_environment: Environment, tmp_path: Path) -> None:
+    shown = use(fresh_environment, tmp_path / "package", "compressor")
     assert re.search(
         r"^  com_one +Set the weights of each layer .*\[com_one \(harness-com-one 0\.1\.0\)\]$", shown, re.M
     )
@@ -64,10 +61,11 @@ def test_a_new_compressor_works(fresh_environment: Environment, tmp_path: Path) 
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("kind", [kind for kind in KINDS if kind != "compressor"])
-def test_each_other_kind_works(fresh_environment: Environment, tmp_path: Path, kind: str) -> None:
+@pytest.mark.parametrize("kind", KINDS)
+def test_the_tests_of_each_kind_pass(fresh_environment: Environment, tmp_path: Path, kind: str) -> None:
     name = Names.of(EXAMPLES[kind]).name
     shown = use(fresh_environment, tmp_path / "package", kind)
+    fresh_environment.run("pytest", "-q", "-p", "no:cacheprovider", cwd=tmp_path / "package")
     assert re.search(rf"^  {name} .*\[{name} \(harness-{EXAMPLES[kind]} 0\.1\.0\)\]$", shown, re.M)
 
 

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import pytest
 
 from harness.api.train import Train
@@ -11,7 +9,7 @@ from harness.build.plan import describe
 from harness.errors import Unsupported
 from harness.plugin.manager import installed
 from harness.testing._bench import Bench
-from harness.testing._world import LSTM, MLP, NETWORKS
+from harness.testing._world import MLP, NETWORKS
 from harness.testing.architectures import *  # noqa: F403
 from harness.testing.datasets import *  # noqa: F403
 from harness.testing.metrics import *  # noqa: F403
@@ -20,36 +18,24 @@ from harness.testing.steps import *  # noqa: F403
 from harness_compress import distill, prune, prune_quantile, quantize
 
 STEPS = [step for kind in (Train, prune, prune_quantile, quantize, distill) for step in kind.examples()]
-#: Names of slow objects and checks: more than two seconds.
-SLOW = ("rnn", "resnet", "ptbxl-synthetic", "mimic3-synthetic", "physionet2012-synthetic", "test_step_composes")
-#: In the usual run each step is tried on one network.
-QUICK = {"prune": LSTM.name, "quantize": LSTM.name}
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    """Try every check on everything that is built in, which takes minutes and so is slow."""
+    slow = pytest.mark.slow
     for kind in ("architecture", "dataset", "metric", "runtime"):
         if kind in metafunc.fixturenames:
             registry = getattr(installed(), f"{kind}s")
-            metafunc.parametrize(kind, [_marked(registry.get(name), name) for name in registry])
+            metafunc.parametrize(kind, [pytest.param(registry.get(name), id=name, marks=slow) for name in registry])
     if "network" in metafunc.fixturenames:
-        slow = metafunc.function.__name__.startswith(SLOW)
         ways = [
-            pytest.param(
-                step,
-                network,
-                id=f"{describe(step)}-{network}",
-                marks=pytest.mark.slow if slow or QUICK.get(step.name, MLP.name) != network else (),
-            )
+            pytest.param(step, network, id=f"{describe(step)}-{network}", marks=slow)
             for step in STEPS
             for network in NETWORKS
         ]
         metafunc.parametrize(("step", "network"), ways)
     elif "step" in metafunc.fixturenames:
-        metafunc.parametrize("step", STEPS, ids=describe)
-
-
-def _marked(thing: Any, name: str) -> Any:
-    return pytest.param(thing, id=name, marks=pytest.mark.slow if name in SLOW else ())
+        metafunc.parametrize("step", [pytest.param(step, id=describe(step), marks=slow) for step in STEPS])
 
 
 @pytest.mark.parametrize("scheme", ["ptq-int8", "uniform8"])
