@@ -29,7 +29,19 @@ CHECKS: Mapping[str, Callable[[str], object]] = {
 #: The options that a cell's figures and verdict depend on.
 REPEATED = tuple(
     f"--harness-{name}"
-    for name in ("preset", "data", "store", "shared", "margin", "processes", "protocol", "device", "against", "gate")
+    for name in (
+        "preset",
+        "data",
+        "store",
+        "shared",
+        "trusted",
+        "margin",
+        "processes",
+        "protocol",
+        "device",
+        "against",
+        "gate",
+    )
 )
 
 
@@ -54,6 +66,11 @@ def add_options(parser: pytest.Parser) -> None:
         metavar="URL",
         help="a store that machines share, to read artefacts from and write them to: s3://, file:// or any URL of "
         "fsspec (default: $HARNESS_SHARED; an empty URL: none)",
+    )
+    group.addoption(
+        "--harness-trusted",
+        metavar="RUN.json",
+        help="use of the shared store only the models that this run file names, by key and SHA-256",
     )
     group.addoption(
         "--harness-margin",
@@ -106,6 +123,10 @@ def check_options(config: pytest.Config) -> None:
     for option in ("--harness-gate", "--harness-summary", "--harness-junit"):
         if config.getoption(option) and not config.getoption("--harness-against"):
             raise pytest.UsageError(f"{option} needs a comparison: name an earlier run with --harness-against")
+    if config.getoption("--harness-trusted") and not shared_url(config.getoption("--harness-shared")):
+        raise pytest.UsageError(
+            "--harness-trusted restricts a shared store, and there is none: name it with --harness-shared"
+        )
     if parse_margin(config.getoption("--harness-margin")) == 0:
         raise pytest.UsageError(
             "--harness-margin 0: no measurement can show that two latencies are equal; use a margin above 0"
@@ -140,12 +161,14 @@ def run_options(config: pytest.Config) -> Options:
     from harness.policy.baseline import Baseline
     from harness.run.options import Options
 
+    trusted = config.getoption("--harness-trusted")
     against, rules = config.getoption("--harness-against"), config.getoption("--harness-gate")
     size = chosen_preset(config)
     return Options(
         preset=size,
         store=Path(config.getoption("--harness-store")),
         shared=shared_url(config.getoption("--harness-shared")),
+        trusted=None if trusted is None else Path(trusted),
         data=config.getoption("--harness-data"),
         device=config.getoption("--harness-device"),
         margin=parse_margin(config.getoption("--harness-margin")),

@@ -30,6 +30,8 @@ class Options:
     protocol: str | None = None
     #: The URL of a store that machines share.
     shared: str | None = None
+    #: A run file: of the shared store, only the models that it names are used.
+    trusted: Path | None = None
     #: The run whose models are measured again, and the gate's rules: the project's, and those of the command line.
     baseline: Baseline | None = None
     project_rules: Mapping[str, str] = dataclasses.field(default_factory=dict)

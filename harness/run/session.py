@@ -22,7 +22,7 @@ from harness.run.options import Options
 from harness.run.planner import Planner
 from harness.run.recorder import Recorder
 from harness.store.local import Store
-from harness.store.shared import SharedStore
+from harness.store.shared import SharedStore, models_of
 from harness.suite.matrix import Cell
 from harness.text import format_duration, pluralize
 
@@ -48,7 +48,8 @@ class Session:
         self.options = options
         self.plugins = plugins
         self.display = Display(stream)
-        shared = None if options.shared is None else SharedStore(options.shared)
+        trusted = None if options.trusted is None else models_of(options.trusted)
+        shared = None if options.shared is None else SharedStore(options.shared, trusted)
         self.store = Store(options.store, shared)
         self.library = Library(plugins, self.store, options.data, self.display)
         self.planner = Planner(selected, known, plugins, self.library.fingerprint, options)

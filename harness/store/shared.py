@@ -13,11 +13,12 @@ import os
 import posixpath
 import re
 import time
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 from harness.errors import HarnessError, StoreError, UsageError, nearest
+from harness.records.runs import load
 from harness.store.entry import (
     METADATA_LIMIT,
     Artefact,
@@ -59,14 +60,27 @@ def without_password(url: str) -> str:
     return re.sub(r"//[^/@]*@", "//***@", url)
 
 
+def models_of(run: Path) -> dict[str, set[str]]:
+    """Return the SHA-256 of the deployed files that a run file names, by the keys of their artefacts.
+
+    The runtime ``torch`` deploys the artefact's own model file. Raises UsageError for a file that cannot be read.
+    """
+    models: dict[str, set[str]] = {}
+    for record in load(run)[1]:
+        against = () if record.against is None else (record.against.artefact,)
+        for artefact in (record.artefact, record.reference_artefact, *against):
+            models.setdefault(artefact.key, set()).add(artefact.sha256)
+    return models
+
+
 class SharedStore:
     """The artefacts at a URL. Raises UsageError for an invalid URL, and StoreError for all other failures.
 
     The constructor lists the store, so that a wrong URL ends a run before it begins.
     """
 
-    def __init__(self, url: str, trusted: Mapping[str, str] | None = None) -> None:
-        """``trusted`` maps keys to hashes of model files; the store then gives these models alone."""
+    def __init__(self, url: str, trusted: Mapping[str, Collection[str]] | None = None) -> None:
+        """``trusted`` maps keys to the SHA-256 of their model files; the store then gives these models alone."""
         #: For messages: without a password.
         self.url = without_password(url)
         self._trusted = trusted
@@ -106,8 +120,8 @@ class SharedStore:
             except FileNotFoundError:
                 return False
             metadata = parse_metadata(key, text)
-            if self._trusted is not None and self._trusted[key] != metadata.sha256:
-                raise Damaged("has another model than the trusted run")
+            if self._trusted is not None and metadata.sha256 not in self._trusted[key]:
+                raise Damaged("has a model that the trusted run does not name")
             model = self._path(remote_model(key, metadata.sha256))
             try:
                 if not _is_file(self._fs.info(model)):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import hashlib
 import json
 import multiprocessing
 import os
@@ -646,6 +647,42 @@ def test_a_second_machine_builds_nothing(
         before, after = (benchmarks(file)[name]["extra_info"]["harness"] for file in ("a.json", "b.json"))
         for field in ("artefact", "reference_artefact", "steps", "figures", "differences"):
             assert after[field] == before[field] == entry["extra_info"]["harness"][field]
+
+
+def test_only_models_that_a_trusted_run_names_are_taken(url: str, tmp_path: Path, said: list[str]) -> None:
+    writer = Store(tmp_path / "writer", SharedStore(url))
+    keys = [put(writer, {"number": number}, b"weights %d" % number) for number in range(3)]
+    hashes = [hashlib.sha256(b"weights %d" % number).hexdigest() for number in range(3)]
+    trusted = {keys[0]: {hashes[2], hashes[0]}, keys[1]: {hashes[2]}}
+    reader = Store(tmp_path / "reader", SharedStore(url, trusted))
+    assert [reader.has(key) for key in keys] == [True, True, False]
+    assert [reader.get(key) is not None for key in keys] == [True, False, False]
+    (line,) = said
+    assert line.startswith(f"artefact {keys[1][:12]} of {url} has a model that the trusted run does not name")
+
+
+def test_a_run_with_a_trusted_run_builds_what_that_does_not_name(suite: Suite) -> None:
+    url = f"file://{Path.cwd()}/shared"
+    suite(TOYS, "-k", "conv", "--harness-store=a", f"--harness-shared={url}", "--benchmark-json=a.json")
+    options = ("-k", "conv", f"--harness-shared={url}")
+    same = suite(TOYS, *options, "--harness-store=b", "--harness-trusted=a.json")
+    same.assert_outcomes(passed=2, deselected=2)
+    assert f"harness: 2 artefacts came from {url}, 0 went there" in same.outlines
+    forged = json.loads(Path("a.json").read_text())
+    for entry in forged["benchmarks"]:
+        entry["extra_info"]["harness"]["artefact"]["sha256"] = "0" * 64
+        entry["extra_info"]["harness"]["reference_artefact"]["sha256"] = "0" * 64
+    Path("other.json").write_text(json.dumps(forged))
+    other = suite(TOYS, *options, "--harness-store=c", "--harness-trusted=other.json")
+    other.assert_outcomes(passed=2, deselected=2)
+    assert "artefacts came from" not in "\n".join(other.outlines).replace("0 artefacts came from", "")
+    assert "\n".join(other.outlines).count("has a model that the trusted run does not name") == 2
+
+
+def test_a_trusted_run_needs_a_shared_store(suite: Suite) -> None:
+    result = suite(TOYS, "--harness-trusted=a.json")
+    assert result.ret == pytest.ExitCode.USAGE_ERROR
+    assert "--harness-trusted restricts a shared store, and there is none" in "\n".join(result.errlines)
 
 
 def test_what_was_built_alone_is_shared_later(suite: Suite) -> None:
