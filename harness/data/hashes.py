@@ -65,7 +65,8 @@ def hash_files(root: Path, names: Sequence[str]) -> dict[str, str]:
     remembered = {name: [*states[name], digests[name]] for name in names if states[name][1] < settled}
     if memory is not None and remembered != known:
         with contextlib.suppress(StoreError), atomic_write(memory, "or choose another store", sync=False) as temporary:
-            temporary.write_text(json.dumps(remembered))
+            text = json.dumps(remembered)
+            temporary.write_text(json.dumps({"checksum": _checksum(text), "files": text}))
     return digests
 
 
@@ -79,11 +80,17 @@ def _is_remembered(entry: Any, state: list[int]) -> bool:
 
 
 def _read(memory: Path | None) -> Mapping[str, Any]:
-    """What is remembered: by file, its size, modification time and hash. A damaged memory is empty."""
+    """Return size, modification time and hash by file name; nothing for a memory that does not match its checksum."""
     if memory is None:
         return {}
     try:
-        known = json.loads(memory.read_text())
-    except (OSError, ValueError):
+        content = json.loads(memory.read_text())
+        text = content["files"]
+        known = json.loads(text) if _checksum(text) == content["checksum"] else {}
+    except (OSError, LookupError, TypeError, AttributeError, ValueError, RecursionError):
         return {}
     return known if isinstance(known, dict) else {}
+
+
+def _checksum(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()

@@ -314,6 +314,15 @@ def test_a_machine_without_the_engine_is_told(monkeypatch: pytest.MonkeyPatch) -
         Quantize().apply(trained(cnn), Context())
 
 
+def test_a_blueprint_that_asks_for_more_than_the_file_holds_is_refused() -> None:
+    _, int8, _ = quantized(cnn)
+    tensors, notes = Quantize().dump(int8)
+    name = next(iter(notes["blueprint"]["state"]))
+    notes["blueprint"]["state"][name][1] = [10**6, 10**3]
+    with pytest.raises(CellError, match=r"asks for 1,000,\d{3},\d{3} numbers, and the file holds"):
+        Quantize().restore(cnn(), tensors, notes)
+
+
 def test_a_foreign_state_is_refused() -> None:
     _, int8, _ = quantized(cnn)
     tensors, notes = Quantize().dump(int8)

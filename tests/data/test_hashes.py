@@ -70,6 +70,19 @@ def test_a_damaged_memory_is_made_again(root: Path, tmp_path: Path, damage: str)
         assert memory.read_text() == whole
 
 
+def test_every_flipped_bit_of_the_memory_is_noticed_or_harmless(root: Path, tmp_path: Path) -> None:
+    """A changed hash would give the data set another fingerprint, and all models other keys."""
+    with remembered_in(tmp_path / "cache"):
+        first = hash_files(root, names(root)[:2])
+        (memory,) = (tmp_path / "cache").glob("hashes-*.json")
+        whole = memory.read_bytes()
+        for bit in range(8 * len(whole)):
+            flipped = bytearray(whole)
+            flipped[bit // 8] ^= 1 << bit % 8
+            memory.write_bytes(flipped)
+            assert hash_files(root, names(root)[:2]) == first
+
+
 def test_without_a_place_to_write_all_files_are_read(root: Path, tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with remembered_in(tmp_path / "file"):
