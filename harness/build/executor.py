@@ -10,6 +10,7 @@ import random
 import re
 import time
 from collections.abc import Iterator, Mapping
+from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
@@ -34,6 +35,17 @@ from harness.store.local import Store
 logger = logging.getLogger(__name__)
 #: The name of a fit is also the name of its checkpoint file.
 FIT_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._+-]*")
+#: What the default format stores.
+RESULT = (
+    "A step's result is a network of the architecture's own modules, stock layers of torch.nn and plain tensors; for "
+    "any other result the step defines dump() and restore()"
+)
+#: Modules that hold a network in another form.
+_WRAPPERS = {
+    "OptimizedModule": "compiled module (torch.compile)",
+    "DataParallel": "wrapper (DataParallel)",
+    "DistributedDataParallel": "wrapper (DistributedDataParallel)",
+}
 
 
 def derive(*parts: Any) -> int:
@@ -183,8 +195,8 @@ class Executor:
                 self._built[key] = error
             except FOREIGN as error:  # plugin code that runs outside of Plugins.call, such as a module's state_dict
                 step = self.plan.nodes[key].step
-                what = "building the fresh network" if step is None else describe(step)
-                failed = CellError(f"{what} raised {describe_error(error)}")
+                what = "the fresh network" if step is None else f"the network that {describe(step)} gives"
+                failed = CellError(f"{what} cannot be checked and stored: {describe_error(error)}")
                 failed.__cause__ = error
                 self._built[key] = failed
         found = self._built[key]
@@ -245,7 +257,7 @@ class Executor:
                 facts = context.facts
         return self.store.put(
             node.document,
-            lambda file: artefacts.save(file, model, node.steps, node.root.architecture, data.task, self.plugins),
+            lambda file: self._save(file, node, model, data),
             facts,
             time.perf_counter() - began,
         )
@@ -272,10 +284,30 @@ class Executor:
             raise CellError(f"{node.label} gave {type(model).__name__}, not a network")
         example = torch.from_numpy(np.array(data.validation.inputs[:1]))
         author = self._author(node)
+        what = self.plugins.name_of(author, "build") if node.step is None else describe(node.step)
+        if isinstance(model, torch.jit.ScriptModule) or type(model).__name__ == "OptimizedModule":
+            raise CellError(
+                f"{self._plugin(node)}: the network that {what} gives cannot be stored: {foreign_part(model)}. {RESULT}"
+            )
         reason = self.plugins.call(author, wrong_answer, model, example, len(data.task.labels))
         if reason is not None:
-            what = self.plugins.name_of(author, "build") if node.step is None else describe(node.step)
             raise CellError(f"{self._plugin(node)}: the network that {what} gives {reason}")
+
+    def _save(self, file: Path, node: Node, model: torch.nn.Module, data: Data) -> None:
+        """Write the model to ``file``. Raises CellError unless the file gives back a network that answers alike."""
+        artefacts.save(file, model, node.steps, node.root.architecture, data.task, self.plugins)
+        name = "build()" if node.step is None else describe(node.step)
+        where = f"{self._plugin(node)}: the network that {name} gives"
+        try:
+            restored = artefacts.load(file, self.plugins)
+        except CellError as error:
+            reason = foreign_part(model) or str(error)
+            raise CellError(f"{where} cannot be restored from its file: {reason}. {RESULT}") from error
+        example = torch.from_numpy(np.array(data.validation.inputs[:1]))
+        difference = changed_answer(model, restored, example)
+        if difference is not None:
+            reason = foreign_part(model) or "what it computes with is not all in its modules and state_dict()"
+            raise CellError(f"{where} {difference} after it was restored from its file: {reason}. {RESULT}")
 
     def _check_trainings(self, node: Node, context: Context) -> None:
         """Raise CellError unless the step ran exactly the trainings that it declared."""
@@ -311,11 +343,14 @@ def _global_seeds(seed: int) -> Iterator[None]:
 def wrong_answer(model: torch.nn.Module, example: torch.Tensor, labels: int) -> str | None:
     """What is wrong with the answer of ``model`` to ``example`` (1, *input_shape), or None for a finite (1, labels).
 
-    Sets the model to evaluation mode. Exceptions of the model pass.
+    Sets the model to evaluation mode. An exception of the model is a reason, too.
     """
-    model.eval()
-    with torch.no_grad():
-        answer = model(example.clone())
+    try:
+        answer = _answer(model, example)
+    except HarnessError:
+        raise
+    except Exception as error:
+        return f"fails on one example of shape {tuple(example.shape)}: {describe_error(error)}"
     if not isinstance(answer, torch.Tensor):
         return f"answers with {type(answer).__name__}, not with a tensor of shape (1, {labels})"
     if tuple(answer.shape) != (1, labels):
@@ -326,4 +361,45 @@ def wrong_answer(model: torch.nn.Module, example: torch.Tensor, labels: int) -> 
     wrong = labels - int(answer.isfinite().sum())
     if wrong:
         return f"answers NaN or infinity for {wrong} of {labels} labels of one example"
+    return None
+
+
+def changed_answer(model: torch.nn.Module, restored: torch.nn.Module, example: torch.Tensor) -> str | None:
+    """How the restored network's answer to ``example`` differs from that of ``model``, or None."""
+    if getattr(model, "gives_probabilities", False) != getattr(restored, "gives_probabilities", False):
+        return "has another attribute gives_probabilities"
+    before, after = _answer(model, example), _answer(restored, example)
+    if before.dtype == after.dtype and torch.allclose(before, after, rtol=1e-5, atol=1e-6):
+        return None
+    return f"answers with a difference of {float((before.double() - after.double()).abs().max()):.3g}"
+
+
+def _answer(model: torch.nn.Module, example: torch.Tensor) -> Any:
+    """The answer in evaluation mode, with the same random numbers each time."""
+    model.eval()
+    with torch.random.fork_rng(devices=[]), torch.no_grad():
+        torch.manual_seed(0)
+        return model(example.clone())
+
+
+def foreign_part(model: torch.nn.Module) -> str | None:
+    """What in ``model`` the default format cannot store, as a clause without subject, or None if nothing is known."""
+    from torch.fx import GraphModule
+
+    for path, module in model.named_modules():
+        where = path or "the network"
+        kind = type(module).__name__
+        if isinstance(module, GraphModule):
+            return f"{where} is a GraphModule of torch.fx"
+        if isinstance(module, torch.jit.ScriptModule) or kind in _WRAPPERS:
+            return f"{where} is a {_WRAPPERS.get(kind, 'compiled ScriptModule')}"
+        if torch.nn.utils.parametrize.is_parametrized(module):
+            return f"{where} has parametrizations: call torch.nn.utils.parametrize.remove_parametrizations()"
+        masks = [name for name in dict(module.named_buffers(recurse=False)) if name.endswith("_mask")]
+        for name in masks:
+            weight = name.removesuffix("_mask")
+            if f"{weight}_orig" in module._parameters:
+                return f"{where} has a mask ({weight}_orig): call torch.nn.utils.prune.remove(module, {weight!r})"
+        if module._forward_hooks or module._forward_pre_hooks:
+            return f"{where} has hooks, which no file holds"
     return None

@@ -169,10 +169,11 @@ def dump(model: nn.Module) -> tuple[dict[str, Tensor], dict[str, Any]]:
     tensors: dict[str, Tensor] = {}
     names: dict[int, list[str]] = {}
     for name, value in model.state_dict(keep_vars=True).items():
-        if not isinstance(value, Tensor) or value.layout is not torch.strided or value.is_quantized:
+        dense = type(value) in (Tensor, nn.Parameter) and value.layout is torch.strided and not value.is_quantized
+        if not dense:
             raise CellError(
-                f"{name} of {type(model).__qualname__} is not a dense tensor: the step that made it must define "
-                "dump() and restore()"
+                f"{name} of {type(model).__qualname__} is not a dense tensor, but a {_kind(value)}: the step that made "
+                "it must define dump() and restore()"
             )
         names.setdefault(id(value), []).append(name)
         tensors[name] = value.detach().cpu().clone(memory_format=torch.contiguous_format)
@@ -270,6 +271,12 @@ def _tie(model: nn.Module, names: Sequence[str]) -> None:
         if (type(tensor), tensor.shape, tensor.dtype) != (type(shared), shared.shape, shared.dtype):
             raise CellError(f"stored structure: {', '.join(names)} are tied, and are not alike")
         setattr(module, attribute, shared)
+
+
+def _kind(value: Any) -> str:
+    if not isinstance(value, Tensor) or type(value) not in (Tensor, nn.Parameter):
+        return type(value).__name__
+    return "quantized tensor" if value.is_quantized else f"tensor of layout {value.layout}"
 
 
 def _is_stock(module: nn.Module, table: Any) -> bool:

@@ -7,7 +7,7 @@ import random
 import types
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import pytest
@@ -311,6 +311,74 @@ def test_a_step_that_fails_fails_alone_and_is_named(
     with pytest.raises(kind, match=message):
         run.build(keys[2])
     assert [store.has(key) for key in keys] == [True, True, False, True]
+
+
+class Doubled(torch.Tensor):
+    """A tensor subclass."""
+
+
+def _wrapped(model: torch.nn.Module) -> torch.nn.Module:
+    return torch.nn.DataParallel(model)
+
+
+def _masked(model: Any) -> torch.nn.Module:
+    from torch.nn.utils import prune
+
+    prune.l1_unstructured(model[0], "weight", 0.5)
+    return cast(torch.nn.Module, model)
+
+
+def _parametrized(model: Any) -> torch.nn.Module:
+    torch.nn.utils.parametrizations.weight_norm(model[0])
+    return cast(torch.nn.Module, model)
+
+
+def _subclassed(model: Any) -> torch.nn.Module:
+    model[0].weight = torch.nn.Parameter(model[0].weight.detach().as_subclass(Doubled))
+    return cast(torch.nn.Module, model)
+
+
+def _hooked(model: torch.nn.Module) -> torch.nn.Module:
+    model.register_forward_hook(lambda module, inputs, output: output + 1)
+    return model
+
+
+def _probable(model: Any) -> torch.nn.Module:
+    model.gives_probabilities = True
+    return cast(torch.nn.Module, model)
+
+
+def _cast(model: torch.nn.Module) -> torch.nn.Module:
+    return model.double()
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (
+            torch.fx.symbolic_trace,
+            r"cannot be restored from its file: the network is a GraphModule of torch.fx\. A step",
+        ),
+        (torch.compile, r"cannot be stored: the network is a compiled module \(torch.compile\)\. A step's result is"),
+        (lambda model: torch.jit.trace(model, torch.zeros(1, 2, 16)), "the network is a compiled ScriptModule"),
+        (_wrapped, r"the network is a wrapper \(DataParallel\)"),
+        (_masked, r"0 has a mask \(weight_orig\): call torch.nn.utils.prune.remove\(module, 'weight'\)"),
+        (_parametrized, r"0 has parametrizations: call torch.nn.utils.parametrize.remove_parametrizations\(\)"),
+        (_subclassed, "0.weight of Sequential is not a dense tensor, but a Doubled"),
+        (_hooked, r"answers with a difference of 1 after it was restored from its file: the network has hooks"),
+        (_probable, "has another attribute gives_probabilities after it was restored"),
+        (_cast, r"the network that halve\(factor=0.5\) gives fails on one example of shape \(1, 2, 16\): RuntimeError"),
+    ],
+)
+def test_a_result_that_cannot_be_restored_is_refused_before_it_is_stored(
+    executor: Build, store: Store, monkeypatch: pytest.MonkeyPatch, change: Callable[..., Any], message: str
+) -> None:
+    monkeypatch.setattr(Halve, "apply", lambda self, model, context: change(model))
+    run = executor(cells(train(), Halve()))
+    error = outcome(run)
+    assert error.match(message)
+    assert "raised" not in str(error.value)
+    assert [store.has(key) for key in run.plan.nodes] == [True, True, False]
 
 
 def test_what_follows_a_failed_step_fails_for_its_reason(executor: Build) -> None:
