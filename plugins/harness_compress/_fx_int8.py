@@ -17,13 +17,15 @@ from typing import Any
 import torch
 from torch import nn
 
-from harness.errors import CellError, Unsupported
+from harness.errors import CellError, HarnessError, Unsupported
 from harness_compress._linears import AsLinears, replaced
 
 ENGINE = "fbgemm"
 #: Seven of eight bits, so that the AVX2 kernels' 16-bit sums of products cannot saturate.
 ACTIVATION_RANGE = (0, 127)
 WEIGHT_RANGE = (-127, 127)
+#: Folding a batch normalisation rounds float32; probabilities that differ by more are another function's.
+ROUNDING = 1e-5
 #: The first version that was not tested with this module.
 NEWER = "2.14"
 
@@ -63,15 +65,66 @@ def _check_api() -> None:
 
 
 def quantize(model: nn.Module, batches: Sequence[torch.Tensor]) -> tuple[torch.fx.GraphModule, dict[str, Any]]:
-    """Return the network in int8 with its sigmoid, activation ranges calibrated on ``batches``, and facts about it."""
-    prepared = prepare(nn.Sequential(model, nn.Sigmoid()))
+    """Return the network in int8 with its sigmoid, activation ranges calibrated on ``batches``, and facts about it.
+
+    Raises Unsupported, with the name of the layer or operator, when PyTorch prepares another function than the network
+    or cannot run the int8 one.
+    """
+    whole = nn.Sequential(model, nn.Sigmoid()).eval()
     with torch.no_grad():
-        answers = [prepared(batch) for batch in batches]  # observers change nothing
+        prepared = prepare(whole)
+        expected = [whole(batch) for batch in batches]
+        answers = [_run(prepared, batch) for batch in batches]  # observers change nothing
+        changed = _largest_difference(expected, answers)
+        if changed > ROUNDING:
+            raise Unsupported(
+                f"int8: PyTorch prepares another function of this network: before any rounding to int8, probabilities "
+                f"differ by {changed:.2g}; {_shared(prepared)}"
+            )
         seen = ranges(prepared)
         int8 = convert(prepared)
-        pairs = zip(batches, answers, strict=True)
-        difference = max(float((int8(batch) - answer).abs().max()) for batch, answer in pairs)
+        difference = _largest_difference(answers, [_run(int8, batch) for batch in batches])
     return int8, {"engine": ENGINE, "ranges": seen, "max_probability_difference": difference}
+
+
+def _largest_difference(ones: Sequence[torch.Tensor], others: Sequence[torch.Tensor]) -> float:
+    return max(float((one - other).abs().max()) for one, other in zip(ones, others, strict=True))
+
+
+def _shared(prepared: torch.fx.GraphModule) -> str:
+    """The layers that run more than once, which is the usual reason why folding changes a network."""
+    calls = [str(node.target) for node in prepared.graph.nodes if node.op == "call_module"]
+    observers = {str(node.target) for node, _ in _observers(prepared)}
+    twice = sorted({call for call in calls if calls.count(call) > 1} - observers)
+    if not twice:
+        return "no layer runs twice, so the reason is another one"
+    return f"it runs these layers more than once, and folds a normalisation into them: {', '.join(twice)}"
+
+
+def _run(network: torch.fx.GraphModule, batch: torch.Tensor) -> torch.Tensor:
+    """Run a graph. Raises Unsupported with the operator that fails, such as one without an int8 kernel."""
+    running: list[torch.fx.Node] = []
+
+    class Interpreter(torch.fx.Interpreter):
+        def run_node(self, n: torch.fx.Node) -> Any:
+            running.append(n)
+            return super().run_node(n)
+
+    interpreter = Interpreter(network)
+    interpreter.extra_traceback = False
+    try:
+        answer: torch.Tensor = interpreter.run(batch)
+    except HarnessError:
+        raise
+    except Exception as error:  # foreign code: torch raises many types
+        node = running[-1]
+        name = node.target if isinstance(node.target, str) else getattr(node.target, "__name__", str(node.target))
+        raise Unsupported(f"int8: {name} ({node.name}) cannot run: {_first_line(error)}") from error
+    return answer
+
+
+def _first_line(error: Exception) -> str:
+    return f"{type(error).__name__}: {str(error).strip().partition(chr(10))[0][:200]}"
 
 
 def restore(network: nn.Module, tensors: Mapping[str, torch.Tensor], notes: Mapping[str, Any]) -> torch.fx.GraphModule:
@@ -84,7 +137,8 @@ def restore(network: nn.Module, tensors: Mapping[str, torch.Tensor], notes: Mapp
 def prepare(model: nn.Module) -> torch.fx.GraphModule:
     """Return a copy of ``model`` in eval mode with B's observers, to run on the calibration data.
 
-    A module that is ``AsLinears`` stays one node of the graph. Raises Unsupported for a network that FX cannot trace.
+    A module that is ``AsLinears`` stays one node of the graph, and PReLU stays float.
+    Raises Unsupported for a network that FX cannot trace.
     """
     with _deprecated():
         from torch.ao.quantization.fx.custom_config import PrepareCustomConfig
@@ -93,9 +147,12 @@ def prepare(model: nn.Module) -> torch.fx.GraphModule:
         whole: list[nn.Module] = []
 
         def spelled_out(module: nn.Module) -> nn.Module | None:
-            if not isinstance(module, AsLinears):
+            if type(module) is nn.PReLU:
+                whole.append(_FloatPReLU(module))
+            elif isinstance(module, AsLinears):
+                whole.append(module.as_linears())
+            else:
                 return None
-            whole.append(module.as_linears())
             return whole[-1]
 
         network = replaced(copy.deepcopy(model), spelled_out).eval()
@@ -104,10 +161,18 @@ def prepare(model: nn.Module) -> torch.fx.GraphModule:
         config = PrepareCustomConfig().set_non_traceable_module_names(names)
         try:
             prepared = prepare_fx(traced, _qconfig_mapping(), example_inputs=(), prepare_custom_config=config)
-        except _REFUSALS as error:
-            raise Unsupported(f"PyTorch's FX quantization cannot prepare this network: {error}") from error
+        except Exception as error:  # foreign code: torch raises many types
+            raise Unsupported(f"PyTorch's FX quantization cannot prepare this network: {_first_line(error)}") from error
         _keep_dynamic_inputs_float(prepared)
         return prepared
+
+
+class _FloatPReLU(nn.PReLU):
+    """Stay float, because PyTorch's int8 PReLU scales positive values, too, and stores no weight."""
+
+    def __init__(self, layer: nn.PReLU) -> None:
+        nn.Module.__init__(self)
+        self.num_parameters, self.weight = layer.num_parameters, layer.weight
 
 
 def convert(prepared: torch.fx.GraphModule) -> torch.fx.GraphModule:
@@ -117,8 +182,10 @@ def convert(prepared: torch.fx.GraphModule) -> torch.fx.GraphModule:
 
         try:
             converted = convert_fx(prepared)
-        except _REFUSALS as error:
-            raise Unsupported(f"PyTorch's FX quantization cannot convert this network to int8: {error}") from error
+        except Exception as error:
+            raise Unsupported(
+                f"PyTorch's FX quantization cannot convert this network to int8: {_first_line(error)}"
+            ) from error
         replaced(converted, _dynamic_linear)
         return converted.requires_grad_(False).eval()
 
@@ -162,26 +229,40 @@ def dump_state(model: nn.Module) -> tuple[dict[str, torch.Tensor], dict[str, Any
     """Return the state as dense tensors, and notes on how these form the quantized and packed ones."""
     tensors: dict[str, torch.Tensor] = {}
     with _deprecated():
-        return tensors, {name: _take_apart(name, value, tensors) for name, value in model.state_dict().items()}
+        return tensors, {name: _take_apart(name, value, tensors) for name, value in model.state_dict().items()} | {
+            name: {"number": getattr(module, attribute)} for name, (module, attribute) in _numbers(model).items()
+        }
 
 
 def load_state(model: nn.Module, tensors: Mapping[str, torch.Tensor], notes: Mapping[str, Any]) -> None:
     """Invert ``dump_state`` into a model of the same graph. Raises CellError when they do not fit."""
     with _deprecated():
         state = model.state_dict()  # its version metadata is needed to load packed weights
-        if set(state) != set(notes):
+        numbers = _numbers(model)
+        if differing := {*state, *numbers} ^ set(notes):
             raise CellError(
                 "the stored int8 network does not fit the graph that this version of PyTorch makes of its float "
-                f"network (they differ in {', '.join(sorted(set(state) ^ set(notes))[:4])}); build it afresh"
+                f"network (they differ in {', '.join(sorted(differing)[:4])}); build it afresh"
             )
         for name, note in notes.items():
-            state[name] = _put_together(note, tensors)
+            if name in numbers:
+                setattr(*numbers[name], note["number"])
+            else:
+                state[name] = _put_together(note, tensors)
         model.load_state_dict(state)
         model.requires_grad_(False)
 
 
-#: Exceptions of FX for a network that it cannot handle; TraceError is a ValueError.
-_REFUSALS = (AssertionError, AttributeError, KeyError, NotImplementedError, RuntimeError, TypeError, ValueError)
+def _numbers(model: nn.Module) -> dict[str, tuple[nn.Module, str]]:
+    """Scales and zero points that an int8 layer keeps outside of its state, as ELU does: layer and attribute."""
+    state = model.state_dict()
+    return {
+        f"{path}.{attribute}": (module, attribute)
+        for path, module in model.named_modules()
+        if type(module).__module__.startswith("torch.ao.nn.quantized")
+        for attribute in ("scale", "zero_point")
+        if isinstance(module.__dict__.get(attribute), int | float) and f"{path}.{attribute}" not in state
+    }
 
 
 #: Equivalents of methods and functions that FX recognises; others would cost a dequantize and a second rounding.
@@ -268,15 +349,19 @@ def _trace(model: nn.Module, whole: list[str]) -> torch.fx.GraphModule:
                 setattr(module, name, nn.Parameter(zeros, requires_grad=False))
     try:
         graph = QuantizationTracer(whole, []).trace(model)
-    except _REFUSALS as error:
+    except HarnessError:
+        raise
+    except Exception as error:  # fx runs the network's own code
         raise Unsupported(
-            f"{type(model).__name__} cannot be traced by torch.fx, which static int8 needs ({error}); "
-            "control flow that depends on values is the usual reason"
+            f"{type(model).__name__} cannot be traced by torch.fx, which static int8 needs ({_first_line(error)}); "
+            "control flow that depends on values, or a module made in forward(), is the usual reason"
         ) from error
     for node in graph.nodes:
         if node.op == "call_module" and isinstance(layer := model.get_submodule(node.target), nn.Flatten):
             node.args = (*node.args, layer.start_dim, layer.end_dim)
             node.op, node.target = "call_function", torch.flatten
+        elif node.op == "call_method" and node.target == "view":
+            node.target = "reshape"  # int8 kernels give other strides
         elif node.op in ("call_method", "call_function") and node.target in _SPELLING:
             node.op, node.target = "call_function", _SPELLING[node.target]
     return torch.fx.GraphModule(model, graph)

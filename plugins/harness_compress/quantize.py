@@ -52,6 +52,7 @@ class Quantize(Step):
     """
 
     name: ClassVar[str] = "quantize"
+    version: ClassVar[str] = "2"
     scheme: str = "ptq-int8"
     calibration: int = 128
     coverage: float = 0.9

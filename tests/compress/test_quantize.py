@@ -395,6 +395,96 @@ def test_a_share_that_leaves_work_out_is_unknown_not_everything() -> None:
     assert context.facts["uncounted"] == ["aten::_fft_r2c in the network"]
 
 
+@pytest.mark.parametrize(
+    "activation",
+    [nn.ReLU(), nn.ReLU6(), nn.LeakyReLU(0.25), nn.PReLU(), nn.PReLU(8), nn.ELU(), nn.Hardswish(), nn.Sigmoid(),
+     nn.Tanh(), nn.GELU(), nn.SiLU(), nn.Hardtanh(), nn.Softplus()],
+    ids=lambda layer: type(layer).__name__,
+)  # fmt: skip
+def test_a_network_of_any_activation_answers_as_before_and_comes_back(activation: nn.Module) -> None:
+    def make() -> nn.Module:
+        return nn.Sequential(
+            nn.Conv1d(LEADS, 8, 5),
+            copy.deepcopy(activation),
+            nn.AdaptiveAvgPool1d(1),
+            nn.Flatten(),
+            nn.Linear(8, LABELS),
+        )
+
+    model, int8, context = quantized(make)
+    inputs = context.calibration(64)
+    with torch.no_grad():
+        assert float((int8(inputs) - model(inputs).sigmoid()).abs().max()) < 0.02
+        back = Quantize().restore(make(), *Quantize().dump(int8))
+        assert torch.equal(back(inputs), int8(inputs))
+
+
+class Twice(nn.Module):
+    """A convolution that two batch normalisations share."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv, self.head = nn.Conv1d(LEADS, 8, 3), nn.Linear(16, LABELS)
+        self.first, self.second = nn.BatchNorm1d(8), nn.BatchNorm1d(8)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        parts = [self.first(self.conv(x)).mean(2), self.second(self.conv(-x)).mean(2)]
+        logits: torch.Tensor = self.head(torch.cat(parts, 1))
+        return logits
+
+
+def test_a_network_that_becomes_another_function_is_refused_by_layer() -> None:
+    with pytest.raises(Unsupported, match=r"another function of this network.*more than once.*: 0\.conv"):
+        Quantize().apply(trained(Twice), Context())
+
+
+class Ends(nn.Module):
+    def __init__(self, end: Callable[[torch.Tensor], torch.Tensor], width: int) -> None:
+        super().__init__()
+        self.conv, self.head, self.end = nn.Conv1d(LEADS, 8, 5), nn.Linear(width, LABELS), end
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        logits: torch.Tensor = self.head(self.end(self.conv(x)))
+        return logits
+
+
+def test_view_behind_pooling_answers_as_before() -> None:
+    def end(x: torch.Tensor) -> torch.Tensor:
+        return nn.functional.max_pool1d(x, 2).view(-1, 8 * 28)
+
+    model, int8, context = quantized(lambda: Ends(end, 8 * 28))
+    inputs = context.calibration(64)
+    with torch.no_grad():
+        assert float((int8(inputs) - model(inputs).sigmoid()).abs().max()) < 0.05
+
+
+@pytest.mark.parametrize(
+    ("model", "message"),
+    [
+        (lambda: Ends(lambda x: nn.functional.interpolate(x, scale_factor=2.0).mean(2), 8), r"^int8: interpolate \("),
+        (lambda: Ends(lambda x: nn.Conv1d(8, 8, 3)(x).mean(2), 8), "cannot be traced.*a module made in forward"),
+        (
+            lambda: Ends(
+                nn.Sequential(
+                    nn.Flatten(1),
+                    nn.Unflatten(1, (56, 8)),
+                    nn.TransformerEncoder(nn.TransformerEncoderLayer(8, 2, 16, batch_first=True), 1),
+                    nn.Flatten(1),
+                ),
+                448,
+            ),
+            r"int8: 0\.end\.2 \(",
+        ),
+    ],
+)
+def test_what_cannot_run_in_int8_is_refused_in_one_line(model: Callable[[], nn.Module], message: str) -> None:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        with pytest.raises(Unsupported, match=message) as caught:
+            Quantize().apply(trained(model), Context())
+    assert "\n" not in str(caught.value)
+
+
 @pytest.mark.parametrize("scheme", ["ptq-int8", "uniform8"])
 def test_where_there_are_fewer_examples_than_asked_for_a_fact_says_how_many(scheme: str) -> None:
     class Few(Context):
