@@ -12,25 +12,25 @@ from harness.files import atomic_write
 from harness.report.choice import OFF, ON
 from harness.report.model import Network, Report
 from harness.report.rows import level_order, rows
-from harness.report.training import Course, courses
+from harness.report.training import LearningCurve, learning_curves
 
 #: The palette of Okabe and Ito, which colour-blind readers can distinguish; shapes and dashes repeat the distinction.
 #: The lists differ in length, so the first thirty series all have different pairs.
 COLOURS = ["#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9"]
 SHAPES = ["circle", "square", "triangle-up", "diamond", "cross"]
 DASHES: list[list[int]] = [[1, 0], [6, 3], [2, 2], [8, 3, 2, 3], [12, 4]]
-#: More lines than these cannot be distinguished.
-MOST_COURSES = 12
-#: More levels than these do not fit on an axis.
-MOST_LEVELS = 60
+#: More lines cannot be distinguished.
+MAX_CURVES = 12
+#: More levels do not fit on an axis.
+MAX_LEVELS = 60
 POINTS = (
     "Each point is a variant: {} against the difference in quality, with 95 % intervals. Filled: on the Pareto front, "
     "which the line follows. Hollow: perhaps on it. Faint: surely off it, because the whole intervals of another "
     "variant are better in both."
 )
 LINES = "{} by level of {}, one line for each other option, with 95 % intervals."
-LEFT = " In brackets: the share of parameters that is left."
-#: The name of the data in a specification; the script of the page fills and filters them.
+PARAMETERS_LEFT = " In brackets: the share of parameters left."
+#: The name of the data in a specification; the page's script fills in and filters them.
 DATA = "rows"
 
 Spec = dict[str, Any]
@@ -48,30 +48,30 @@ def network_charts(network: Network) -> list[Chart]:
         charts += [
             framed(f"quality-{what}", f"Quality against {what}", POINTS.format(across),
                    _scatter(field, across, up, f"front_{what}", names), values)
-            for what, field, across in fronts if _some(values, field) and _some(values, "difference")
+            for what, field, across in fronts if _any_value(values, field) and _any_value(values, "difference")
         ]  # fmt: skip
     order = level_order(network)
-    if 1 < len(order) <= MOST_LEVELS:
-        along = LINES + (LEFT if _some(values, "parameter_share") else "")
+    if 1 < len(order) <= MAX_LEVELS:
+        along = LINES + (PARAMETERS_LEFT if _any_value(values, "parameter_share") else "")
         lines = [("latency", "ratio", "latency / reference"), ("size", "size", str(size)),
                  ("quality", "quality", "" if quality is None else quality.name)]  # fmt: skip
         charts += [
             framed(f"{what}-levels", f"{what.capitalize()} along {axis}", along.format(title, axis),
                    _levels(axis, order, field, title, names), values)
-            for what, field, title in lines if _some(values, field)
+            for what, field, title in lines if _any_value(values, field)
         ]  # fmt: skip
     return charts
 
 
-def training_chart(title: str, figure: str, found: Sequence[Course]) -> Chart:
+def training_chart(title: str, figure: str, curves: Sequence[LearningCurve]) -> Chart:
     """Quality on the validation split by epoch, one line for each model."""
-    shown = found[:MOST_COURSES]
+    shown = curves[:MAX_CURVES]
     values = [
-        {"model": course.model, "epoch": epoch, "value": value, "low": low, "high": high, "seeds": course.seeds}
-        for course in shown
-        for epoch, (value, low, high) in enumerate(course.points, 1)
+        {"model": curve.model, "epoch": epoch, "value": value, "low": low, "high": high, "seeds": curve.seeds}
+        for curve in shown
+        for epoch, (value, low, high) in enumerate(curve.points, 1)
     ]
-    series = _series("model", [course.model for course in shown])
+    series = _series("model", [curve.model for curve in shown])
     x = {"field": "epoch", "type": "quantitative", "title": "epoch", "axis": {"tickMinStep": 1}}
     y = {"field": "value", "type": "quantitative", "title": f"{figure}, validation split", "scale": {"zero": False}}
     band = {"y": y | {"field": "low"}, "y2": {"field": "high"}, "color": series["color"]}
@@ -88,8 +88,8 @@ def training_chart(title: str, figure: str, found: Sequence[Course]) -> Chart:
     text = (
         f"{figure} on the validation split after each epoch: the mean, and a band from the lowest to the highest seed."
     )
-    if len(found) > len(shown):
-        text += f" The first {len(shown)} of {len(found)} trainings are drawn."
+    if len(curves) > len(shown):
+        text += f" The first {len(shown)} of {len(curves)} trainings are drawn."
     return framed("epochs", title, text, spec, values)
 
 
@@ -97,8 +97,8 @@ def all_charts(report: Report, sections: Sequence[Section] = ()) -> Iterator[tup
     """Every chart of a report, with the title of its network or section."""
     for network in report.networks:
         yield from ((network.title, chart) for chart in network_charts(network))
-    for title, figure, found in courses(report):
-        yield "training", training_chart(title, figure, found)
+    for title, figure, curves in learning_curves(report):
+        yield "training", training_chart(title, figure, curves)
     for section in sections:
         yield from ((chart.title, chart) for chart in section.charts)
 
@@ -210,19 +210,19 @@ def valid(*fields: str) -> list[Spec]:
     return [{"filter": " && ".join(f"isValid(datum.{field})" for field in fields)}]
 
 
-def _some(values: Sequence[Mapping[str, Any]], field: str) -> bool:
+def _any_value(values: Sequence[Mapping[str, Any]], field: str) -> bool:
     return any(row[field] is not None for row in values)
 
 
-def drawn(chart: Chart) -> str:
+def to_svg(chart: Chart) -> str:
     """The chart as SVG; the same records give the same bytes."""
     import vl_convert
 
-    svg: str = vl_convert.vegalite_to_svg(filled(chart), config=PAPER)
+    svg: str = vl_convert.vegalite_to_svg(with_data(chart), config=PAPER)
     return svg
 
 
-def filled(chart: Chart) -> Spec:
+def with_data(chart: Chart) -> Spec:
     """The specification with its data."""
     return {**chart.spec, "data": {"name": DATA, "values": list(chart.values)}}
 
@@ -242,7 +242,7 @@ def write_figures(report: Report, sections: Sequence[Section], folder: Path) -> 
 
     written = []
     for number, (name, chart) in enumerate(all_charts(report, sections), 1):
-        svg = drawn(chart)
+        svg = to_svg(chart)
         stem = f"{number:02}-{slug(name)}-{chart.kind}"
         for file, content in ((f"{stem}.svg", svg.encode()), (f"{stem}.png", vl_convert.svg_to_png(svg, scale=2))):
             with atomic_write(folder / file, "or name another folder with --figures", sync=False) as temporary:

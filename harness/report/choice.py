@@ -11,7 +11,7 @@ from harness.stats.estimates import Estimate
 
 #: Losses of the headline figure of quality, in its unit.
 MARGINS = (0.001, 0.005, 0.01, 0.02)
-#: On the front; not on it, but not surely dominated either; surely dominated.
+#: On the front; dominated by an estimate, but not surely; surely dominated.
 ON, OPEN, OFF = "on the front", "perhaps on the front", "off the front"
 
 
@@ -58,44 +58,45 @@ def _loses(variant: Variant, sure: bool) -> float:
 
 
 def lead(network: Network, margin: float = 0.005) -> str:
-    """Summarize the network in one or two sentences."""
+    """Summarize the network: its smallest and its fastest variant within the margin."""
     quality = network.quality
     if quality is None or len(network.variants) < 2:
         return "Nothing to choose: the quality of no two variants was compared."
     sure, likely = choice(network, margin, True), choice(network, margin, False)
-    found = sure if sure.smallest is not None or sure.fastest is not None else likely
-    word = "Surely" if found is sure else "Probably (no interval lies within it)"
-    parts = []
-    if found.smallest is not None:
-        parts.append(_about("smallest", found.smallest, _size_text(found.smallest)))
-    if found.fastest is not None:
-        parts.append(_about("fastest", found.fastest, _latency_text(found.fastest)))
-    if not parts:
-        return f"No variant loses at most {margin:g} of {quality.name}."
-    text = f"{word} within a loss of {margin:g} of {quality.name}: {'; '.join(parts)}."
-    if found is sure and (likely.smallest is not sure.smallest and likely.smallest is not None):
-        text += f" Probably also within it, and smaller: {likely.smallest.label}{_size_text(likely.smallest)}."
+    best = sure if sure.smallest is not None or sure.fastest is not None else likely
+    variants = []
+    if best.smallest is not None:
+        variants.append(f"the smallest is {_name(best.smallest)}{_size_text(best.smallest)}")
+    if best.fastest is not None:
+        variants.append(f"the fastest is {_name(best.fastest)}{_latency_text(best.fastest)}")
+    within = f"within {margin:g} {quality.name} of the reference"
+    if not variants:
+        return f"No variant is {within}."
+    if best is sure:
+        text = f"Surely {within}: {'; '.join(variants)}."
+    else:
+        text = f"Probably {within} (no interval lies within it): {'; '.join(variants)}."
+    if best is sure and likely.smallest is not sure.smallest and likely.smallest is not None:
+        text += f" Probably within it too, and smaller: {likely.smallest.label}{_size_text(likely.smallest)}."
     return text
 
 
-def _about(word: str, variant: Variant, text: str) -> str:
-    return f"the {word} is {variant.label}{' (the reference itself)' if variant.is_reference else ''}{text}"
+def _name(variant: Variant) -> str:
+    return "the reference itself" if variant.is_reference else variant.label
 
 
 def _size_text(variant: Variant) -> str:
-    return "" if variant.size_share is None else f" with {100 * variant.size_share:.0f} % of the reference's size"
+    if variant.size_share is None or variant.is_reference:
+        return ""
+    return f" ({100 * variant.size_share:.0f} % of the reference's size)"
 
 
 def _latency_text(variant: Variant) -> str:
     ratio = variant.ratio
-    if ratio is None:
+    if ratio is None or variant.is_reference:
         return ""
-    if variant.is_reference:
-        return "; nothing measured is faster"
-    text = f" with {ratio.text(3)} of its latency{variant.disturbance}"
-    if ratio.high is not None and ratio.high >= 1:
-        text += ", which shows no gain"
-    return text
+    gain = ", no gain shown" if ratio.high is not None and ratio.high >= 1 else ""
+    return f" ({ratio.text(3)} of the reference's latency{gain}){variant.disturbance}"
 
 
 def front(points: Sequence[tuple[Estimate, Estimate]]) -> list[str]:
@@ -140,7 +141,7 @@ def _beaten(stairs: Stairs, x: float, y: float) -> bool:
 
 
 def _or(bound: float | None, value: float) -> float:
-    """The bound of an interval, or the value where there is none."""
+    """The bound of an interval, or the value if it has no bound."""
     return value if bound is None else bound
 
 

@@ -13,10 +13,10 @@ from harness.report.tables import (
     classes_table,
     coverage_table,
     environment_table,
-    left_table,
     present,
     results_table,
     runs_table,
+    unmeasured_table,
 )
 from harness.text import escape_markdown
 
@@ -38,9 +38,9 @@ def markdown(report: Report, sections: Sequence[Section]) -> str:
             parts += [f"{escape_markdown(table.caption)}:", _table(table)]
         if section.notes:
             parts.append("\n".join(f"- {escape_markdown(note)}" for note in section.notes))
-    parts.append("## Not measured")
-    left = left_table(report)
-    parts.append("No run reports a cell that was selected and not measured." if left is None else _table(left))
+    parts.append("## Skipped and failed")
+    unmeasured = unmeasured_table(report)
+    parts.append("No selected cell is recorded as skipped or failed." if unmeasured is None else _table(unmeasured))
     parts += ["## Environment and provenance", *map(_table, (runs_table(report), environment_table(report)))]
     return "\n\n".join(parts) + "\n"
 

@@ -26,11 +26,11 @@ OVER_SEEDS = (
 #: Presets whose trainings are too short for their quality to mean anything.
 SHORT = {"smoke": "only tests that everything runs", "quick": "trains for minutes"}
 #: How many networks a warning names.
-NAMED = 3
+MAX_NAMED = 3
 
 
 @dataclasses.dataclass(frozen=True)
-class Shown:
+class ShownFigure:
     """The figure that represents quality or size: its name, its format, and which direction is better."""
 
     name: str
@@ -110,8 +110,8 @@ class Network:
     heading: str
     axes: tuple[str, ...]
     columns: str
-    quality: Shown | None
-    size: Shown | None
+    quality: ShownFigure | None
+    size: ShownFigure | None
     variants: tuple[Variant, ...]
     #: The names of the figures that have a role.
     roles: Mapping[Role, str]
@@ -143,7 +143,7 @@ class Report:
     networks: tuple[Network, ...]
     warnings: tuple[str, ...]
     #: Cells that were selected and not measured, each with the index of its run.
-    left: tuple[tuple[Unmeasured, int], ...]
+    unmeasured: tuple[tuple[Unmeasured, int], ...]
 
     @property
     def records(self) -> list[Record]:
@@ -155,13 +155,13 @@ def report(runs: Sequence[Run]) -> Report:
     newest = {record.identity: RunCell(record, place) for place, run in enumerate(runs) for record in run.records}
     networks = networks_of(newest.values())
     measured = {(record.suite, record.matrix, record.cell) for run in runs for record in run.records}
-    left = tuple(
+    unmeasured = tuple(
         (entry, place)
         for place, run in enumerate(runs)
         for entry in run.left
         if (entry.suite, entry.matrix, entry.cell) not in measured
     )
-    return Report(tuple(runs), networks, tuple(warnings_of(networks)), left)
+    return Report(tuple(runs), networks, tuple(warnings_of(networks)), unmeasured)
 
 
 def networks_of(cells: Iterable[RunCell]) -> tuple[Network, ...]:
@@ -216,12 +216,12 @@ def warnings_of(networks: Sequence[Network]) -> Iterable[str]:
     synthetic = sorted({str(record.axes["dataset"]) for record in records if record.synthetic})
     if synthetic:
         yield f"SYNTHETIC DATA ({', '.join(synthetic)}): these figures say nothing about the real world."
-    for name, what in SHORT.items():
+    for name, purpose in SHORT.items():
         short = [entry.title for entry in networks if entry.records[0].preset == name]
         if short:
-            more = f" and {len(short) - NAMED} more" if len(short) > NAMED else ""
-            whose = "" if len(short) == len(networks) else f" ({'; '.join(short[:NAMED])}{more})"
-            yield f"The preset {name} {what}: its quality means nothing{whose}."
+            more = f" and {len(short) - MAX_NAMED} more" if len(short) > MAX_NAMED else ""
+            whose = "" if len(short) == len(networks) else f" ({'; '.join(short[:MAX_NAMED])}{more})"
+            yield f"The preset {name} {purpose}: its quality means nothing{whose}."
 
 
 def _network(cells: Sequence[RunCell]) -> Network:
@@ -251,14 +251,14 @@ def _variant(
     cells: Sequence[RunCell],
     labels: Mapping[str, str],
     axes: Sequence[str],
-    quality: Shown | None,
-    size: Shown | None,
+    quality: ShownFigure | None,
+    size: ShownFigure | None,
 ) -> Variant:
     records = [cell.record for cell in cells]
     first = records[0]
     difference = _differences(records, quality)
     lower = quality is not None and quality.better == "lower"
-    made = Variant(
+    variant = Variant(
         label=label,
         options={name: str(first.axes[name]) for name in axes},
         cells=tuple(cells),
@@ -272,7 +272,7 @@ def _variant(
         size_share=None,
         parameter_share=None,
     )
-    return dataclasses.replace(made, latency=made.mean(LATENCY), size=made.mean(size.name) if size else None)
+    return dataclasses.replace(variant, latency=variant.mean(LATENCY), size=variant.mean(size.name) if size else None)
 
 
 def _shares(variant: Variant, reference: Variant | None, parameters: str | None) -> Variant:
@@ -290,13 +290,13 @@ def _share(part: float | None, whole: float | None) -> float | None:
     return part / whole if part is not None and whole else None
 
 
-def _quality(records: Sequence[Record]) -> Shown | None:
+def _quality(records: Sequence[Record]) -> ShownFigure | None:
     """The first headline figure for which the difference from the reference is known."""
     return next((_shown(record, name) for record in records for name in record.differences
                  if name in record.figures and record.figures[name].headline), None)  # fmt: skip
 
 
-def _size(records: Sequence[Record]) -> Shown | None:
+def _size(records: Sequence[Record]) -> ShownFigure | None:
     """The first headline figure that is exact and should be small; without such a headline, the first such figure."""
     exact = [
         (record, name)
@@ -308,12 +308,12 @@ def _size(records: Sequence[Record]) -> Shown | None:
     return next((_shown(*entry) for entry in (*headlines, *exact)), None)
 
 
-def _shown(record: Record, name: str) -> Shown:
+def _shown(record: Record, name: str) -> ShownFigure:
     figure = record.figures[name]
-    return Shown(name, figure.unit, figure.digits, figure.better)
+    return ShownFigure(name, figure.unit, figure.digits, figure.better)
 
 
-def _qualities(records: Sequence[Record], quality: Shown | None) -> Estimate | None:
+def _qualities(records: Sequence[Record], quality: ShownFigure | None) -> Estimate | None:
     if quality is None:
         return None
     figures = [record.figures[quality.name] for record in records if quality.name in record.figures]
@@ -326,7 +326,7 @@ def _qualities(records: Sequence[Record], quality: Shown | None) -> Estimate | N
     )
 
 
-def _differences(records: Sequence[Record], quality: Shown | None) -> Estimate | None:
+def _differences(records: Sequence[Record], quality: ShownFigure | None) -> Estimate | None:
     intervals = [record.differences.get(quality.name) for record in records] if quality else []
     return pooled([estimate(interval) for interval in intervals if interval is not None])
 

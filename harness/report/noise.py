@@ -15,7 +15,7 @@ VERDICTS = (
     "twice. (Same: the 90 % interval lies within the margin; slower and faster: the 95 % interval lies beyond it.)"
 )
 #: The spread of fewer processes is too uncertain to report.
-LEAST_PROCESSES = 4
+MIN_PROCESSES = 4
 
 
 def protocol(timings: Sequence[Timing]) -> str:
@@ -37,10 +37,10 @@ def protocol(timings: Sequence[Timing]) -> str:
 def notes(records: Sequence[Record]) -> list[str]:
     """The lines below a table: minimum detectable effect, warm-up, cost, and each undecided cell with the reason."""
     timings = [timing for record in records if (timing := record.timing) is not None]
-    return [*_resolution(timings), *_warmup(timings), *_cost(timings), *_unanswered(records)]
+    return [*_detectable(timings), *_warmup(timings), *_cost(timings), *_undecided(records)]
 
 
-def _resolution(timings: Sequence[Timing]) -> Iterator[str]:
+def _detectable(timings: Sequence[Timing]) -> Iterator[str]:
     """The minimum detectable effect, by the spread of the A/A run and by that of the cells."""
     copies = {run.sha256: run for timing in timings if (run := timing.aa_run) is not None}
     calm = [entry for entry in copies.values() if not entry.disturbed]
@@ -55,7 +55,7 @@ def _resolution(timings: Sequence[Timing]) -> Iterator[str]:
     from harness.stats.ratios import minimum_detectable_effect
 
     processes = min(timing.processes for timing in timings)
-    if processes < LEAST_PROCESSES:
+    if processes < MIN_PROCESSES:
         yield f"The minimum detectable effect is unknown: {processes} processes are too few to estimate it."
         return
     by_copies = minimum_detectable_effect([entry.per_process for entry in calm], processes, around_one=True)
@@ -66,7 +66,7 @@ def _resolution(timings: Sequence[Timing]) -> Iterator[str]:
     text = f"Minimum detectable effect with {processes} processes (power 80 %): {percent(by_copies)}"
     if by_cells is not None:
         text += f" by the spread of the A/A run, {percent(by_cells)} by that of these cells"
-    margins = {found.margin for timing in timings if (found := timing.verdict)}
+    margins = {verdict.margin for timing in timings if (verdict := timing.verdict)}
     if len(margins) == 1:
         text += f"; a verdict also needs the margin of {format_margin(margins.pop())}"
     yield f"{text}."
@@ -86,11 +86,11 @@ def _cost(timings: Sequence[Timing]) -> Iterator[str]:
     if costs:
         wall = statistics.median(cost.wall for cost in costs)
         beyond = statistics.median(cost.wall - cost.calls for cost in costs)
-        yield f"Timing a cell took {wall:.1f} s (median), of which {beyond:.1f} s beyond the timed calls."
+        yield f"Timing a cell took {wall:.1f} s (median), {beyond:.1f} s of it outside the timed calls."
 
 
-def _unanswered(records: Sequence[Record]) -> Iterator[str]:
+def _undecided(records: Sequence[Record]) -> Iterator[str]:
     for record in records:
-        found = record.verdict
-        if found is not None and found.kind in ("contaminated", "inconclusive"):
-            yield f"{record.cell}: {found.kind}: {found.reason}"
+        verdict = record.verdict
+        if verdict is not None and verdict.kind in ("contaminated", "inconclusive"):
+            yield f"{record.cell}: {verdict.kind}: {verdict.reason}"

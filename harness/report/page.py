@@ -12,7 +12,7 @@ from typing import Any
 
 from harness.api.sections import Chart, Section, Table
 from harness.records.record import Interval, Record, Timing
-from harness.report.charts import drawn, network_charts, training_chart
+from harness.report.charts import network_charts, to_svg, training_chart
 from harness.report.choice import lead
 from harness.report.model import OVER_SEEDS, Network, Report, RunCell, Variant, figure_of, figure_title, secondary_sizes
 from harness.report.noise import notes
@@ -22,12 +22,12 @@ from harness.report.tables import (
     classes_table,
     coverage_table,
     environment_table,
-    left_table,
     present,
     results_table,
     runs_table,
+    unmeasured_table,
 )
-from harness.report.training import courses
+from harness.report.training import learning_curves
 
 #: How many networks and rows the page shows without its script; with it, the table of results shows all.
 NETWORKS, ROWS = 12, 200
@@ -64,7 +64,7 @@ def page(report: Report, sections: Sequence[Section]) -> str:
         classes=_all(classes_table(network) for network in shown),
         coverage=_all(coverage_table(network) for network in shown),
         noise=[(network.title, notes(network.records)[:ROWS]) for network in shown],
-        left=_all([left_table(report)]),
+        unmeasured=_all([unmeasured_table(report)]),
         provenance=[runs_table(report), environment_table(report)],
         bounded=_bounded,
         sections=sections,
@@ -96,7 +96,7 @@ def island(report: Report, sections: Sequence[Section] = ()) -> dict[str, Any]:
         }
         for network in report.networks
     ]
-    trainings = [training_chart(*found) for found in courses(report)]
+    trainings = [training_chart(*curves) for curves in learning_curves(report)]
     return {
         "fields": FIELDS,
         "digits": DIGITS,
@@ -133,7 +133,7 @@ def _pictures(report: Report) -> Iterator[tuple[str, str, str]]:
     for network in report.networks[:DRAWN_NETWORKS]:
         for chart in network_charts(network) if len(network.variants) <= DRAWN_VARIANTS else ():
             if chart.kind == "quality-latency":
-                image = base64.b64encode(drawn(chart).encode()).decode()
+                image = base64.b64encode(to_svg(chart).encode()).decode()
                 yield f"{network.title}: {chart.title}", chart.caption, f"data:image/svg+xml;base64,{image}"
 
 
@@ -203,7 +203,7 @@ def traces(variant: Variant, report: Report, shared: Shared) -> list[dict[str, A
 def _trace(cell: RunCell, report: Report, shared: Shared) -> dict[str, Any]:
     record, run = cell.record, report.runs[cell.run]
     timing = record.timing
-    found: dict[str, Any] = {
+    facts: dict[str, Any] = {
         "cell": record.cell,
         "suite@": shared.index(f"{record.suite}::{record.matrix}"),
         "run file@": shared.index(str(run.path)),
@@ -222,15 +222,15 @@ def _trace(cell: RunCell, report: Report, shared: Shared) -> dict[str, Any]:
         "machine@": shared.index(record.machine),
     }
     if timing is not None:
-        found |= {
+        facts |= {
             "latency / reference": _interval(timing.ratio),
             "how@": shared.index(_how(timing)),
         }
         if (verdict := timing.verdict) is not None:
-            found["verdict"] = f"{verdict.kind}: {verdict.reason}"
+            facts["verdict"] = f"{verdict.kind}: {verdict.reason}"
         if timing.aa_run is not None:
-            found["reference against itself@"] = shared.index(_interval(timing.aa_run.ratio))
-    return found
+            facts["A/A run@"] = shared.index(_interval(timing.aa_run.ratio))
+    return facts
 
 
 def _how(timing: Timing) -> dict[str, Any]:

@@ -18,12 +18,12 @@ FORMULA = ("=", "+", "-", "@", "\t", "\r")
 def sheet(report: Report) -> str:
     """The cells in the order of the report. A column exists if any cell has it; numbers keep all digits."""
     cells = [cell for network in report.networks for variant in network.variants for cell in variant.cells]
-    found = [_row(cell, report) for cell in cells]
-    columns = dict.fromkeys(name for row in found for name in row)
+    rows = [_row(cell, report) for cell in cells]
+    columns = dict.fromkeys(name for row in rows for name in row)
     text = io.StringIO()
     writer = csv.DictWriter(text, [_inert(name) for name in columns], lineterminator="\n")
     writer.writeheader()
-    writer.writerows({_inert(name): _inert(value) for name, value in row.items()} for row in found)
+    writer.writerows({_inert(name): _inert(value) for name, value in row.items()} for row in rows)
     return text.getvalue()
 
 
@@ -40,9 +40,8 @@ def _row(cell: RunCell, report: Report) -> dict[str, Any]:
     if (timing := record.timing) is not None:
         row["latency / reference"] = timing.ratio.value
         row |= _bounds("latency / reference", timing.ratio)
-    found = record.verdict
     return row | {
-        "verdict": "" if found is None else found.kind,
+        "verdict": "" if record.verdict is None else record.verdict.kind,
         "artefact": record.artefact.key,
         "sha256": record.artefact.sha256,
         "reference artefact": record.reference_artefact.key,

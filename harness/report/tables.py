@@ -32,19 +32,19 @@ def choice_table(network: Network) -> Table | None:
         return None
     headers = ("loses at most", "how sure", "smallest", "size / reference", "fastest", "latency / reference")
     digits = network.quality.digits
-    found = tuple(_choice(choice, digits) for choice in choices(network))
-    return Table(f"{network.title}: the best within a loss of {network.quality.name}", headers, found)
+    rows = tuple(_choice(choice, digits) for choice in choices(network))
+    return Table(f"{network.title}: the best within a loss of {network.quality.name}", headers, rows)
 
 
 def _choice(choice: Choice, digits: int) -> tuple[str, ...]:
     smallest, fastest = choice.smallest, choice.fastest
-    others = f" (as fast: {_few(choice.as_fast)})" if choice.as_fast else ""
+    rivals = f" (as fast: {_few(choice.as_fast)})" if choice.as_fast else ""
     return (
         f"{choice.margin:g}",
         "surely" if choice.sure else "probably",
         _with_difference(smallest, digits),
         MISSING if smallest is None or smallest.size_share is None else f"{100 * smallest.size_share:.1f} %",
-        _with_difference(fastest, digits) + ("" if fastest is None else fastest.disturbance) + others,
+        _with_difference(fastest, digits) + ("" if fastest is None else fastest.disturbance) + rivals,
         MISSING if fastest is None or fastest.ratio is None else fastest.ratio.text(3),
     )
 
@@ -75,11 +75,11 @@ def results_table(network: Network) -> Table:
         "latency / reference",
         "verdict",
     )
-    found = tuple(
+    rows = tuple(
         _result(network, variant, [column[place] for column in more.values()])
         for place, variant in enumerate(network.variants)
     )
-    return Table(f"{network.title}: all variants", headers, found)
+    return Table(f"{network.title}: all variants", headers, rows)
 
 
 def _secondary_columns(network: Network) -> dict[str, list[str]]:
@@ -124,11 +124,11 @@ def classes_table(network: Network) -> Table | None:
     if len(names) < 2:
         return None
     digits = network.quality.digits
-    found = tuple(
+    rows = tuple(
         (variant.label, *(_number(variant.mean(name), digits) for name in names)) for variant in network.variants
     )
     headers = ("variant", *(name.removeprefix(prefix) for name in names))
-    return Table(f"{network.title}: {network.quality.name} of each class", headers, found)
+    return Table(f"{network.title}: {network.quality.name} of each class", headers, rows)
 
 
 def _metric(record: Record, name: str) -> str | None:
@@ -136,17 +136,17 @@ def _metric(record: Record, name: str) -> str | None:
 
 
 def coverage_table(network: Network) -> Table | None:
-    """The share of each quantized variant that really is int8, and the layers that are not; None if nothing is int8."""
-    found = []
+    """The shares of each variant that are in int8, and its layers that are not; None if nothing is in int8."""
+    rows = []
     for variant in network.variants:
         weights, macs = (variant.mean(network.roles.get(role)) for role in ("int8 weights", "int8 macs"))
         layers = _layers(variant)
         if weights or macs or layers:
-            rest = [f"{layer.get('path')} ({layer.get('dtype')})" for layer in layers if layer.get("dtype") != "int8"]
-            shown = MISSING if not layers else ", ".join(rest) if rest else "nothing"
-            found.append((variant.label, f"{_number(weights, 1)} %", f"{_number(macs, 1)} %", shown))
-    headers = ("variant", "weights in int8", "multiply-accumulates in int8", "layers that are not")
-    return Table(f"{network.title}: what int8 covers", headers, tuple(found)) if found else None
+            others = [f"{layer.get('path')} ({layer.get('dtype')})" for layer in layers if layer.get("dtype") != "int8"]
+            shown = MISSING if not layers else ", ".join(others) if others else "nothing"
+            rows.append((variant.label, f"{_number(weights, 1)} %", f"{_number(macs, 1)} %", shown))
+    headers = ("variant", "weights in int8", "multiply-accumulates in int8", "layers not in int8")
+    return Table(f"{network.title}: int8 coverage", headers, tuple(rows)) if rows else None
 
 
 def _layers(variant: Variant) -> list[Mapping[str, Any]]:
@@ -158,24 +158,24 @@ def _layers(variant: Variant) -> list[Mapping[str, Any]]:
     return []
 
 
-def left_table(report: Report) -> Table | None:
+def unmeasured_table(report: Report) -> Table | None:
     """The cells that were selected and not measured, with the reasons."""
-    found = tuple(
+    rows = tuple(
         (f"{entry.matrix}[{entry.cell}]", entry.outcome, entry.reason, report.runs[place].path.name)
-        for entry, place in report.left
+        for entry, place in report.unmeasured
     )
     headers = ("cell", "outcome", "reason", "run")
-    return Table("Cells that were selected and not measured", headers, found) if found else None
+    return Table("Cells that were selected and not measured", headers, rows) if rows else None
 
 
 def runs_table(report: Report) -> Table:
     """The run files, with their commits."""
-    found = tuple(
+    rows = tuple(
         (str(run.path), f"{run.date:%Y-%m-%d %H:%M} UTC", run.commit.short, run.commit.branch or MISSING,
          str(len(run.records)), ", ".join(sorted({record.preset for record in run.records})))
         for run in report.runs
     )  # fmt: skip
-    return Table("The runs", ("file", "made at", "commit", "branch", "cells", "preset"), found)
+    return Table("The runs", ("file", "made at", "commit", "branch", "cells", "preset"), rows)
 
 
 def environment_table(report: Report) -> Table:
@@ -198,9 +198,9 @@ def environment_table(report: Report) -> Table:
             facts["timing"] = dict.fromkeys(map(protocol, timings.values()))
         columns.append(facts)
     names = dict.fromkeys(name for facts in columns for name in facts)
-    found = tuple((name, *("; ".join(facts.get(name, {})) or MISSING for facts in columns)) for name in names)
+    rows = tuple((name, *("; ".join(facts.get(name, {})) or MISSING for facts in columns)) for name in names)
     headers = ("", *(run.path.name for run in report.runs))
-    return Table("The environment", headers, found)
+    return Table("The environment", headers, rows)
 
 
 def _setting(timing: Timing) -> str:

@@ -119,13 +119,13 @@ def _table(records: Sequence[Record], width: int) -> str:
     shares = {column: _parameter_share(records, parameters, column_axis, column) for column in columns}
     label = "\nparameters left" if any(shares.values()) else ""
     headers = [label, *row_axes, *(f"{column}\n{shares[column]}" for column in columns)]
-    text = _laid_out(headers, body[:-1])
+    text = _plain_table(headers, body[:-1])
     if max(map(len, text.splitlines())) > width:
-        text = _laid_out(headers, [[entry.replace(" [", "\n[") for entry in line] for line in body[:-1]])
+        text = _plain_table(headers, [[entry.replace(" [", "\n[") for entry in line] for line in body[:-1]])
     return "\n".join([heading(records), "", text, *([""] if (lines := notes(records)) else []), *lines])
 
 
-def _laid_out(headers: Sequence[str], body: Sequence[Sequence[str]]) -> str:
+def _plain_table(headers: Sequence[str], body: Sequence[Sequence[str]]) -> str:
     return tabulate(body, headers=headers, tablefmt="plain", disable_numparse=True)
 
 
@@ -145,7 +145,7 @@ def _blocks(records: Sequence[Record]) -> list[tuple[str, Show]]:
                 blocks.append((f"{name} - reference", functools.partial(_difference, name)))
     if any(record.timing is not None for record in records):
         blocks.append(("latency / reference", _ratio))
-    margins = {found.margin for record in records if (found := record.verdict) is not None}
+    margins = {verdict.margin for record in records if (verdict := record.verdict) is not None}
     if margins:
         blocks.append((f"verdict at {', '.join(map(format_margin, sorted(margins)))}", _verdict))
     return blocks
@@ -165,10 +165,10 @@ def _nonzero(name: str, references: References, cells: Sequence[Record]) -> str:
 
 
 def _verdict(cells: Sequence[Record]) -> str:
-    found = [entry for cell in cells if (entry := cell.verdict) is not None]
-    if len(found) == 1 and found[0].processes_needed is not None:
-        return f"{found[0].kind} ({found[0].processes_needed})"
-    counts = collections.Counter(entry.kind for entry in found)
+    verdicts = [entry for cell in cells if (entry := cell.verdict) is not None]
+    if len(verdicts) == 1 and verdicts[0].processes_needed is not None:
+        return f"{verdicts[0].kind} ({verdicts[0].processes_needed})"
+    counts = collections.Counter(entry.kind for entry in verdicts)
     if len(counts) == 1:
         return str(next(iter(counts)))
     return ", ".join(f"{count} {kind}" for kind, count in counts.most_common()) or MISSING

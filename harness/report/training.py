@@ -13,7 +13,7 @@ from harness.report.model import Network, Report
 
 
 @dataclasses.dataclass(frozen=True)
-class Course:
+class LearningCurve:
     """One model's learning curve: after each epoch, the mean, the lowest and the highest seed."""
 
     model: str
@@ -21,7 +21,7 @@ class Course:
     points: tuple[tuple[float, float, float], ...]
 
 
-def courses(report: Report) -> list[tuple[str, str, list[Course]]]:
+def learning_curves(report: Report) -> list[tuple[str, str, list[LearningCurve]]]:
     """For each data set and setting: a title, the figure's name, and the curves of its networks."""
     settings: dict[tuple[str, ...], list[Network]] = {}
     for network in report.networks:
@@ -35,15 +35,15 @@ def courses(report: Report) -> list[tuple[str, str, list[Course]]]:
                 network.quality.name,
             )
             settings.setdefault(key, []).append(network)
-    found = []
+    titled = []
     for (_, matrix, _, dataset, figure), networks in settings.items():
-        lines = _courses(networks, figure)
-        if lines:
-            found.append((f"{figure} by epoch on {dataset}, matrix {matrix}", figure, lines))
-    return found
+        curves = _curves(networks, figure)
+        if curves:
+            titled.append((f"{figure} by epoch on {dataset}, matrix {matrix}", figure, curves))
+    return titled
 
 
-def _courses(networks: Sequence[Network], figure: str) -> list[Course]:
+def _curves(networks: Sequence[Network], figure: str) -> list[LearningCurve]:
     """One curve for each network and each recipe up to a step that trained, named for the first variant that has it.
 
     Cells whose recipes begin alike share the curve.
@@ -54,13 +54,13 @@ def _courses(networks: Sequence[Network], figure: str) -> list[Course]:
         for variant in network.variants:
             for cell in variant.cells:
                 name = f"{cell.record.axes['architecture']} {variant.label}"
-                for course, history in _fits(cell.record, figure):
-                    names.setdefault(course, name + (f", {course[-1]}" if name in names.values() else ""))
-                    trained.setdefault(course, {}).setdefault(str(cell.record.axes["seed"]), history)
-    return [_course(names[course], list(seeds.values())) for course, seeds in trained.items()]
+                for recipe, history in _trainings(cell.record, figure):
+                    names.setdefault(recipe, name + (f", {recipe[-1]}" if name in names.values() else ""))
+                    trained.setdefault(recipe, {}).setdefault(str(cell.record.axes["seed"]), history)
+    return [_curve(names[recipe], list(seeds.values())) for recipe, seeds in trained.items()]
 
 
-def _fits(record: Record, figure: str) -> Iterator[tuple[tuple[str, ...], list[float]]]:
+def _trainings(record: Record, figure: str) -> Iterator[tuple[tuple[str, ...], list[float]]]:
     """Each training of a record: its architecture, the steps up to it and its number; and the figure by epoch.
 
     The profile is left out, because it only affects the timing.
@@ -72,20 +72,20 @@ def _fits(record: Record, figure: str) -> Iterator[tuple[tuple[str, ...], list[f
             yield (*recipe, f"fit {number}"), history
 
 
-def _course(model: str, seeds: Sequence[Sequence[float]]) -> Course:
+def _curve(model: str, seeds: Sequence[Sequence[float]]) -> LearningCurve:
     epochs = range(min(map(len, seeds)))
     points = [[history[epoch] for history in seeds] for epoch in epochs]
-    return Course(model, len(seeds), tuple((statistics.fmean(p), min(p), max(p)) for p in points))
+    return LearningCurve(model, len(seeds), tuple((statistics.fmean(p), min(p), max(p)) for p in points))
 
 
 def _histories(trainings: Any, figure: str) -> list[list[float]]:
     """The figure after each epoch, for each training of a step. Facts come from plugins and may have any form."""
-    found = []
+    histories = []
     for fit in trainings if isinstance(trainings, list) else ():
         epochs = fit.get("history") if isinstance(fit, Mapping) else None
         entries = epochs if isinstance(epochs, list) else []
         values = [entry.get(figure) for entry in entries if isinstance(entry, Mapping)]
         known = [float(value) for value in values if isinstance(value, int | float) and math.isfinite(value)]
         if len(known) == len(entries) > 1:
-            found.append(known)
-    return found
+            histories.append(known)
+    return histories

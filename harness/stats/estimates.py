@@ -14,11 +14,11 @@ SAME_LEVEL = 0.90
 
 @dataclasses.dataclass(frozen=True)
 class Estimate:
-    """A value with its interval at ``level``; the bounds are None where there is no interval.
+    """A value with its interval at ``level``; the bounds are None if it has no interval.
 
-    ``method`` says how the interval was found, or why there is none. ``count`` is the number of seeds, ``spread`` the
-    standard deviation over them. ``over`` is what the interval covers: "seeds", or for one seed "processes" or
-    "patients"; "" where there is no interval.
+    ``method`` states how the interval was computed, or why it is missing. ``count`` is the number of seeds, ``spread``
+    the standard deviation over them. ``over`` is what the interval covers: "seeds", or for one seed "processes" or
+    "patients"; "" without an interval.
     """
 
     value: float
@@ -35,7 +35,7 @@ class Estimate:
         return dataclasses.replace(self, value=-self.value, low=low, high=high)
 
     def text(self, digits: int, sign: str = "") -> str:
-        """Format the value, and the interval in brackets where there is one: "0.9285 [0.9210, 0.9360]"."""
+        """Format the value, and its interval in brackets, if it has one: "0.9285 [0.9210, 0.9360]"."""
         value = f"{self.value:{sign},.{digits}f}"
         if self.low is None or self.high is None:
             return value
@@ -44,7 +44,7 @@ class Estimate:
 
 @dataclasses.dataclass(frozen=True)
 class Mean:
-    """A mean with its standard error and the degrees of freedom of that; the error is None where it is unknown."""
+    """A mean with its standard error and its degrees of freedom; the error is None if it is unknown."""
 
     value: float
     error: float | None = None
@@ -75,7 +75,7 @@ def mean_of(values: Sequence[float]) -> Mean:
 
 
 def from_interval(value: float, low: float | None, high: float | None, freedom: float = math.inf) -> Mean:
-    """The mean that has this 95 % interval, taken as symmetric."""
+    """The mean with this 95 % interval, which is assumed to be symmetric."""
     if low is None or high is None:
         return Mean(value)
     return Mean(value, (high - low) / 2 / quantile(LEVEL, freedom), freedom)
@@ -87,7 +87,7 @@ def from_deviation(value: float, deviation: float, count: int) -> Mean:
 
 
 def one_more_value(value: float, deviation: float, count: int) -> Mean:
-    """A single value that is assumed to scatter as ``count`` others did, with their standard deviation.
+    """A single value, assumed to have the standard deviation of ``count`` other values.
 
     Its difference from the mean of the others (`from_deviation`) is Student's prediction interval of one more value.
     """
@@ -130,9 +130,9 @@ def pooled(estimates: Sequence[Estimate]) -> Estimate | None:
         return estimates[0]
     mean = mean_of([entry.value for entry in estimates])
     halves = [(entry.high - entry.low) / 2 for entry in estimates if entry.low is not None and entry.high is not None]
-    own = statistics.fmean(halves) if len(halves) == len(estimates) else 0.0
-    half = math.hypot(_half(mean), own)
-    method = f"Student's t over {len(estimates)} seeds" + (" and the interval over patients" if own else "")
+    within_seed = statistics.fmean(halves) if len(halves) == len(estimates) else 0.0
+    half = math.hypot(_half(mean), within_seed)
+    method = f"Student's t over {len(estimates)} seeds" + (" and the interval over patients" if within_seed else "")
     return Estimate(mean.value, mean.value - half, mean.value + half, len(estimates), "seeds", None, method)
 
 
@@ -151,7 +151,7 @@ def pooled_ratio(ratios: Sequence[Estimate]) -> Estimate | None:
 
 
 def known_mean(values: Iterable[float | None]) -> float | None:
-    """The mean of the finite values; None where there is none."""
+    """The mean of the finite values; None if no value is finite."""
     known = [value for value in values if value is not None and math.isfinite(value)]
     return statistics.fmean(known) if known else None
 

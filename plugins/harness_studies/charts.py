@@ -10,13 +10,13 @@ from harness.report import COLOURS, SHAPES, Spec, framed, tips, valid
 from harness_studies.comparison import FigureComparison, StudyComparison
 
 CAPTION = (
-    "{}, measured - published, with the 95 % interval by which it is judged. The line at 0 is the published figure{}. "
+    "{}, measured - published, with the 95 % interval that it is judged by. The line at 0 is the published figure{}. "
     "A figure without an interval was measured on other data, or both sides have one run only."
 )
 BAND = ", the band is the margin of {:g}"
 #: The height in pixels of each figure's line.
 LINE = 20
-#: How each outcome is drawn.
+#: Colour and shape of each outcome.
 LOOKS = {
     "reproduced": (COLOURS[2], SHAPES[0]),
     "differs": (COLOURS[1], SHAPES[1]),
@@ -29,8 +29,8 @@ def study_charts(study: StudyComparison) -> list[Chart]:
     """A chart for each table and figure that was measured, except exact figures and those that are not judged."""
     groups: dict[tuple[str, str], list[FigureComparison]] = {}
     for entry in study.comparisons:
-        found = entry.difference
-        if found is not None and found.method != "exact" and entry.outcome != "not comparable":
+        difference = entry.difference
+        if difference is not None and difference.method != "exact" and entry.outcome != "not comparable":
             groups.setdefault((entry.table, entry.figure), []).append(entry)
     return [_chart(study.name, *names, entries) for names, entries in groups.items()]
 
@@ -47,13 +47,16 @@ def _chart(study: str, table: str, figure: str, entries: Sequence[FigureComparis
 
 
 def _value(entry: FigureComparison, place: str) -> Mapping[str, Any]:
-    found, measured = entry.difference, entry.measured
+    difference, measured = entry.difference, entry.measured
+    bounds = {}
+    if difference is not None:
+        bounds = {"difference": difference.value, "low": difference.low, "high": difference.high}
     return {
         "place": place,
         "outcome": entry.outcome,
         "published": entry.published.value,
         **({} if measured is None else {"measured": measured.value, "seeds": measured.count}),
-        **({} if found is None else {"difference": found.value, "low": found.low, "high": found.high}),
+        **bounds,
     }
 
 
@@ -61,12 +64,12 @@ def _spec(title: str, margin: float | None, values: Sequence[Mapping[str, Any]])
     places = [value["place"] for value in values]
     y = {"field": "place", "type": "nominal", "sort": places, "title": None, "axis": {"labelLimit": 150}}
     x = {"field": "difference", "type": "quantitative", "title": title}
-    found = {value["outcome"] for value in values}
-    looks = {outcome: look for outcome, look in LOOKS.items() if outcome in found}
+    outcomes = {value["outcome"] for value in values}
+    looks = {outcome: look for outcome, look in LOOKS.items() if outcome in outcomes}
     legend = {"orient": "bottom", "title": None}
     colour, shape = (
-        {"field": "outcome", "type": "nominal", "legend": legend, "scale": {"domain": list(looks), "range": chosen}}
-        for chosen in zip(*looks.values(), strict=True)
+        {"field": "outcome", "type": "nominal", "legend": legend, "scale": {"domain": list(looks), "range": channel}}
+        for channel in zip(*looks.values(), strict=True)
     )
     names = ("place", "published", "measured", "difference", "low", "high", "outcome", "seeds")
     bounds = {"x": x | {"field": "low"}, "x2": {"field": "high"}}

@@ -53,7 +53,7 @@ class FigureComparison:
     ``margin`` is how much they may differ, in the figure's unit; ``data`` is the data set of the measurement. If the
     study published the best of ``possible`` choices, ``published.choice`` names it, ``chosen`` is the best of the
     ``choices`` that were run, and ``named`` is our result for the study's choice where that is another one. ``ways``
-    lists values other than the default of parameters that the study leaves open, as "bfloat16".
+    lists the values of parameters that the study leaves open, where they differ from the default: "bfloat16".
     """
 
     table: str
@@ -154,25 +154,25 @@ def _comparison(place: Place, matcher: Matcher) -> FigureComparison:
         return bare
     chosen = _best(groups, figure.name)
     measured = _estimate(groups[chosen], figure)
-    difference: Estimate | None = None
     margin = bare.margin
-    found = _less_published(place.published, groups[chosen], measured, figure)
+    difference = _difference(place.published, groups[chosen], measured, figure)
     data = str(next(iter(groups[chosen].values())).record["axes"]["dataset"])
+    shown: Estimate | None = None
     if figure.apart or margin is None:
         margin = None
         outcome, reason = "not comparable", figure.apart or "the study's file has no margin for it"
     elif data != place.cell.datasets[0]:
         # The interval does not cover the change of data, which is most of the difference.
-        difference, margin = dataclasses.replace(found, low=None, high=None, over=""), None
+        margin, shown = None, dataclasses.replace(difference, low=None, high=None, over="")
         outcome, reason = "other data", f"{data} for {place.cell.datasets[0]}"
     else:
-        difference = found
-        outcome, reason = _judged(found, margin, place)
+        shown = difference
+        outcome, reason = _outcome(difference, margin, place)
     named = groups.get(place.published.choice)
     return dataclasses.replace(
         bare,
         measured=measured,
-        difference=difference,
+        difference=shown,
         margin=margin,
         outcome=outcome,
         reason=reason,
@@ -185,13 +185,13 @@ def _comparison(place: Place, matcher: Matcher) -> FigureComparison:
 
 
 def _ways(place: Place, matches: Iterable[Match]) -> tuple[str, ...]:
-    found = (
+    values = (
         value
         for match in matches
         for (_, name), value in match.open_values.items()
         if name not in place.choice and value
     )
-    return tuple(dict.fromkeys(found)) if place.choice else ()
+    return tuple(dict.fromkeys(values)) if place.choice else ()
 
 
 def _margin(figure: FigureSpec, published: Published) -> float | None:
@@ -206,16 +206,16 @@ def _best(groups: Mapping[str, Mapping[int, Match]], figure: str) -> str:
 
     def goodness(choice: str) -> float:
         records = [match.record for match in groups[choice].values()]
-        found = records[0]["figures"].get(figure)
+        entry = records[0]["figures"].get(figure)
         mean = statistics.fmean(_values(groups[choice], figure))
-        return mean if found is not None and found["better"] == "higher" else -mean
+        return mean if entry is not None and entry["better"] == "higher" else -mean
 
     return max((choice for choice in groups if len(groups[choice]) == most), key=goodness)
 
 
 def _values(seeds: Mapping[int, Match], figure: str) -> list[float]:
-    found = (value_of(match.record, figure) for match in seeds.values())
-    return [value for value in found if value is not None]
+    values = (value_of(match.record, figure) for match in seeds.values())
+    return [value for value in values if value is not None]
 
 
 def _estimate(seeds: Mapping[int, Match], figure: FigureSpec) -> Estimate:
@@ -227,17 +227,15 @@ def _estimate(seeds: Mapping[int, Match], figure: FigureSpec) -> Estimate:
         spread = statistics.stdev(values)
         return Estimate(mean.value, low, high, len(values), "seeds", spread, f"Student's t over {len(values)} seeds")
     (match,) = seeds.values()
-    found = match.record["figures"].get(figure.name)
-    interval = None if found is None else found.get("interval")
+    entry = match.record["figures"].get(figure.name)
+    interval = None if entry is None else entry.get("interval")
     if interval is None:
         return Estimate(mean.value, method="one seed")
     method = f"one seed, {interval['method']}"
     return Estimate(mean.value, interval["low"], interval["high"], 1, "patients", None, method)
 
 
-def _less_published(
-    published: Published, seeds: Mapping[int, Match], measured: Estimate, figure: FigureSpec
-) -> Estimate:
+def _difference(published: Published, seeds: Mapping[int, Match], measured: Estimate, figure: FigureSpec) -> Estimate:
     """Measured - published, with the interval that `RULES` describes."""
     ours, several = mean_of(_values(seeds, figure.name)), measured.count > 1
     if figure.tolerance is not None:
@@ -247,26 +245,24 @@ def _less_published(
         over = "seeds"
         theirs = from_deviation(published.value, published.spread, published.runs)
         if several:
-            found, method = (
-                welch_difference(ours, theirs),
-                f"Welch's t, {measured.count} seeds and {published.runs} runs",
-            )
+            mean = welch_difference(ours, theirs)
+            method = f"Welch's t, {measured.count} seeds and {published.runs} runs"
         else:
             alone = one_more_value(ours.value, published.spread, published.runs)
             error = math.hypot(alone.error or 0.0, theirs.error or 0.0)
-            found = Mean(ours.value - theirs.value, error, published.runs - 1)
+            mean = Mean(ours.value - theirs.value, error, published.runs - 1)
             method = f"one seed, as if it scattered as the study's {published.runs} runs"
     else:
         if not several:
             ours = from_interval(ours.value, measured.low, measured.high)
-        found = dataclasses.replace(ours, value=ours.value - published.value)
+        mean = dataclasses.replace(ours, value=ours.value - published.value)
         method = f"{measured.method}; the study gives no deviation"
         over = measured.over
-    low, high = found.bounds()
-    return Estimate(found.value, low, high, measured.count, over, None, method)
+    low, high = mean.bounds()
+    return Estimate(mean.value, low, high, measured.count, over, None, method)
 
 
-def _judged(difference: Estimate, margin: float, place: Place) -> tuple[str, str]:
+def _outcome(difference: Estimate, margin: float, place: Place) -> tuple[str, str]:
     """The outcome for figures on the same data, and the reason."""
     value = place.published.value
     if place.figure.tolerance is not None:
@@ -286,14 +282,14 @@ def _remarks(document: Document, records: Sequence[Record]) -> list[str]:
     remarks = []
     synthetic = collections.Counter(str(record["axes"]["dataset"]) for record in records if record["synthetic"])
     for dataset, count in synthetic.items():
-        remarks.append(f"{count} records of {dataset} are left out: synthetic data reproduce nothing")
+        remarks.append(f"{count} records of {dataset} are left out: synthetic data cannot reproduce a figure")
     datasets = {dataset for place in document.places for dataset in place.cell.datasets}
     presets = {preset for place in document.places for preset in place.figure.presets}
     real = [record for record in records if not record["synthetic"] and record["axes"]["dataset"] in datasets]
     short = collections.Counter(record["preset"] for record in real if record["preset"] != "study")
     for preset, count in short.items():
-        lost = sorted({place.figure.label for place in document.places if preset not in place.figure.presets})
-        what = "nothing" if preset not in presets else f"no {', '.join(lost)}" if lost else ""
-        if what:
-            remarks.append(f"{count} records of preset {preset} give {what}: they were not trained as published")
+        missing = sorted({place.figure.label for place in document.places if preset not in place.figure.presets})
+        effect = "nothing" if preset not in presets else f"no {', '.join(missing)}" if missing else ""
+        if effect:
+            remarks.append(f"{count} records of preset {preset} give {effect}: they were not trained as published")
     return remarks

@@ -44,7 +44,7 @@
 A cell's recipe joins the steps of its parts, in the order table, row, column, ``then`` of the row. It is matched with
 the steps of a record. A parameter that the study does not name must have the step's default, a list allows several
 values, and "" means that the suite left the parameter open. A value is a number, [mean, standard deviation], or the two
-with the choice; [] means that there is none.
+with the choice; [] leaves the entry empty.
 """
 
 from __future__ import annotations
@@ -74,7 +74,7 @@ Parameters = tuple[tuple[str, tuple[Any, ...]], ...]
 
 
 @dataclasses.dataclass(frozen=True)
-class Wanted:
+class StepPattern:
     """A step that a cell's recipe must have."""
 
     step: str
@@ -90,7 +90,7 @@ class CellSpec:
     architecture: str
     runtime: str
     profile: tuple[tuple[str, Any], ...]
-    steps: tuple[Wanted, ...]
+    steps: tuple[StepPattern, ...]
 
     def __str__(self) -> str:
         return ", ".join(self.parts)
@@ -115,7 +115,7 @@ class FigureSpec:
 
 @dataclasses.dataclass(frozen=True)
 class Published:
-    """A published figure: its standard deviation over ``runs``, if given, and the choice that was the best."""
+    """A published figure, its standard deviation over ``runs`` if the study states it, and the best choice."""
 
     value: float
     spread: float | None = None
@@ -198,7 +198,7 @@ class _Reader:
             if len(row["values"]) != len(columns):
                 where = f"table {table['title']!r}, row {row['name']!r}"
                 raise UsageError(
-                    f"{where} has {len(row['values'])} values for {len(columns)} columns; write [] for none"
+                    f"{where} has {len(row['values'])} values for {len(columns)} columns; write [] for an empty entry"
                 )
             for column, value in zip(columns, row["values"], strict=True):
                 if value == []:
@@ -210,7 +210,7 @@ class _Reader:
                     where=table.get("where", ""),
                     row=row["name"],
                     column=column["name"],
-                    figure=self._found("figure", column.get("figure", table.get("figure", "")), self.figures),
+                    figure=self._lookup("figure", column.get("figure", table.get("figure", "")), self.figures),
                     cell=self.cell([part.format(**names) for part in (*parts, *row.get("then", ()))]),
                     published=_published(value, table.get("runs", self.content.get("runs", 1))),
                     choice=tuple(table.get("choice", ())),
@@ -231,7 +231,7 @@ class _Reader:
         return Claim(
             claim=entry["claim"],
             where=entry.get("where", ""),
-            figure=self._found("figure", entry["figure"], self.figures),
+            figure=self._lookup("figure", entry["figure"], self.figures),
             relation=entry["relation"],
             margin=float(entry.get("margin", 0.0)),
             pairs=tuple(pairs),
@@ -240,8 +240,8 @@ class _Reader:
     def cell(self, names: Sequence[str]) -> CellSpec:
         """The cell composed of these parts; empty names are ignored."""
         names = [name for name in names if name]
-        found = [self._found("part", name, self.parts) for name in names]
-        merged = {key: value for part in found for key, value in part.items() if key != "steps"}
+        parts = [self._lookup("part", name, self.parts) for name in names]
+        merged = {key: value for part in parts for key, value in part.items() if key != "steps"}
         if unknown := set(merged) - {"dataset", "architecture", "runtime", "profile"}:
             raise UsageError(f"a part of {names} has the unknown entry {min(unknown)!r}")
         if "architecture" not in merged:
@@ -253,10 +253,10 @@ class _Reader:
             architecture=merged["architecture"],
             runtime=merged.get("runtime", "torch"),
             profile=tuple(merged.get("profile", {}).items()),
-            steps=tuple(_wanted(step) for part in found for step in part.get("steps", ())),
+            steps=tuple(_step_pattern(step) for part in parts for step in part.get("steps", ())),
         )
 
-    def _found(self, kind: str, name: str, known: Mapping[str, Any]) -> Any:
+    def _lookup(self, kind: str, name: str, known: Mapping[str, Any]) -> Any:
         if name not in known:
             raise UsageError(f"no {kind} is called {name!r}{nearest(name, known)}")
         return known[name]
@@ -269,10 +269,10 @@ def _figure(name: str, entry: Mapping[str, Any]) -> FigureSpec:
     return FigureSpec(**{"name": name, "label": name, **entry, **lists})
 
 
-def _wanted(entry: Mapping[str, Any]) -> Wanted:
+def _step_pattern(entry: Mapping[str, Any]) -> StepPattern:
     allowed = {key: tuple(value) if isinstance(value, list) else (value,) for key, value in entry.items()}
     ((step,), *_) = (allowed.pop("step"),)
-    return Wanted(step, tuple(allowed.items()))
+    return StepPattern(step, tuple(allowed.items()))
 
 
 def _published(value: Any, runs: int) -> Published:

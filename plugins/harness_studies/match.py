@@ -9,7 +9,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from harness.api import Step
-from harness_studies.document import CellSpec, FigureSpec, Wanted
+from harness_studies.document import CellSpec, FigureSpec, StepPattern
 
 #: A cell's record as plain JSON, in the form that plugins receive.
 Record = Mapping[str, Any]
@@ -33,13 +33,15 @@ class Match:
 
     @functools.cached_property
     def context(self) -> tuple[Any, ...]:
-        """What two cells must share so that their figures can be compared: where and how they ran."""
+        """The conditions that two cells must share so that their figures can be compared."""
         record = self.record
         axes, timing = record["axes"], record["timing"]
-        how = ("", "") if timing is None else (timing.get("protocol", "paired"), str(sorted(timing["profile"].items())))
+        protocol = ("", "")
+        if timing is not None:
+            protocol = (timing.get("protocol", "paired"), str(sorted(timing["profile"].items())))
         machine = str(sorted(record.get("machine", {}).items()))
         where = (record["suite"], record["matrix"], record["preset"], record["device"], axes["dataset"])
-        return (*where, axes["profile"], *how, machine, str(sorted(record.get("versions", {}).items())))
+        return (*where, axes["profile"], *protocol, machine, str(sorted(record.get("versions", {}).items())))
 
 
 class Matcher:
@@ -55,8 +57,8 @@ class Matcher:
     def matches(self, cell: CellSpec, figure: FigureSpec) -> list[Match]:
         """The records of a cell that count for the figure, on the first of its data sets that has any."""
         for dataset in cell.datasets:
-            if found := list(self._on(dataset, cell, figure)):
-                return found
+            if matches := list(self._on(dataset, cell, figure)):
+                return matches
         return []
 
     def _on(self, dataset: str, cell: CellSpec, figure: FigureSpec) -> Iterator[Match]:
@@ -73,24 +75,24 @@ class Matcher:
             if open_values is not None:
                 yield Match(record, open_values)
 
-    def recipe(self, wanted: Sequence[Wanted], steps: Sequence[str]) -> dict[tuple[str, str], str] | None:
+    def recipe(self, patterns: Sequence[StepPattern], steps: Sequence[str]) -> dict[tuple[str, str], str] | None:
         """The recipe's values of the open parameters; None if it is another recipe."""
-        if len(wanted) != len(steps):
+        if len(patterns) != len(steps):
             return None
         open_values: dict[tuple[str, str], str] = {}
-        for entry, text in zip(wanted, steps, strict=True):
+        for pattern, text in zip(patterns, steps, strict=True):
             name, values = self._recipes.get(text) or parse(text)
-            if name != entry.step:
+            if name != pattern.step:
                 return None
             defaults = self._defaults(name)
-            asked = {**{key: (value,) for key, value in defaults.items()}, **dict(entry.parameters)}
+            allowed = {**{key: (value,) for key, value in defaults.items()}, **dict(pattern.parameters)}
             # A parameter that neither the study nor the installed step knows could mean anything.
-            for parameter in {**asked, **values} if name in self._steps else asked:
+            for parameter in {**allowed, **values} if name in self._steps else allowed:
                 default = defaults.get(parameter)
                 value = values.get(parameter, "" if default is None else default)
-                if not any(same(option, value) for option in asked.get(parameter, ())):
+                if not any(same(option, value) for option in allowed.get(parameter, ())):
                     return None
-                if len(asked[parameter]) > 1:
+                if len(allowed[parameter]) > 1:
                     open_values[name, parameter] = str(value)
         return open_values
 
@@ -128,5 +130,5 @@ def value_of(record: Record, figure: str) -> float | None:
         seconds = [entry["seconds"] for entry in record.get("steps", ())]
         known = [entry for entry in seconds if entry is not None]
         return sum(known) if seconds and len(known) == len(seconds) else None
-    found = record["figures"].get(figure)
-    return None if found is None else found["value"]
+    entry = record["figures"].get(figure)
+    return None if entry is None else entry["value"]

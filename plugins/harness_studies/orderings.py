@@ -14,8 +14,8 @@ from harness_studies.match import Match, Matcher, Record, value_of
 
 #: From the most to the least informative.
 VERDICTS = ("holds", "contradicted", "not shown", "not run")
-#: Beyond this ratio a disturbed timing counts too: calls are paired, so a slow machine slows both, and the canary never
-#: took twice its time on the disturbed machines that we have seen.
+#: Beyond this ratio a disturbed timing counts too: calls are paired, so a slow machine slows both, and on the disturbed
+#: machines that we measured the canary never took twice its time.
 CLEAR = 2.0
 
 
@@ -96,13 +96,13 @@ def _contrast(
     known = [(one, other) for one, other in pairs if _has(one, figure.name) and _has(other, figure.name)]
     if not known:
         return Contrast(label, str(a), str(b), published, None, "not run")
-    clean = [pair for pair in known if figure.name != "latency" or not any(map(_contaminated, _timed(*pair)))]
-    mean, estimate = _measured(clean or known, claim)
+    undisturbed = [pair for pair in known if figure.name != "latency" or not any(map(_contaminated, _timed(*pair)))]
+    mean, estimate = _measured(undisturbed or known, claim)
     outcome, reason = judged(mean, claim.relation, math.log1p(claim.margin) if ratio else claim.margin)
-    if not clean:
+    if not undisturbed:
         outcome, reason = _judged_disturbed(mean, claim.relation)
-    elif len(clean) < len(known):
-        reason = f"{reason}; {pluralize(len(known) - len(clean), 'disturbed timing')} left out".removeprefix("; ")
+    elif len(undisturbed) < len(known):
+        reason = f"{reason}; {pluralize(len(known) - len(undisturbed), 'disturbed timing')} left out".removeprefix("; ")
     data = str(known[0][0].record["axes"]["dataset"])
     return Contrast(label, str(a), str(b), published, estimate, outcome, reason, data)
 
@@ -143,32 +143,32 @@ def _pairs(ones: Sequence[Match], others: Sequence[Match]) -> list[tuple[Match, 
     beside: dict[tuple[Any, ...], list[Match]] = {}
     for other in others:
         beside.setdefault((*other.context, other.seed), []).append(other)
-    found = {}
+    pairs = {}
     for one in ones:
         for other in beside.get((*one.context, one.seed), ()):
             if all(
                 one.open_values[key] == other.open_values[key]
                 for key in one.open_values.keys() & other.open_values.keys()
             ):
-                found[one.seed, str(sorted(one.open_values.items())), str(sorted(other.open_values.items()))] = (
+                pairs[one.seed, str(sorted(one.open_values.items())), str(sorted(other.open_values.items()))] = (
                     one,
                     other,
                 )
-    return list(found.values())
+    return list(pairs.values())
 
 
 def _measured(pairs: Sequence[tuple[Match, Match]], claim: Claim) -> tuple[Mean, Estimate]:
     """The mean over seeds, on the scale of the judgement (logarithms of ratios) and as it is shown."""
     ratio = claim.figure.scale == "ratio"
-    found: dict[int, list[tuple[Mean, str]]] = {}
+    by_seed: dict[int, list[tuple[Mean, str]]] = {}
     for one, other in pairs:
         if claim.figure.name == "latency":
             single = _log_ratio(one.record, other.record)
         else:
             single = _difference(one.record, other.record, claim)
-        found.setdefault(one.seed, []).append(single)
-    seeds = [average([mean for mean, _ in entries]) for entries in found.values()]
-    how = "; ".join(dict.fromkeys(how for entries in found.values() for _, how in entries))
+        by_seed.setdefault(one.seed, []).append(single)
+    seeds = [average([mean for mean, _ in entries]) for entries in by_seed.values()]
+    how = "; ".join(dict.fromkeys(how for entries in by_seed.values() for _, how in entries))
     if len(seeds) > 1:
         mean, over, method = mean_of([seed.value for seed in seeds]), "seeds", f"Student's t over {len(seeds)} seeds"
     else:

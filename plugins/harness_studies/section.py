@@ -40,9 +40,9 @@ def _sections(records: Sequence[Record], context: ReportContext) -> Iterator[Sec
 def _section(study: StudyComparison) -> Section:
     outcomes = collections.Counter(entry.outcome for entry in study.comparisons)
     verdicts = collections.Counter(entry.outcome for entry in study.orderings)
-    counts = f"Of {len(study.comparisons)} published figures: {_counted(outcomes)}."
+    counts = f"Of {len(study.comparisons)} published figures: {_counts(outcomes)}."
     if study.orderings:
-        counts += f" Of {len(study.orderings)} findings that are orderings: {_counted(verdicts)}."
+        counts += f" Of {len(study.orderings)} findings that are orderings: {_counts(verdicts)}."
     run = [entry for entry in study.comparisons if entry.measured is not None]
     tables = [
         _table(name, list(rows)) for name, rows in groupby(run, key=lambda entry: f"{entry.table} ({entry.where})")
@@ -60,7 +60,7 @@ def _section(study: StudyComparison) -> Section:
     )
 
 
-def _counted(outcomes: collections.Counter[str]) -> str:
+def _counts(outcomes: collections.Counter[str]) -> str:
     return ", ".join(f"{count} {outcome}" for outcome, count in outcomes.most_common())
 
 

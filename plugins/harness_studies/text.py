@@ -16,17 +16,17 @@ from harness_studies.orderings import Contrast, Ordering
 RELATIONS = {"above": ">", "below": "<", "same": "=", "not below": ">=", "not above": "<="}
 
 
-def study_text(found: StudyComparison, width: int = 120) -> str:
+def study_text(study: StudyComparison, width: int = 120) -> str:
     """The study, its tables and its findings; tables wider than ``width`` are folded."""
-    blocks = [_paragraphs([found.summary], width)]
-    if found.remarks:
-        blocks.append(_paragraphs(found.remarks, width))
-    if not found.measured:
+    blocks = [_paragraphs([study.summary], width)]
+    if study.remarks:
+        blocks.append(_paragraphs(study.remarks, width))
+    if not study.measured:
         blocks.append("No cell of this study was run.")
-    tables = [(name, list(rows)) for name, rows in groupby(found.comparisons, key=lambda entry: entry.table)]
+    tables = [(name, list(rows)) for name, rows in groupby(study.comparisons, key=lambda entry: entry.table)]
     blocks += [f"{_paragraphs([_heading(name, rows)], width)}\n\n{_table(rows, width)}" for name, rows in tables]
-    blocks.append(f"Findings that are orderings\n\n{_orderings(found.orderings, width)}")
-    blocks.append(_paragraphs((*found.rules, *found.notes), width))
+    blocks.append(f"Findings that are orderings\n\n{_orderings(study.orderings, width)}")
+    blocks.append(_paragraphs((*study.rules, *study.notes), width))
     return "\n\n".join(blocks)
 
 
@@ -37,7 +37,7 @@ def _heading(name: str, rows: Sequence[FigureComparison]) -> str:
 
 
 def _common_margin(rows: Sequence[FigureComparison]) -> float | None:
-    """The margin of the rows, if all that have one have the same."""
+    """The margin of the rows, if they share one; rows without a margin do not count."""
     margins = {row.margin for row in rows if row.margin is not None}
     return margins.pop() if len(margins) == 1 else None
 
@@ -78,8 +78,8 @@ def _of(row: FigureComparison) -> str:
     return f"{seeds}, {row.chosen} ({best}{len(row.choices)} of {row.possible} run)"
 
 
-def _seeds(found: Estimate) -> str:
-    return pluralize(found.count, "seed")
+def _seeds(measured: Estimate) -> str:
+    return pluralize(measured.count, "seed")
 
 
 def published(row: FigureComparison) -> str:
@@ -92,16 +92,16 @@ def _plain(value: float, digits: int) -> str:
     return f"{value:,.{digits}f}"
 
 
-def estimate(found: Estimate | None, digits: int, sign: str = "") -> str:
+def estimate(value: Estimate | None, digits: int, sign: str = "") -> str:
     """An estimate with its interval: "0.9285 [0.9210, 0.9360]"."""
-    if found is None:
+    if value is None:
         return MISSING
-    return (dataclasses.replace(found, low=None) if found.low == found.high else found).text(digits, sign)
+    return (dataclasses.replace(value, low=None) if value.low == value.high else value).text(digits, sign)
 
 
-def _orderings(found: Sequence[Ordering], width: int) -> str:
+def _orderings(orderings: Sequence[Ordering], width: int) -> str:
     body = []
-    for entry in found:
+    for entry in orderings:
         if len(entry.contrasts) == 1:
             body.append([claim(entry), *_figures(entry, entry.contrasts[0]), _outcome(entry.outcome, entry.reason)])
             continue

@@ -82,11 +82,11 @@ def test_what_is_as_fast_is_named_and_what_was_disturbed_is_not_the_fastest(tmp_
     assert [other.label for other in fastest.as_fast] == ["plain-b-float32"]
 
 
-def test_the_lead_says_it_in_words(tmp_path: Path) -> None:
+def test_the_lead_names_the_smallest_and_the_fastest(tmp_path: Path) -> None:
     text = lead(network(CASES, tmp_path))
-    assert text.startswith("Surely within a loss of 0.005 of auroc: the smallest is plain-half-float32 with 50 %")
-    assert "0.700 [0.698, 0.702] of its latency" in text
-    assert "Probably also within it, and smaller: plain-third-float32 with 33 %" in text
+    assert text.startswith("Surely within 0.005 auroc of the reference: the smallest is plain-half-float32 (50 %")
+    assert "the fastest is plain-half-float32 (0.700 [0.698, 0.702] of the reference's latency)" in text
+    assert "Probably within it too, and smaller: plain-third-float32 (33 % of the reference's size)." in text
     assert "Nothing to choose" in lead(network(CASES[:1], tmp_path))
 
 

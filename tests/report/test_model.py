@@ -12,8 +12,8 @@ import run_files
 from harness.records.runs import read
 from harness.report.model import Report, report
 from harness.report.rows import level_order, rows
-from harness.report.tables import classes_table, coverage_table, environment_table, left_table, results_table
-from harness.report.training import courses
+from harness.report.tables import classes_table, coverage_table, environment_table, results_table, unmeasured_table
+from harness.report.training import learning_curves
 from harness.stats.estimates import Estimate, pooled, pooled_ratio
 
 
@@ -135,10 +135,10 @@ def test_what_was_left_is_told_unless_another_run_has_it(tmp_path: Path) -> None
     entry = {"suite": "suites/toy.py", "matrix": "m", "cell": "x", "outcome": "skipped", "reason": "no such kernel"}
     measured = entry | {"cell": run_files.cell()["cell"]}
     found = of([run_files.cell()], tmp_path, harness={"left": [entry, measured, "damaged", {"cell": 1}]})
-    table = left_table(found)
+    table = unmeasured_table(found)
     assert table is not None
     assert table.rows == (("m[x]", "skipped", "no such kernel", "run.json"),)
-    assert left_table(of([run_files.cell()], tmp_path)) is None
+    assert unmeasured_table(of([run_files.cell()], tmp_path)) is None
 
 
 def test_classes_are_those_of_the_headline(tmp_path: Path) -> None:
@@ -202,7 +202,7 @@ def test_trainings_are_told_apart_by_their_recipe_and_averaged_over_seeds(tmp_pa
     made[2]["steps"] = [*made[0]["steps"], {"step": "prune()", "facts": {"trainings": "damaged"}, "seconds": 1.0}]
     made.append(run_files.cell(profile="native"))  # timed otherwise, it is the same training
     made[3]["steps"] = made[0]["steps"]
-    ((title, figure, (course,)),) = courses(of(made, tmp_path))
+    ((title, figure, (course,)),) = learning_curves(of(made, tmp_path))
     assert "toy" in title
     assert figure == "auroc"
     assert (course.model, course.seeds) == ("conv plain-full-float32", 2)
@@ -213,5 +213,5 @@ def test_trainings_of_version_0_1_are_read_too(tmp_path: Path) -> None:
     history = [{"auroc": 0.5}, {"auroc": 0.7}]
     made = run_files.cell()
     made["steps"] = [{"step": "train()", "facts": {"fits": [{"history": history}]}, "seconds": 1.0}]
-    ((_, _, (course,)),) = courses(of([made], tmp_path))
+    ((_, _, (course,)),) = learning_curves(of([made], tmp_path))
     assert [value for value, _, _ in course.points] == [0.5, 0.7]

@@ -72,7 +72,7 @@ def test_the_resolution_is_worked_out_from_the_comparison_with_itself_and_from_t
     assert itself == "A/A run (the reference against itself): 1.0005 [0.9985, 1.0025]."
     assert "effect with 4 processes (power 80 %): 0.25 % by the spread of the A/A run, 0.26 %" in resolution
     assert "a verdict also needs the margin of 1 %" in resolution
-    assert cost == "Timing a cell took 2.0 s (median), of which 0.5 s beyond the timed calls."
+    assert cost == "Timing a cell took 2.0 s (median), 0.5 s of it outside the timed calls."
 
 
 def test_several_references_are_pooled() -> None:

@@ -20,7 +20,7 @@ from harness.plugin.manager import installed
 from harness.records.record import decode, to_json
 from harness.records.runs import read
 from harness.report import page
-from harness.report.charts import all_charts, drawn, slug
+from harness.report.charts import all_charts, slug, to_svg
 from harness.report.model import report
 from harness.report.terminal import report_text
 
@@ -81,7 +81,7 @@ def test_figures_are_drawn_twice_and_always_alike(
     assert "01-conv-on-toy-quality-latency.svg" in names
     assert {Path(name).suffix for name in names} == {".svg", ".png"}
     for (_, chart), name in zip(all_charts(report([read(file)])), names[1::2], strict=True):
-        assert drawn(chart) == (Path("drawn") / name).read_text()
+        assert to_svg(chart) == (Path("drawn") / name).read_text()
 
 
 def test_any_name_makes_a_file_s_name() -> None:

@@ -70,7 +70,7 @@ def test_the_summary_and_every_variant_stand_in_the_page(tmp_path: Path) -> None
     made = [run_files.cell(1.0), run_files.cell(0.5, pruning="half", difference=(-0.001, -0.002, 0.0))]
     text = page(of(made, tmp_path), [Section("Carbon", text="2 < 3 kg")])
     words = " ".join(Elements(text).words)
-    assert "Surely within a loss of 0.005 of auroc" in words
+    assert "Surely within 0.005 auroc of the reference" in words
     assert "0.500 [0.498, 0.502]" in words
     assert "-0.0010 [-0.0020, +0.0000]" in words
     assert "run.json" in words
@@ -109,7 +109,7 @@ def test_every_record_is_in_the_page_with_its_keys_and_hashes(tmp_path: Path) ->
     row = dict(zip(data["fields"], network["rows"][1], strict=True))
     assert (row["label"], row["ratio"], row["parameter_share"]) == ("plain-half-float32", 0.5, 1)
     captions = {chart["title"]: chart["caption"] for chart in network["charts"]}
-    assert "In brackets: the share of parameters that is left" in captions["Latency along pruning"]
+    assert "In brackets: the share of parameters left." in captions["Latency along pruning"]
 
 
 def test_what_is_no_number_is_null(tmp_path: Path) -> None:

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from made_study import cell, comparison, sections, study
 
-from harness.report.charts import drawn, filled
+from harness.report.charts import to_svg, with_data
 from harness.report.model import Report
 from harness.report.page import island
 from harness_studies.charts import study_charts
@@ -34,14 +34,14 @@ def test_a_chart_shows_the_differences_as_they_are_judged(tmp_path: Path) -> Non
         "low": judged.low,
         "high": judged.high,
     }
-    assert ">M_F<" in drawn(chart)
+    assert ">M_F<" in to_svg(chart)
 
 
 def test_of_other_data_there_is_no_interval_and_no_margin(tmp_path: Path) -> None:
     (chart,) = study_charts(comparison(tmp_path, [cell(dataset="other", figures={"auroc": 0.9})]))
     assert [(value["outcome"], value["low"]) for value in chart.values] == [("other data", None)]
     assert "margin" not in chart.caption
-    assert all(layer["mark"] != "rect" for layer in filled(chart)["layer"])
+    assert all(layer["mark"] != "rect" for layer in with_data(chart)["layer"])
 
 
 def test_the_page_has_the_studies_charts(tmp_path: Path) -> None:

@@ -131,7 +131,7 @@ def test_synthetic_data_is_left_out_and_said(tmp_path: Path) -> None:
     found = compared(tmp_path, *seeds(0.93, synthetic=True))
     assert not found.measured
     assert {entry.outcome for entry in found.comparisons} == {"not run"}
-    assert found.remarks == ("1 records of toy are left out: synthetic data reproduce nothing",)
+    assert found.remarks == ("1 records of toy are left out: synthetic data cannot reproduce a figure",)
 
 
 def test_short_trainings_give_no_quality(tmp_path: Path) -> None:

@@ -11,11 +11,11 @@ from hypothesis import strategies as st
 from harness import step
 from harness.build.plan import describe
 from harness.plugin.manager import installed
-from harness_studies.document import Wanted
+from harness_studies.document import StepPattern
 from harness_studies.match import Matcher, parse, same, value_of
 
 MATCHER = Matcher([], installed().things["step"])
-PRUNED = Wanted("prune", (("keep", (0.5,)), ("norm", ("l1", "l2")), ("precision", ("", "bfloat16"))))
+PRUNED = StepPattern("prune", (("keep", (0.5,)), ("norm", ("l1", "l2")), ("precision", ("", "bfloat16"))))
 
 
 @pytest.mark.parametrize(
@@ -38,7 +38,7 @@ def test_what_the_study_does_not_name_is_the_step_s_default(text: str, taken: di
 
 
 def test_a_recipe_is_whole_and_in_order() -> None:
-    train = Wanted("train")
+    train = StepPattern("train")
     assert MATCHER.recipe([train, PRUNED], ["train()", "prune(norm=l1, keep=0.5, rounds=1)"]) is not None
     assert MATCHER.recipe([PRUNED, train], ["train()", "prune(norm=l1, keep=0.5, rounds=1)"]) is None
     assert MATCHER.recipe([train], ["train()", "prune(norm=l1, keep=0.5, rounds=1)"]) is None
@@ -46,7 +46,7 @@ def test_a_recipe_is_whole_and_in_order() -> None:
 
 
 def test_of_a_step_that_is_not_installed_only_what_is_named_counts() -> None:
-    wanted = Wanted("condensa", (("scheme", ("Prune",)),))
+    wanted = StepPattern("condensa", (("scheme", ("Prune",)),))
     assert MATCHER.recipe([wanted], ["condensa(scheme=Prune, cycles=45)"]) == {}
     assert MATCHER.recipe([wanted], ["condensa(scheme=FilterPrune)"]) is None
 
@@ -55,7 +55,7 @@ def test_of_a_step_that_is_not_installed_only_what_is_named_counts() -> None:
 def test_a_record_s_text_is_taken_apart(norm: str, keep: float, rounds: int) -> None:
     made = step("prune", norm=norm, keep=keep, rounds=rounds)
     assert parse(describe(made)) == ("prune", {"norm": norm, "keep": str(keep), "rounds": str(rounds)})
-    wanted = Wanted("prune", (("norm", (norm,)), ("keep", (keep,)), ("rounds", (rounds,))))
+    wanted = StepPattern("prune", (("norm", (norm,)), ("keep", (keep,)), ("rounds", (rounds,))))
     assert MATCHER.recipe([wanted], [describe(made)]) == {}
 
 

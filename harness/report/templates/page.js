@@ -1,12 +1,12 @@
-// What is live in the report: filters, another reference, sorting, the records behind a row, and the charts.
-// It reads the data from the page alone, and puts names into it as text only.
+// The interactive parts of the report: filters, other references, sorting, the records behind a row, and charts.
+// The script reads only the data in the page, and inserts names as text.
 "use strict";
 (() => {
   const data = JSON.parse(document.getElementById("data").textContent);
   const byId = (id) => document.getElementById(id);
-  const PAGE = 100; // rows that are added at once
-  const POINTS = 2000; // as many does a chart show
-  const Z = ["", "_low", "_high"];
+  const PAGE = 100; // rows that one click adds
+  const POINTS = 2000; // the most points in a chart
+  const BOUNDS = ["", "_low", "_high"];
 
   function make(kind, text, parent, attributes = {}) {
     const element = document.createElement(kind);
@@ -34,38 +34,38 @@
 
   const add = (a, b) => (a === null || b === null ? null : Math.hypot(a, b));
 
-  // A row as if measured against another: null figures where the two have no common reference in one run.
+  // A row relative to another reference. Its figures are null where the two rows share no reference in one run.
   function rebased(row, base) {
-    const found = { ...row };
+    const result = { ...row };
     if (row === base) {
-      found.ratio = row.ratio === null ? null : 1;
-      found.difference = row.difference === null ? null : 0;
-      for (const name of ["ratio", "difference"]) for (const end of ["_low", "_high"]) found[name + end] = found[name];
-      return found;
+      result.ratio = row.ratio === null ? null : 1;
+      result.difference = row.difference === null ? null : 0;
+      for (const name of ["ratio", "difference"]) for (const end of ["_low", "_high"]) result[name + end] = result[name];
+      return result;
     }
-    for (const end of Z) found["ratio" + end] = found["difference" + end] = null;
-    found.refused = row.reference !== base.reference || row.run === null || row.run !== base.run;
-    if (found.refused) return found;
+    for (const end of BOUNDS) result["ratio" + end] = result["difference" + end] = null;
+    result.refused = row.reference !== base.reference || row.run === null || row.run !== base.run;
+    if (result.refused) return result;
     const known = (name) => row[name] !== null && base[name] !== null;
     const both = (name) => known(name) && known(name + "_low") && known(name + "_high");
     if (known("ratio")) {
       const log = Math.log(row.ratio) - Math.log(base.ratio);
-      found.ratio = Math.exp(log);
+      result.ratio = Math.exp(log);
       if (both("ratio")) {
         const half = add(...[row, base].map((entry) => Math.log(entry.ratio_high / entry.ratio_low) / 2));
-        found.ratio_low = Math.exp(log - half);
-        found.ratio_high = Math.exp(log + half);
+        result.ratio_low = Math.exp(log - half);
+        result.ratio_high = Math.exp(log + half);
       }
     }
     if (known("difference")) {
-      found.difference = row.difference - base.difference;
+      result.difference = row.difference - base.difference;
       if (both("difference")) {
         const half = add(...[row, base].map((entry) => (entry.difference_high - entry.difference_low) / 2));
-        found.difference_low = found.difference - half;
-        found.difference_high = found.difference + half;
+        result.difference_low = result.difference - half;
+        result.difference_high = result.difference + half;
       }
     }
-    return found;
+    return result;
   }
 
   function chosen() {
@@ -111,7 +111,7 @@
     const quality = (row) => row.network.quality?.digits ?? 4;
     const reference = state.reference === null ? "reference" : "chosen reference";
     const known = (key) => (all ? networks : [network]).some((entry) => entry.rows.some((row) => row[key] !== null));
-    const found = [
+    const candidates = [
       ["label", "variant", false, null],
       ["quality", all ? "quality" : network.quality?.title ?? "quality", true, (row) => estimate(row, "quality", quality(row))],
       ["difference", `quality - ${reference}`, true, (row) => estimate(row, "difference", quality(row), true)],
@@ -125,7 +125,7 @@
       ["latency", "latency, us", true, (row) => number(row.latency, 1)],
       ["seeds", "seeds", true, (row) => String(row.seeds)],
     ];
-    return found.filter(([key]) => !["nonzero_share", "file"].includes(key) || known(key));
+    return candidates.filter(([key]) => !["nonzero_share", "file"].includes(key) || known(key));
   }
 
   function trace(row) {
@@ -177,7 +177,7 @@
 
   // -------------------------------------------------------------------------------------------------- charts
 
-  const views = []; // those of the network that is shown
+  const views = []; // of the network that is shown
   const theme = {
     background: "transparent",
     font: "system-ui, sans-serif",
@@ -198,12 +198,12 @@
     const spec = { ...JSON.parse(JSON.stringify(chart.spec), turned), width: "container", data: { name: "rows", values } };
     const config = { ...theme, legend: { ...theme.legend, columns: narrow ? 1 : 2, labelLimit: narrow ? 240 : 190 } };
     const actions = { export: true, source: false, compiled: false, editor: false };
-    // Errors alone: that a filter leaves a layer without points is no news.
+    // Log errors only: Vega warns whenever a filter leaves a layer empty.
     const options = { mode: "vega-lite", renderer: "svg", actions, config, tooltip: { maxDepth: 1 }, logLevel: 1 };
     return vegaEmbed(place, spec, options);
   }
 
-  // Plain values for Vega, without what the page keeps with a row; of very many rows those on the fronts, then others.
+  // The fields of rows, for Vega. Of too many rows, those on the fronts come first.
   const plain = (row) => Object.fromEntries(data.fields.map((field) => [field, row[field]]));
   const FRONTS = ["on the front", "perhaps on the front", "off the front"];
   function points(rows) {
@@ -213,8 +213,8 @@
     return ranked.slice(0, POINTS).map((entry) => plain(entry[1]));
   }
 
-  // Drawings wait for each other: a chart that is thrown away while it is drawn is an error. Of choices that were made
-  // meanwhile only the last is drawn.
+  // Networks are drawn one after another, because finalizing a chart that is still being drawn is an error. Of several
+  // choices made meanwhile, only the last is drawn.
   let [wanted, drawing] = [0, Promise.resolve()];
   function drawCharts() {
     const turn = ++wanted;
@@ -230,7 +230,7 @@
         if (turn !== wanted) return;
         views.push((await embed(chart, points(chosen()), place, "The table of results has the figures.")).view);
       }
-      if (network && turn === wanted) updateCharts(chosen()); // what was filtered meanwhile
+      if (network && turn === wanted) updateCharts(chosen()); // filters may have changed meanwhile
     });
   }
   function updateCharts(rows) {
@@ -256,7 +256,7 @@
         axes.set(axis, options);
       });
     for (const [axis, options] of axes) {
-      if (options.size < 2 || options.size > 40) continue; // a search finds what is one of many
+      if (options.size < 2 || options.size > 40) continue; // for long lists there is the search
       const set = make("fieldset", null, place);
       make("legend", cut(axis, 40), set);
       for (const option of options) {
@@ -289,8 +289,8 @@
     const refused = rows.filter((row) => row.refused).length;
     byId("status").textContent =
       `${rows.length} of ${(state.network === null ? networks : [networks[state.network]]).reduce((sum, entry) => sum + entry.rows.length, 0)} variants are shown.` +
-      (rows.length > POINTS && state.network !== null ? ` Charts show ${POINTS} of them, first those on a front.` : "") +
-      (refused ? ` ${refused} have no common reference with the chosen one in one run, and so no ratio to it.` : "");
+      (rows.length > POINTS && state.network !== null ? ` Charts show ${POINTS} of them, those on a front first.` : "") +
+      (refused ? ` ${refused} have no common reference with the chosen one in one run, so they have no ratio to it.` : "");
     if (network) drawCharts();
     else updateCharts(rows);
   }
@@ -340,7 +340,7 @@
     setTheme(names[(names.indexOf(document.documentElement.dataset.theme ?? "") + 1) % names.length]);
   });
 
-  // Paper shows what is folded away too; and the charts, which follow the window's width, get back to theirs.
+  // Print folded sections too. Afterwards, fold them again and let the charts return to the window's width.
   let folded = [];
   addEventListener("beforeprint", () => {
     folded = [...document.querySelectorAll("main details:not([open]):not(.chart details)")];
