@@ -442,10 +442,10 @@ def test_gc_says_what_it_removes_and_a_dry_run_removes_nothing(gc: Callable[...,
     code, out, err = gc(*arguments, "--dry-run")
     assert (code, err) == (0, "")
     first, second, *summary = out.splitlines()
-    assert first.startswith(f"would remove {old[:12]}   1.2")
+    assert first.startswith(f"would remove {old[:12]}   1.3")
     assert second.startswith("would remove interrupted")
     assert "2 kB  last used 1970-01-0" in second
-    assert summary[0].startswith("would remove 1 artefact, 1.2")
+    assert summary[0].startswith("would remove 1 artefact, 1.3")
     assert ", and 2 kB that interruptions left; kept 4 artefacts, 4." in summary[0]
     assert summary[1] == "1 of those that the kept runs name are not here"
     assert keys(store) == {root, kept, reference, old, recent}
@@ -474,7 +474,7 @@ def test_gc_looks_at_the_place_that_is_named_alone(
     assert main(["store", "status"]) == 0
     here, there = capsys.readouterr().out.splitlines()
     assert here == ".harness: 0 artefacts, 0 B"
-    assert there.startswith(f"{url}: 1 artefact, 1.1")
+    assert there.startswith(f"{url}: 1 artefact, 1.2")
     assert re.search(r"kB; last used: 1970-01-0\d \d\d:\d\d the oldest, 1970-01-0\d \d\d:\d\d the newest$", there)
     code, out, _ = gc("--keep-nothing", "--shared", url)
     assert code == 0
