@@ -442,11 +442,11 @@ def test_gc_says_what_it_removes_and_a_dry_run_removes_nothing(gc: Callable[...,
     code, out, err = gc(*arguments, "--dry-run")
     assert (code, err) == (0, "")
     first, second, *summary = out.splitlines()
-    assert first.startswith(f"would remove {old[:12]}   1.3")
+    assert first.startswith(f"would remove {old[:12]}    1.3 kB")
     assert second.startswith("would remove interrupted")
     assert "2 kB  last used 1970-01-0" in second
     assert summary[0].startswith("would remove 1 artefact, 1.3")
-    assert ", and 2 kB that interruptions left; kept 4 artefacts, 4." in summary[0]
+    assert ", and 2 kB that interruptions left; kept 4 artefacts, 5." in summary[0]
     assert summary[1] == "1 of those that the kept runs name are not here"
     assert keys(store) == {root, kept, reference, old, recent}
     code, out, _ = gc(*arguments)
