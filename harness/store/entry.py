@@ -19,7 +19,7 @@ PICKLES = (b"PK", b"\x80\x02", b"\x80\x03", b"\x80\x04", b"\x80\x05")
 FIELDS = ("document", "sha256", "facts", "seconds")
 #: The field with the hash of all other fields. Only artefacts of key schema 1 lack it.
 CHECKSUM = "checksum"
-#: The size in bytes above which metadata are refused unread. Those of the largest suites have some 100 kB.
+#: The size in bytes above which metadata are refused unread.
 METADATA_LIMIT = 16 * 2**20
 
 
