@@ -5,7 +5,9 @@ from __future__ import annotations
 import dataclasses
 import json
 import os
+import shutil
 import xml.etree.ElementTree as ElementTree
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -105,9 +107,47 @@ class Machine(Workers):
         return 1 + 0.1 * json.dumps(header(file)).count("Identity")
 
 
+@pytest.fixture(scope="module")
+def base_runs(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """Return the folders that base runs left, each with base.json and a store, by the source of their suite."""
+    return {}
+
+
 @pytest.fixture
-def pull(suite: Suite, monkeypatch: pytest.MonkeyPatch) -> Any:
+def run_base(
+    machine: None, suite: Suite, base_runs: dict[str, Path], tmp_path_factory: pytest.TempPathFactory
+) -> Callable[..., None]:
+    """Return a function that makes base.json and its store: each source runs once a module, or ``anew``."""
+
+    def run(text: str, *, anew: bool = False) -> None:
+        if text in base_runs and not anew:
+            shutil.copytree(base_runs[text], ".", dirs_exist_ok=True)
+            return
+        result = suite(text, "--benchmark-json=base.json")
+        assert result.ret == 0
+        if not anew:
+            base_runs[text] = tmp_path_factory.mktemp("base")
+            shutil.copytree(".harness", base_runs[text] / ".harness")
+            shutil.copy("base.json", base_runs[text])
+
+    return run
+
+
+@pytest.fixture
+def pull(run_base: Callable[..., None], suite: Suite) -> Any:
     """Return a function that runs the suite with a change against an earlier run, base.json."""
+
+    def run(changed: str, *options: str, base: str | None = None, anew: bool = False) -> tuple[int, str]:
+        run_base(base or source(), anew=anew)
+        result = suite(changed, "--benchmark-json=new.json", "--harness-against=base.json", *options)
+        return int(result.ret), "\n".join([*result.outlines, *result.errlines])
+
+    return run
+
+
+@pytest.fixture
+def machine(suite: Suite, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Install the workers, step and metrics of these tests."""
     monkeypatch.setattr(pool, "Workers", Machine)
     monkeypatch.setattr(Machine, "disturbed", False)
     monkeypatch.setattr(toy, "SIZES", toy.SIZES | {"test": 400})
@@ -122,13 +162,6 @@ def pull(suite: Suite, monkeypatch: pytest.MonkeyPatch) -> Any:
 
     monkeypatch.setattr(toy, "harness_steps", harness_steps)
     monkeypatch.setattr(toy, "harness_metrics", harness_metrics)
-
-    def run(changed: str, *options: str, base: str | None = None) -> tuple[int, str]:
-        assert suite(base or source(), "--benchmark-json=base.json").ret == 0
-        result = suite(changed, "--benchmark-json=new.json", "--harness-against=base.json", *options)
-        return int(result.ret), "\n".join([*result.outlines, *result.errlines])
-
-    return run
 
 
 SMALL = "toys[toy-synthetic-conv-small-seed0]"
@@ -272,7 +305,9 @@ def test_a_cell_that_pytest_itself_left_out_is_lost(pull: Any, pytester: pytest.
 
 
 @pytest.mark.parametrize("change", ["del toys", "renamed = toys; del toys"])
-def test_the_cells_of_a_suite_that_declares_no_cells_are_lost(pull: Any, suite: Suite, change: str) -> None:
+def test_the_cells_of_a_suite_that_declares_no_cells_are_lost(
+    run_base: Callable[..., None], suite: Suite, change: str
+) -> None:
     Path("other.py").write_text("from harness import *\n" + source())
     more = "\ndef test_something(): pass\n"
     assert suite(source() + more, "other.py", "--benchmark-json=base.json").ret == 0
@@ -282,9 +317,11 @@ def test_the_cells_of_a_suite_that_declares_no_cells_are_lost(pull: Any, suite: 
 
 
 @pytest.mark.parametrize("options", [["-k", "something"], ["--benchmark-skip"]])
-def test_a_comparison_without_cells_is_a_usage_error(pull: Any, suite: Suite, options: list[str]) -> None:
+def test_a_comparison_without_cells_is_a_usage_error(
+    run_base: Callable[..., None], suite: Suite, options: list[str]
+) -> None:
     text = source() + "\ndef test_something(): pass\n"
-    assert suite(text, "--benchmark-json=base.json").ret == 0
+    run_base(text)
     result = suite(text, "--harness-against=base.json", *options)
     assert result.ret == pytest.ExitCode.USAGE_ERROR
     assert "no cell is selected, so nothing would be compared" in "\n".join(result.errlines)
@@ -336,9 +373,11 @@ def test_without_the_earlier_model_the_ratios_of_both_runs_are_compared(pull: An
     assert "is not in the store" in text
 
 
-def test_another_file_under_the_earlier_key_is_not_the_earlier_model(pull: Any, suite: Suite) -> None:
+def test_another_file_under_the_earlier_key_is_not_the_earlier_model(
+    run_base: Callable[..., None], suite: Suite
+) -> None:
     """For example a model that was lost and trained again: its quality may differ by chance."""
-    assert suite(source(), "--benchmark-json=base.json").ret == 0
+    run_base(source())
     document = json.loads(Path("base.json").read_text())
     for entry in document["benchmarks"]:
         found = entry["extra_info"]["harness"]
@@ -363,7 +402,9 @@ def test_clock_times_of_another_machine_are_not_compared(pull: Any, monkeypatch:
         return facts() | {"cpu": "another CPU" if Path("base.json").exists() else "a CPU"}
 
     monkeypatch.setattr(machine, "facts", other)
-    code, text = pull(source("layers=1"), "--harness-store=other", "--harness-gate=fail_on=regressed+lost+inconclusive")
+    code, text = pull(
+        source("layers=1"), "--harness-store=other", "--harness-gate=fail_on=regressed+lost+inconclusive", anew=True
+    )
     assert code == 11
     assert "the earlier run comes from another machine, and this run did not time the earlier model again" in text
     assert "changed around the models: machine a CPU" in text
@@ -375,7 +416,7 @@ def test_stored_models_of_another_machine_s_run_are_timed_again(pull: Any, monke
     facts = machine.facts
     other = lambda: facts() | {"cpu": "another CPU" if Path("base.json").exists() else "a CPU"}  # noqa: E731
     monkeypatch.setattr(machine, "facts", other)
-    assert pull(source("layers=1"))[0] == 10
+    assert pull(source("layers=1"), anew=True)[0] == 10
 
 
 def test_a_missing_allocator_fails_the_cell(pull: Any, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -384,7 +425,7 @@ def test_a_missing_allocator_fails_the_cell(pull: Any, monkeypatch: pytest.Monke
 
     monkeypatch.setattr(profile, "_find_library", find)
     suite = source(extra='profile=Profile(allocator="jemalloc"),')
-    code, text = pull(suite, base=suite)
+    code, text = pull(suite, base=suite, anew=True)
     assert code == 1
     assert "allocator jemalloc is not on this machine" in text
 
@@ -414,8 +455,8 @@ def test_a_rule_for_a_figure_that_no_metric_gives_is_a_usage_error(pull: Any) ->
 
 
 @pytest.mark.parametrize("where", ["elsewhere/suite.py", "suite.py"])
-def test_suites_match_across_pytest_roots(pull: Any, suite: Suite, where: str) -> None:
-    assert suite(source(), "--benchmark-json=base.json").ret == 0
+def test_suites_match_across_pytest_roots(run_base: Callable[..., None], suite: Suite, where: str) -> None:
+    run_base(source())
     text = Path("base.json").read_text()
     Path("base.json").write_text(text.replace('"suite": "suite.py"', f'"suite": "{where}"'))
     result = suite(source("layers=1"), "--harness-against=base.json")
@@ -439,8 +480,8 @@ def test_two_suites_with_one_file_name_do_not_match() -> None:
         of("x/a.py", "y/a.py").aligned(["a.py"])
 
 
-def test_a_run_of_another_suite_is_a_usage_error(pull: Any, suite: Suite) -> None:
-    assert suite(source(), "--benchmark-json=base.json").ret == 0
+def test_a_run_of_another_suite_is_a_usage_error(run_base: Callable[..., None], suite: Suite) -> None:
+    run_base(source())
     text = Path("base.json").read_text()
     Path("base.json").write_text(text.replace('"suite": "suite.py"', '"suite": "mysuite.py"'))
     result = suite(source(), "--harness-against=base.json")
@@ -450,8 +491,8 @@ def test_a_run_of_another_suite_is_a_usage_error(pull: Any, suite: Suite) -> Non
     )
 
 
-def test_a_run_of_another_preset_is_a_usage_error(pull: Any, suite: Suite) -> None:
-    assert suite(source(), "--benchmark-json=base.json").ret == 0
+def test_a_run_of_another_preset_is_a_usage_error(run_base: Callable[..., None], suite: Suite) -> None:
+    run_base(source())
     result = suite(source(), "--harness-against=base.json", "--harness-preset=quick")
     assert result.ret == pytest.ExitCode.USAGE_ERROR
     assert "base.json was run at preset smoke, which cannot be compared with quick" in "\n".join(result.errlines)
