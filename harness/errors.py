@@ -1,4 +1,4 @@
-"""Errors for users: each says what is wrong, where, and how to put it right."""
+"""Define the errors for users. Each message states what is wrong, where, and how to fix it."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from pathlib import Path
 
 
 class HarnessError(Exception):
-    """The base of every error that a user can put right; its text is the whole message."""
+    """The base of every error that a user can fix; its text is the whole message."""
 
 
 class UsageError(HarnessError):
@@ -20,11 +20,11 @@ class UsageError(HarnessError):
 
 
 class NoData(UsageError):
-    """A data set that a suite names is not where the user says that data are: its cells fail, others go on."""
+    """A data set is missing from the folder that the user named: its cells fail, the others go on."""
 
 
 class DataError(HarnessError):
-    """A data set is missing, damaged, or not what its format promises."""
+    """A data set is missing, damaged, or contradicts its format."""
 
 
 class StoreError(HarnessError):
@@ -32,7 +32,7 @@ class StoreError(HarnessError):
 
 
 class MeasureError(HarnessError):
-    """A timing could not be taken in the environment that the profile asks for."""
+    """A model cannot be timed in the environment that its profile requires."""
 
 
 class CellError(HarnessError):
@@ -43,42 +43,42 @@ class Unsupported(HarnessError):
     """A step cannot handle this network: the cell is skipped with this reason, not failed."""
 
 
-def nearest(name: str, known: Iterable[str]) -> str:
-    """The end of a message about a wrong name: the nearest right ones, and all of them when there are few."""
-    names = sorted(known)
-    close = difflib.get_close_matches(name, names, n=3, cutoff=0.5)
-    hint = f"; did you mean {' or '.join(map(repr, close))}?" if close else ""
-    if not names:
+def nearest(name: str, names: Iterable[str]) -> str:
+    """Return the end of a message about an unknown name: the similar names, and up to twelve that are valid."""
+    valid = sorted(names)
+    similar = difflib.get_close_matches(name, valid, n=3, cutoff=0.5)
+    hint = f"; did you mean {' or '.join(map(repr, similar))}?" if similar else ""
+    if not valid:
         return f"{hint} (none is registered)"
-    shown = ", ".join(names[:12]) + (", ..." if len(names) > 12 else "")
+    shown = ", ".join(valid[:12]) + (", ..." if len(valid) > 12 else "")
     return f"{hint} (known: {shown})"
 
 
 def describe_error(error: BaseException, thing: type | None = None) -> str:
-    """What foreign code raised, and where: its kind, its text, and the last line of code that was run.
+    """Return the type, the message and the location of an exception that plugin code raised.
 
-    Of the code that ``thing`` belongs to where it is given: a library that it calls says less. Else of code outside
-    this package, where there is any: what refuses a plugin's code says less than the line that is refused.
+    The location is the last line that ran in the module or package of ``thing``. If there is none, or no ``thing``, it
+    is the last line outside this package, else the last line of all. Deeper lines, in libraries, explain less.
     """
     try:
         text = str(error)
-    except Exception:  # foreign, too
-        text = "(it cannot say what)"
+    except Exception:  # str() runs plugin code, too
+        text = "(its text cannot be read)"
     frames = traceback.extract_tb(error.__traceback__)
-    own = [frame for frame in frames if thing is not None and _is_in(frame.filename, thing)]
+    in_thing = [frame for frame in frames if thing is not None and _is_in(frame.filename, thing)]
     outside = [frame for frame in frames if not _is_ours(frame.filename)]
-    told = own or outside or frames
-    where = f" ({told[-1].filename}, line {told[-1].lineno})" if told else ""
-    return f"{type(error).__name__}: {text}{where}"
+    candidates = in_thing or outside or frames
+    location = f" ({candidates[-1].filename}, line {candidates[-1].lineno})" if candidates else ""
+    return f"{type(error).__name__}: {text}{location}"
 
 
 def _is_ours(filename: str) -> bool:
-    """Whether a file is of this package, or of the machinery that imports its modules."""
+    """Whether a file belongs to this package, or to the import system."""
     return filename.startswith("<frozen ") or Path(filename).is_relative_to(Path(__file__).parent)
 
 
 def _is_in(filename: str, thing: type) -> bool:
-    """Whether a file is of the module, or the top-level package, that ``thing`` comes from."""
+    """Whether a file belongs to the top-level module or package that defines ``thing``."""
     module = sys.modules.get(thing.__module__.partition(".")[0])
     folders = list(getattr(module, "__path__", []))
     return filename == getattr(module, "__file__", None) or any(
@@ -87,8 +87,8 @@ def _is_in(filename: str, thing: type) -> bool:
 
 
 @contextlib.contextmanager
-def explain_disk_errors(what: str, remedy: str) -> Iterator[None]:
-    """Convert an OSError in the block into a StoreError that reads ``what: reason, remedy``."""
+def explain_disk_errors(failure: str, remedy: str) -> Iterator[None]:
+    """Convert an OSError in the block into a StoreError that reads ``failure: reason, remedy``."""
     try:
         yield
     except OSError as error:
@@ -100,4 +100,4 @@ def explain_disk_errors(what: str, remedy: str) -> Iterator[None]:
             reason = "permission denied: check the permissions"
         else:
             reason = f"{error}: check the folder"
-        raise StoreError(f"{what}: {reason}, {remedy}") from error
+        raise StoreError(f"{failure}: {reason}, {remedy}") from error

@@ -80,9 +80,9 @@ def temporary_folder(home: Path) -> tempfile.TemporaryDirectory[str]:
     return tempfile.TemporaryDirectory(dir=home, prefix=process_prefix())
 
 
-def check_writable(folder: Path, what: str, remedy: str) -> None:
+def check_writable(folder: Path, failure: str, remedy: str) -> None:
     """Raise StoreError now if no file can be written into ``folder``, rather than after hours of work."""
-    with explain_disk_errors(what, remedy), tempfile.TemporaryFile(dir=folder) as file:
+    with explain_disk_errors(failure, remedy), tempfile.TemporaryFile(dir=folder) as file:
         file.write(b"x")
 
 

@@ -93,13 +93,13 @@ def differences(old: Any, new: Any, path: str = "") -> Iterator[str]:
     """Explain why two documents have different keys, with a line for each value that differs."""
     if isinstance(old, Mapping) and isinstance(new, Mapping):
         for name in sorted({*old, *new}):
-            where = f"{path}.{name}" if path else str(name)
+            name_path = f"{path}.{name}" if path else str(name)
             if name not in old:
-                yield f"{where}: not given -> {canonical(new[name])}"
+                yield f"{name_path}: not given -> {canonical(new[name])}"
             elif name not in new:
-                yield f"{where}: {canonical(old[name])} -> not given"
+                yield f"{name_path}: {canonical(old[name])} -> not given"
             else:
-                yield from differences(old[name], new[name], where)
+                yield from differences(old[name], new[name], name_path)
     elif isinstance(old, list) and isinstance(new, list) and any(isinstance(entry, Mapping) for entry in (*old, *new)):
         yield from differences(dict(enumerate(old)), dict(enumerate(new)), path)
     elif canonical(old) != canonical(new):
@@ -195,13 +195,13 @@ def _code(name: str) -> _Code | None:
     if source is None:
         return None
     runs = [[_resolve(entry, name) for entry in run] for run in source.runs]
-    written = [sorted({(_source_id(entry.module, name), entry.name, entry.bound) for entry in run}) for run in runs]
+    imports = [sorted({(_source_id(entry.module, name), entry.name, entry.bound) for entry in run}) for run in runs]
     imported = {module for run in runs for entry in run for module in _reached(entry, name)}
     imported |= {_absolute(literal, name) for literal in source.literal_imports}
     imported |= {parent for parent in _parents(name) if (code := _source(parent)) is not None and not code.is_passive}
     followed = sorted(module for module in imported if _same_project(_top(name), _top(module)))
     compiled = [digest for digest in map(_compiled_digest, followed) if digest]
-    return _Code(repr([source.text, written, compiled]), followed)
+    return _Code(repr([source.text, imports, compiled]), followed)
 
 
 def _compiled_digest(module: str) -> str:
@@ -257,8 +257,8 @@ def _binds(package: str, name: str) -> bool:
     source = _source(package)
     if source is None:
         return False
-    own = [entry for entry in source.imports if (_absolute(entry.module, package), entry.name) != (package, name)]
-    return name in source.names or any(entry.bound in (name, "*") for entry in own)
+    bindings = [entry for entry in source.imports if (_absolute(entry.module, package), entry.name) != (package, name)]
+    return name in source.names or any(entry.bound in (name, "*") for entry in bindings)
 
 
 def _absolute(module: str, importer: str) -> str:
@@ -272,8 +272,8 @@ def _absolute(module: str, importer: str) -> str:
 
 
 def _parents(module: str) -> list[str]:
-    parts = module.split(".")
-    return [".".join(parts[:length]) for length in range(1, len(parts))]
+    names = module.split(".")
+    return [".".join(names[:length]) for length in range(1, len(names))]
 
 
 def _top(module: str) -> str:
@@ -316,8 +316,8 @@ def _owner(folder: Path, top: str) -> str | None:
 @functools.cache
 def _installed(folder: Path) -> list[tuple[str, str]]:
     """The names of the distributions in ``folder``, each with the lines of its list of files."""
-    found = distributions(path=[str(folder)])
-    return [(distribution.name, "\n" + (distribution.read_text("RECORD") or "")) for distribution in found]
+    installed = distributions(path=[str(folder)])
+    return [(distribution.name, "\n" + (distribution.read_text("RECORD") or "")) for distribution in installed]
 
 
 def _file(module: str) -> Path | None:
@@ -382,7 +382,8 @@ def _is_passive(statement: ast.stmt) -> bool:
         case ast.If() | ast.Try():
             handlers = statement.handlers if isinstance(statement, ast.Try) else []
             inner = [*statement.body, *statement.orelse, *getattr(statement, "finalbody", [])]
-            return all(map(_is_passive, [*inner, *(one for handler in handlers for one in handler.body)]))
+            inner += [child for handler in handlers for child in handler.body]
+            return all(map(_is_passive, inner))
         case ast.Assign():
             return all(isinstance(target, ast.Name) for target in statement.targets)
         case ast.AnnAssign() | ast.AugAssign():
@@ -431,10 +432,10 @@ class _Cleaner(ast.NodeTransformer):
         return node
 
     def _number_imports(self, statements: Iterable[ast.stmt]) -> Iterator[ast.stmt]:
-        for is_import, run in itertools.groupby(statements, lambda one: isinstance(one, (ast.Import, ast.ImportFrom))):
+        for is_import, run in itertools.groupby(statements, lambda node: isinstance(node, ast.Import | ast.ImportFrom)):
             if is_import:
                 yield ast.Expr(ast.Constant(f"imports {len(self.runs)}"))
-                self.runs.append(tuple(entry for one in run for entry in _imports(one)))  # type: ignore[arg-type]
+                self.runs.append(tuple(entry for node in run for entry in _imports(node)))  # type: ignore[arg-type]
             else:
                 yield from run
 

@@ -253,29 +253,29 @@ def _judge(run: Session, state: State, baseline: Baseline, config: pytest.Config
     unmeasured = {
         # Of what pytest itself skipped, by a marker or a plugin, no more is known.
         cell.name: "selected, and not measured" if cell.skip is None else f"skipped: {cell.skip}"
-        for cell in run.planner.chosen
+        for cell in run.planner.selected
         if cell.name not in new
     }
-    lost = baseline.lost(state.collected, state.known, unmeasured | state.unmeasured)
+    lost_cells = baseline.lost(state.collected, state.known, unmeasured | state.unmeasured)
     defaults = default_rules([*baseline.records.values(), *state.records])
-    found = judge(baseline.records, new, lost, lambda record: run.options.policy(record.gate, defaults))
+    judgement = judge(baseline.records, new, lost_cells, lambda record: run.options.policy(record.gate, defaults))
     here = {suite: os.path.relpath(config.rootpath / suite, config.invocation_params.dir) for suite in state.collected}
     documents, options = run.recorder.documents(), format_options(repeated_options(config))
     background = Background(baseline.file, baseline.documents, documents, options, here)
     files = (config.getoption(option) for option in ("--harness-summary", "--harness-junit"))
-    state.verdict, state.exit_code = gate_text(found, background), found.exit_code
-    write_findings(found, background, *(None if file is None else Path(file) for file in files))
+    state.verdict, state.exit_code = gate_text(judgement, background), judgement.exit_code
+    write_findings(judgement, background, *(None if file is None else Path(file) for file in files))
 
 
 def _make_room(option: str, name: str | Path | None) -> None:
     """Make the folder of an output now, for it is written only after everything was measured."""
     if name is not None:
-        file, what = Path(name), f"--{option.removeprefix('--').replace('_', '-')}={name}"
+        file, argument = Path(name), f"--{option.removeprefix('--').replace('_', '-')}={name}"
         if file.is_dir():
-            raise UsageError(f"{what} is a folder; name a file")
-        with explain_disk_errors(f"{what} cannot be written", "or choose another file"):
+            raise UsageError(f"{argument} is a folder; name a file")
+        with explain_disk_errors(f"{argument} cannot be written", "or choose another file"):
             file.parent.mkdir(parents=True, exist_ok=True)
-        check_writable(file.parent, f"{what} cannot be written", "or choose another file")
+        check_writable(file.parent, f"{argument} cannot be written", "or choose another file")
 
 
 def _check_plots(histogram: Sequence[str]) -> None:
@@ -298,9 +298,9 @@ def pytest_sessionfinish(session: pytest.Session, exitstatus: int) -> None:
         from harness.report.output import report_run
 
         file, source = session.config.getoption("--harness-report"), session.config.getoption("benchmark_json")
-        made = state.session.recorder.documents()
+        key_documents = state.session.recorder.documents()
         name = None if source is None else source.name
-        state.report = report_run(state.records, state.left, made, name, Path(file), installed())
+        state.report = report_run(state.records, state.left, key_documents, name, Path(file), installed())
     planned = session.config.getoption("--harness-plan")
     if exitstatus == pytest.ExitCode.OK and state.selected and not planned:
         if not state.records:

@@ -91,7 +91,7 @@ def fit_table(headers: Sequence[str], body: Sequence[Sequence[str]], width: int)
 def _wrapped(entry: str, room: int) -> str:
     indent = "  " if entry.startswith("  ") else ""
     lines = [_lines(line, room, indent) for line in entry.splitlines() or [""]]
-    return "\n".join(part for line in lines for part in line)
+    return "\n".join(cell for line in lines for cell in line)
 
 
 def _lines(line: str, room: int, indent: str) -> list[str]:

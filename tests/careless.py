@@ -46,7 +46,7 @@ def recurs(model: torch.nn.Module, context: StepContext) -> torch.nn.Module:
 
 @compressor
 def mute(model: torch.nn.Module, context: StepContext) -> torch.nn.Module:
-    """Raise what cannot say what it is."""
+    """Raise an error whose text cannot be read."""
 
     class MuteError(Exception):
         def __str__(self) -> str:

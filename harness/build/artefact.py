@@ -42,7 +42,7 @@ def save(
     begin = next((index for index in reversed(range(len(steps))) if steps[index].is_teacher), 0)
     dumper = next((step for step in reversed(steps[begin:]) if type(step).dump is not Step.dump), Step())
     dumped = dumper.dump(model) if type(dumper) is Step else (plugins or installed()).call(dumper, "dump", model)
-    if not isinstance(dumped, tuple) or len(dumped) != 2 or not all(isinstance(part, Mapping) for part in dumped):
+    if not isinstance(dumped, tuple) or len(dumped) != 2 or not all(isinstance(entry, Mapping) for entry in dumped):
         raise CellError(f"dump() of step {dumper.name!r} returns {type(dumped).__name__}, not a pair (tensors, notes)")
     tensors, notes = dumped
     header = {
@@ -133,8 +133,8 @@ def _network(thing: Architecture | Step, method: str, plugins: Plugins, *argumen
     """Call a plugin's method that returns a network. Raises CellError when it fails or returns something else."""
     model = plugins.call(thing, method, *arguments)
     if not isinstance(model, torch.nn.Module):
-        where = f"plugin {plugins.origin(thing)}: {plugins.name_of(thing, method)}"
-        raise CellError(f"{where} returns {type(model).__name__}, not a network")
+        caller = f"plugin {plugins.origin(thing)}: {plugins.name_of(thing, method)}"
+        raise CellError(f"{caller} returns {type(model).__name__}, not a network")
     return model
 
 

@@ -110,8 +110,8 @@ class Context:
             )
         purpose, source = splits[chosen_split]
         examples = min(examples, len(source))
-        chosen = np.random.default_rng(self.seed(purpose)).choice(len(source), examples, replace=False)
-        return torch.from_numpy(np.ascontiguousarray(source.inputs[np.sort(chosen)]))
+        rows = np.random.default_rng(self.seed(purpose)).choice(len(source), examples, replace=False)
+        return torch.from_numpy(np.ascontiguousarray(source.inputs[np.sort(rows)]))
 
     def report(self, **facts: Any) -> None:
         for name, value in facts.items():
@@ -150,17 +150,17 @@ class Context:
 
     def _training(self, model: torch.nn.Module, phase: Phase, name: str, changes: Mapping[str, Any]) -> Training:
         """The training that a step asks for. Raises CellError when it is impossible, or would train nothing."""
-        where = f"{self._node.label} calls fit()"
+        caller = f"{self._node.label} calls fit()"
         if not isinstance(model, torch.nn.Module):
-            raise CellError(f"{where} with {type(model).__name__}, not with a network")
+            raise CellError(f"{caller} with {type(model).__name__}, not with a network")
         if phase not in PHASES:
-            raise CellError(f"{where} with the phase {phase!r}{nearest(str(phase), PHASES)}")
+            raise CellError(f"{caller} with the phase {phase!r}{nearest(str(phase), PHASES)}")
         if not isinstance(name, str) or not FIT_NAME.fullmatch(name):
-            raise CellError(f"{where} with the name {name!r}; use letters, digits and . _ + -")
+            raise CellError(f"{caller} with the name {name!r}; use letters, digits and . _ + -")
         try:
             plan = with_changes(getattr(self._node.root, phase), changes)
         except UsageError as error:
-            raise CellError(f"{where}: {error}") from error
+            raise CellError(f"{caller}: {error}") from error
         if not all(isinstance(value, torch.Tensor) and not value.is_quantized for value in model.state_dict().values()):
             raise Unsupported(
                 f"{type(model).__name__} holds int8 weights, which training cannot change: train before that"
@@ -170,7 +170,7 @@ class Context:
             has = (
                 f"its {len(frozen)} parameters are all frozen: set requires_grad" if frozen else "it has no parameters"
             )
-            raise CellError(f"{where} with a network in which nothing can be trained: {has}")
+            raise CellError(f"{caller} with a network in which nothing can be trained: {has}")
         return plan
 
 
@@ -199,10 +199,10 @@ class Executor:
                 failed = CellError(f"{what} cannot be checked and stored: {describe_error(error)}")
                 failed.__cause__ = error
                 self._built[key] = failed
-        found = self._built[key]
-        if isinstance(found, HarnessError):
-            raise found
-        return found
+        result = self._built[key]
+        if isinstance(result, HarnessError):
+            raise result
+        return result
 
     def build_all(self) -> None:
         """Build or fetch the artefacts of all cells. A failure is kept for its cells; the other builds go on."""

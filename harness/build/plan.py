@@ -87,18 +87,18 @@ class Plan:
 
     def needed(self, has: Callable[[str], bool]) -> list[Node]:
         """The nodes to build, in order: the artefacts that the store lacks, and their missing parents and teachers."""
-        wanted: set[str] = set()
+        needed_keys: set[str] = set()
 
-        def want(key: str | None) -> None:
-            if key is None or key in wanted or has(key):
+        def visit(key: str | None) -> None:
+            if key is None or key in needed_keys or has(key):
                 return
-            wanted.add(key)
-            want(self.nodes[key].parent)
-            want(self.nodes[key].teacher)
+            needed_keys.add(key)
+            visit(self.nodes[key].parent)
+            visit(self.nodes[key].teacher)
 
         for key in self.artefacts.values():
-            want(key)
-        return [node for key, node in self.nodes.items() if key in wanted]
+            visit(key)
+        return [node for key, node in self.nodes.items() if key in needed_keys]
 
 
 def describe(step: Step) -> str:
@@ -120,10 +120,10 @@ def make(
     problems: dict[str, HarnessError] = {}
     fingerprints, roots, declarations = _Once(fingerprint), _Once(_root), _Once(_declaration)
     for cell in cells:
-        where = (cell.dataset, cell.architecture, cell.seed)
+        identity = (cell.dataset, cell.architecture, cell.seed)
         try:
             data = fingerprints(cell.dataset, cell.dataset)
-            chain: list[Node] = [roots(where, *where, plugins, data, preset, device)]
+            chain: list[Node] = [roots(identity, *identity, plugins, data, preset, device)]
             for step in cell.steps:
                 chain.append(_child(chain[-1], step, plugins, *declarations(id(step), step, plugins)))
         except StoreError:

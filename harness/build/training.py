@@ -151,7 +151,7 @@ def predict(model: torch.nn.Module, inputs: torch.Tensor, batch: int) -> torch.T
     """Return the float32 outputs of ``model`` in evaluation mode, (n, labels), computed batch by batch."""
     model.eval()
     with torch.inference_mode():
-        outputs = torch.cat([model(part).float() for part in torch.split(inputs, batch)])
+        outputs = torch.cat([model(block).float() for block in torch.split(inputs, batch)])
     return outputs.clone()
 
 
@@ -159,8 +159,8 @@ def predict_array(
     model: torch.nn.Module, inputs: np.ndarray[Any, Any], batch: int, device: str
 ) -> np.ndarray[Any, Any]:
     """Like ``predict``, for an array (n, *input_shape); the inputs go to the device batch by batch."""
-    parts = (torch.from_numpy(np.ascontiguousarray(inputs[i : i + batch])) for i in range(0, len(inputs), batch))
-    return torch.cat([predict(model, part.to(device), batch).cpu() for part in parts]).numpy()
+    blocks = (torch.from_numpy(np.ascontiguousarray(inputs[i : i + batch])) for i in range(0, len(inputs), batch))
+    return torch.cat([predict(model, block.to(device), batch).cpu() for block in blocks]).numpy()
 
 
 def digest(model: torch.nn.Module) -> str:
@@ -176,11 +176,11 @@ def _report(progress: Progress, before: int, total: int, note: str, done: int) -
     progress(before + done, total, note)
 
 
-def _sample_rows(available: int, wanted: int | None, seed: int) -> np.ndarray[Any, Any] | slice:
-    """The rows of a seeded sample of ``wanted`` examples, in order; all rows when that many are not there."""
-    if wanted is None or wanted >= available:
+def _sample_rows(available: int, count: int | None, seed: int) -> np.ndarray[Any, Any] | slice:
+    """The rows of a seeded sample of ``count`` examples, in order; all rows when that many are not there."""
+    if count is None or count >= available:
         return slice(None)
-    return np.sort(np.random.default_rng(seed).choice(available, wanted, replace=False))
+    return np.sort(np.random.default_rng(seed).choice(available, count, replace=False))
 
 
 def _derive_seed(seed: int, epoch: int) -> int:
@@ -202,8 +202,8 @@ def _make(module: Any, name: str, first: Any, arguments: Mapping[str, Any]) -> A
     """Instantiate the class ``name`` of a module of torch.optim."""
     class_: Any = getattr(module, name, None)
     if not isinstance(class_, type):
-        known = [entry for entry in dir(module) if inspect.isclass(getattr(module, entry)) and entry[0] != "_"]
-        raise UsageError(f"{module.__name__} has no class {name!r}{nearest(name, known)}")
+        class_names = [entry for entry in dir(module) if inspect.isclass(getattr(module, entry)) and entry[0] != "_"]
+        raise UsageError(f"{module.__name__} has no class {name!r}{nearest(name, class_names)}")
     try:
         return class_(first, **arguments)
     except (TypeError, ValueError) as error:

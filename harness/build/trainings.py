@@ -16,10 +16,10 @@ PHASES: tuple[Phase, ...] = get_args(Phase)
 
 def with_changes(training: Training, changes: Mapping[str, Any]) -> Training:
     """Replace fields of ``training``. Raises UsageError for an unknown field or a value that is not allowed."""
-    known = [field.name for field in dataclasses.fields(Training)]
+    fields = [field.name for field in dataclasses.fields(Training)]
     for name in changes:
-        if name not in known:
-            raise UsageError(f"a training has no field {name!r}{nearest(name, known)}")
+        if name not in fields:
+            raise UsageError(f"a training has no field {name!r}{nearest(name, fields)}")
     return dataclasses.replace(training, **changes)
 
 
@@ -62,10 +62,10 @@ def undeclared_difference(
             extra.append(entry)
     if not missing and not extra:
         return None
-    parts = [f"declares {_describe(missing, trainings)} and did not run it"] if missing else []
-    parts += [f"ran {_describe(extra, trainings)} and does not declare it"] if extra else []
+    reasons = [f"declares {_describe(missing, trainings)} and did not run it"] if missing else []
+    reasons += [f"ran {_describe(extra, trainings)} and does not declare it"] if extra else []
     return (
-        f"{' and '.join(parts)}: its key would not hold what the model depends on; let trainings() return each "
+        f"{' and '.join(reasons)}: its key would not hold what the model depends on; let trainings() return each "
         "training as it is passed to context.fit, or None when that is not known before"
     )
 

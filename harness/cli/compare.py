@@ -48,11 +48,15 @@ def _compare(options: argparse.Namespace) -> int:
     check_figures(rules, {name: figure.better for record in run.records for name, figure in record.figures.items()})
     new = {record.name: record for record in run.records}
     baseline = Baseline.of(earlier, run.records[0].preset).aligned({record.suite for record in run.records})
-    lost = {name: f"{later} has no record of it" for name in baseline.records if name not in new}
+    lost_cells = {name: f"{later} has no record of it" for name in baseline.records if name not in new}
     defaults = default_rules([*baseline.records.values(), *run.records])
-    judgement = judge(baseline.records, new, lost, lambda record: policy(defaults, project, record.gate, rules))
-    again = {"--harness-preset": run.records[0].preset, "--harness-against": earlier, "--harness-gate": options.gate}
-    background = Background(earlier, baseline.documents, run.documents, format_options(again))
+    judgement = judge(baseline.records, new, lost_cells, lambda record: policy(defaults, project, record.gate, rules))
+    repeated_options = {
+        "--harness-preset": run.records[0].preset,
+        "--harness-against": earlier,
+        "--harness-gate": options.gate,
+    }
+    background = Background(earlier, baseline.documents, run.documents, format_options(repeated_options))
     print(gate_text(judgement, background))
     write_findings(judgement, background, options.summary, options.junit)
     return judgement.exit_code

@@ -28,11 +28,11 @@ def _explain(options: argparse.Namespace) -> None:
     store = Store(root, SharedStore(url) if url else None, create=False)
     if len(options.keys) > 2:
         raise UsageError("explain takes one key or two")
-    first, *others = [store.lineage(key) for key in options.keys]
-    if not others:
+    first, *rest = [store.lineage(key) for key in options.keys]
+    if not rest:
         print(json.dumps(first, indent=1))
         return
-    lines = list(differences(first, others[0]))
-    if (across_schemas := schema_change(first, others[0])) is not None:
+    lines = list(differences(first, rest[0]))
+    if (across_schemas := schema_change(first, rest[0])) is not None:
         lines.insert(0, across_schemas)
     print("\n".join(lines) if lines else "the two keys are the same")

@@ -41,9 +41,9 @@ def _plan(options: argparse.Namespace) -> None:
             for name, matrix in load(options.suite).items()
             for cell in cells_of(matrix, name, options.suite.as_posix(), plugins, size, options.data)
         ]
-        known = {cell.name: cell for cell in cells}
-        chosen = Options(size, options.store, options.data, options.device, shared=shared_url(options.shared))
-        with Session(cells, known, plugins, chosen, sys.stderr) as run:
+        cells_by_name = {cell.name: cell for cell in cells}
+        run_options = Options(size, options.store, options.data, options.device, shared=shared_url(options.shared))
+        with Session(cells, cells_by_name, plugins, run_options, sys.stderr) as run:
             text = json.dumps(plan_document(run), indent=1) if options.json else plan_text(run)
     print(text)
     print_problems(plugins)

@@ -52,13 +52,13 @@ def _read(folder: Path, name: str) -> dict[str, NDArray[Any]] | None:
             raise ValueError(f"{index.name} lists no arrays")
         # Plain arrays: the overhead of np.memmap on every slice would slow down each training batch.
         arrays = {
-            part: np.asarray(np.load(folder / f"{name}-{part}.npy", mmap_mode="c", allow_pickle=False))
-            for part in checksums
+            array_name: np.asarray(np.load(folder / f"{name}-{array_name}.npy", mmap_mode="c", allow_pickle=False))
+            for array_name in checksums
         }
         with ThreadPoolExecutor() as pool:
-            for part, checksum in zip(arrays, pool.map(_checksum, arrays.values()), strict=True):
-                if checksum != checksums[part]:
-                    raise ValueError(f"the checksum of {part} is {checksum}, not {checksums[part]}")
+            for array_name, checksum in zip(arrays, pool.map(_checksum, arrays.values()), strict=True):
+                if checksum != checksums[array_name]:
+                    raise ValueError(f"the checksum of {array_name} is {checksum}, not {checksums[array_name]}")
     except Exception as error:  # numpy's reader of headers raises TokenError and SyntaxError, too
         warnings.warn(f"{folder}: the cached arrays {name} are damaged ({error}); computing them again", stacklevel=3)
         return None
@@ -76,15 +76,17 @@ def _write(folder: Path, name: str, arrays: Arrays) -> None:
             f"cannot write {folder}: the disk is full: the preprocessed data need {needed:,} bytes and "
             f"{free:,} are free; free some space, {REMEDY}"
         )
-    for part, array in arrays.items():
+    for array_name, array in arrays.items():
         # The checksums detect what a power failure damages, so no file waits for the disk.
         with (
-            atomic_write(folder / f"{name}-{part}.npy", REMEDY, sync=False) as temporary,
+            atomic_write(folder / f"{name}-{array_name}.npy", REMEDY, sync=False) as temporary,
             temporary.open("wb") as file,
         ):
             np.save(file, array, allow_pickle=False)
     with atomic_write(folder / f"{name}.json", REMEDY, sync=False) as temporary:
-        temporary.write_text(json.dumps({part: _checksum(array) for part, array in arrays.items()}, indent=1))
+        temporary.write_text(
+            json.dumps({array_name: _checksum(array) for array_name, array in arrays.items()}, indent=1)
+        )
 
 
 def _checksum(array: NDArray[Any]) -> str:

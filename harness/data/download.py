@@ -46,9 +46,9 @@ class Connection:
     def get(self, url: str, offset: int = 0) -> http.client.HTTPResponse:
         """Send a GET for the bytes from ``offset`` on; read the response to its end before the next call."""
         for _ in range(6):
-            parts = urllib.parse.urlsplit(url)
-            connection = self._connect(parts.scheme, parts.netloc)
-            path = urllib.parse.urlunsplit(("", "", parts.path or "/", parts.query, ""))
+            address = urllib.parse.urlsplit(url)
+            connection = self._connect(address.scheme, address.netloc)
+            path = urllib.parse.urlunsplit(("", "", address.path or "/", address.query, ""))
             # identity: offset and checksum refer to the file, not to a compressed form of it
             headers = {"Accept-Encoding": "identity", "User-Agent": "harness", **self._proxy_headers}
             if offset:
@@ -112,15 +112,15 @@ def fetch(
         if sha256 is not None and target.is_file() and _sha256(target) == sha256:
             return
         target.parent.mkdir(parents=True, exist_ok=True)
-    own = connection or Connection()
-    part = target.with_name(f"{target.name}.part")
+    link = connection or Connection()
+    partial = target.with_name(f"{target.name}.part")
     try:
         for attempt in range(1, ATTEMPTS + 1):
-            resumed = part.exists()
+            resumed = partial.exists()
             try:
-                _transfer(url, part, own)
+                _transfer(url, partial, link)
             except (Interrupted, http.client.HTTPException, OSError) as error:
-                own.close()
+                link.close()
                 if attempt == ATTEMPTS or stop.wait(PAUSE * 2 ** (attempt - 1)):
                     raise DataError(
                         f"{url}: cannot be downloaded ({type(error).__name__}: {error}), after {attempt} attempts; "
@@ -128,16 +128,18 @@ def fetch(
                     ) from error
                 continue
             with _writing(target):
-                checksum = _sha256(part)
+                checksum = _sha256(partial)
                 if sha256 in (None, checksum):
-                    publish(part, target, sync=False)  # the next call verifies the checksum again
+                    publish(partial, target, sync=False)  # the next call verifies the checksum again
                     return
-                part.unlink()
-            if not resumed:  # otherwise the part of an earlier call may be wrong: download the whole file once more
+                partial.unlink()
+            if (
+                not resumed
+            ):  # otherwise the partial file of an earlier call may be wrong: download the whole file once more
                 break
     finally:
         if connection is None:
-            own.close()
+            link.close()
     raise DataError(
         f"{url}: the downloaded file has the SHA-256 checksum {checksum}, not {sha256}: it was changed at its source "
         "or during the transfer; run it again, or try another network"
@@ -199,17 +201,17 @@ _SUM = re.compile(r"([0-9a-f]{64})[ \t]+\*?(\S.*)")
 _SAFE_PATH = re.compile(r"[\w.+-]+(?:/[\w.+-]+)*")
 
 
-def _transfer(url: str, part: Path, connection: Connection) -> None:
-    """Append to ``part`` until the file is complete; raises Interrupted when the connection ends earlier."""
-    offset = part.stat().st_size if part.exists() else 0
+def _transfer(url: str, partial: Path, connection: Connection) -> None:
+    """Append to ``partial`` until the file is complete; raises Interrupted when the connection ends earlier."""
+    offset = partial.stat().st_size if partial.exists() else 0
     response = connection.get(url, offset)
-    if response.status == 416:  # no bytes after the offset: the part is complete, or of another file
+    if response.status == 416:  # no bytes after the offset: the partial file is complete, or of another file
         response.read()
         total = response.getheader("Content-Range", "").rpartition("/")[2]
         if total == str(offset):
             return
-        part.unlink()
-        raise Interrupted(f"the server has {total or 'fewer'} bytes, the local part {offset}")
+        partial.unlink()
+        raise Interrupted(f"the server has {total or 'fewer'} bytes, the partial file has {offset}")
     if response.status >= 500 or response.status in (408, 429):
         response.read()
         raise Interrupted(f"the server answered {response.status} {response.reason}")
@@ -217,11 +219,11 @@ def _transfer(url: str, part: Path, connection: Connection) -> None:
         response.read()
         raise DataError(f"{url}: the server answered {response.status} {response.reason}; check the address")
     if response.status == 206 and not response.getheader("Content-Range", "").startswith(f"bytes {offset}-"):
-        part.unlink()
+        partial.unlink()
         raise Interrupted("the server sent another range than the requested one")
     expected = response.length
     received = 0
-    with _writing(part), part.open("ab" if response.status == 206 else "wb") as file:
+    with _writing(partial), partial.open("ab" if response.status == 206 else "wb") as file:
         while block := _receive(response):
             file.write(block)
             received += len(block)

@@ -44,12 +44,12 @@ def hash_files(root: Path, names: Sequence[str]) -> dict[str, str]:
     folder = _memory.get()
     place = hashlib.sha256(os.fsencode(root.resolve())).hexdigest()[:16]
     memory = None if folder is None else folder / f"hashes-{place}.json"
-    known = _read(memory)
+    entries = _read(memory)
     settled = time.time_ns() - SETTLED
     stem = os.path.join(root, "")
 
     states = {name: _state(stem + name) for name in names}
-    changed = [name for name in names if not _is_remembered(known.get(name), states[name])]
+    changed = [name for name in names if not _is_remembered(entries.get(name), states[name])]
 
     def hash_block(block: Sequence[str]) -> list[str]:
         digests = []
@@ -61,9 +61,9 @@ def hash_files(root: Path, names: Sequence[str]) -> dict[str, str]:
     with ThreadPoolExecutor() as pool:
         blocks = pool.map(hash_block, (changed[start : start + BLOCK] for start in range(0, len(changed), BLOCK)))
         new = dict(zip(changed, (digest for block in blocks for digest in block), strict=True))
-    digests: dict[str, str] = {name: new[name] if name in new else known[name][2] for name in names}
+    digests: dict[str, str] = {name: new[name] if name in new else entries[name][2] for name in names}
     remembered = {name: [*states[name], digests[name]] for name in names if states[name][1] < settled}
-    if memory is not None and remembered != known:
+    if memory is not None and remembered != entries:
         with contextlib.suppress(StoreError), atomic_write(memory, "or choose another store", sync=False) as temporary:
             text = json.dumps(remembered)
             temporary.write_text(json.dumps({"checksum": _checksum(text), "files": text}))
@@ -86,10 +86,10 @@ def _read(memory: Path | None) -> Mapping[str, Any]:
     try:
         content = json.loads(memory.read_text())
         text = content["files"]
-        known = json.loads(text) if _checksum(text) == content["checksum"] else {}
+        entries = json.loads(text) if _checksum(text) == content["checksum"] else {}
     except (OSError, LookupError, TypeError, AttributeError, ValueError, RecursionError):
         return {}
-    return known if isinstance(known, dict) else {}
+    return entries if isinstance(entries, dict) else {}
 
 
 def _checksum(text: str) -> str:

@@ -40,15 +40,15 @@ def roots(option: str | None) -> list[Path]:
     return [Path(entry) for entry in named] or [DEFAULT]
 
 
-def candidates(dataset: Dataset, where: Sequence[Path]) -> list[Path]:
+def candidates(dataset: Dataset, search_path: Sequence[Path]) -> list[Path]:
     """The existing folders that may hold ``dataset``: each root, and the folder of its name in each root."""
-    return [folder for root in where for folder in (root, root / dataset.name) if folder.is_dir()]
+    return [folder for root in search_path for folder in (root, root / dataset.name) if folder.is_dir()]
 
 
-def locate(dataset: Dataset, where: Sequence[Path], plugins: Plugins) -> Path | None:
+def locate(dataset: Dataset, search_path: Sequence[Path], plugins: Plugins) -> Path | None:
     """The first folder that holds ``dataset``. Raises DataError when its plugin fails."""
-    folders = (f for f in candidates(dataset, where) if plugins.call(dataset, "matches", f))
-    return next(folders, None)
+    matching = (f for f in candidates(dataset, search_path) if plugins.call(dataset, "matches", f))
+    return next(matching, None)
 
 
 def resolve(name: str, plugins: Plugins, option: str | None) -> Found:
@@ -60,17 +60,17 @@ def resolve(name: str, plugins: Plugins, option: str | None) -> Found:
     dataset = plugins.datasets.get(name)
     if dataset.synthetic:
         return Found(dataset, None)
-    where = roots(option)
-    folder = locate(dataset, where, plugins)
+    search_path = roots(option)
+    folder = locate(dataset, search_path, plugins)
     if folder is not None:
         return Found(dataset, folder)
-    for incomplete in (root / name for root in where):
+    for incomplete in (root / name for root in search_path):
         if incomplete.is_dir() and any(incomplete.iterdir()):
             raise NoData(
                 f"{incomplete} is there but is no complete {name}; complete it, or remove the folder (harness data "
                 f"fetch {name} resumes the download, or explains how to get the data)"
             )
-    missing = f"data set {name!r} is not in {', '.join(str(root) for root in where)}"
+    missing = f"data set {name!r} is not in {', '.join(str(root) for root in search_path)}"
     remedy = f"point --harness-data or {VARIABLE} at it, or get it: harness data fetch {name}"
     if option or os.environ.get(VARIABLE):
         raise NoData(f"{missing}; {remedy}")
@@ -132,19 +132,21 @@ class Library:
     def _to_layout(self, data: Data, name: str, layout: str) -> Data:
         dataset = self._plugins.datasets.get(name)
         splits = {
-            which: dataclasses.replace(split, inputs=self._plugins.call(dataset, "to_layout", split.inputs, layout))
-            for which, split in data.splits()
+            split_name: dataclasses.replace(
+                split, inputs=self._plugins.call(dataset, "to_layout", split.inputs, layout)
+            )
+            for split_name, split in data.splits()
         }
         return Data(dataset.task_in(layout), **splits)
 
     def _locate(self, name: str) -> tuple[Dataset, Path]:
         """The data set and its folder. Synthetic data are generated into the store."""
-        found = resolve(name, self._plugins, self._option)
-        dataset = found.dataset
+        location = resolve(name, self._plugins, self._option)
+        dataset = location.dataset
         if dataset.name != name:
             raise DataError(f"data set {name!r} was there when the suite was collected and is gone now")
-        if found.folder is not None:
-            return dataset, found.folder
+        if location.folder is not None:
+            return dataset, location.folder
         folder = self._store.data(name) / f"made-{dataset.version}"
         if not self._plugins.call(dataset, "matches", folder):
             self._plugins.call(dataset, "make", folder)
@@ -160,17 +162,17 @@ def _first_examples(data: Data, count: int) -> Data:
 
 def status(plugins: Plugins, option: str | None) -> Iterator[str]:
     """Tell for each data set where it is, or how to get it."""
-    where = roots(option)
+    search_path = roots(option)
     for name in plugins.datasets:
         dataset = plugins.datasets.get(name)
         if dataset.synthetic:
             state = "made when it is needed"
         else:
             try:
-                folder = locate(dataset, where, plugins)
+                folder = locate(dataset, search_path, plugins)
             except DataError as error:
                 yield f"{name}: {error}"
                 continue
-            searched = ", ".join(str(root) for root in where)
+            searched = ", ".join(str(root) for root in search_path)
             state = f"found in {folder}" if folder else f"not found in {searched}; get it: harness data fetch {name}"
         yield f"{name}: {state}\n    {dataset.summary}"

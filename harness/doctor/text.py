@@ -32,8 +32,8 @@ def _prose(lines: Iterable[str]) -> Iterator[str]:
     """Wrap long lines, with a hanging indent for list items."""
     for line in lines:
         hanging = "    " if line.startswith("- ") else "  "
-        whole = line.replace(" %", "\N{NO-BREAK SPACE}%")
-        text = textwrap.fill(whole, WIDTH, initial_indent="  ", subsequent_indent=hanging, break_on_hyphens=False)
+        unbroken = line.replace(" %", "\N{NO-BREAK SPACE}%")
+        text = textwrap.fill(unbroken, WIDTH, initial_indent="  ", subsequent_indent=hanging, break_on_hyphens=False)
         yield text.replace("\N{NO-BREAK SPACE}", " ")
 
 
@@ -70,8 +70,8 @@ def _machine(host: Host) -> Rows:
             _if_known("{} programs ran or waited for a CPU on average over the last minute", load["load_1min"]),
         ]),
     ]  # fmt: skip
-    known = [(name, ", ".join(filter(None, parts))) for name, parts in lines]
-    return [(name, text) for name, text in known if text] + _allocators(host)
+    rows = [(name, ", ".join(filter(None, texts))) for name, texts in lines]
+    return [(name, text) for name, text in rows if text] + _allocators(host)
 
 
 def _cpus(host: Host) -> list[str | None]:

@@ -191,12 +191,12 @@ def judge_metric(name: str, old: Record, new: Record, tolerance: Tolerance) -> F
             return _judge_kept_share(name, now, before, new.differences.get(name), tolerance)
         # The reference itself has to keep that share of its own earlier value.
         tolerance = Tolerance("share", 1 - tolerance.value)
-    again = _earlier_model(old, new)
+    remeasured = _earlier_model(old, new)
     if declaration(name, now).per_machine and not _on_one_machine(old, new):
-        before = None if again is None else _finite(again, name)
+        before = None if remeasured is None else _finite(remeasured, name)
     if before is None:
         return None
-    difference, method = _difference(name, old, new, again, _value(now) - _value(before))
+    difference, method = _difference(name, old, new, remeasured, _value(now) - _value(before))
     if difference is None:
         return _undecided(name, now, before.value, now.value, tolerance, method)
     return _judge_difference(name, now, _value(before), difference, tolerance, method)
@@ -220,15 +220,15 @@ def _undecided(
 
 
 def _difference(
-    name: str, old: Record, new: Record, again: Against | None, value: float
+    name: str, old: Record, new: Record, remeasured: Against | None, value: float
 ) -> tuple[FigureChange | None, str]:
     """The difference new - old of a figure with the method of its interval, or None with the reason."""
     other_examples = old.test_examples != new.test_examples
-    if again is not None and name in again.differences:
-        paired = again.differences[name]
+    if remeasured is not None and name in remeasured.differences:
+        paired = remeasured.differences[name]
         if paired.low is None or paired.high is None:
             return FigureChange(value), NO_INTERVAL
-        if other_examples or again.sha256 != old.artefact.sha256:
+        if other_examples or remeasured.sha256 != old.artefact.sha256:
             # The old record describes other examples or another file, so only the values of this run are comparable.
             return FigureChange.of(paired), f"both models evaluated in this run, {paired.method}"
         # The earlier model's own drift, caused by other versions of the software, is known exactly.
@@ -287,15 +287,15 @@ def _judge_kept_share(
 
 def judge_latency(old: Record, new: Record, tolerance: Tolerance) -> Finding | None:
     """Judge latency by pairs of both models, else by each run's ratio to its reference; None if never timed."""
-    again = _earlier_model(old, new)
+    remeasured = _earlier_model(old, new)
     if new.timing is None:
         if old.timing is None:
             return None
         return _latency_finding("inconclusive", tolerance, reason="this run did not time the cell; the earlier run did")
-    if again is not None and again.timing is not None:
-        return _judge_pairs(again.timing, again.value(LATENCY), again.latency, tolerance)
+    if remeasured is not None and remeasured.timing is not None:
+        return _judge_pairs(remeasured.timing, remeasured.value(LATENCY), remeasured.latency, tolerance)
     if old.timing is not None:
-        same_file = old.artefact.sha256 == new.artefact.sha256 or (again is not None and again.same)
+        same_file = old.artefact.sha256 == new.artefact.sha256 or (remeasured is not None and remeasured.same)
         return _judge_ratios(old, new, old.timing, new.timing, same_file, tolerance)
     return None
 

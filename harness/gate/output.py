@@ -33,7 +33,7 @@ def write_findings(judgement: Judgement, background: Background, markdown: Path 
 def gate_markdown(judgement: Judgement, background: Background) -> str:
     """The conclusion, a table of the figures that became worse, and the rest in folded blocks."""
     mark = "closed" if judgement.failures else "open"
-    parts = [
+    paragraphs = [
         f"### Compression gate: {mark}",
         f"{escape_markdown(conclusion(judgement))}",
         escape_markdown(summary(judgement)) + ".",
@@ -42,28 +42,28 @@ def gate_markdown(judgement: Judgement, background: Background) -> str:
     rows = [_row(entry, finding) for entry in regressed for finding in entry.findings if finding.kind == "regressed"]
     if rows:
         head = ["| " + " | ".join(HEADERS) + " |", "|" + "---|" * len(HEADERS)]
-        shown, rest = _fitting(rows)
-        parts += ["\n".join([*head, *shown]), *rest]
-    lost = [f"- lost: {_code(entry.name)}: {escape_markdown(entry.reason)}" for entry in judgement.having("lost")]
-    if lost:
-        shown, rest = _fitting(lost)
-        parts += ["\n".join(shown), *rest]
+        shown, note = _fitting(rows)
+        paragraphs += ["\n".join([*head, *shown]), *note]
+    lost_lines = [f"- lost: {_code(entry.name)}: {escape_markdown(entry.reason)}" for entry in judgement.having("lost")]
+    if lost_lines:
+        shown, note = _fitting(lost_lines)
+        paragraphs += ["\n".join(shown), *note]
     details = [
         line
         for entry in regressed
         for line in ("", one_line(entry.name), *(f"  {line}" for line in cell_lines(entry, background)))
     ]
-    parts += _folded("What changed, and how to measure it again", details)
+    paragraphs += _folded("What changed, and how to measure it again", details)
     open_ends = [f"{one_line(entry.name)}: {line}" for entry in judgement.comparisons for line in unsettled(entry)]
-    parts += _folded(f"Not settled ({len(open_ends)})", open_ends)
+    paragraphs += _folded(f"Not settled ({len(open_ends)})", open_ends)
     improved = [
         f"{one_line(entry.name)}: {finding.figure}, {change_text(finding)}"
         for entry in judgement.comparisons
         for finding in entry.findings
         if finding.kind == "improved"
     ]
-    parts += _folded(f"Better ({len(improved)})", improved)
-    return "\n\n".join(parts) + "\n"
+    paragraphs += _folded(f"Better ({len(improved)})", improved)
+    return "\n\n".join(paragraphs) + "\n"
 
 
 def _row(comparison: CellComparison, finding: Finding) -> str:
@@ -77,8 +77,8 @@ def _folded(title: str, lines: list[str]) -> list[str]:
     """A folded block of verbatim lines; empty without lines."""
     if not lines:
         return []
-    shown, rest = _fitting(lines)
-    text = "\n".join([*shown, *rest]).replace("&", "&amp;").replace("<", "&lt;").strip("\n")
+    shown, note = _fitting(lines)
+    text = "\n".join([*shown, *note]).replace("&", "&amp;").replace("<", "&lt;").strip("\n")
     return [f"<details><summary>{title}</summary>\n\n<pre>\n{text}\n</pre>\n\n</details>"]
 
 
@@ -87,8 +87,8 @@ def _fitting(lines: list[str]) -> tuple[list[str], list[str]]:
     room, count = MOST // 6, 0
     while count < len(lines) and (room := room - len(lines[count]) - 1) > 0:
         count += 1
-    rest = len(lines) - count
-    return lines[:count], [f"... and {rest} lines more, which the run printed"] if rest else []
+    omitted = len(lines) - count
+    return lines[:count], [f"... and {omitted} lines more, which the run printed"] if omitted else []
 
 
 def _code(text: str) -> str:

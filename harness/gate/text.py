@@ -46,10 +46,10 @@ def gate_text(judgement: Judgement, background: Background) -> str:
         for comparison in judgement.having(outcome):
             lines += ["", f"{outcome.upper()} {one_line(comparison.name)}"]
             lines += [f"  {line}" for line in cell_lines(comparison, background)]
-    rest = [entry for entry in judgement.comparisons if entry.outcomes and not entry.outcomes & set(grave)]
-    if rest:
+    inconclusive = [entry for entry in judgement.comparisons if entry.outcomes and not entry.outcomes & set(grave)]
+    if inconclusive:
         lines += ["", "not settled:"]
-        lines += [f"  {one_line(entry.name)}: {line}" for entry in rest for line in unsettled(entry)]
+        lines += [f"  {one_line(entry.name)}: {line}" for entry in inconclusive for line in unsettled(entry)]
     lines += ["", conclusion(judgement)]
     return printable("\n".join(lines))
 
@@ -57,11 +57,11 @@ def gate_text(judgement: Judgement, background: Background) -> str:
 def summary(judgement: Judgement) -> str:
     """The number of cells by outcome, in one line."""
     compared = [entry for entry in judgement.comparisons if entry.old is not None and entry.new is not None]
-    parts = [f"{pluralize(len(compared), 'cell')} compared", f"{sum(not entry.outcomes for entry in compared)} fine"]
-    parts += [f"{len(cells)} {outcome}" for outcome in OUTCOMES if (cells := judgement.having(outcome))]
+    counts = [f"{pluralize(len(compared), 'cell')} compared", f"{sum(not entry.outcomes for entry in compared)} fine"]
+    counts += [f"{len(cells)} {outcome}" for outcome in OUTCOMES if (cells := judgement.having(outcome))]
     new = sum(entry.old is None for entry in judgement.comparisons)
-    parts += [f"{new} new, not judged"] if new else []
-    return ", ".join([*parts, *([f"{judgement.not_selected} not selected"] if judgement.not_selected else [])])
+    counts += [f"{new} new, not judged"] if new else []
+    return ", ".join([*counts, *([f"{judgement.not_selected} not selected"] if judgement.not_selected else [])])
 
 
 def surroundings_text(judgement: Judgement) -> str:

@@ -121,10 +121,10 @@ def _panel(axes: Axes, group: SeriesGroup, series: Series, history: History, nam
     if bounds:
         axes.vlines(*zip(*bounds, strict=True), color=RUNS, linewidth=0.8, alpha=0.5)
     axes.plot([places[point.run] for point in counted], _values(counted), "o", color=RUNS, markersize=size)
-    others = [point for point in series.points if point.left_out and point.value is not None]
-    edge = [min(max(value, low), top) for value in _values(others)]
-    if others:  # an empty plot has no extent, which breaks the layout
-        axes.plot([places[point.run] for point in others], edge, "x", color=OTHER, markersize=size + 1, clip_on=False)
+    excluded = [point for point in series.points if point.left_out and point.value is not None]
+    edge = [min(max(value, low), top) for value in _values(excluded)]
+    if excluded:  # an empty plot has no extent, which breaks the layout
+        axes.plot([places[point.run] for point in excluded], edge, "x", color=OTHER, markersize=size + 1, clip_on=False)
     _levels(axes, series, places)
     _labels(axes, series, places, names)
     _ticks(axes, group, history)

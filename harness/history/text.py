@@ -29,30 +29,30 @@ NAMES = 6
 def history_text(history: History, width: int = 120, everything: bool = False) -> str:
     """Return tables by machine and matrix of the figures that changed, or of all with ``everything``."""
     names = labels(history.runs)
-    parts = [f"{pluralize(len(names), 'run')}: {names[0]}" + (f" to {names[-1]}" if len(names) > 1 else "")]
+    paragraphs = [f"{pluralize(len(names), 'run')}: {names[0]}" + (f" to {names[-1]}" if len(names) > 1 else "")]
     for machine, groups in itertools.groupby(_by_machine(history.groups), key=lambda group: group.setting.machine):
-        parts.append(_wrap(f"{machine} (machine {machine.digest})", width))
-        parts += [_group(group, names, width, everything) for group in groups]
+        paragraphs.append(_wrap(f"{machine} (machine {machine.digest})", width))
+        paragraphs += [_group(group, names, width, everything) for group in groups]
     if history.unknown:
         runs = _list([names[run] for run in history.unknown], everything)
         text = (
             f"Not compared: {pluralize(len(history.unknown), 'run')} with cells of an unknown machine, whose records "
             f"do not say where they were timed: {runs}."
         )
-        parts.append(_wrap(text, width))
+        paragraphs.append(_wrap(text, width))
     if any(len(group.runs) > 1 for group in history.groups):
-        parts.append(_wrap(_legend(history, everything), width))
-    return printable("\n\n".join(parts))
+        paragraphs.append(_wrap(_legend(history, everything), width))
+    return printable("\n\n".join(paragraphs))
 
 
 def describe_setting(setting: Setting) -> str:
     """Return on one line what the runs of a group have in common, apart from their machine."""
-    parts = [f"{setting.suite}, matrix {setting.matrix}", f"preset {setting.preset}", f"trained on {setting.device}"]
+    facts = [f"{setting.suite}, matrix {setting.matrix}", f"preset {setting.preset}", f"trained on {setting.device}"]
     if setting.profile:
-        parts += [f"protocol {setting.protocol}", *_profile(json.loads(setting.profile))]
+        facts += [f"protocol {setting.protocol}", *_profile(json.loads(setting.profile))]
     else:
-        parts.append(setting.protocol)
-    return one_line(", ".join(parts))
+        facts.append(setting.protocol)
+    return one_line(", ".join(facts))
 
 
 def format_change(change: LevelChange) -> str:

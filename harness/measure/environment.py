@@ -67,10 +67,10 @@ def verify_allocator(allocator: str, library: str | None, mapped: set[str] | Non
             f"the worker was started with {allocator} ({library}) but runs without it: LD_PRELOAD had no effect; check "
             "whether the interpreter is statically linked, setuid, or a wrapper that clears its environment"
         )
-    others = sorted(present - {library})
-    if others:
+    unexpected = sorted(present - {library})
+    if unexpected:
         raise MeasureError(
-            f"the worker should use the allocator {allocator}, but {', '.join(others)} is loaded as well; "
+            f"the worker should use the allocator {allocator}, but {', '.join(unexpected)} is loaded as well; "
             "find what links it (a plugin, a Python built with it) or name that allocator in the profile"
         )
 

@@ -99,7 +99,7 @@ class LatencyTimer:
         """
         measurement = self._measure(pair, self._aa_run(pair))
         if measurement.disturbed:
-            measurement = self._measure(pair, self._aa_run(pair, again=True), "cell again")
+            measurement = self._measure(pair, self._aa_run(pair, repeat=True), "cell again")
         samples = measurement.samples
         timed = Samples(samples.candidate, measurement.kept, samples.reference_sha256, samples.candidate_sha256)
         return _timing(pair, measurement), timed
@@ -134,13 +134,13 @@ class LatencyTimer:
         )
         return confirmation, measurement.kept
 
-    def _aa_run(self, pair: Pair, again: bool = False) -> _Measurement:
-        """The A/A run in the cell's profile; made once for all cells that share it, unless ``again``."""
+    def _aa_run(self, pair: Pair, repeat: bool = False) -> _Measurement:
+        """The A/A run in the cell's profile; made once for all cells that share it, unless ``repeat``."""
         aa_pair = pair.aa_pair
         key = (dataclasses.replace(pair.cell.profile, name=""), pair.cell.runtime, aa_pair.reference, pair.margin)
-        if again or key not in self._aa_runs:
-            measurement = self._measure(aa_pair, None, "itself again" if again else "itself")
-            if measurement.disturbed and not again:
+        if repeat or key not in self._aa_runs:
+            measurement = self._measure(aa_pair, None, "itself again" if repeat else "itself")
+            if measurement.disturbed and not repeat:
                 measurement = self._measure(aa_pair, None, "itself again")
             self._aa_runs[key] = measurement
         return self._aa_runs[key]

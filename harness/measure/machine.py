@@ -105,8 +105,8 @@ def _cpu_name(cpuinfo: str) -> str | None:
     """Return the model name; for Arm, which has none, the implementer and part numbers of its cores."""
     if names := _fields("model name", cpuinfo):
         return ", ".join(names)
-    if parts := _fields("CPU part", cpuinfo):
-        return f"implementer {', '.join(_fields('CPU implementer', cpuinfo))}, part {', '.join(parts)}"
+    if part_numbers := _fields("CPU part", cpuinfo):
+        return f"implementer {', '.join(_fields('CPU implementer', cpuinfo))}, part {', '.join(part_numbers)}"
     return None if sys.platform == "linux" else platform.processor() or None  # on Linux this would start a process
 
 
@@ -130,19 +130,19 @@ def _cgroups(root: Path) -> tuple[Path, ...]:
     Cached, because a process stays in its groups. In a container the mount may begin below the root of the hierarchy;
     the groups above it are invisible.
     """
-    own: dict[str, PurePosixPath] = {}
+    group_paths: dict[str, PurePosixPath] = {}
     for number, controllers, path in re.findall(r"^(\d+):(.*?):(/.*)$", _text(root / "proc/self/cgroup"), re.MULTILINE):
         if number == "0":
-            own["cgroup2"] = PurePosixPath(path)
+            group_paths["cgroup2"] = PurePosixPath(path)
         elif "cpu" in controllers.split(","):
-            own["cgroup"] = PurePosixPath(path)
+            group_paths["cgroup"] = PurePosixPath(path)
     mounts = r"^\S+ \S+ \S+ (\S+) /(\S+) .* - (cgroup2?) \S+ (\S+)$"
     folders: dict[str, list[Path]] = {}
     for top, point, kind, options in re.findall(mounts, _text(root / "proc/self/mountinfo"), re.MULTILINE):
-        if kind not in own or kind in folders or (kind == "cgroup" and "cpu" not in options.split(",")):
+        if kind not in group_paths or kind in folders or (kind == "cgroup" and "cpu" not in options.split(",")):
             continue
-        if own[kind].is_relative_to(top) and ".." not in own[kind].parts:
-            inner = own[kind].relative_to(top).parts
+        if group_paths[kind].is_relative_to(top) and ".." not in group_paths[kind].parts:
+            inner = group_paths[kind].relative_to(top).parts
             folders[kind] = [root.joinpath(point, *inner[:depth]) for depth in range(len(inner) + 1)]
     return tuple(folder for chain in folders.values() for folder in chain)
 
@@ -226,8 +226,8 @@ def _throttled(cpus: Sequence[int] | None, root: Path) -> int | None:
     quotas = [
         _first(re.findall(r"^nr_throttled (\d+)", _text(group / "cpu.stat"), re.MULTILINE)) for group in _cgroups(root)
     ]
-    chosen = cpu_list(_text(root / CPUS / "online")) if cpus is None else cpus
-    heat = [_text(root / CPUS / f"cpu{cpu}/thermal_throttle/core_throttle_count") for cpu in chosen or ()]
+    checked = cpu_list(_text(root / CPUS / "online")) if cpus is None else cpus
+    heat = [_text(root / CPUS / f"cpu{cpu}/thermal_throttle/core_throttle_count") for cpu in checked or ()]
     counts = [count for text in quotas + heat if (count := _number(text)) is not None]
     return sum(counts) if counts else None
 
@@ -271,8 +271,8 @@ def _flag(text: str) -> bool | None:
 def cpu_list(text: str) -> list[int] | None:
     """Parse a list of CPUs in the kernel's notation, "0-3,8"; None if the text is not in it."""
     cpus: list[int] = []
-    for part in filter(None, text.strip().split(",")):
-        bounds = re.fullmatch(r"(\d{1,5})(?:-(\d{1,5}))?", part, re.ASCII)
+    for cpu_range in filter(None, text.strip().split(",")):
+        bounds = re.fullmatch(r"(\d{1,5})(?:-(\d{1,5}))?", cpu_range, re.ASCII)
         if bounds is None:
             return None
         cpus.extend(range(int(bounds[1]), int(bounds[2] or bounds[1]) + 1))

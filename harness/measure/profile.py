@@ -132,7 +132,7 @@ def _find_library(stems: Sequence[str]) -> Path | None:
         candidates = [path for path in _libraries() if pattern.search(path.name) and _loads_here(path)]
         if candidates:
             newest = max(
-                candidates, key=lambda path: [int(part) for part in re.findall(r"\d+", path.name.split(".so")[1])]
+                candidates, key=lambda path: [int(number) for number in re.findall(r"\d+", path.name.split(".so")[1])]
             )
             return newest.resolve()
     return None
@@ -152,8 +152,8 @@ def _libraries() -> Iterator[Path]:
 def _loads_here(library: Path) -> bool:
     """Whether the library has this interpreter's word size and machine type (bytes 4 and 18-19 of an ELF header)."""
     try:
-        with library.open("rb") as stream, open(sys.executable, "rb") as own:
-            theirs, ours = stream.read(20), own.read(20)
+        with library.open("rb") as stream, open(sys.executable, "rb") as interpreter:
+            theirs, ours = stream.read(20), interpreter.read(20)
     except OSError:
         return False
     return theirs[:4] == b"\x7fELF" and theirs[4:5] + theirs[18:] == ours[4:5] + ours[18:]
@@ -199,8 +199,8 @@ def resolve_affinity(profile: Profile, sysfs: Path = SYSFS) -> tuple[int, ...] |
     allowed = os.sched_getaffinity(0)
     if affinity == "auto":
         isolated = _isolated(allowed, sysfs)
-        if profile.threads == 1 and isolated and _can_pin(chosen := choose_cpus(1, isolated, sysfs)):
-            return chosen
+        if profile.threads == 1 and isolated and _can_pin(isolated_cpu := choose_cpus(1, isolated, sysfs)):
+            return isolated_cpu
         return choose_cpus(profile.threads, allowed, sysfs)
     cpus = tuple(sorted({int(cpu) for cpu in affinity}))
     if not cpus or not (set(cpus) <= allowed or _can_pin(cpus)):
@@ -227,8 +227,8 @@ def choose_cpus(threads: int, allowed: Set[int], sysfs: Path = SYSFS) -> tuple[i
         cores.setdefault(siblings or frozenset({cpu}), []).append(cpu)
     ranked = sorted(
         (place, 0 in core, -_max_frequency(cpu, sysfs), cpu)
-        for core, own in cores.items()
-        for place, cpu in enumerate(own)
+        for core, core_cpus in cores.items()
+        for place, cpu in enumerate(core_cpus)
     )
     return tuple(sorted(cpu for *_, cpu in ranked[:threads]))
 

@@ -231,12 +231,12 @@ def is_steady(earlier: Sequence[int], later: Sequence[int]) -> bool:
     median absolute deviations. Single calls do not allow that: outliers dominate their mean, and the deviations of two
     windows of 20 calls differ by a quarter by chance alone.
     """
-    first, *others = [*earlier, *later]
-    low, _, high = statistics.quantiles(others, n=4)
+    first, *later_calls = [*earlier, *later]
+    low, _, high = statistics.quantiles(later_calls, n=4)
     if first > high + FENCE * (high - low):
         return False
     before, after = statistics.quantiles(earlier, n=4), statistics.quantiles(later, n=4)
-    return all(abs(one - two) <= TOLERANCE * two for one, two in zip(before, after, strict=True))
+    return all(abs(old - new) <= TOLERANCE * new for old, new in zip(before, after, strict=True))
 
 
 def ends_steady(times: Sequence[int]) -> bool:

@@ -127,7 +127,7 @@ class Settings:
 
     @classmethod
     def now(cls) -> Settings:
-        switches = {name: read() for name, (read, _) in _torch_switches().items()}
+        switches = {name: getter() for name, (getter, _) in _torch_switches().items()}
         return cls(_folder(), dict(os.environ), list(warnings.filters), switches, len(sys.modules))
 
     def restore(self) -> list[str]:
@@ -151,9 +151,9 @@ class Settings:
             warnings.simplefilter("default")  # makes Python notice the change below
             warnings.filters[:] = self.filters  # type: ignore[index]
             changes.append("the filters of warnings")
-        for name, (read, write) in _torch_switches().items():
-            if name in self.torch and (value := read()) != self.torch[name]:
-                write(self.torch[name])
+        for name, (getter, setter) in _torch_switches().items():
+            if name in self.torch and (value := getter()) != self.torch[name]:
+                setter(self.torch[name])
                 changes.append(f"torch's {name} to {value}")
         return changes
 

@@ -175,9 +175,9 @@ class Plugins:
         if (wrong := wrong_hooks(module, kinds)) is not None:
             self.note(origin, wrong)
             return
-        for other in self.origins:
-            if other.plugin == origin.plugin or self._manager.get_plugin(other.plugin) is module:
-                self.note(origin, f"is left out: plugin {other} has the same name or module")
+        for registered in self.origins:
+            if registered.plugin == origin.plugin or self._manager.get_plugin(registered.plugin) is module:
+                self.note(origin, f"is left out: plugin {registered} has the same name or module")
                 return
         try:
             self._manager.register(module, origin.plugin)
@@ -289,10 +289,10 @@ class Plugins:
         """Call a life-cycle hook of every plugin. A plugin that raises or returns something gets a problem."""
         self._ask(hook_name, "nothing", lambda answer: () if answer is None else None, **arguments)
 
-    def _ask(self, hook_name: str, expected: str, read: Callable[[object], T | None], **arguments: Any) -> list[T]:
-        """Call a hook of every plugin, and return what ``read`` makes of each answer.
+    def _ask(self, hook_name: str, expected: str, parse: Callable[[object], T | None], **arguments: Any) -> list[T]:
+        """Call a hook of every plugin, and return what ``parse`` makes of each answer.
 
-        A plugin that raises, or whose answer ``read`` rejects (None), gets a problem that states what is ``expected``.
+        A plugin that raises, or whose answer ``parse`` rejects (None), gets a problem that states what is ``expected``.
         """
         results: list[T] = []
         for implementation in getattr(self.hook, hook_name).get_hookimpls():
@@ -304,7 +304,7 @@ class Plugins:
                 except FOREIGN as error:
                     self.note(origin, f"{hook_name} failed: {describe_error(error)}")
                     continue
-            if (answer := read(result)) is None:
+            if (answer := parse(result)) is None:
                 self.note(origin, f"{hook_name} returned {result!r}, not {expected}")
             else:
                 results.append(answer)

@@ -52,7 +52,7 @@ class Baseline:
         names = {}
         for suite in before - set(suites):
             matches = [name for name in set(suites) - before if _same_file(name, suite)]
-            if len(matches) == 1 and sum(_same_file(matches[0], other) for other in before) == 1:
+            if len(matches) == 1 and sum(_same_file(matches[0], suite_name) for suite_name in before) == 1:
                 names[suite] = matches[0]
         records: dict[str, Record] = {}
         for record in self.records.values():
@@ -66,20 +66,20 @@ class Baseline:
             )
         return dataclasses.replace(self, records=records)
 
-    def lost(self, suites: Collection[str], known: Iterable[str], unmeasured: Mapping[str, str]) -> dict[str, str]:
+    def lost(self, suites: Collection[str], declared: Iterable[str], unmeasured: Mapping[str, str]) -> dict[str, str]:
         """Return the cells of the baseline that this run lacks although expected, with the reasons.
 
-        ``suites`` were collected, ``known`` are all of their cells, and ``unmeasured`` maps the selected cells that
+        ``suites`` were collected, ``declared`` are all of their cells, and ``unmeasured`` maps the selected cells that
         were not measured to the reason. A cell that exists, but was not selected, is not lost.
         """
-        known = set(known)
-        lost = {}
+        declared = set(declared)
+        reasons = {}
         for name, record in self.records.items():
-            if record.suite in suites and name not in known:
-                lost[name] = "the suite no longer declares it"
+            if record.suite in suites and name not in declared:
+                reasons[name] = "the suite no longer declares it"
             elif name in unmeasured:
-                lost[name] = unmeasured[name]
-        return lost
+                reasons[name] = unmeasured[name]
+        return reasons
 
 
 def _same_file(first: str, second: str) -> bool:

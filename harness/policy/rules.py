@@ -104,10 +104,10 @@ def parse_tolerance(figure: str, text: str) -> Tolerance:
 def parse_rules(text: str) -> dict[str, str]:
     """Parse the rules of a command line: "latency=2%,FIGURE=0.01,fail_on=regressed+lost"."""
     rules: dict[str, str] = {}
-    for part in text.split(","):
-        figure, equals, tolerance = part.partition("=")
+    for rule in text.split(","):
+        figure, equals, tolerance = rule.partition("=")
         if not equals or not figure.strip() or not tolerance.strip():
-            raise UsageError(f"gate: {part.strip()!r} is not a rule; write FIGURE=TOLERANCE, as latency=2%")
+            raise UsageError(f"gate: {rule.strip()!r} is not a rule; write FIGURE=TOLERANCE, as latency=2%")
         rules[figure.strip()] = tolerance.strip()
     return rules
 
@@ -131,8 +131,8 @@ def project_rules(folder: Path) -> dict[str, str]:
     return check_rules(table, f"{file}: [tool.harness.gate]")
 
 
-def check_rules(rules: Mapping[str, object], where: str) -> dict[str, str]:
-    """Check declared rules, and return them as text. Raises UsageError that begins with ``where``."""
+def check_rules(rules: Mapping[str, object], source: str) -> dict[str, str]:
+    """Check declared rules, and return them as text. Raises UsageError that begins with ``source``."""
     checked: dict[str, str] = {}
     for figure, rule in rules.items():
         if figure == FAIL_ON and isinstance(rule, Sequence) and not isinstance(rule, str):
@@ -140,27 +140,27 @@ def check_rules(rules: Mapping[str, object], where: str) -> dict[str, str]:
         if isinstance(rule, (int, float)) and not isinstance(rule, bool):
             rule = repr(rule)
         if not isinstance(figure, str) or not isinstance(rule, str):
-            raise UsageError(f'{where}: {figure} = {rule!r} is not a rule; write figure = "tolerance"')
+            raise UsageError(f'{source}: {figure} = {rule!r} is not a rule; write figure = "tolerance"')
         checked[figure] = rule
     try:
         policy(checked)
     except UsageError as error:
-        raise UsageError(f"{where}: {error}") from None
+        raise UsageError(f"{source}: {error}") from None
     return checked
 
 
-def check_figures(figures: Iterable[str], known: Mapping[str, str | None]) -> None:
+def check_figures(figures: Iterable[str], better_sides: Mapping[str, str | None]) -> None:
     """Check that each figure with a rule can be judged.
 
-    ``known`` maps the figures of all cells to their better side, "higher" or "lower". Raises UsageError for a figure
-    that is not in it, or has no better side.
+    ``better_sides`` maps the figures of all cells to "higher", "lower" or None. Raises UsageError for a figure that is
+    missing there, or maps to None.
     """
     for figure in figures:
         if figure in (LATENCY, FAIL_ON):
             continue
-        if figure not in known:
-            raise UsageError(f"gate: no cell has a figure {figure!r}{nearest(figure, {LATENCY, *known})}")
-        if known[figure] is None:
+        if figure not in better_sides:
+            raise UsageError(f"gate: no cell has a figure {figure!r}{nearest(figure, {LATENCY, *better_sides})}")
+        if better_sides[figure] is None:
             raise UsageError(
                 f"gate: the figure {figure!r} cannot be judged, as it declares no better side; remove its rule"
             )
@@ -168,8 +168,8 @@ def check_figures(figures: Iterable[str], known: Mapping[str, str | None]) -> No
 
 def _outcomes(text: str) -> frozenset[Outcome]:
     outcomes = set()
-    for part in filter(None, (part.strip() for part in text.removeprefix("none").split("+"))):
-        if part not in OUTCOMES:
-            raise UsageError(f"gate: fail_on = {text!r}: {part!r} is not an outcome{nearest(part, OUTCOMES)}")
-        outcomes.add(part)
+    for name in filter(None, (name.strip() for name in text.removeprefix("none").split("+"))):
+        if name not in OUTCOMES:
+            raise UsageError(f"gate: fail_on = {text!r}: {name!r} is not an outcome{nearest(name, OUTCOMES)}")
+        outcomes.add(name)
     return frozenset(outcome for outcome in OUTCOMES if outcome in outcomes)

@@ -44,7 +44,7 @@ class Fingerprint:
     def __str__(self) -> str:
         if not self.known:
             return "unknown machine"
-        parts = (
+        descriptions = (
             self.cpu,
             self.architecture,
             _count(self.cpus, "CPU"),
@@ -53,7 +53,7 @@ class Fingerprint:
             self.system,
             {True: "virtual", False: "not virtual", None: None}[self.hypervisor],
         )
-        return ", ".join(part for part in parts if part)
+        return ", ".join(description for description in descriptions if description)
 
 
 def fingerprint(facts: Mapping[str, Any]) -> Fingerprint:
@@ -85,5 +85,5 @@ def _whole(value: object) -> int | None:
     return value if isinstance(value, int) and not isinstance(value, bool) else None
 
 
-def _count(number: int | None, what: str) -> str | None:
-    return None if number is None else f"{number} {what}{'' if number == 1 else 's'}"
+def _count(number: int | None, noun: str) -> str | None:
+    return None if number is None else f"{number} {noun}{'' if number == 1 else 's'}"

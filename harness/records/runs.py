@@ -84,19 +84,19 @@ def collect(paths: Sequence[Path]) -> tuple[list[Run], list[str]]:
             if named:
                 raise
             remarks.append(f"passed over: {str(error).partition(';')[0]}")
-    kept: list[Run] = []
+    unique: list[Run] = []
     for run in sorted(runs.values(), key=lambda run: run.date):
-        twin = next((other for other in reversed(kept) if _same(run, other)), None)
+        twin = next((earlier for earlier in reversed(unique) if _same(run, earlier)), None)
         if twin is None:
-            kept.append(run)
+            unique.append(run)
             remarks.extend(_doubts(run))
         else:
             remarks.append(f"passed over: {run.path} is a copy of {twin.path}")
-    if not kept:
+    if not unique:
         raise UsageError(
             "\n".join([f"there is no run in {', '.join(map(str, paths))}; make one with --benchmark-json", *remarks])
         )
-    return kept, remarks
+    return unique, remarks
 
 
 def labels(runs: Sequence[Run]) -> list[str]:
@@ -200,9 +200,9 @@ def commit_of(info: Any) -> Commit:
     if not isinstance(info, Mapping):
         return Commit()
     name, branch = info.get("id"), info.get("branch")
-    known = isinstance(name, str) and re.fullmatch(r"[0-9a-f]{7,64}", name)
+    is_hash = isinstance(name, str) and re.fullmatch(r"[0-9a-f]{7,64}", name)
     return Commit(
-        id=name if known else None,
+        id=name if is_hash else None,
         branch=branch if isinstance(branch, str) else None,
         dirty=info.get("dirty") is True,
         date=_date(info.get("time")),

@@ -38,12 +38,12 @@ class Confirmations:
     def run(self, records: Sequence[Record]) -> None:
         """Time what looks slower in these records again, in processes that are started for it."""
         waiting = [timing_id for timing_id in suspects(records) if timing_id not in self.results]
-        for versus, other in VERSUS.items():
+        for versus, model in VERSUS.items():
             family = [timing_id for timing_id in waiting if timing_id[1] == versus]
             if not family:
                 continue
             is_slower, it = ("is slower than its", "it") if len(family) == 1 else ("are slower than their", "them")
-            logger.info(f"{pluralize(len(family), 'cell')} {is_slower} {other}; timing {it} in fresh processes")
+            logger.info(f"{pluralize(len(family), 'cell')} {is_slower} {model}; timing {it} in fresh processes")
             self._pool.renew()
             for timing_id in family:
                 self._confirm(timing_id)

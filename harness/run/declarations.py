@@ -40,9 +40,9 @@ def declaration(name: str, figure: MetricValue) -> MetricSpec:
     Records of version 0.1 hold neither ``exact``, ``per_machine``, ``gate`` nor ``role``; there, the installed metric's
     declaration counts.
     """
-    known = _specs().get((figure.metric, name))
-    if known is not None and not (figure.exact or figure.per_machine or figure.gate is not None or figure.role):
-        return known
+    installed = _specs().get((figure.metric, name))
+    if installed is not None and not (figure.exact or figure.per_machine or figure.gate is not None or figure.role):
+        return installed
     return MetricSpec(
         name,
         unit=figure.unit,
@@ -88,10 +88,10 @@ def _specs() -> Mapping[tuple[str, str], MetricSpec]:
 
 @functools.cache
 def _specs_of_all(plugins: Plugins, metrics: tuple[str, ...]) -> Mapping[tuple[str, str], MetricSpec]:
-    known: dict[tuple[str, str], MetricSpec] = {}
+    specs: dict[tuple[str, str], MetricSpec] = {}
     for name in metrics:
         try:
-            known.update({(name, spec.name): spec for spec in specs_of(name, ANY_TASK, plugins)})
+            specs.update({(name, spec.name): spec for spec in specs_of(name, ANY_TASK, plugins)})
         except HarnessError as error:
             plugins.note(plugins.metrics.origin(name), str(error))
-    return known
+    return specs

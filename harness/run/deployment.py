@@ -99,8 +99,8 @@ class Deployment:
     def inputs(self, cell: Cell) -> Path:
         """The .npy file of the test examples that the cell's calls are timed on."""
         test = self._data(cell).test.inputs
-        chosen = np.sort(np.random.default_rng(0).permutation(len(test))[:TIMED_INPUTS])
-        return self._arrays(cell, "timed", test[chosen])
+        rows = np.sort(np.random.default_rng(0).permutation(len(test))[:TIMED_INPUTS])
+        return self._arrays(cell, "timed", test[rows])
 
     def _data(self, cell: Cell) -> Data:
         layout = self._plugins.architectures.get(cell.architecture).layout

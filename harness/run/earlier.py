@@ -32,15 +32,15 @@ def check_gate_rules(cells: Sequence[Cell], plugins: Plugins, options: Options) 
     """Raise UsageError for a gate rule that can judge nothing in these cells, before hours are spent."""
     from harness.run.declarations import specs_of
 
-    known: dict[str, str | None] = {}
+    better_sides: dict[str, str | None] = {}
     for cell in cells:
         layout = plugins.architectures.get(cell.architecture).layout
         task = plugins.datasets.get(cell.dataset).task_in(layout)
         for name in plugins.metrics:
-            known.update({spec.name: spec.better for spec in specs_of(name, task, plugins)})
+            better_sides.update({spec.name: spec.better for spec in specs_of(name, task, plugins)})
     declared = {figure for cell in cells for figure in cell.gate}
-    check_figures([*options.rules, *sorted(declared)], known)
-    for figure in options.project_rules.keys() - known.keys() - {LATENCY, FAIL_ON}:
+    check_figures([*options.rules, *sorted(declared)], better_sides)
+    for figure in options.project_rules.keys() - better_sides.keys() - {LATENCY, FAIL_ON}:
         logger.warning(f"[tool.harness.gate] has a rule for {figure!r}, which no cell of this run has")
 
 

@@ -62,8 +62,8 @@ def figures(context: CellContext) -> dict[str, MetricValue]:
         headline_names = headlines(specs)
         for spec in specs:
             if spec.name in values_by_name:
-                other = values_by_name[spec.name].metric
-                raise CellError(f"metrics {other!r} and {name!r} both give a figure {spec.name!r}; rename one")
+                earlier_metric = values_by_name[spec.name].metric
+                raise CellError(f"metrics {earlier_metric!r} and {name!r} both give a figure {spec.name!r}; rename one")
             value = _value(name, spec.name, values)
             interval = None
             if value is not None and spec.name in weighted:
@@ -125,10 +125,10 @@ def _value(metric: str, figure: str, values: object) -> float | None:
 def bootstrapped(function: WeightedMetric, candidate: CellContext, reference: CellContext | None = None) -> Interval:
     """A value of the candidate, or its difference from the reference, with a bootstrap interval over patients."""
     scores, targets, patients = candidate.scores, candidate.targets, candidate.patients
-    found = (
+    interval = (
         bootstrap(function, scores, targets, patients)
         if reference is None
         else paired_bootstrap(function, reference.scores, scores, targets, patients)
     )
-    method = f"bootstrap over {found.patients} patients, {found.repetitions} samples"
-    return Interval(float(found.estimate), found.low, found.high, found.level, method)
+    method = f"bootstrap over {interval.patients} patients, {interval.repetitions} samples"
+    return Interval(float(interval.estimate), interval.low, interval.high, interval.level, method)

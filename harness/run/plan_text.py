@@ -28,7 +28,7 @@ def plan_document(run: Session) -> dict[str, Any]:
     estimate = DurationEstimate(run.plan, run.plugins, run.store)
     missing = {node.key for node in run.plan.needed(run.store.has)}
     cells, timing = [], 0.0
-    for cell in run.planner.selected:
+    for cell in run.planner.runnable:
         problem = run.plan.problems.get(cell.name)
         shape = Shape(None, None, str(problem)) if problem else shape_of(cell.dataset, cell.architecture, cell.steps)
         timing += estimate.time(shape.macs, run.options.preset)
@@ -45,7 +45,7 @@ def plan_document(run: Session) -> dict[str, Any]:
             "macs": shape.macs,
         }
         cells.append(row | ({"problem": shape.problem} if shape.problem else {}))
-    timing += estimate.start(run.options.preset) * len({cell.profile for cell in run.planner.selected})
+    timing += estimate.start(run.options.preset) * len({cell.profile for cell in run.planner.runnable})
     steps = []
     for node in run.plan.nodes.values():
         refused = shape_of(node.root.dataset, node.root.architecture, node.steps).problem

@@ -19,32 +19,31 @@ logger = logging.getLogger(__name__)
 
 
 class Planner:
-    """The cells of a run with their references, and the plan of their steps; warns of what cannot run.
+    """Plans the cells of a run, their references and their steps; warns of cells that cannot run.
 
-    ``known`` has all cells by name, because references need not be selected. ``fingerprint`` names the content of a
-    data set.
+    ``cells_by_name`` has all cells, because references need not be selected. ``fingerprint`` takes a data set.
     """
 
     def __init__(
         self,
-        chosen: Sequence[Cell],
-        known: Mapping[str, Cell],
+        selected: Sequence[Cell],
+        cells_by_name: Mapping[str, Cell],
         plugins: Plugins,
         fingerprint: Callable[[str], str],
         options: Options,
     ) -> None:
-        #: Every selected cell, and those of them that can be tried.
-        self.chosen = list(chosen)
-        self.selected = [cell for cell in chosen if cell.skip is None and cell.problem is None]
-        self._references = {cell.name: known[cell.reference_name] for cell in self.selected}
-        self._warn_of(cell.problem for cell in chosen if cell.skip is None and cell.problem)
+        #: Every selected cell, and those that are neither skipped nor refused.
+        self.selected = list(selected)
+        self.runnable = [cell for cell in selected if cell.skip is None and cell.problem is None]
+        self._references = {cell.name: cells_by_name[cell.reference_name] for cell in self.runnable}
+        self._warn_of(cell.problem for cell in selected if cell.skip is None and cell.problem)
         self._unmeasurable = self._profiles_not_available() if options.timed else {}
-        measurable = [cell for cell in self.selected if cell.profile not in self._unmeasurable]
-        cells = {cell.name: cell for own in measurable for cell in (own, self._references[own.name])}
+        measurable = [cell for cell in self.runnable if cell.profile not in self._unmeasurable]
+        cells = {cell.name: cell for measured in measurable for cell in (measured, self._references[measured.name])}
         self.plan = planning.make(cells.values(), plugins, fingerprint, options.preset, options.device)
         self._warn_of(str(error) for error in self.plan.problems.values())
-        selected = {cell.name for cell in self.selected}
-        if untrained := [cell for cell in self.plan.untrained() if cell in selected]:
+        names = {cell.name for cell in self.runnable}
+        if untrained := [name for name in self.plan.untrained() if name in names]:
             named = f"{untrained[0]} and {len(untrained) - 1} more" if len(untrained) > 1 else untrained[0]
             logger.warning(f"no step of its recipe trains the network of {named}")
 
@@ -52,25 +51,25 @@ class Planner:
         return self._references[cell.name]
 
     def key_of(self, cell: Cell) -> str:
-        """The key of the cell's artefact. Raises the HarnessError for which the cell cannot be built."""
+        """The key of the cell's artefact. Raises the HarnessError that prevents building it."""
         if cell.name in self.plan.problems:
             raise self.plan.problems[cell.name]
         return self.plan.artefacts[cell.name]
 
     def check_profile(self, cell: Cell) -> None:
-        """Raise MeasureError when this machine cannot give the cell's profile."""
+        """Raise MeasureError if this machine cannot provide the cell's profile."""
         if cell.profile in self._unmeasurable:
             raise self._unmeasurable[cell.profile]
 
     def _profiles_not_available(self) -> dict[Profile, MeasureError]:
-        """The profiles that this machine cannot give, found before hours are spent on building."""
+        """The profiles that this machine cannot provide: known before hours are spent on building."""
         problems: dict[Profile, MeasureError] = {}
-        for profile in dict.fromkeys(cell.profile for cell in self.selected):
+        for profile in dict.fromkeys(cell.profile for cell in self.runnable):
             try:
                 worker_environment(profile)
             except MeasureError as error:
                 problems[profile] = error
-                count = sum(cell.profile == profile for cell in self.selected)
+                count = sum(cell.profile == profile for cell in self.runnable)
                 logger.warning(f"{pluralize(count, 'cell')} cannot be timed: {error}")
         return problems
 

@@ -119,7 +119,7 @@ class Recorder:
         """
         measured = {record.name for record in self.records}
         missing = []
-        for cell in self._planner.chosen:
+        for cell in self._planner.selected:
             if cell.name in measured:
                 continue
             if cell.skip is not None:

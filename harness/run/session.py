@@ -39,12 +39,12 @@ class Session:
     def __init__(
         self,
         selected: Sequence[Cell],
-        known: Mapping[str, Cell],
+        cells_by_name: Mapping[str, Cell],
         plugins: Plugins,
         options: Options,
         stream: TextIO | None,
     ) -> None:
-        """``selected`` are the cells to run; ``known`` has all cells by name, for references that are not selected."""
+        """``selected`` are the cells to run. ``cells_by_name`` has all cells, for references that are not selected."""
         self.options = options
         self.plugins = plugins
         self.display = Display(stream)
@@ -52,11 +52,11 @@ class Session:
         shared = None if options.shared is None else SharedStore(options.shared, trusted)
         self.store = Store(options.store, shared)
         self.library = Library(plugins, self.store, options.data, self.display)
-        self.planner = Planner(selected, known, plugins, self.library.fingerprint, options)
+        self.planner = Planner(selected, cells_by_name, plugins, self.library.fingerprint, options)
         self.baseline = None
         if options.baseline is not None:
-            check_gate_rules(self.planner.selected, plugins, options)
-            self.baseline = options.baseline.aligned({cell.suite for cell in known.values()})
+            check_gate_rules(self.planner.runnable, plugins, options)
+            self.baseline = options.baseline.aligned({cell.suite for cell in cells_by_name.values()})
         self.recorder = Recorder(self.planner, plugins, self.store, options)
         self._executor: Executor | None = None
         self._workers: Workers | None = None
@@ -111,7 +111,7 @@ class Session:
             duration = format_duration(sum(map(estimate.build, missing)))
             logger.info(f"{pluralize(len(missing), 'step')} to build, in about {duration}")
         executor.build_all()
-        earlier = set() if self._earlier is None else self._earlier.keys(self.planner.selected)
+        earlier = set() if self._earlier is None else self._earlier.keys(self.planner.runnable)
         for key in earlier:  # fetched now: while cells are timed nothing else may happen
             self.store.get(key)
         self.store.share(earlier | self.plan.nodes.keys())

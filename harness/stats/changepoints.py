@@ -73,8 +73,8 @@ def change_points(
     Raises ValueError for values that are not finite, or not positive for the scale "ratio".
     """
     raw = np.asarray(values, dtype=float)
-    own = np.asarray([0.0 if error is None else error for error in errors], dtype=float)
-    if raw.shape != own.shape or not np.isfinite(raw).all() or (scale == "ratio" and not (raw > 0).all()):
+    run_errors = np.asarray([0.0 if error is None else error for error in errors], dtype=float)
+    if raw.shape != run_errors.shape or not np.isfinite(raw).all() or (scale == "ratio" and not (raw > 0).all()):
         raise ValueError("a series needs finite values (positive ones for ratios) and as many standard errors")
     if not len(raw):
         return []
@@ -84,10 +84,10 @@ def change_points(
         return []
     unit = 1.0 if scale == "ratio" else float(np.abs(raw).max()) or 1.0
     series = np.log(raw) if scale == "ratio" else raw / unit
-    series, own = series - np.median(series), own / unit
-    floor = max(_typical(own[own > 0]), ROUNDING)
+    series, run_errors = series - np.median(series), run_errors / unit
+    floor = max(_typical(run_errors[run_errors > 0]), ROUNDING)
     breaks = _segment(_winsorize(series, floor), floor)
-    return _significant(raw, series, own, breaks, scale, margin)
+    return _significant(raw, series, run_errors, breaks, scale, margin)
 
 
 def _segment(series: Array, floor: float) -> list[int]:
@@ -146,12 +146,14 @@ def _significant(
     quantile = float(stats.norm.isf(LEVEL / 2 / (len(series) - 1)))
     while remaining:
         changes = _changes(raw, remaining)
-        parts, own = np.split(series, remaining), np.split(errors, remaining)
+        segments, segment_errors = np.split(series, remaining), np.split(errors, remaining)
         failing = []
         for place, change in enumerate(changes):
-            shift = abs(float(parts[place + 1].mean() - parts[place].mean()))
-            explained = quantile * math.hypot(_error_of_mean(own[place]), _error_of_mean(own[place + 1]))
-            separated = _separated(parts[place], parts[place + 1])
+            shift = abs(float(segments[place + 1].mean() - segments[place].mean()))
+            explained = quantile * math.hypot(
+                _error_of_mean(segment_errors[place]), _error_of_mean(segment_errors[place + 1])
+            )
+            separated = _separated(segments[place], segments[place + 1])
             if not separated or not _exceeds(change, scale, margin) or shift <= explained:
                 failing.append((shift, place))
         if not failing:
@@ -174,7 +176,7 @@ def _exceeds(change: ChangePoint, scale: Scale, margin: float) -> bool:
 
 
 def _changes(values: Array, breaks: Sequence[int]) -> list[ChangePoint]:
-    levels = [float(np.median(part)) for part in np.split(values, breaks)]
+    levels = [float(np.median(segment)) for segment in np.split(values, breaks)]
     return [ChangePoint(index, *pair) for index, pair in zip(breaks, itertools.pairwise(levels), strict=True)]
 
 

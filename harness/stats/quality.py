@@ -44,8 +44,8 @@ def auroc(
     McNeil 1982, doi:10.1148/radiology.143.1.7063747). NaN for a label without positives or without negatives, and for
     scores that are not finite. ``scores`` and ``targets`` are (n, labels), targets 0 or 1.
     """
-    every = np.ones((len(scores), 1)) if weights is None else weights
-    rows = [_auroc(score, target > 0.5, every) for score, target in zip(scores.T, np.asarray(targets).T, strict=True)]
+    columns = np.ones((len(scores), 1)) if weights is None else weights
+    rows = [_auroc(score, target > 0.5, columns) for score, target in zip(scores.T, np.asarray(targets).T, strict=True)]
     areas: NDArray[np.float64] = np.stack(rows)
     return areas[:, 0] if weights is None else areas
 
@@ -130,10 +130,10 @@ def _average_precision(
     order = np.argsort(-score, kind="stable")
     ranked = score[order]
     thresholds = np.flatnonzero(np.append(ranked[1:] != ranked[:-1], True))
-    every = np.cumsum(weights[order], axis=0)[thresholds]
+    selected = np.cumsum(weights[order], axis=0)[thresholds]
     true = np.cumsum(weights[order] * positive[order, None], axis=0)[thresholds]
     gained = np.diff(true, axis=0, prepend=0)
-    precision = np.divide(true, every, out=np.zeros_like(true), where=every > 0)
+    precision = np.divide(true, selected, out=np.zeros_like(true), where=selected > 0)
     return _over((gained * precision).sum(axis=0), true[-1])
 
 
@@ -230,6 +230,6 @@ def _resampled(
 
 def _draw(random: np.random.Generator, patients: int, samples: int) -> NDArray[np.float64]:
     """Draw bootstrap samples: how often each patient is in each sample, (patients, samples)."""
-    chosen = random.integers(patients, size=(patients, samples))
-    entries = chosen * samples + np.arange(samples)
+    drawn = random.integers(patients, size=(patients, samples))
+    entries = drawn * samples + np.arange(samples)
     return np.bincount(entries.ravel(), minlength=patients * samples).reshape(patients, samples).astype(np.float64)

@@ -156,12 +156,14 @@ def log_ratios(per_process: Sequence[float]) -> NDArray[np.float64]:
 
 def _paired_logs(reference: ArrayLike, candidate: ArrayLike) -> NDArray[np.float64]:
     """Check paired times and return their log ratios, (processes, pairs)."""
-    base, other = np.asarray(reference, dtype=float), np.asarray(candidate, dtype=float)
-    if base.ndim != 2 or base.shape != other.shape or base.size == 0:
-        raise MeasureError(f"paired times need two (processes, pairs) arrays of one shape: {base.shape}, {other.shape}")
-    if not (np.isfinite(base).all() and np.isfinite(other).all() and (base > 0).all() and (other > 0).all()):
+    base, compared = np.asarray(reference, dtype=float), np.asarray(candidate, dtype=float)
+    if base.ndim != 2 or base.shape != compared.shape or base.size == 0:
+        raise MeasureError(
+            f"paired times need two (processes, pairs) arrays of one shape: {base.shape}, {compared.shape}"
+        )
+    if not (np.isfinite(base).all() and np.isfinite(compared).all() and (base > 0).all() and (compared > 0).all()):
         raise MeasureError("a timed call took zero time: the clock is too coarse for this model")
-    return np.asarray(np.log(other / base))
+    return np.asarray(np.log(compared / base))
 
 
 def _check_share(name: str, value: float) -> None:

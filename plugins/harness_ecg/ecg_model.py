@@ -34,9 +34,9 @@ REACH = np.arange(-40, 75)
 
 def projection() -> NDArray[np.float64]:
     """Return the matrix (12, 3) from the dipole to the leads I, II, III, aVR, aVL, aVF, V1 ... V6."""
-    one, two = np.array(_DOWER["I"]), np.array(_DOWER["II"])
-    limb = [one, two, two - one, -(one + two) / 2, one - two / 2, two - one / 2]
-    return np.array([*limb, *(np.array(_DOWER[f"V{i}"]) for i in range(1, 7))])
+    i, ii = np.array(_DOWER["I"]), np.array(_DOWER["II"])
+    limb = [i, ii, ii - i, -(i + ii) / 2, i - ii / 2, ii - i / 2]
+    return np.array([*limb, *(np.array(_DOWER[f"V{k}"]) for k in range(1, 7))])
 
 
 @dataclasses.dataclass(frozen=True)
@@ -60,10 +60,13 @@ class Anatomy:
         )
 
 
-def waves(labels: Iterable[str], territory: int, left: bool, sign: float, anatomy: Anatomy) -> NDArray[np.float64]:
+def waves(
+    labels: Iterable[str], territory: int, left_bundle: bool, sign: float, anatomy: Anatomy
+) -> NDArray[np.float64]:
     """Return the Gaussian waves of one beat, a row each: centre and width in s from the R peak, amplitude (3) in mV.
 
-    ``sign`` scales the labels' changes of a normal beat; ``territory`` is the infarct's, ``left`` the blocked bundle.
+    ``sign`` scales the changes that the labels make to a normal beat. ``territory`` is that of the infarct;
+    ``left_bundle`` says whether the left bundle is blocked, or the right one.
     """
     labels = set(labels)
     wide = 1 + 0.8 * sign if "CD" in labels else 1.0
@@ -80,9 +83,9 @@ def waves(labels: Iterable[str], territory: int, left: bool, sign: float, anatom
     if "HYP" in labels:  # tall R to the left, deep S in front, strain-free
         main = main + sign * np.array((1.0, -0.25, 0.75))
     if "CD" in labels:  # a late second peak towards the blocked side, and none of the septum's q when it is the left
-        late = np.array((0.75, -0.20, 0.45)) if left else np.array((-0.55, 0.05, -0.75))
+        late = np.array((0.75, -0.20, 0.45)) if left_bundle else np.array((-0.55, 0.05, -0.75))
         added.append((0.055 * wide / 1.4, 0.016 * wide, sign * late))
-        septal = septal * (1 - sign) if left else septal
+        septal = septal * (1 - sign) if left_bundle else septal
     if "STTC" in labels:  # depressed ST and inverted T
         recovery = recovery * (1 - 1.6 * sign)
         added.append((0.12, 0.05, -0.14 * sign * np.array((0.8, 0.5, -0.4))))

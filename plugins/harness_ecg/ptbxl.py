@@ -27,7 +27,7 @@ RATE = 100
 LENGTH = 1000
 SIGNALS = "records100"
 #: The official splits: the folds of each.
-PARTS = {"train": tuple(range(1, 9)), "validation": (9,), "test": (10,)}
+SPLITS = {"train": tuple(range(1, 9)), "validation": (9,), "test": (10,)}
 #: Study B does not state what it does with records that have none of the five labels (411 of 21,799). We drop them,
 #: as the field's reference benchmark does (Strodthoff et al. 2021). It matters little: one and the same CNN had a
 #: test AUROC of 0.930 without them and 0.929 with them.
@@ -72,8 +72,8 @@ class PTBXL(Dataset):
     def load(self, folder: Path, cache: Path, progress: Progress = silent) -> Data:
         from harness.data.cache import cached
 
-        parts, fingerprint = self._survey(folder)
-        return self._data(cached(cache, fingerprint, lambda: self._arrays(folder, parts, progress)))
+        splits, fingerprint = self._survey(folder)
+        return self._data(cached(cache, fingerprint, lambda: self._arrays(folder, splits, progress)))
 
     def fetch(self, folder: Path, progress: Progress = silent) -> None:
         """Download the two tables and the 100 Hz recordings (about 0.5 GB), the tables last.
@@ -107,7 +107,7 @@ class PTBXL(Dataset):
         rules = {
             "dataset": [self.name, self.version],
             "labels": LABELS,
-            "parts": PARTS,
+            "parts": SPLITS,
             "unlabelled": KEEP_UNLABELLED,
             "preprocessing": preprocessing.VERSION,
         }
@@ -119,11 +119,11 @@ class PTBXL(Dataset):
             digest.update(header)
         digest.update(json.dumps(_hash_recordings(folder)).encode())
         rows = list(zip(records, headers, strict=True))
-        parts = {part: [row for row in rows if row[0].fold in folds] for part, folds in PARTS.items()}
-        return parts, digest.hexdigest()
+        splits = {split: [row for row in rows if row[0].fold in folds] for split, folds in SPLITS.items()}
+        return splits, digest.hexdigest()
 
     def _arrays(
-        self, folder: Path, parts: dict[str, list[tuple[Record, bytes]]], progress: Progress
+        self, folder: Path, splits: dict[str, list[tuple[Record, bytes]]], progress: Progress
     ) -> dict[str, NDArray[Any]]:
         """Compute the arrays to cache: inputs, targets and patients of each split, checked."""
         import numpy as np
@@ -132,22 +132,22 @@ class PTBXL(Dataset):
         from harness_ecg.wfdb_format import Layout
 
         arrays: dict[str, NDArray[Any]] = {}
-        for part, inputs in read_inputs(folder, parts, Layout(RATE, LENGTH, LEADS, "mV"), progress).items():
-            records = [record for record, _ in parts[part]]
+        for split, inputs in read_inputs(folder, splits, Layout(RATE, LENGTH, LEADS, "mV"), progress).items():
+            records = [record for record, _ in splits[split]]
             targets = np.array([[label in record.labels for label in LABELS] for record in records], np.float32)
-            arrays[f"{part}-inputs"] = inputs
-            arrays[f"{part}-targets"] = targets.reshape(len(records), len(LABELS))
-            arrays[f"{part}-patients"] = np.array([record.patient for record in records], np.str_)
+            arrays[f"{split}-inputs"] = inputs
+            arrays[f"{split}-targets"] = targets.reshape(len(records), len(LABELS))
+            arrays[f"{split}-patients"] = np.array([record.patient for record in records], np.str_)
         self._data(arrays).check(self.name)
         return arrays
 
     def _data(self, arrays: Mapping[str, NDArray[Any]]) -> Data:
         """Build the data set from the cached arrays."""
-        parts = {
-            part: Split(arrays[f"{part}-inputs"], arrays[f"{part}-targets"], arrays[f"{part}-patients"])
-            for part in PARTS
+        splits = {
+            split: Split(arrays[f"{split}-inputs"], arrays[f"{split}-targets"], arrays[f"{split}-patients"])
+            for split in SPLITS
         }
-        return Data(self.task, **parts)
+        return Data(self.task, **splits)
 
 
 def _has_layout(folder: Path) -> bool:

@@ -41,7 +41,7 @@ def read_headers(folder: Path, records: Sequence[Record]) -> list[bytes]:
 
 
 def read_inputs(
-    folder: Path, parts: Mapping[str, Sequence[tuple[Record, bytes]]], layout: Layout, progress: Progress
+    folder: Path, splits: Mapping[str, Sequence[tuple[Record, bytes]]], layout: Layout, progress: Progress
 ) -> dict[str, NDArray[np.float32]]:
     """Read the recordings of each split, (n, leads, samples): filtered, each lead standardised by the training split.
 
@@ -49,32 +49,32 @@ def read_inputs(
     invalid samples.
     """
     shape = (len(layout.names), layout.length)
-    inputs = {part: np.empty((len(rows), *shape), np.float32) for part, rows in parts.items()}
+    inputs = {split: np.empty((len(rows), *shape), np.float32) for split, rows in splits.items()}
     blocks = [
-        (part, slice(start, start + BLOCK)) for part, rows in parts.items() for start in range(0, len(rows), BLOCK)
+        (split, slice(start, start + BLOCK)) for split, rows in splits.items() for start in range(0, len(rows), BLOCK)
     ]
-    total, sums, squares = sum(map(len, parts.values())), np.zeros(shape[0]), np.zeros(shape[0])
+    total, sums, squares = sum(map(len, splits.values())), np.zeros(shape[0]), np.zeros(shape[0])
 
     def prepare(block: tuple[str, slice]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-        part, here = block
-        cleaned = clean(_read_block(folder, parts[part][here], layout), layout.rate)
-        inputs[part][here] = cleaned
+        split, here = block
+        cleaned = clean(_read_block(folder, splits[split][here], layout), layout.rate)
+        inputs[split][here] = cleaned
         return cleaned.sum(axis=(0, 2)), np.einsum("rls,rls->l", cleaned, cleaned)
 
     def standardise(block: tuple[str, slice]) -> None:
-        part, here = block
-        inputs[part][here] -= mean
-        inputs[part][here] /= deviation
+        split, here = block
+        inputs[split][here] -= mean
+        inputs[split][here] /= deviation
 
     pool = ThreadPoolExecutor(workers())
     try:
         # In order, so that the sums do not depend on the number of processors, to the last bit
-        for (part, here), (block_sum, block_squares) in zip(blocks, pool.map(prepare, blocks), strict=True):
-            if part == "train":
+        for (split, here), (block_sum, block_squares) in zip(blocks, pool.map(prepare, blocks), strict=True):
+            if split == "train":
                 sums += block_sum
                 squares += block_squares
-            progress(min(here.stop, len(parts[part])) + _before(parts, part), total, "reading recordings")
-        count = max(1, len(parts["train"]) * layout.length)
+            progress(min(here.stop, len(splits[split])) + _before(splits, split), total, "reading recordings")
+        count = max(1, len(splits["train"]) * layout.length)
         variance = squares / count - (sums / count) ** 2
         if (variance <= 0).any():
             dead = layout.names[int(np.argmax(variance <= 0))]
@@ -110,10 +110,10 @@ def _read_block(folder: Path, rows: Sequence[tuple[Record, bytes]], layout: Layo
     return signals
 
 
-def _before(parts: Mapping[str, Sequence[object]], part: str) -> int:
+def _before(splits: Mapping[str, Sequence[object]], split: str) -> int:
     """Count the recordings of the splits before this one."""
-    names = list(parts)
-    return sum(len(parts[name]) for name in names[: names.index(part)])
+    names = list(splits)
+    return sum(len(splits[name]) for name in names[: names.index(split)])
 
 
 def _named(folder: Path, record: Record, error: DataError) -> DataError:

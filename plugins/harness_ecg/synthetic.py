@@ -126,15 +126,15 @@ def _recording(folder: Path, ecg_id: int, patient: int, fold: int, labels: tuple
 
     anatomy = Anatomy.draw(np.random.default_rng((SEED, 1, patient)))
     random = np.random.default_rng((SEED, 2, ecg_id))
-    territory, left = int(random.integers(len(TERRITORIES))), bool(random.integers(2))
+    territory, left_bundle = int(random.integers(len(TERRITORIES))), bool(random.integers(2))
     sign = FAINT if random.random() < HARD else random.uniform(0.4, 1.0)
     rate = anatomy.rate * random.uniform(0.95, 1.05)
     name = f"{SIGNALS}/{ecg_id // 1000 * 1000:05d}/{ecg_id:05d}_lr"
-    _write_record(folder / name, recording(waves(labels, territory, left, sign, anatomy), rate, random))
+    _write_record(folder / name, recording(waves(labels, territory, left_bundle, sign, anatomy), rate, random))
     codes = {
         "NORM": "NORM",
         "MI": ("AMI", "IMI", "LMI")[territory],
-        "CD": "CLBBB" if left else "CRBBB",
+        "CD": "CLBBB" if left_bundle else "CRBBB",
         "HYP": "LVH",
         "STTC": "NST_",
     }

@@ -43,32 +43,32 @@ def read_records(folder: Path, labels: Sequence[str]) -> list[Record]:
     folds: dict[str, Record] = {}
     files: dict[str, int] = {}
     for line, row in _rows(path, ("ecg_id", "patient_id", "scp_codes", "strat_fold", "filename_lr")):
-        where = f"{path}, line {line}"
-        ecg_id = _number(row["ecg_id"], where, "ecg_id")
-        where += f" (ecg_id {ecg_id})"
+        location = f"{path}, line {line}"
+        ecg_id = _number(row["ecg_id"], location, "ecg_id")
+        location += f" (ecg_id {ecg_id})"
         if ecg_id in lines:
-            raise DataError(f"{where}: the same ecg_id as in line {lines[ecg_id]}; {REMEDY}")
+            raise DataError(f"{location}: the same ecg_id as in line {lines[ecg_id]}; {REMEDY}")
         lines[ecg_id] = line
-        fold = _number(row["strat_fold"], where, "strat_fold")
+        fold = _number(row["strat_fold"], location, "strat_fold")
         if fold not in FOLDS:
-            raise DataError(f"{where}: strat_fold is {fold}, not 1 to 10; {REMEDY}")
-        file = _record_file(row["filename_lr"], where)
+            raise DataError(f"{location}: strat_fold is {fold}, not 1 to 10; {REMEDY}")
+        file = _record_file(row["filename_lr"], location)
         if file in files:
             raise DataError(
-                f"{where}: filename_lr {row['filename_lr']} is the recording of line {files[file]} as well, so that "
+                f"{location}: filename_lr {row['filename_lr']} is the recording of line {files[file]} as well, so that "
                 f"training could see recordings of the test split; {REMEDY}"
             )
         files[file] = line
-        patient = str(_number(row["patient_id"], where, "patient_id")) if row["patient_id"] else f"ecg-{ecg_id}"
+        patient = str(_number(row["patient_id"], location, "patient_id")) if row["patient_id"] else f"ecg-{ecg_id}"
         codes = _codes(row["scp_codes"])
         if codes is None:
-            raise DataError(f"{where}: scp_codes is not a dictionary of codes: {row['scp_codes'][:60]!r}; {REMEDY}")
+            raise DataError(f"{location}: scp_codes is not a dictionary of codes: {row['scp_codes'][:60]!r}; {REMEDY}")
         record_labels = frozenset(classes[code] for code in codes if code in classes)
         record = Record(line, ecg_id, patient, fold, row["filename_lr"], record_labels)
         first = folds.setdefault(patient, record)
         if first.fold != fold:
             raise DataError(
-                f"{where}: patient {patient} is in fold {fold} here and in fold {first.fold} in line {first.line}, "
+                f"{location}: patient {patient} is in fold {fold} here and in fold {first.fold} in line {first.line}, "
                 f"so that training would see patients of the test split; {REMEDY}"
             )
         records.append(record)
@@ -111,24 +111,24 @@ def _rows(path: Path, columns: Sequence[str]) -> Iterator[tuple[int, Mapping[str
         raise DataError(f"{path}: cannot be read as a CSV file ({error}); {REMEDY}") from error
 
 
-def _record_file(name: str, where: str) -> str:
+def _record_file(name: str, location: str) -> str:
     """One spelling for each file that a ``filename_lr`` can name. Raises DataError for a name outside the folder."""
     if not name:
-        raise DataError(f"{where}: filename_lr is empty; {REMEDY}")
+        raise DataError(f"{location}: filename_lr is empty; {REMEDY}")
     file = os.path.normcase(os.path.normpath(name))
     if "\0" in name or os.path.isabs(file) or file.split(os.sep)[0] == os.pardir:
-        raise DataError(f"{where}: filename_lr {name!r} is not a path in the folder; {REMEDY}")
+        raise DataError(f"{location}: filename_lr {name!r} is not a path in the folder; {REMEDY}")
     return file
 
 
-def _number(text: str, where: str, column: str) -> int:
+def _number(text: str, location: str, column: str) -> int:
     """Parse a whole number, which pandas may have written as ``15709.0``."""
     try:
         number = float(text)
         if number != int(number):
             raise ValueError
     except (ValueError, OverflowError):
-        raise DataError(f"{where}: {column} is {text!r}, not a whole number; {REMEDY}") from None
+        raise DataError(f"{location}: {column} is {text!r}, not a whole number; {REMEDY}") from None
     return int(number)
 
 

@@ -111,13 +111,13 @@ class Layout:
         for signal in header.signals:
             if signal.units != self.units:
                 raise _header_error(header.record, f"signal {signal.name} is in {signal.units}, not in {self.units}")
-        for part in header.segments or (header,):
-            for signal in part.signals:
+        for segment in header.segments or (header,):
+            for signal in segment.signals:
                 if signal.checksum is None:
                     raise RecordError(
                         header.record,
-                        f"{part.record}.hea: signal {signal.name} has no checksum, so damage to its samples cannot be "
-                        f"detected; {REMEDY}",
+                        f"{segment.record}.hea: signal {signal.name} has no checksum, so damage to its samples "
+                        f"cannot be detected; {REMEDY}",
                     )
 
 
@@ -330,10 +330,10 @@ def _verify(headers: Sequence[Header], first: NDArray[Any], sums: NDArray[Any]) 
         ("initial value", first, [[signal.initial for signal in header.signals] for header in headers]),
         ("checksum", sums, [[signal.checksum for signal in header.signals] for header in headers]),
     )
-    for what, actual, stated in checks:
+    for quantity, actual, stated in checks:
         expected = np.array(stated, float)  # NaN where the header states none
         difference = actual - expected
-        wrong = (difference % 2**16 if what == "checksum" else difference) != 0
+        wrong = (difference % 2**16 if quantity == "checksum" else difference) != 0
         wrong &= ~np.isnan(expected)
         if wrong.any():
             row, column = np.argwhere(wrong)[0]
@@ -341,8 +341,8 @@ def _verify(headers: Sequence[Header], first: NDArray[Any], sums: NDArray[Any]) 
             signal = header.signals[column]
             raise RecordError(
                 header.record,
-                f"{_signal_path(header, signal.file)}: signal {signal.name} has {what} {actual[row, column]}, but its "
-                f"header says {expected[row, column]:.0f}: the data was changed or damaged; {REMEDY}",
+                f"{_signal_path(header, signal.file)}: signal {signal.name} has {quantity} {actual[row, column]}, but "
+                f"its header says {expected[row, column]:.0f}: the data was changed or damaged; {REMEDY}",
             )
 
 
@@ -351,12 +351,12 @@ def _verify(headers: Sequence[Header], first: NDArray[Any], sums: NDArray[Any]) 
 
 def _read_with_wfdb(header: Header) -> NDArray[np.float64]:
     """The physical signals (signals, frames) of one record, verified and read by wfdb-python."""
-    for part in header.segments or (header,):
+    for segment in header.segments or (header,):
         try:
-            if part.is_fast:
-                _read_fast([part])
+            if segment.is_fast:
+                _read_fast([segment])
             else:
-                _verify_with_wfdb(part)
+                _verify_with_wfdb(segment)
         except RecordError as error:
             raise RecordError(header.record, str(error)) from error
     # wfdb's own mean over a frame would take an invalid sample for a number

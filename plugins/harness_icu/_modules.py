@@ -29,14 +29,14 @@ def drop_skipped(inputs: Tensor) -> tuple[Tensor, Index, Tensor]:
     step changes no state of any layer. So a recurrent network that reads only the others has, at the last of them, the
     state that Keras's masking gives; steps behind it are ignored.
     """
-    there = inputs.abs().sum(dim=2) != 0  # many times faster than any()
-    complete = there.all()
+    unmasked = inputs.abs().sum(dim=2) != 0  # many times faster than any()
+    complete = unmasked.all()
     # The branch is only for speed; an exporter would make one side permanent, so it gets the general one.
     exporting = torch.compiler.is_compiling() or torch.jit.is_tracing()  # type: ignore[attr-defined,no-untyped-call]
     if not exporting and bool(complete):
         return inputs, (slice(None), -1), complete.logical_not()
-    steps = there.sum(dim=1)
-    order = torch.argsort(there.logical_not().to(torch.uint8), dim=1, stable=True)
+    steps = unmasked.sum(dim=1)
+    order = torch.argsort(unmasked.logical_not().to(torch.uint8), dim=1, stable=True)
     inputs = inputs.gather(1, order[:, :, None].expand_as(inputs))
     examples = torch.arange(inputs.shape[0], device=inputs.device)
     return inputs, (examples, (steps - 1).clamp(min=0)), steps[:, None] == 0
@@ -96,19 +96,19 @@ class HiddenLayerLSTM(nn.Module):
         """Initialize as Keras would: Glorot's weights for every H and W, and biases as in its LSTM."""
         with torch.no_grad():
             for gate, outer in enumerate(self.outer):
-                whole = nn.init.xavier_uniform_(torch.empty(self.inner_size, self.input_size + self.hidden_size))
+                weights = nn.init.xavier_uniform_(torch.empty(self.inner_size, self.input_size + self.hidden_size))
                 rows = slice(gate * self.inner_size, (gate + 1) * self.inner_size)
-                self.inner_ih[rows], self.inner_hh[rows] = whole[:, : self.input_size], whole[:, self.input_size :]
+                self.inner_ih[rows], self.inner_hh[rows] = weights[:, : self.input_size], weights[:, self.input_size :]
                 nn.init.xavier_uniform_(outer)
         _open_forget_gate(self.bias)
 
     def forward(self, inputs: Tensor) -> States:
-        given = functional.linear(inputs.transpose(0, 1), self.inner_ih)
+        projected = functional.linear(inputs.transpose(0, 1), self.inner_ih)
         # The four W are one matrix, with zeros between them: one product is faster than four.
         inner_hh, bias = self.inner_hh.t(), self.bias.flatten()
         outer = torch.block_diag(*self.outer.unbind()).t()  # type: ignore[no-untyped-call]
         return _over_time(
-            given,
+            projected,
             self.hidden_size,
             lambda step, state: torch.addmm(step, state, inner_hh).relu_(),
             lambda inner: torch.addmm(bias, inner, outer),
@@ -136,13 +136,13 @@ class HiddenLayerLSTM(nn.Module):
             raise Unsupported("prune: the hidden layers of the four gates cannot keep different numbers of units")
         new = rebuild(self, input_size=int(inputs.sum()), hidden_size=int(state.sum()), inner_size=sizes.pop())
         rows = torch.cat(inner)
-        left = {
+        state_dict = {
             "inner_ih": self.inner_ih[rows][:, inputs],
             "inner_hh": self.inner_hh[rows][:, state],
             "outer": torch.stack([self.outer[index][state][:, gate] for index, gate in enumerate(inner)]),
             "bias": self.bias[:, state],
         }
-        new.load_state_dict(left, assign=True)
+        new.load_state_dict(state_dict, assign=True)
         return new
 
 
@@ -160,25 +160,25 @@ class _AsLinears(nn.Module):
             self.inner_hh.in_features,
             lambda step, state: (step + self.inner_hh(state)).relu(),
             lambda inner: torch.cat(
-                [gate(part) for gate, part in zip(self.outer, inner.chunk(4, dim=1), strict=True)], dim=1
+                [gate(hidden) for gate, hidden in zip(self.outer, inner.chunk(4, dim=1), strict=True)], dim=1
             ),
         )
 
 
 def _over_time(
-    given: Tensor, width: int, inner: Callable[[Tensor, Tensor], Tensor], sums: Callable[[Tensor], Tensor]
+    projected: Tensor, width: int, inner: Callable[[Tensor, Tensor], Tensor], sums: Callable[[Tensor], Tensor]
 ) -> States:
-    """The loop over the steps of ``given`` (steps, batch, 4 inner), the input's part of all H, and ``width`` units.
+    """The loop over the steps of ``projected`` (steps, batch, 4 inner), the input's part of all H, and ``width`` units.
 
     ``inner`` gives the hidden layers of a step, (batch, 4 inner), from the input's part and the state; ``sums`` what
     the gates' functions are given, (batch, 4 width).
     """
-    state = cell = given.new_zeros(given.shape[1], width)
+    state = cell = projected.new_zeros(projected.shape[1], width)
     states = []
-    for step in given.unbind():
-        before = sums(inner(step, state))
-        enter, forget, leave = before[:, : 3 * width].sigmoid().chunk(3, dim=1)
-        cell = torch.addcmul(forget * cell, enter, before[:, 3 * width :].tanh())
+    for step in projected.unbind():
+        gate_sums = sums(inner(step, state))
+        enter, forget, leave = gate_sums[:, : 3 * width].sigmoid().chunk(3, dim=1)
+        cell = torch.addcmul(forget * cell, enter, gate_sums[:, 3 * width :].tanh())
         state = leave * cell.tanh()
         states.append(state)
     return torch.stack(states, dim=1), (state[None], cell[None])

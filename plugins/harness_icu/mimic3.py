@@ -128,7 +128,7 @@ class Mimic3(Dataset):
         import numpy as np
 
         from harness_icu.mimic3_channels import CHANNELS
-        from harness_icu.mimic3_cohort import PARTS, cohort, divide, lists, long_enough
+        from harness_icu.mimic3_cohort import SPLITS, cohort, divide, lists, long_enough
         from harness_icu.mimic3_events import read_events
         from harness_icu.series import moments, series
 
@@ -137,29 +137,29 @@ class Mimic3(Dataset):
             raise DataError(f"{folder}: no stay of 48 hours is left by the cohort's rules; is the database complete?")
         events = read_events(folder, stays, progress, self.drop_flagged)
         inputs = series(events, len(stays), CHANNELS)
-        seen = np.unique(events.stays)  # one without any event is no example
-        inputs, stays = inputs[seen], stays.iloc[seen]
+        measured = np.unique(events.stays)  # one without any event is no example
+        inputs, stays = inputs[measured], stays.iloc[measured]
         subjects, died = stays["SUBJECT_ID"].to_numpy(), stays["DIED"].to_numpy()
-        parts = divide(subjects, died, lists(folder))
-        mean, deviation = moments(inputs[parts == "train"], CHANNELS)
+        splits = divide(subjects, died, lists(folder))
+        mean, deviation = moments(inputs[splits == "train"], CHANNELS)
         inputs -= mean
         inputs /= deviation
         arrays: dict[str, NDArray[Any]] = {}
-        for part in PARTS:
-            here = parts == part
-            arrays[f"{part}-inputs"] = inputs[here]
-            arrays[f"{part}-targets"] = died[here].astype(np.float32)[:, None]
-            arrays[f"{part}-patients"] = subjects[here].astype(np.str_)
+        for split in SPLITS:
+            members = splits == split
+            arrays[f"{split}-inputs"] = inputs[members]
+            arrays[f"{split}-targets"] = died[members].astype(np.float32)[:, None]
+            arrays[f"{split}-patients"] = subjects[members].astype(np.str_)
         self._data(arrays).check(self.name)
         return arrays
 
     def _data(self, arrays: Mapping[str, NDArray[Any]]) -> Data:
         """Build the data set from the cached arrays."""
-        parts = {
-            part: Split(arrays[f"{part}-inputs"], arrays[f"{part}-targets"], arrays[f"{part}-patients"])
-            for part in ("train", "validation", "test")
+        splits = {
+            split: Split(arrays[f"{split}-inputs"], arrays[f"{split}-targets"], arrays[f"{split}-patients"])
+            for split in ("train", "validation", "test")
         }
-        return Data(self.task, **parts)
+        return Data(self.task, **splits)
 
 
 def _ends(path: Path) -> bytes:

@@ -20,7 +20,7 @@ from harness.errors import DataError
 from harness_icu.mimic3_tables import REMEDY, find, read, real, times, whole
 from harness_icu.series import HOURS
 
-PARTS = ("train", "validation", "test")
+SPLITS = ("train", "validation", "test")
 #: The published splits: lists of ``subject,0 or 1`` beside the tables, 1 for the patients of that split, as .csv or
 #: .csv.gz. The benchmark's repository has them, resources/testset.csv and mimic3models/resources/valset.csv.
 LISTS = {"test": "testset", "validation": "valset"}
@@ -44,8 +44,8 @@ def cohort(folder: Path) -> pd.DataFrame:
     Raises DataError naming file and row for what is wrong.
     """
     stays = _stays(folder)
-    same = (stays.FIRST_WARDID == stays.LAST_WARDID) & (stays.FIRST_CAREUNIT == stays.LAST_CAREUNIT)
-    stays = stays[same]
+    untransferred = (stays.FIRST_WARDID == stays.LAST_WARDID) & (stays.FIRST_CAREUNIT == stays.LAST_CAREUNIT)
+    stays = stays[untransferred]
     stays = stays[~stays.HADM_ID.duplicated(keep=False)]
     age = (stays.INTIME - stays.DOB).to_numpy() / YEAR
     stays = stays[np.where(age < 0, ELDERLY, age) >= ADULT]
@@ -68,45 +68,45 @@ def lists(folder: Path) -> dict[str, Path]:
     case: a list that is ignored would be replaced by a random division.
     """
     files = sorted(folder.iterdir()) if folder.is_dir() else []
-    candidates = {part: [path for path in files if path.name.lower().startswith(LISTS[part])] for part in LISTS}
+    candidates = {split: [path for path in files if path.name.lower().startswith(LISTS[split])] for split in LISTS}
     if not any(candidates.values()):
         return {}
-    for part, paths in candidates.items():
+    for split, paths in candidates.items():
         if len(paths) != 1 or not paths[0].name.lower().endswith((".csv", ".csv.gz")):
             names = " and ".join(path.name for path in paths) or "none"
-            wanted = f"{LISTS[part]}*.csv or {LISTS[part]}*.csv.gz"
-            raise DataError(f"{folder}: for the {part} split one list {wanted} is needed, and there is {names}")
-    return {part: paths[0] for part, paths in candidates.items()}
+            pattern = f"{LISTS[split]}*.csv or {LISTS[split]}*.csv.gz"
+            raise DataError(f"{folder}: for the {split} split one list {pattern} is needed, and there is {names}")
+    return {split: paths[0] for split, paths in candidates.items()}
 
 
 def divide(subjects: NDArray[np.int64], died: NDArray[np.bool_], paths: Mapping[str, Path]) -> NDArray[np.str_]:
     """Return the split of each stay, one for all stays of a patient: by the published lists, or else by ``SEED``."""
     if not paths:
         return _random(subjects, died)
-    parts = np.full(len(subjects), "train", dtype="<U10")
-    for part, path in paths.items():  # the test's first: its patients are in no other list
+    splits = np.full(len(subjects), "train", dtype="<U10")
+    for split, path in paths.items():  # the test's first: its patients are in no other list
         listed = _listed(path)
-        for subject in np.unique(subjects[parts == "train"]).tolist():
+        for subject in np.unique(subjects[splits == "train"]).tolist():
             if subject not in listed:
                 raise DataError(
                     f"{path}: patient {subject} is not in it; use the lists of this very database, or none for a "
                     f"random division"
                 )
             if listed[subject]:
-                parts[subjects == subject] = part
-    return parts
+                splits[subjects == subject] = split
+    return splits
 
 
 def _random(subjects: NDArray[np.int64], died: NDArray[np.bool_]) -> NDArray[np.str_]:
     random = np.random.default_rng(SEED)
-    parts = np.full(len(subjects), "train", dtype="<U10")
+    splits = np.full(len(subjects), "train", dtype="<U10")
     deceased = np.unique(subjects[died])
     for stratum in (deceased, np.setdiff1d(subjects, deceased)):
         order = random.permutation(stratum)
         cuts = np.rint(np.cumsum(SHARES[:2]) * len(order)).astype(int)
-        for part, chosen in zip(PARTS, np.split(order, cuts), strict=True):
-            parts[np.isin(subjects, chosen)] = part
-    return parts
+        for split, members in zip(SPLITS, np.split(order, cuts), strict=True):
+            splits[np.isin(subjects, members)] = split
+    return splits
 
 
 def _listed(path: Path) -> dict[int, bool]:
@@ -142,9 +142,9 @@ def _stays(folder: Path) -> pd.DataFrame:
     _check(stays.ICUSTAY_ID.duplicated(), stays.ICUSTAY_ID, path, "is in two rows")
     _check(stays.INTIME.isna(), stays.ICUSTAY_ID, path, "has no INTIME")
     for table, columns, key in (("ADMISSIONS", ADMISSIONS, "HADM_ID"), ("PATIENTS", PATIENTS, "SUBJECT_ID")):
-        other = _keyed(folder, table, columns, key)
-        _check(~stays[key].isin(other.index), stays[key], path, f"is not in {table}")
-        stays = stays.join(other, on=key)
+        keyed_table = _keyed(folder, table, columns, key)
+        _check(~stays[key].isin(keyed_table.index), stays[key], path, f"is not in {table}")
+        stays = stays.join(keyed_table, on=key)
     _check(stays.SUBJECT_ID != stays.OWNER, stays.HADM_ID, path, "is another patient's in ADMISSIONS")
     return stays
 

@@ -44,8 +44,8 @@ def read_events(folder: Path, stays: pd.DataFrame, progress: Progress, drop_flag
             progress(before + done, sum(sizes), f"bytes, {path.name}")
 
         for frame in pieces(path, (*COLUMNS, flag) if flag else COLUMNS, OPTIONAL, read):
-            kept = frame[~frame[flag].str.strip().isin(("1", "1.0"))] if flag else frame
-            read_pieces.append(reader.events(kept, path))
+            unflagged = frame[~frame[flag].str.strip().isin(("1", "1.0"))] if flag else frame
+            read_pieces.append(reader.events(unflagged, path))
     stay, hours, channels, values = (np.concatenate(arrays) for arrays in zip(*read_pieces, strict=True))
     order = np.argsort(_ranks(channels, values), kind="stable")
     return Events(stay[order], hours[order], channels[order], values[order])

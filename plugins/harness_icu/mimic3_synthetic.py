@@ -154,11 +154,13 @@ def _stays(random: Generator) -> list[Stay]:
     for place, kind in enumerate([""] * len(subjects) + list(EXCLUDED)):
         twin = kind == "two" and EXCLUDED[place - len(subjects) - 1] == "two"
         subject = subjects[place] if place < len(subjects) else 30000 + place - twin
-        again = len(subjects) > place >= PATIENTS
+        is_second = len(subjects) > place >= PATIENTS
         severity = random.normal()
-        died = bool(random.random() < 1 / (1 + np.exp(2.2 - 2.5 * severity))) and (again or subject >= 20000 + TWICE)
+        died = bool(random.random() < 1 / (1 + np.exp(2.2 - 2.5 * severity))) and (
+            is_second or subject >= 20000 + TWICE
+        )
         since = datetime.datetime(2120, 3, 1) + datetime.timedelta(minutes=int(random.integers(20 * 365 * 1440)))
-        intime = since + datetime.timedelta(days=9000 if again else 0)
+        intime = since + datetime.timedelta(days=9000 if is_second else 0)
         days = 1.5 if kind == "short" else round(2 + random.exponential(3), 4)
         stays.append(Stay(subject, 100000 + place - twin, 200000 + place, intime, days, severity, died, kind))
     return stays
@@ -171,10 +173,10 @@ def _events(stay: Stay, random: Generator) -> Iterator[tuple[float, int, object,
     system = stay.icustay % 2
     for *sources, mean, slope, spread, rate, decimals in SIGNS:
         item, unit = sources[system]
-        own = random.normal(mean, spread / 2)
+        patient_mean = random.normal(mean, spread / 2)
         for hour in _hours(random, rate):
             # The effect of severity grows with time
-            value = random.normal(own + slope * stay.severity * (0.6 + 0.6 * hour / 48), spread / 2)
+            value = random.normal(patient_mean + slope * stay.severity * (0.6 + 0.6 * hour / 48), spread / 2)
             yield hour, item, _recorded(item, value, decimals, random), unit
     for scale in SCALES:
         item, texts = scale[system]
@@ -205,10 +207,15 @@ def _recorded(item: int, value: float, decimals: int, random: Generator) -> str:
 
 def _traps(stays: list[Stay], chart: list[Row], laboratory: list[Row]) -> None:
     """Add rows that a loader must leave out: no admission, another stay, no value, a laboratory's text."""
-    for stay, other in zip(stays[::7], stays[1::7], strict=False):
+    for stay, next_stay in zip(stays[::7], stays[1::7], strict=False):
         row: Row = {"SUBJECT_ID": stay.subject, "HADM_ID": stay.admission, "ICUSTAY_ID": stay.icustay}
         row |= {"ITEMID": 211, "CHARTTIME": stay.intime + datetime.timedelta(hours=5), "VALUE": 999, "VALUEUOM": "BPM"}
-        chart += [row | {"HADM_ID": ""}, row | {"ICUSTAY_ID": other.icustay}, row | {"VALUE": ""}, row | {"ITEMID": 7}]
+        chart += [
+            row | {"HADM_ID": ""},
+            row | {"ICUSTAY_ID": next_stay.icustay},
+            row | {"VALUE": ""},
+            row | {"ITEMID": 7},
+        ]
         laboratory += [row | {"ITEMID": 50931, "VALUE": "ERROR"}, row | {"ITEMID": 50931, "HADM_ID": ""}]
 
 

@@ -55,22 +55,25 @@ def read(folder: Path, table: str, columns: Collection[str]) -> pd.DataFrame:
 
 
 def pieces(
-    path: Path, columns: Collection[str], optional: Collection[str] = (), read: Callable[[int], None] | None = None
+    path: Path,
+    columns: Collection[str],
+    optional: Collection[str] = (),
+    on_progress: Callable[[int], None] | None = None,
 ) -> Iterator[pd.DataFrame]:
     """Yield the table in pieces: these columns (upper-case), all texts; the index counts the rows from 1.
 
-    An absent ``optional`` column is left out. ``read`` gets the number of bytes read so far. Raises DataError for a
-    file that is empty, truncated or damaged, for a missing or doubled column, and for a row with too few or too many
-    cells or with a carriage return outside of quotes.
+    Absent ``optional`` columns are skipped. ``on_progress`` gets the number of bytes read so far. Raises DataError for
+    a file that is empty, truncated or damaged, for a missing or doubled column, for a row with too few or too many
+    cells, and for a carriage return outside of quotes.
     """
-    wanted = {*columns, *optional}
+    allowed = {*columns, *optional}
     try:
         with path.open("rb") as raw:
             packed = path.suffix.lower() == ".gz"
             content: IO[bytes] = gzip.GzipFile(fileobj=raw) if packed else raw  # type: ignore[assignment]
             reader = pd.read_csv(
                 _Counted(content, path),
-                usecols=lambda name: name.upper() in wanted,
+                usecols=lambda name: name.upper() in allowed,
                 dtype=str,
                 na_filter=False,
                 chunksize=PIECE,
@@ -85,8 +88,8 @@ def pieces(
                 if frame.empty:
                     raise DataError(f"{path}: holds no rows; {REMEDY}")
                 frame.index = frame.index + 1
-                if read:
-                    read(raw.tell())
+                if on_progress:
+                    on_progress(raw.tell())
                 yield frame
     except pd.errors.EmptyDataError:
         raise DataError(f"{path}: is empty; {REMEDY}") from None
@@ -121,7 +124,7 @@ def times(column: pd.Series[Any], path: Path) -> NDArray[np.datetime64]:
 
 
 def _parsed(
-    column: pd.Series[Any], path: Path, parse: Callable[[str], float], kind: type[Any], what: str
+    column: pd.Series[Any], path: Path, parse: Callable[[str], float], kind: type[Any], expected: str
 ) -> NDArray[Any]:
     """Parse each distinct text once."""
     codes, texts = pd.factorize(column)
@@ -131,7 +134,7 @@ def _parsed(
             values[place] = parse(text)
         except (ValueError, OverflowError):
             wrong[place] = True
-    _check(column, path, codes, wrong, what)
+    _check(column, path, codes, wrong, expected)
     return values[codes]
 
 
@@ -143,12 +146,14 @@ def _matching(pattern: str, text: str) -> str:
     return match[0]
 
 
-def _check(column: pd.Series[Any], path: Path, codes: NDArray[np.intp], wrong: NDArray[np.bool_], what: str) -> None:
+def _check(
+    column: pd.Series[Any], path: Path, codes: NDArray[np.intp], wrong: NDArray[np.bool_], expected: str
+) -> None:
     """Raise DataError for the first row whose text is wrong."""
     if wrong.any():
         place = int(np.flatnonzero(wrong[codes])[0])
         row, text = column.index[place], column.iloc[place]
-        raise DataError(f"{path}, row {row}: {column.name} is {reprlib.repr(text)}, not {what}; {REMEDY}")
+        raise DataError(f"{path}, row {row}: {column.name} is {reprlib.repr(text)}, not {expected}; {REMEDY}")
 
 
 class _Counted(io.RawIOBase):
@@ -169,10 +174,10 @@ class _Counted(io.RawIOBase):
     def readinto(self, buffer: Any) -> int:
         piece = self._content.read(len(buffer))
         self._rest += piece or b"\n"  # so that the last row is checked even when nothing ends it
-        rows, end, rest = self._rest.rpartition(b"\n")
+        rows, end, remainder = self._rest.rpartition(b"\n")
         if rows.count(b'"') % 2 == 0:  # else the last end of line belongs to a cell
             self._check(rows + end)
-            self._rest = rest
+            self._rest = remainder
         if len(self._rest) > (LONGEST if piece else 0):
             odd = (n for n, line in enumerate(self._rest.split(b"\n"), self._row) if line.count(b'"') % 2)
             raise DataError(f"{self._path}, row {next(odd, self._row)}: does not end; is a quote not closed? {REMEDY}")

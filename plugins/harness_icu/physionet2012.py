@@ -36,7 +36,7 @@ if TYPE_CHECKING:
 FEATURES = 37 + 3 + 4 + 41
 HOURS = 48
 LABELS = ("in-hospital mortality",)
-PARTS = ("train", "validation", "test")
+SPLITS = ("train", "validation", "test")
 #: The seed of the splits. Those of the challenge cannot be used: two of its three sets are its test sets.
 SEED = 2012
 #: A file of this name marks a folder as synthetic, and so do record numbers from this one on.
@@ -156,23 +156,23 @@ class PhysioNet2012(Dataset):
         inputs = series(events, len(records), CHANNELS, HOURS)
         targets = np.array([[record.died] for record in records], np.float32)
         patients = np.array([str(record.number) for record in records], np.str_)
-        parts = split(records, np.flatnonzero(measured).tolist(), self.shares)
-        mean, deviation = moments(inputs[parts["train"]], CHANNELS)
+        splits = split(records, np.flatnonzero(measured).tolist(), self.shares)
+        mean, deviation = moments(inputs[splits["train"]], CHANNELS)
         arrays: dict[str, NDArray[Any]] = {}
-        for part, here in parts.items():
-            arrays[f"{part}-inputs"] = (inputs[here] - mean) / deviation
-            arrays[f"{part}-targets"] = targets[here]
-            arrays[f"{part}-patients"] = patients[here]
+        for split_name, places in splits.items():
+            arrays[f"{split_name}-inputs"] = (inputs[places] - mean) / deviation
+            arrays[f"{split_name}-targets"] = targets[places]
+            arrays[f"{split_name}-patients"] = patients[places]
         self._data(arrays).check(self.name)
         return arrays
 
     def _data(self, arrays: Mapping[str, NDArray[Any]]) -> Data:
         """Build the data set from the cached arrays."""
-        parts = {
-            part: Split(arrays[f"{part}-inputs"], arrays[f"{part}-targets"], arrays[f"{part}-patients"])
-            for part in PARTS
+        splits = {
+            split: Split(arrays[f"{split}-inputs"], arrays[f"{split}-targets"], arrays[f"{split}-patients"])
+            for split in SPLITS
         }
-        return Data(self.task, **parts)
+        return Data(self.task, **splits)
 
 
 def split(records: Sequence[Record], places: Sequence[int], shares: tuple[float, float, float]) -> dict[str, list[int]]:
@@ -180,15 +180,15 @@ def split(records: Sequence[Record], places: Sequence[int], shares: tuple[float,
     strata: dict[tuple[str, bool], list[int]] = {}
     for place in places:
         strata.setdefault((records[place].set, records[place].died), []).append(place)
-    parts: dict[str, list[int]] = {part: [] for part in PARTS}
+    splits: dict[str, list[int]] = {name: [] for name in SPLITS}
     for stratum in strata.values():
         # By a hash: the numbers of a random generator may change with its version
         stratum.sort(key=lambda place: hashlib.sha256(f"{SEED} {records[place].number}".encode()).digest())
         first = round(shares[0] * len(stratum))
         second = round((shares[0] + shares[1]) * len(stratum))
-        for part, chosen in zip(PARTS, (stratum[:first], stratum[first:second], stratum[second:]), strict=True):
-            parts[part] += chosen
-    return {part: sorted(chosen) for part, chosen in parts.items()}
+        for name, members in zip(SPLITS, (stratum[:first], stratum[first:second], stratum[second:]), strict=True):
+            splits[name] += members
+    return {name: sorted(members) for name, members in splits.items()}
 
 
 def _events(folder: Path, records: Sequence[Record]) -> tuple[Events, NDArray[np.bool_]]:
@@ -206,8 +206,8 @@ def _events(folder: Path, records: Sequence[Record]) -> tuple[Events, NDArray[np
         wrong = (rows.parameters == NAMES.index(name)) & ~np.isin(rows.values, codes)
         if wrong.any():
             record, value = records[rows.records[wrong][0]], rows.values[wrong][0]
-            known = ", ".join(map(str, codes))
-            raise DataError(f"{_where(folder, record, name, value)}: {name} is {value:g}, none of {known}; {REMEDY}")
+            allowed = ", ".join(map(str, codes))
+            raise DataError(f"{_where(folder, record, name, value)}: {name} is {value:g}, none of {allowed}; {REMEDY}")
     values = np.full(len(rows.values), np.nan)
     values[~is_number] = clean(rows.parameters[~is_number], rows.values[~is_number])
     valid = ~np.isnan(values)
@@ -228,8 +228,8 @@ def _check_numbers(
         if place not in numbers_in_files:
             raise DataError(f"{record_file(folder, record.set, record.number)}: it has no {RECORD}; {REMEDY}")
         if numbers_in_files[place] != record.number:
-            where = _where(folder, record, RECORD, numbers_in_files[place])
-            raise DataError(f"{where}: its {RECORD} is {numbers_in_files[place]:.15g}; {REMEDY}")
+            location = _where(folder, record, RECORD, numbers_in_files[place])
+            raise DataError(f"{location}: its {RECORD} is {numbers_in_files[place]:.15g}; {REMEDY}")
 
 
 def _where(folder: Path, record: Record, parameter: str, value: float) -> str:

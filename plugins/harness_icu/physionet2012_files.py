@@ -62,7 +62,7 @@ def read_records(folder: Path, progress: Progress) -> list[Record]:
     Raises DataError naming the file when outcomes and records do not match one to one, and for a file that cannot be
     read, has another header, or ends within a line.
     """
-    wanted: list[tuple[str, int, bool]] = []
+    entries: list[tuple[str, int, bool]] = []
     first: dict[int, str] = {}
     for name in find_sets(folder):
         outcomes = read_outcomes(outcomes_file(folder, name))
@@ -85,8 +85,8 @@ def read_records(folder: Path, progress: Progress) -> list[Record]:
                     f"training could see patients of the test split; {REMEDY}"
                 )
             first[number] = name
-            wanted.append((name, number, outcomes[number][1]))
-    if not wanted:
+            entries.append((name, number, outcomes[number][1]))
+    if not entries:
         raise DataError(f"{folder}: holds no records in {', '.join(f'set-{name}' for name in SETS)}; {REMEDY}")
 
     def read(block: Sequence[tuple[str, int, bool]]) -> list[Record]:
@@ -94,9 +94,9 @@ def read_records(folder: Path, progress: Progress) -> list[Record]:
 
     records: list[Record] = []
     with ThreadPoolExecutor(workers()) as pool:
-        for block in pool.map(read, (wanted[start : start + BLOCK] for start in range(0, len(wanted), BLOCK))):
+        for block in pool.map(read, (entries[start : start + BLOCK] for start in range(0, len(entries), BLOCK))):
             records += block
-            progress(len(records), len(wanted), "reading records")
+            progress(len(records), len(entries), "reading records")
     return records
 
 
@@ -104,14 +104,16 @@ def read_outcomes(path: Path) -> dict[int, tuple[int, bool]]:
     """Return each record's line and whether the patient died in hospital. Raises DataError naming file and line."""
     outcomes: dict[int, tuple[int, bool]] = {}
     for line, row in _table(path, (RECORD, OUTCOME)):
-        where = f"{path}, line {line}"
+        location = f"{path}, line {line}"
         if not row[RECORD].isascii() or not row[RECORD].isdigit():
-            raise DataError(f"{where}: {RECORD} is {row[RECORD]!r}, not a number; {REMEDY}")
+            raise DataError(f"{location}: {RECORD} is {row[RECORD]!r}, not a number; {REMEDY}")
         number = int(row[RECORD])
         if number in outcomes:
-            raise DataError(f"{where}: record {number} has an outcome in line {outcomes[number][0]} already; {REMEDY}")
+            raise DataError(
+                f"{location}: record {number} has an outcome in line {outcomes[number][0]} already; {REMEDY}"
+            )
         if row[OUTCOME] not in ("0", "1"):
-            raise DataError(f"{where}: {OUTCOME} of record {number} is {row[OUTCOME]!r}, not 0 or 1; {REMEDY}")
+            raise DataError(f"{location}: {OUTCOME} of record {number} is {row[OUTCOME]!r}, not 0 or 1; {REMEDY}")
         outcomes[number] = line, row[OUTCOME] == "1"
     return outcomes
 
@@ -234,16 +236,16 @@ def _parse(folder: Path, records: Sequence[Record], block: range, parameters: Se
     minutes = _convert(frame["time"], _minutes)
     numbers = _convert(frame["parameter"], lambda name: places.get(name, np.nan))
     values = _convert(frame["value"], _number)
-    for bad, column, wanted in (
+    for invalid, column, expected in (
         (np.isnan(minutes), "time", "hours and minutes up to 48:00"),
         (np.isnan(numbers), "parameter", "one of the challenge's"),
         (np.isnan(values) & (numbers >= 0), "value", "a number"),
     ):
-        if bad.any():
-            row = int(bad.argmax())
+        if invalid.any():
+            row = int(invalid.argmax())
             cell = str(frame[column].iloc[row])
             hint = nearest(cell, parameters) if column == "parameter" else ""
-            raise fail(row, f"the {column} is {cell!r}, not {wanted}{hint}")
+            raise fail(row, f"the {column} is {cell!r}, not {expected}{hint}")
     named = numbers >= 0
     return Rows(owner[named], minutes[named].astype(np.int32), numbers[named].astype(np.int32), values[named])
 

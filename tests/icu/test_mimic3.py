@@ -250,9 +250,9 @@ def test_without_lists_patients_are_divided_at_random_the_dead_alike(tables: Tab
 @given(st.lists(st.tuples(st.integers(0, 30), st.booleans()), min_size=1, max_size=80))
 def test_a_patient_is_in_one_split_only(stays: list[tuple[int, bool]]) -> None:
     subjects, died = (np.array(values) for values in zip(*stays, strict=True))
-    parts = divide(subjects, died, {})
-    assert len(set(zip(subjects, parts, strict=True))) == len(set(subjects))
-    np.testing.assert_array_equal(parts, divide(subjects, died, {}), "the same each time")
+    splits = divide(subjects, died, {})
+    assert len(set(zip(subjects, splits, strict=True))) == len(set(subjects))
+    np.testing.assert_array_equal(splits, divide(subjects, died, {}), "the same each time")
 
 
 def lists(folder: Path, test: str, validation: str) -> None:

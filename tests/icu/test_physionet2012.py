@@ -20,7 +20,7 @@ from hypothesis import strategies as st
 
 from harness.api import Data
 from harness.errors import DataError, UsageError
-from harness_icu.physionet2012 import FEATURES, PARTS, PhysioNet2012, split
+from harness_icu.physionet2012 import FEATURES, SPLITS, PhysioNet2012, split
 from harness_icu.physionet2012_files import Record, parse_records, read_records
 from harness_icu.physionet2012_variables import CHANNELS, NAMES, SERIES, VARIABLES, clean
 from harness_icu.series import features
@@ -222,7 +222,7 @@ def test_the_split_keeps_the_shares_of_each_set_and_outcome(kinds: list[tuple[st
     parts = split(records, range(len(records)), (0.7, 0.15, 0.15))
     assert sorted(place for places in parts.values() for place in places) == list(range(len(records)))
     for kind in set(kinds):
-        for part, share in zip(PARTS, (0.7, 0.15, 0.15), strict=True):
+        for part, share in zip(SPLITS, (0.7, 0.15, 0.15), strict=True):
             found = sum(kinds[place] == kind for place in parts[part])
             assert abs(found - share * kinds.count(kind)) <= 1
 
@@ -233,7 +233,7 @@ def test_the_split_is_that_of_every_run_and_another_set_moves_no_patient() -> No
     alone = split(a, range(len(a)), (0.7, 0.15, 0.15))
     assert [a[place].number for place in alone["test"]] == [106, 107, 108, 114, 124, 130]
     both = split(b + a, range(len(a + b)), (0.7, 0.15, 0.15))
-    for part in PARTS:
+    for part in SPLITS:
         assert [(b + a)[place].number for place in both[part] if place >= len(b)] == [
             a[place].number for place in alone[part]
         ]

@@ -203,7 +203,7 @@ def test_a_method_is_called_by_its_name_and_errors_of_the_harness_pass(plugins: 
         (careless.breaks(), "apply() of step 'breaks' raised LookupError: in the middle of apply ("),
         (careless.leaves(), "apply() of step 'leaves' raised SystemExit: 3 ("),
         (careless.recurs(), "apply() of step 'recurs' raised RecursionError: maximum recursion depth exceeded"),
-        (careless.mute(), "apply() of step 'mute' raised MuteError: (it cannot say what) ("),
+        (careless.mute(), "apply() of step 'mute' raised MuteError: (its text cannot be read) ("),
         (careless.poisons(), "network that poisons() gives answers NaN or infinity for 1 of 2 labels of one example"),
         (careless.widens(), "widens() gives answers one example with the shape (1, 5), not (1, 2): a step keeps"),
         (careless.Promises("train", 0), "declares fit('train', epochs=1) and did not run it: its key would not hold"),
