@@ -16,7 +16,7 @@ from types import TracebackType
 
 from harness.errors import explain_disk_errors
 
-#: How the names of temporary files end.
+#: The suffix of temporary files.
 TEMPORARY = ".tmp"
 #: The program of the process that removes a scratch folder when its owner ends, which closes this process' input.
 #: It repeats the removal for a while: a worker that is killed with the owner may still be writing a file.
@@ -87,12 +87,12 @@ def check_writable(folder: Path, failure: str, remedy: str) -> None:
 
 
 def process_prefix() -> str:
-    """Return how the names of this process' temporary files begin: a later process can tell whether it still runs."""
+    """Return the prefix of this process' temporary files, by which others can check whether it still runs."""
     return f"harness-{_machine()}-{os.getpid()}-"
 
 
 def _machine() -> str:
-    """Return where process numbers have the same meaning: the host and, on Linux, the namespace of the container."""
+    """Identify the space in which process numbers are unique: the host and, on Linux, the container's namespace."""
     try:
         namespace = os.stat("/proc/self/ns/pid").st_ino
     except OSError:

@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from types import ModuleType
 from typing import Any, ClassVar
 
-#: Modules that plugins imported, and where their content is now.
+#: Modules that plugins imported, and the modules that replace them.
 MODULES: Mapping[str, str] = {
     "harness.array_cache": "harness.data.cache",
     "harness.artefact": "harness.build.artefact",
@@ -26,10 +26,10 @@ MODULES: Mapping[str, str] = {
     "harness.studies": "harness_studies",
     "harness.studies.document": "harness_studies.document",
 }
-#: Classes that ``harness`` and ``harness.api`` exported, and the module that has them now.
+#: Classes that ``harness`` and ``harness.api`` exported, and their present module.
 MOVED: Mapping[str, str] = {"Study": "harness_studies"}
 CONTRACTS: Mapping[str, str] = {"Evidence": "EvalContext", "Figure": "MetricSpec", "Part": "Split"}
-#: Names that modules export under another name now.
+#: Former names of exports, and their present names, by module.
 EXPORTS: Mapping[str, Mapping[str, str]] = {
     "harness": CONTRACTS,
     "harness.api": CONTRACTS,
@@ -44,7 +44,7 @@ EXPORTS: Mapping[str, Mapping[str, str]] = {
 
 
 def former_export(module: str, name: str) -> Any:
-    """Return what ``module`` exported as ``name`` in 0.1; the body of that module's ``__getattr__``."""
+    """Return what ``module`` exported as ``name`` in 0.1, with a warning. Call it from the module's ``__getattr__``."""
     if name in MOVED and module in ("harness", "harness.api"):
         warn(f"{module}.{name}", f"{MOVED[name]}.{name}", level=4)
         return getattr(importlib.import_module(MOVED[name]), name)
@@ -56,13 +56,13 @@ def former_export(module: str, name: str) -> Any:
 
 
 def warn(former: str, present: str, level: int = 3) -> None:
-    """Warn the code that uses a former name, ``level`` frames up."""
-    message = f"{former} is called {present} since version 0.2; the former name goes with version 0.3"
+    """Issue a DeprecationWarning for the code that uses a former name, ``level`` frames up."""
+    message = f"{former} was renamed to {present} in version 0.2; version 0.3 removes the old name"
     warnings.warn(message, DeprecationWarning, stacklevel=level)
 
 
 class FormerNames:
-    """Base of contracts: what a subclass defines under a former name is found under the present one."""
+    """Base class of contracts: gives members that a subclass defines under a former name their present name."""
 
     #: Former names of attributes and methods, and their present names.
     _former_names: ClassVar[Mapping[str, str]] = {}
@@ -76,7 +76,7 @@ class FormerNames:
 
 
 class FormerModules(importlib.abc.MetaPathFinder, importlib.abc.Loader):
-    """Import the module that a former name stands for."""
+    """Import modules by their former names."""
 
     def find_spec(
         self, name: str, path: Sequence[str] | None = None, target: ModuleType | None = None
@@ -88,7 +88,7 @@ class FormerModules(importlib.abc.MetaPathFinder, importlib.abc.Loader):
         return importlib.import_module(MODULES[spec.name])
 
     def exec_module(self, module: ModuleType) -> None:
-        """Nothing: the module was executed under its present name."""
+        """Do nothing: the module was executed under its present name."""
 
 
 def install() -> None:

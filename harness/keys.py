@@ -19,8 +19,8 @@ from typing import Any, NamedTuple
 
 from harness.errors import UsageError
 
-#: Raise it when key documents are written in another way, or when the kernel would train another model from the same
-#: document. Artefacts with keys of an earlier schema are not found and are built again.
+#: Raise it when the format of key documents changes, or when the kernel trains another model from the same document.
+#: Artefacts with keys of an earlier schema are not found and are built again.
 SCHEMA = 2
 #: The package of the kernel. It is also the id of the kernel and of the built-in plugins in key documents.
 KERNEL = "harness"
@@ -165,7 +165,7 @@ class _Import(NamedTuple):
 
 
 class _Source(NamedTuple):
-    """A parsed module: its cleaned text, in which runs of imports are numbered, and what else a digest needs."""
+    """A parsed module: its cleaned text, in which runs of imports are numbered, and more data for the digest."""
 
     text: str
     runs: tuple[tuple[_Import, ...], ...]
@@ -183,7 +183,7 @@ class _Source(NamedTuple):
 
 
 class _Code(NamedTuple):
-    """What a module adds to a digest, and the modules of its project that it imports."""
+    """The contribution of a module to a digest, and the modules of its project that it imports."""
 
     text: str
     imported: list[str]
@@ -216,7 +216,7 @@ def _compiled_digest(module: str) -> str:
 
 
 def _source_id(module: str, importer: str) -> str:
-    """What stands for ``module`` in an import: its content when it is of the importer's project, else its name.
+    """Represent ``module`` in an import: by its content if it is of the importer's project, else by its name.
 
     Of its own imports the content has the bound names alone, because modules may import each other.
     """
@@ -243,7 +243,7 @@ def _reached(entry: _Import, importer: str) -> Iterator[str]:
     """The modules whose code a resolved import reaches."""
     yield entry.module
     if entry.name == "*" and _same_project(_top(importer), _top(entry.module)):
-        # What __all__ names may be submodules, which the star imports too.
+        # __all__ may name submodules, which a star imports too.
         source = _source(entry.module)
         yield from () if source is None else (f"{entry.module}.{text}" for text in source.strings)
     elif entry.name:
@@ -403,7 +403,7 @@ def _imports(statement: ast.Import | ast.ImportFrom) -> list[_Import]:
 
 
 class _Cleaner(ast.NodeTransformer):
-    """Remove from a tree what leaves a digest, and replace each run of neighbouring imports by its number."""
+    """Remove from a tree the code that a digest omits, and replace each run of neighbouring imports by its number."""
 
     #: The last part of the names on which logging methods are called, in lower case and without underscores.
     LOGGERS = ("log", "logger", "logging", "warnings")

@@ -1,4 +1,4 @@
-"""Show the progress of a run: log lines on a stream, and a bar with the time left where that is a terminal."""
+"""Show the progress of a run: log lines on a stream, and on a terminal a bar with the remaining time."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ class _Lines(logging.Handler):
 
 @contextlib.contextmanager
 def log_to(stream: TextIO | None) -> Iterator[None]:
-    """Write what the harness logs to ``stream`` in the block; None writes nothing.
+    """Write the harness's log to ``stream`` in the block; None writes nothing.
 
     Records do not reach the root logger meanwhile: pytest would print them a second time.
     """
@@ -54,7 +54,7 @@ def log_to(stream: TextIO | None) -> Iterator[None]:
 
 
 class Display:
-    """Shows which step is under way and how far it is: a bar on a terminal, and a log line when the step is done."""
+    """Shows the current step and its progress: a bar on a terminal, and a log line when the step is done."""
 
     def __init__(self, stream: TextIO | None) -> None:
         """``stream`` None shows no bar."""

@@ -1,4 +1,4 @@
-"""The bridge to pytest and pytest-benchmark; but for the options of pytest, nothing else in the harness knows them."""
+"""Run cells as pytest items, with pytest-benchmark. Only this module and ``pytest_options`` depend on either."""
 
 from __future__ import annotations
 
@@ -30,24 +30,24 @@ NOTHING_MEASURED = 13
 
 
 class State:
-    """What a pytest session knows of the harness: all collected cells, the run under way, and its records."""
+    """The state of the harness in a pytest session: all collected cells, the current run, and its results."""
 
     def __init__(self) -> None:
-        self.known: dict[str, Cell] = {}
-        #: What was collected: the node ids of suites, whether they have cells or not.
+        self.cells_by_name: dict[str, Cell] = {}
+        #: The node ids of the collected modules, with or without cells.
         self.collected: set[str] = set()
         self.session: Session | None = None
         self.selected = 0
-        #: The selected cells that were not measured, by name, and why; those that a step cannot handle have not failed.
+        #: Why selected cells were not measured, by name; those in ``unsupported`` count as skipped, not failed.
         self.unmeasured: dict[str, str] = {}
         self.unsupported: set[str] = set()
-        #: What the gate says, and the exit code for it.
+        #: The text and the exit code of the gate.
         self.verdict = ""
         self.exit_code = 0
-        #: Where the report lies.
+        #: The line that names the report's file.
         self.report = ""
-        #: How many problems of plugins were shown.
-        self.told = 0
+        #: The number of problems of plugins that were printed.
+        self.printed_problems = 0
 
     @property
     def records(self) -> list[Record]:
@@ -55,8 +55,8 @@ class State:
         return [] if self.session is None else self.session.recorder.records
 
     @property
-    def left(self) -> list[Unmeasured]:
-        """The cells that were selected and not measured, each with why."""
+    def unmeasured_cells(self) -> list[Unmeasured]:
+        """The cells that were selected and not measured, each with the reason."""
         return [] if self.session is None else self.session.recorder.unmeasured(self.unmeasured, self.unsupported)
 
 
@@ -85,9 +85,9 @@ class CellItem(pytest.Function):
 
 
 class ReplayClock:
-    """The worker's clock as a timer: it stands still but for the samples that are played to it."""
+    """A timer for pytest-benchmark that replays the samples of the workers."""
 
-    #: How pytest-benchmark's file names the timer.
+    #: The name of the timer in pytest-benchmark's file.
     __name__ = "perf_counter_ns of the workers"
 
     def __init__(self) -> None:
@@ -98,7 +98,7 @@ class ReplayClock:
         self._samples = (value / 1e9 for value in nanoseconds)
 
     def play(self) -> None:
-        """Let the clock advance by the next sample."""
+        """Advance by the next sample."""
         self.now += next(self._samples)
 
     def __call__(self) -> float:
@@ -119,11 +119,11 @@ def pytest_pycollect_makeitem(collector: pytest.Module, name: str, obj: object) 
 def _items(collector: pytest.Module, name: str, matrix: Matrix) -> list[CellItem]:
     config = collector.config
     if not config.pluginmanager.has_plugin("benchmark"):
-        raise UsageError("the plugin pytest-benchmark is switched off; cells need it, so run without -p no:benchmark")
-    if hasattr(config, "workerinput") and not _left_out(config):
+        raise UsageError("pytest-benchmark is switched off, but cells need it: run without -p no:benchmark")
+    if hasattr(config, "workerinput") and not _skips_all(config):
         raise UsageError(
-            "cells cannot run in the workers of pytest-xdist, for their timings would disturb each other; "
-            "run without -n, or leave all cells out with --benchmark-skip"
+            "cells cannot run in the workers of pytest-xdist, because their timings would disturb each other: "
+            "run without -n, or skip all cells with --benchmark-skip"
         )
     cells = cells_of(
         matrix,
@@ -142,13 +142,13 @@ def _items(collector: pytest.Module, name: str, matrix: Matrix) -> list[CellItem
         fixtures = item._fixtureinfo
         item.cell = cell
         group = f"{name} {cell.dataset} {cell.architecture}"
-        # cProfile sees this process alone, and would show how samples are replayed.
+        # cProfile would profile the replay in this process, not the workers.
         item.add_marker(pytest.mark.benchmark(timer=clock, group=group, cprofile=False))
-        # A cell that fails has nothing to hand to the fixture, and needs no second complaint about that.
+        # A failed cell has no samples for the fixture, and its own error is enough.
         item.add_marker(pytest.mark.filterwarnings("ignore:Benchmark fixture was not used"))
         if cell.skip is not None:
             item.add_marker(pytest.mark.skip(reason=cell.skip))
-        state.known[cell.name] = cell
+        state.cells_by_name[cell.name] = cell
         items.append(item)
     return items
 
@@ -157,10 +157,10 @@ def _items(collector: pytest.Module, name: str, matrix: Matrix) -> list[CellItem
 
 
 def _run_cell(request: pytest.FixtureRequest, benchmark: Any) -> None:
-    """What a cell's item does: measure, hand the samples to pytest-benchmark, and leave the record with them."""
+    """Measure a cell, replay its samples to pytest-benchmark, and attach its record."""
     item: CellItem = request.node
     state = request.config.stash[STATE]
-    assert state.session is not None  # for pytest_runtestloop made it
+    assert state.session is not None  # pytest_runtestloop made it
     measured = _measure(state.session, item.cell)
     if isinstance(measured, HarnessError):
         state.unmeasured[item.cell.name] = str(measured)
@@ -191,15 +191,15 @@ def _measure(run: Session, cell: Cell) -> tuple[Record, Samples | None] | Harnes
 
 @pytest.hookimpl(wrapper=True)
 def pytest_runtestloop(session: pytest.Session) -> Iterator[None]:
-    """Build everything before the first cell is timed; with --harness-plan say what would be done, and do nothing."""
+    """Build all artefacts before the first cell is timed. With --harness-plan, print the plan and run nothing."""
     config = session.config
     items = [item for item in session.items if isinstance(item, CellItem)]
     broken = session.testsfailed and not config.option.continue_on_collection_errors
-    idle = not items or _left_out(config)
-    # With pytest-xdist the workers have the items, and refuse them.
+    idle = not items or _skips_all(config)
+    # With pytest-xdist the workers collect the items, and raise the error.
     silent = broken or config.option.collectonly or config.pluginmanager.has_plugin("dsession")
     if idle and not silent and config.getoption("--harness-against"):
-        raise pytest.UsageError("--harness-against: no cell is selected, so nothing would be compared; select some")
+        raise pytest.UsageError("--harness-against: no cell is selected, so there is nothing to compare; select cells")
     if idle or broken or config.option.collectonly:
         return (yield)
     from harness.run.session import Session as Run
@@ -210,10 +210,10 @@ def pytest_runtestloop(session: pytest.Session) -> Iterator[None]:
     try:
         options = run_options(config)
         for option in ("benchmark_json", "--harness-summary", "--harness-junit", "--harness-report"):
-            _make_room(option, config.getoption(option))
-        _check_plots(config.getoption("benchmark_histogram"))
+            _check_output(option, config.getoption(option))
+        _check_histograms(config.getoption("benchmark_histogram"))
         stream = None if reporter is None else reporter._tw._file
-        with log_to(stream), Run(cells, state.known, installed(), options, stream) as run:
+        with log_to(stream), Run(cells, state.cells_by_name, installed(), options, stream) as run:
             state.session = run
             state.selected = len(cells)
             if config.getoption("--harness-plan"):
@@ -228,7 +228,7 @@ def pytest_runtestloop(session: pytest.Session) -> Iterator[None]:
             try:
                 result = yield
             except BaseException:
-                run.finalize_verdicts(confirm=False)  # the file gets what was measured, and the verdicts that allows
+                run.finalize_verdicts(confirm=False)  # the run file gets all records so far, with verdicts
                 raise
             if reporter is not None:
                 reporter.ensure_newline()
@@ -243,7 +243,7 @@ def pytest_runtestloop(session: pytest.Session) -> Iterator[None]:
 
 
 def _judge(run: Session, state: State, baseline: Baseline, config: pytest.Config) -> None:
-    """Say what has become of the earlier run's cells: measured, lost, or left out on purpose."""
+    """Judge the run against the baseline: keep the gate's text and exit code, and write its files."""
     from harness.gate.judge import judge
     from harness.gate.output import write_findings
     from harness.gate.text import Background, format_options, gate_text
@@ -251,12 +251,12 @@ def _judge(run: Session, state: State, baseline: Baseline, config: pytest.Config
 
     new = {record.name: record for record in state.records}
     unmeasured = {
-        # Of what pytest itself skipped, by a marker or a plugin, no more is known.
+        # No reason is known for cells that pytest itself skipped, by a marker or a plugin.
         cell.name: "selected, and not measured" if cell.skip is None else f"skipped: {cell.skip}"
         for cell in run.planner.selected
         if cell.name not in new
     }
-    lost_cells = baseline.lost(state.collected, state.known, unmeasured | state.unmeasured)
+    lost_cells = baseline.lost(state.collected, state.cells_by_name, unmeasured | state.unmeasured)
     defaults = default_rules([*baseline.records.values(), *state.records])
     judgement = judge(baseline.records, new, lost_cells, lambda record: run.options.policy(record.gate, defaults))
     here = {suite: os.path.relpath(config.rootpath / suite, config.invocation_params.dir) for suite in state.collected}
@@ -267,8 +267,8 @@ def _judge(run: Session, state: State, baseline: Baseline, config: pytest.Config
     write_findings(judgement, background, *(None if file is None else Path(file) for file in files))
 
 
-def _make_room(option: str, name: str | Path | None) -> None:
-    """Make the folder of an output now, for it is written only after everything was measured."""
+def _check_output(option: str, name: str | Path | None) -> None:
+    """Create the folder of an output file, and check it before hours of measuring."""
     if name is not None:
         file, argument = Path(name), f"--{option.removeprefix('--').replace('_', '-')}={name}"
         if file.is_dir():
@@ -278,8 +278,8 @@ def _make_room(option: str, name: str | Path | None) -> None:
         check_writable(file.parent, f"{argument} cannot be written", "or choose another file")
 
 
-def _check_plots(histogram: Sequence[str]) -> None:
-    """Ask for what draws histograms now, for pytest-benchmark does so only after everything was measured."""
+def _check_histograms(histogram: Sequence[str]) -> None:
+    """Check that the library for histograms is installed, before hours of measuring."""
     if histogram:
         try:
             import pytest_benchmark.histogram  # noqa: F401
@@ -287,7 +287,7 @@ def _check_plots(histogram: Sequence[str]) -> None:
             raise UsageError(f"--benchmark-histogram: {error.args[-1]}") from None
 
 
-def _left_out(config: pytest.Config) -> bool:
+def _skips_all(config: pytest.Config) -> bool:
     """Whether pytest-benchmark skips every cell."""
     return config.getoption("benchmark_skip") and not config.getoption("benchmark_only")
 
@@ -300,7 +300,7 @@ def pytest_sessionfinish(session: pytest.Session, exitstatus: int) -> None:
         file, source = session.config.getoption("--harness-report"), session.config.getoption("benchmark_json")
         key_documents = state.session.recorder.documents()
         name = None if source is None else source.name
-        state.report = report_run(state.records, state.left, key_documents, name, Path(file), installed())
+        state.report = report_run(state.records, state.unmeasured_cells, key_documents, name, Path(file), installed())
     planned = session.config.getoption("--harness-plan")
     if exitstatus == pytest.ExitCode.OK and state.selected and not planned:
         if not state.records:
@@ -311,41 +311,41 @@ def pytest_sessionfinish(session: pytest.Session, exitstatus: int) -> None:
 
 @pytest.hookimpl(optionalhook=True)
 def pytest_benchmark_update_json(config: pytest.Config, output_json: dict[str, Any]) -> None:
-    """Write what the records share: the verdicts, the cells that were not measured, and the key documents."""
+    """Write the entries for all records: the verdicts, the cells that were not measured, and the key documents."""
     state = config.stash[STATE]
     if state.session is not None and state.records:
-        output_json[FIELD] = {**state.session.recorder.sections(), "left": to_json(state.left)}
+        output_json[FIELD] = {**state.session.recorder.sections(), "left": to_json(state.unmeasured_cells)}
 
 
 # --------------------------------------------------------------------------------------------------------- reports
 
 
 def pytest_report_collectionfinish(config: pytest.Config) -> list[str]:
-    """What the run is about to use; nothing in a session that has no cells."""
-    if not config.stash[STATE].known:
+    """Print the preset, the store and synthetic fallbacks, in a session with cells."""
+    if not config.stash[STATE].cells_by_name:
         return []
     preset_name, store = config.getoption("--harness-preset"), config.getoption("--harness-store")
-    stand_ins = sorted({cell.dataset for cell in config.stash[STATE].known.values() if cell.is_fallback})
+    fallbacks = sorted({cell.dataset for cell in config.stash[STATE].cells_by_name.values() if cell.is_fallback})
     shared = shared_url(config.getoption("--harness-shared"))
-    places = f"store {store}" + (f", shared store {without_password(shared)}" if shared else "")
-    lines = [f"harness: preset {preset_name}, {places}"]
-    lines += [f"harness: no real data found, so {name} is used; harness data status says more" for name in stand_ins]
+    stores = f"store {store}" + (f", shared store {without_password(shared)}" if shared else "")
+    lines = [f"harness: preset {preset_name}, {stores}"]
+    lines += [f"harness: no real data found, so {name} is used; harness data status says more" for name in fallbacks]
     if config.getoption("benchmark_cprofile"):
-        lines.append("harness: --benchmark-cprofile leaves cells out, for it cannot look into their worker processes")
-    return lines + _untold(config)
+        lines.append("harness: --benchmark-cprofile skips cells, because it cannot profile their worker processes")
+    return lines + _new_problems(config)
 
 
-def _untold(config: pytest.Config) -> list[str]:
-    """The problems of plugins that were not shown yet."""
+def _new_problems(config: pytest.Config) -> list[str]:
+    """Return the problems of plugins that were not printed yet, and count them as printed."""
     state = config.stash[STATE]
-    problems = [f"harness: {problem}" for problem in installed().problems[state.told :]]
-    state.told += len(problems)
+    problems = [f"harness: {problem}" for problem in installed().problems[state.printed_problems :]]
+    state.printed_problems += len(problems)
     return problems
 
 
-@pytest.hookimpl(tryfirst=True)  # a regression that pytest-benchmark finds ends the summary
+@pytest.hookimpl(tryfirst=True)  # if pytest-benchmark finds a regression, later hooks of the summary do not run
 def pytest_terminal_summary(terminalreporter: Any, config: pytest.Config) -> None:
-    """The tables of this run, and what plugins did wrong."""
+    """Print the tables of this run, the gate's judgement, and the problems of plugins."""
     state = config.stash[STATE]
     if state.records:
         from harness.report.terminal import report_text
@@ -360,5 +360,5 @@ def pytest_terminal_summary(terminalreporter: Any, config: pytest.Config) -> Non
     if state.session is not None:
         if state.selected and not state.records and not config.getoption("--harness-plan"):
             terminalreporter.write_line("harness: no cell was measured")
-        for problem in _untold(config):
+        for problem in _new_problems(config):
             terminalreporter.write_line(problem)

@@ -107,9 +107,9 @@ def test_only_and_disabled_contradict_each_other(suite: Suite) -> None:
 @pytest.mark.parametrize(
     ("options", "status", "message"),
     [
-        ([], pytest.ExitCode.INTERRUPTED, "the plugin pytest-benchmark is switched off; cells need it"),
-        (["--harness-plan"], pytest.ExitCode.INTERRUPTED, "the plugin pytest-benchmark is switched off"),
-        (["--collect-only", "-k", "conv"], pytest.ExitCode.INTERRUPTED, "the plugin pytest-benchmark is switched off"),
+        ([], pytest.ExitCode.INTERRUPTED, "pytest-benchmark is switched off, but cells need it"),
+        (["--harness-plan"], pytest.ExitCode.INTERRUPTED, "pytest-benchmark is switched off"),
+        (["--collect-only", "-k", "conv"], pytest.ExitCode.INTERRUPTED, "pytest-benchmark is switched off"),
         ([JSON], pytest.ExitCode.USAGE_ERROR, "unrecognized arguments: --benchmark-json=run.json"),
     ],
 )

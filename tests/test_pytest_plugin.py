@@ -144,7 +144,7 @@ def test_two_metrics_cannot_give_one_figure(suite: Suite, monkeypatch: pytest.Mo
     monkeypatch.setattr(toy.Mean, "compute", lambda self, evidence: {"weights": 1.0})
     result = suite(TOYS, "-k", "conv and full")
     result.assert_outcomes(failed=1, deselected=3)
-    assert "metrics 'mean' and 'weight' both give a figure 'weights'; rename one" in str(result.stdout)
+    assert "metrics 'mean' and 'weight' both report a figure 'weights'; rename one" in str(result.stdout)
 
 
 def test_the_folder_of_the_json_file_is_made(suite: Suite) -> None:

@@ -1,4 +1,4 @@
-"""Estimate a recipe's parameters and multiply-accumulates from shapes alone, and from these how long a run takes."""
+"""Estimate a recipe's parameters and multiply-accumulates from shapes alone, and from these the time of a run."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from harness.plugin.manager import Plugins
 from harness.store.local import Store
 from harness.suite.presets import Preset
 
-#: Multiply-accumulates per second of training on two common cores; used until the store holds a network trained here.
+#: Multiply-accumulates per second of training on two common cores, unless the store has build times of this machine.
 NOMINAL_RATE = 2e10
 #: A training step costs about three forward passes: the pass itself, and the gradients of inputs and weights.
 TRAINING_FACTOR = 3

@@ -49,7 +49,7 @@ _WRAPPERS = {
 
 
 def derive(*parts: Any) -> int:
-    """A seed of 63 bits from the texts of ``parts``; the same on every machine."""
+    """Hash ``parts`` to a seed of 63 bits; the same on every machine."""
     return int.from_bytes(hashlib.sha256("/".join(map(str, parts)).encode()).digest()[:8], "big") >> 1
 
 
@@ -149,7 +149,7 @@ class Context:
         return model
 
     def _training(self, model: torch.nn.Module, phase: Phase, name: str, changes: Mapping[str, Any]) -> Training:
-        """The training that a step asks for. Raises CellError when it is impossible, or would train nothing."""
+        """The training that a step requests. Raises CellError if it is invalid, or would train nothing."""
         caller = f"{self._node.label} calls fit()"
         if not isinstance(model, torch.nn.Module):
             raise CellError(f"{caller} with {type(model).__name__}, not with a network")
@@ -205,13 +205,13 @@ class Executor:
         return result
 
     def build_all(self) -> None:
-        """Build or fetch the artefacts of all cells. A failure is kept for its cells; the other builds go on."""
+        """Build or fetch the artefacts of all cells. A failure is stored for its cells; the other builds go on."""
         missing = self.plan.needed(self.store.has)
         logged: set[HarnessError] = set()
         for index, node in enumerate(missing, start=1):
             self.display.overall(index, len(missing))
             self._try(node, logged)
-        for key in self.plan.artefacts.values():  # fetch now: nothing else may run while cells are timed
+        for key in self.plan.artefacts.values():  # fetch now, because a download would disturb timings
             if key not in self._built:
                 self._try(self.plan.nodes[key], logged)
 
@@ -279,7 +279,7 @@ class Executor:
         return f"plugin {self.plugins.origin(self._author(node))}"
 
     def _check(self, node: Node, model: object, data: Data) -> None:
-        """Raise CellError for a model with wrong answers, before it is stored."""
+        """Raise CellError for a model with invalid answers, before it is stored."""
         if not isinstance(model, torch.nn.Module):
             raise CellError(f"{node.label} gave {type(model).__name__}, not a network")
         example = torch.from_numpy(np.array(data.validation.inputs[:1]))
@@ -327,7 +327,7 @@ def _fresh(plugins: Plugins, node: Node, task: Task, seed: int) -> torch.nn.Modu
 
 @contextlib.contextmanager
 def _global_seeds(seed: int) -> Iterator[None]:
-    """Seed the global random generators, which a plugin may use unasked, and restore their states afterwards."""
+    """Seed the global random generators, which plugins may use, and restore their states afterwards."""
     states = random.getstate(), np.random.get_state()
     try:
         with torch.random.fork_rng(devices=[]):
@@ -341,7 +341,7 @@ def _global_seeds(seed: int) -> Iterator[None]:
 
 
 def wrong_answer(model: torch.nn.Module, example: torch.Tensor, labels: int) -> str | None:
-    """What is wrong with the answer of ``model`` to ``example`` (1, *input_shape), or None for a finite (1, labels).
+    """Describe the fault in the answer of ``model`` to ``example`` (1, *input_shape); None for a finite (1, labels).
 
     Sets the model to evaluation mode. An exception of the model is a reason, too.
     """

@@ -1,4 +1,4 @@
-"""Plan the graph of steps that cells need: each artefact once, under a key that hashes all that it depends on."""
+"""Plan the graph of steps that cells need: each artefact once, under a key that hashes its dependencies."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ V = TypeVar("V")
 
 @dataclasses.dataclass(frozen=True)
 class Root:
-    """What the artefacts of one dataset, architecture and seed have in common."""
+    """The common properties of the artefacts of one dataset, architecture and seed."""
 
     dataset: str
     architecture: str
@@ -78,7 +78,7 @@ class Plan:
         return ([] if node.parent is None else self.lineage(node.parent)) + [node]
 
     def untrained(self) -> list[str]:
-        """The cells whose recipe trains nothing; a step that does not declare its trainings may train."""
+        """The names of cells whose recipe trains nothing. A step that declares no trainings may train."""
         return [
             cell
             for cell, key in self.artefacts.items()
@@ -138,9 +138,9 @@ def make(
 
 
 class _Once(Generic[V]):
-    """Call a function once for each identity; later calls return, or raise, what the first one did.
+    """Call a function once for each identity; later calls repeat its result or error.
 
-    The arguments are kept, so that an ``id`` that serves as identity is not given to another object.
+    It holds the arguments, so that no other object gets an ``id`` that serves as identity.
     """
 
     def __init__(self, function: Callable[..., V]) -> None:
@@ -203,7 +203,7 @@ def _root(
 def _child(
     parent: Node, step: Step, plugins: Plugins, trainings: DeclaredTrainings | None, parameters: Mapping[str, Any]
 ) -> Node:
-    # A step that does not declare what it trains depends on both phases.
+    # A step that declares no trainings depends on both phases.
     phases = sorted(PHASES if trainings is None else {phase for phase, _ in trainings})
     document = {
         "schema": SCHEMA,
@@ -239,14 +239,14 @@ def _declaration(step: Step, plugins: Plugins) -> tuple[DeclaredTrainings | None
 
 
 def _parameters(step: Step, parameters: Any) -> Any:
-    """What ``parameters`` returned, as the key holds it: without defaults, unless the step overrides the method."""
+    """The result of ``parameters`` for the key: without defaults, unless the step overrides the method."""
     if dataclasses.is_dataclass(step) and type(step).parameters is Step.parameters:
         return non_default_fields(step)
     return to_jsonable(parameters)
 
 
 def _identity(origin: Origin, kind: type) -> dict[str, str]:
-    """What a key holds of the code behind a step, an architecture or a data set, besides its ``version``.
+    """The part of a key for the code of a step, an architecture or a data set, besides its ``version``.
 
     It is the id of its distribution and the digest of its code. A new release of a plugin that changes only other code
     keeps the key. Without readable source the version of the distribution stands for the code. The kernel's own

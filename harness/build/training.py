@@ -177,7 +177,7 @@ def _report(progress: Progress, before: int, total: int, note: str, done: int) -
 
 
 def _sample_rows(available: int, count: int | None, seed: int) -> np.ndarray[Any, Any] | slice:
-    """The rows of a seeded sample of ``count`` examples, in order; all rows when that many are not there."""
+    """The rows of a seeded sample of ``count`` examples, in order; all rows if there are fewer."""
     if count is None or count >= available:
         return slice(None)
     return np.sort(np.random.default_rng(seed).choice(available, count, replace=False))
@@ -220,7 +220,7 @@ def _write_checkpoint(file: Path, initial_digest: str, state: Mapping[str, Any])
 
 
 def _read_checkpoint(file: Path, initial_digest: str) -> dict[str, Any] | None:
-    """Return the saved state; None, with a warning that says why, when the file cannot be used."""
+    """Return the saved state; None, with a logged reason, if the file cannot be used."""
     try:
         if not file.exists():
             return None

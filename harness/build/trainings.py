@@ -15,7 +15,7 @@ PHASES: tuple[Phase, ...] = get_args(Phase)
 
 
 def with_changes(training: Training, changes: Mapping[str, Any]) -> Training:
-    """Replace fields of ``training``. Raises UsageError for an unknown field or a value that is not allowed."""
+    """Replace fields of ``training``. Raises UsageError for an unknown field or an invalid value."""
     fields = [field.name for field in dataclasses.fields(Training)]
     for name in changes:
         if name not in fields:
@@ -65,8 +65,8 @@ def undeclared_difference(
     reasons = [f"declares {_describe(missing, trainings)} and did not run it"] if missing else []
     reasons += [f"ran {_describe(extra, trainings)} and does not declare it"] if extra else []
     return (
-        f"{' and '.join(reasons)}: its key would not hold what the model depends on; let trainings() return each "
-        "training as it is passed to context.fit, or None when that is not known before"
+        f"{' and '.join(reasons)}: its key would miss something that the model depends on; let trainings() return "
+        "each training as it is passed to context.fit, or None if that is unknown in advance"
     )
 
 

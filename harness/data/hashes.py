@@ -35,10 +35,10 @@ def remembered_in(folder: Path) -> Iterator[None]:
 
 
 def hash_files(root: Path, names: Sequence[str]) -> dict[str, str]:
-    """The SHA-256 of each file, by its name relative to ``root``.
+    """Return the SHA-256 of each file, by its name relative to ``root``.
 
-    A file whose size and modification time are remembered is not read again. A change that leaves both as they were
-    is not noticed. Without a folder to remember in, or when that cannot be written, every file is read. Raises OSError
+    A file with a remembered size and modification time is not read again, so a change that preserves both is not
+    noticed. Every file is read if there is no folder for the memory, or it cannot be written. Raises OSError
     for a file that cannot be read.
     """
     folder = _memory.get()

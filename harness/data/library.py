@@ -21,16 +21,16 @@ DEFAULT = Path("data")
 
 @dataclasses.dataclass(frozen=True)
 class Found:
-    """A data set and its folder (None for a synthetic one, which is generated when it is needed)."""
+    """A data set and its folder (None for a synthetic one, which is generated on demand)."""
 
     dataset: Dataset
     folder: Path | None
 
 
 def roots(option: str | None) -> list[Path]:
-    """The folders to search: the option, else the environment's HARNESS_DATA (several, as in PATH), else ``./data``.
+    """Return the folders to search: the option, else HARNESS_DATA (several, as in PATH), else ``./data``.
 
-    Raises UsageError for a folder that was named and does not exist.
+    Raises UsageError if a named folder does not exist.
     """
     named = [option] if option else [entry for entry in os.environ.get(VARIABLE, "").split(os.pathsep) if entry]
     for entry in named:
@@ -41,21 +41,21 @@ def roots(option: str | None) -> list[Path]:
 
 
 def candidates(dataset: Dataset, search_path: Sequence[Path]) -> list[Path]:
-    """The existing folders that may hold ``dataset``: each root, and the folder of its name in each root."""
+    """Return the existing folders that may hold ``dataset``: each root, and its subfolder of that name."""
     return [folder for root in search_path for folder in (root, root / dataset.name) if folder.is_dir()]
 
 
 def locate(dataset: Dataset, search_path: Sequence[Path], plugins: Plugins) -> Path | None:
-    """The first folder that holds ``dataset``. Raises DataError when its plugin fails."""
+    """Return the first folder that holds ``dataset``. Raises DataError if its plugin fails."""
     matching = (f for f in candidates(dataset, search_path) if plugins.call(dataset, "matches", f))
     return next(matching, None)
 
 
 def resolve(name: str, plugins: Plugins, option: str | None) -> Found:
-    """The data set to use for ``name``: the data set if it is on this machine, else its fallback.
+    """Choose the data set for ``name``: that data set if it is on this machine, else its fallback.
 
-    Raises NoData when neither is there, and DataError when the plugin fails. A folder that the user named must hold the
-    data set: a user who points at data does not want synthetic data instead.
+    Raises NoData if there is neither, and DataError if the plugin fails. A folder that the user named must hold the
+    data set: whoever names a folder does not want synthetic data.
     """
     dataset = plugins.datasets.get(name)
     if dataset.synthetic:
@@ -101,7 +101,7 @@ class Library:
     def load(self, name: str, evaluation: int | None = None, layout: str = "") -> Data:
         """The data of ``name``, checked: in ``layout``, with the first ``evaluation`` validation and test examples.
 
-        Data that cannot be loaded are not tried again: every caller gets the same error.
+        Loading is not repeated after an error: every caller gets the same one.
         """
         key = (name, evaluation, layout)
         if key not in self._loaded:
@@ -121,7 +121,7 @@ class Library:
 
     def _read(self, name: str) -> Data:
         dataset, folder = self._locate(name)
-        # Older code may have prepared its cache in another way.
+        # Older code may have filled its cache differently.
         cache = self._store.data(name) / (code_digest(type(dataset)) or "")
         with self._display.step(f"reading {name}") as progress, remembered_in(self._store.data(name)):
             data = self._plugins.call(dataset, "load", folder, cache, progress)
@@ -161,7 +161,7 @@ def _first_examples(data: Data, count: int) -> Data:
 
 
 def status(plugins: Plugins, option: str | None) -> Iterator[str]:
-    """Tell for each data set where it is, or how to get it."""
+    """Yield a line for each data set: its folder, or how to get it."""
     search_path = roots(option)
     for name in plugins.datasets:
         dataset = plugins.datasets.get(name)

@@ -81,7 +81,7 @@ def _cpus(host: Host) -> list[str | None]:
         _if_known("{}", facts["cpus"]),
         _if_known("on {} cores", facts["cores"]),
         _switch("hyper-threading (SMT)", facts["smt"]),
-        f"of which this process may use {allowed}" if allowed and allowed != facts["cpus"] else None,
+        f"this process may use {allowed}" if allowed and allowed != facts["cpus"] else None,
         f"isolated: {', '.join(map(str, isolated))}" if isolated else None,
         _if_known("limited to the time of {:g} CPUs (quota)", facts["cpu_quota"]),
         _if_known("{} memory nodes", facts["numa_nodes"]) if facts["numa_nodes"] != 1 else None,

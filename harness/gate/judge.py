@@ -165,7 +165,7 @@ def classify(worsening: FigureChange, allowed: float) -> tuple[FindingKind, str]
 
 
 def _earlier_model(old: Record, new: Record) -> Against | None:
-    """What the new run measured of the earlier model itself."""
+    """The new run's measurement of the earlier model."""
     against = new.against
     return against if against is not None and against.artefact.key == old.artefact.key else None
 

@@ -16,7 +16,7 @@ from harness.text import one_line, pluralize, printable
 
 @dataclasses.dataclass(frozen=True)
 class Background:
-    """What a text about a judgement needs beside it: the earlier run, the key documents, options to measure again."""
+    """The context of a judgement: the earlier run, the key documents, and the options to measure again."""
 
     baseline: Path
     old: Documents
@@ -27,7 +27,7 @@ class Background:
     suites: Mapping[str, str] = dataclasses.field(default_factory=dict)
 
     def changed(self, before: Record, now: Record) -> list[str]:
-        """What differs between two records of a cell, a line each."""
+        """The differences between two records of a cell, a line each."""
         return changes(before, now, self.old, self.new) or ["nothing that is recorded"]
 
 
@@ -65,7 +65,7 @@ def summary(judgement: Judgement) -> str:
 
 
 def surroundings_text(judgement: Judgement) -> str:
-    """What differs around the models of both runs, each difference once; empty if nothing does."""
+    """The differences in the surroundings of both runs, each once; empty if there are none."""
     pairs = [(entry.old, entry.new) for entry in judgement.comparisons]
     lines = [
         line for old, new in pairs if old is not None and new is not None for line in surrounding_changes(old, new)

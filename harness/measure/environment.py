@@ -1,4 +1,4 @@
-"""Read the environment of this process, and verify that it is the one that a profile asks for."""
+"""Read the environment of this process, and verify that it is the one that a profile requires."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ ALLOCATOR_LIBRARY = re.compile(r"/lib(tcmalloc|jemalloc|mimalloc)[^/]*\.so[^/]*$
 
 
 def verify(actual: Mapping[str, Any], threads: int, cpus: list[int] | None, onednn: bool, isa: str = "auto") -> None:
-    """Raise MeasureError unless ``actual``, the worker's environment, is what its profile asks for."""
+    """Raise MeasureError unless ``actual``, the worker's environment, matches its profile."""
     expected: dict[str, Any] = {"threads": threads, "interop_threads": 1, "onednn": onednn}
     expected |= {name: threads for name in ("omp_threads", "mkl_threads") if name in actual}
     if cpus is not None:

@@ -44,7 +44,7 @@ class Amount:
 
 @dataclasses.dataclass(frozen=True)
 class ProcessTiming:
-    """What one process measured: nanoseconds of each call of both arms, pair by pair, and what disturbed it.
+    """The measurement of one process: nanoseconds of each call of both arms, pair by pair, and disturbances.
 
     ``warmup`` counts the untimed calls of each arm. ``steady`` says whether they ended steady (None: not asked for, or
     too few calls). ``canary`` holds nanoseconds, PARTS + 1 groups of CANARY_CALLS in chronological order.
@@ -258,7 +258,7 @@ def canary() -> Callable[[], object]:
 
     It computes checksums and copies in less memory than a core caches. It allocates nothing and uses neither torch nor
     BLAS, so no allocator, thread count or library version changes its time; only the machine does. A process keeps one
-    canary, because the place of its buffers matters: of two larger ones, allocated anew, one was a sixth slower.
+    canary, because the place of its buffers matters: of two larger ones, newly allocated, one was a sixth slower.
     """
     data, source, target = (memoryview(mmap.mmap(-1, size)) for size in (CHECKED, COPIED, COPIED + OFFSET))
     data[:] = bytes(range(256)) * (CHECKED // 256)

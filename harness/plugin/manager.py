@@ -1,4 +1,4 @@
-"""Load plugins and run their code: a plugin that fails is named and left out, and everything else runs."""
+"""Load plugins and run their code. A plugin that fails is reported and left out; everything else runs."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ T = TypeVar("T")
 
 @dataclasses.dataclass(frozen=True)
 class Origin:
-    """Where a registered object comes from: the plugin's entry point, and its distribution with the version."""
+    """The origin of a registered object: the plugin's entry point, and its distribution with the version."""
 
     plugin: str
     distribution: str
@@ -53,7 +53,7 @@ KERNEL = _kernel()
 
 @dataclasses.dataclass(frozen=True)
 class Problem:
-    """Why a plugin or one of its objects was left out, or what its code did wrong."""
+    """A problem: why a plugin or one of its objects was left out, or a fault of its code."""
 
     origin: Origin
     reason: str
@@ -194,10 +194,10 @@ class Plugins:
                 try:
                     hooks[name](register=functools.partial(self._register, origin, name))
                 except FOREIGN as error:
-                    self.note(origin, f"{name} failed: {describe_error(error)}; what it brings after that is missing")
+                    self.note(origin, f"{name} failed: {describe_error(error)}; its later objects are missing")
         brought = any(registry.brought_by(origin) for registry in self.registries.values())
         if not brought and not hooks.keys() - self.registries.keys() and len(self.problems) == problems:
-            self.note(origin, "brings nothing: no hook of it is marked with @harness.hookimpl and registers anything")
+            self.note(origin, "registers nothing: mark its hooks with @harness.hookimpl, and let them register objects")
 
     def _published(self, hooks: Mapping[str, Callable[..., Any]], origin: Origin) -> dict[str, Kind]:
         """The kinds that a plugin publishes, by the hooks that register objects of them."""

@@ -1,7 +1,7 @@
-"""Identify a machine: what must be equal for the timings of two runs to belong to one series.
+"""Identify a machine by the facts that must be equal for the timings of two runs to belong to one series.
 
-The fingerprint says what a machine is: the model of its CPU, the architecture, the numbers of CPUs and cores, the
-memory, the system, and whether it is virtual. It leaves out what is updated while the machine stays the same: kernel,
+The fingerprint has the model of its CPU, the architecture, the numbers of CPUs and cores, the
+memory, the system, and whether it is virtual. It omits what updates change on the same machine: kernel,
 microcode, governor, torch, allocator. Updates do move timings, which is why a series must continue across them. If they
 were in the fingerprint, each would begin a new series and hide the change that it caused.
 """
@@ -20,7 +20,7 @@ ENTRIES = ("cpu", "architecture", "cpus", "cores", "memory_bytes", "system", "hy
 
 @dataclasses.dataclass(frozen=True)
 class Fingerprint:
-    """A machine; None for what its system does not tell. Compare two with `same_machine`, not by equality."""
+    """A machine; None for facts that its system does not report. Compare two with `same_machine`, not by equality."""
 
     cpu: str | None = None
     architecture: str | None = None
@@ -32,12 +32,12 @@ class Fingerprint:
 
     @property
     def known(self) -> bool:
-        """Whether the machine can be told from others: without the model of its CPU it cannot."""
+        """Whether the machine can be distinguished from others, which needs the model of its CPU."""
         return self.cpu is not None
 
     @property
     def digest(self) -> str:
-        """Eight hex digits that stand for the machine; "unknown" for one that is not known."""
+        """Eight hex digits that identify the machine; "unknown" without the model of its CPU."""
         document = json.dumps(dataclasses.astuple(self))
         return hashlib.sha256(document.encode()).hexdigest()[:8] if self.known else "unknown"
 
@@ -57,7 +57,7 @@ class Fingerprint:
 
 
 def fingerprint(facts: Mapping[str, Any]) -> Fingerprint:
-    """The machine that a record's ``machine`` describes; an unknown one where the model of the CPU is missing."""
+    """The machine that a record's ``machine`` describes; an unknown one if the model of the CPU is missing."""
     memory = _whole(facts.get("memory_bytes"))
     hypervisor = facts.get("hypervisor")
     return Fingerprint(

@@ -1,7 +1,7 @@
 """Define the record of a cell as classes, and convert them from and to JSON.
 
-A record stands in ``benchmarks[].extra_info["harness"]`` of a pytest-benchmark file; the paired samples stand beside it
-in ``extra_info["harness_samples"]``. In the file a record is plain JSON: no value in it needs this package to be read.
+A record is in ``benchmarks[].extra_info["harness"]`` of a pytest-benchmark file; the paired samples are beside it in
+ ``extra_info["harness_samples"]``. In the file a record is plain JSON: no value in it needs this package to be read.
 Fields that this version does not know are ignored, because later versions add some.
 """
 
@@ -55,9 +55,9 @@ class MetricValue(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True)
 
 
 class SignalRecord(msgspec.Struct, frozen=True, kw_only=True):
-    """A sign that the machine was disturbed; ``beyond`` its limit it contaminates the cell.
+    """A noise signal: a sign that the machine was disturbed. ``beyond`` its limit it contaminates the cell.
 
-    ``value`` is None where this machine does not tell it.
+    ``value`` is None if the machine does not report it.
     """
 
     signal: str
@@ -67,7 +67,7 @@ class SignalRecord(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def sentence(self) -> str:
-        """What the signal says, for users."""
+        """The sentence for users."""
         spec = SIGNALS.get(self.signal)
         return self.signal if spec is None else spec.describe(self.value or 0.0)
 
@@ -87,7 +87,7 @@ class AARun(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Confirmation(msgspec.Struct, frozen=True, kw_only=True):
-    """What fresh processes measured of a cell that was slower."""
+    """The measurement by fresh processes of a cell that looked slower."""
 
     ratio: Interval
     per_process: list[float]
@@ -100,7 +100,7 @@ class Confirmation(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class VerdictRecord(msgspec.Struct, frozen=True, kw_only=True):
-    """What the ratio says at a ``margin`` (0.01 is 1 %): faster, slower, same, inconclusive, or contaminated.
+    """The verdict on a ratio at a ``margin`` (0.01 is 1 %): faster, slower, same, inconclusive, or contaminated.
 
     ``p`` is adjusted for the cells of the matrix; ``processes_needed`` would decide an inconclusive cell.
     """
@@ -176,7 +176,7 @@ class Against(msgspec.Struct, frozen=True, kw_only=True):
 
     ``timing`` has the earlier model as the reference; it is None, with the ``reason``, where the model was not timed
     again. ``latency`` is the new model's median in these pairs, in microseconds. ``sha256`` is the hash of the file
-    deployed from the earlier artefact today; empty where there is none. ``same``: it is the new model's file.
+    deployed from the earlier artefact today; empty if there is none. ``same``: it is the file of the new model.
     ``differences`` are the new model's figures minus the earlier model's.
     """
 
@@ -244,7 +244,7 @@ class Record(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
 
     @property
     def identity(self) -> tuple[str, ...]:
-        """What two records share that measure the same thing: suite, matrix, cell, preset and protocol."""
+        """The identity of the measurement, equal in comparable records: suite, matrix, cell, preset and protocol."""
         return (self.suite, self.matrix, self.cell, self.preset, self.protocol or "")
 
     @property
@@ -264,7 +264,7 @@ class Record(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
 
     @property
     def verdict(self) -> VerdictRecord | None:
-        """The verdict on the latency; None where there is none: not timed, not in pairs, or not judged yet."""
+        """The verdict on the latency; None if it was not timed in pairs, or is not decided yet."""
         return None if self.timing is None else self.timing.verdict
 
     @property
@@ -293,9 +293,9 @@ class Unmeasured(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def decode(document: Any, kind: type[T] = Record) -> T:  # type: ignore[assignment]
-    """A record, or another class of this module, from what JSON gave.
+    """Convert parsed JSON to a record, or to another class of this module.
 
-    Raises ValueError, with the path of the field and what was expected there.
+    Raises ValueError with the path of the field and the expected type.
     """
     try:
         return msgspec.convert(document, kind)
@@ -306,12 +306,12 @@ def decode(document: Any, kind: type[T] = Record) -> T:  # type: ignore[assignme
 
 
 def to_json(value: Any) -> Any:
-    """A record, or another class of this module, as plain mappings and lists of its own."""
+    """Convert a record, or another class of this module, to new plain mappings and lists."""
     return msgspec.to_builtins(value)
 
 
 def _with_key(path: str, document: Any, kind: type[Any]) -> str:
-    """The path of a fault with the key of the mapping that it is in, for which msgspec writes "..."."""
+    """Complete the path of a fault: msgspec writes "..." for the key of a mapping."""
     if "[...]" not in path:
         return path
     place = document = copy.deepcopy(document)

@@ -22,7 +22,7 @@ SAMPLES = "harness_samples"
 
 @dataclasses.dataclass(frozen=True)
 class Commit:
-    """The commit that a run was made from; None for what is not known. ``dirty``: with uncommitted changes."""
+    """The commit that a run was made from; unknown values are None. ``dirty``: with uncommitted changes."""
 
     id: str | None = None
     branch: str | None = None
@@ -31,7 +31,7 @@ class Commit:
 
     @property
     def short(self) -> str:
-        """The first seven digits of its id, and "(dirty)" where there were uncommitted changes."""
+        """The first seven digits of the id, with "(dirty)" for uncommitted changes."""
         return "no commit" if self.id is None else self.id[:7] + (" (dirty)" if self.dirty else "")
 
 
@@ -43,14 +43,14 @@ class Run:
     date: datetime
     commit: Commit
     records: tuple[Record, ...]
-    #: What the artefacts depend on, by their keys.
+    #: The key documents of the artefacts, by key.
     documents: Documents = dataclasses.field(default_factory=dict)
     #: The cells that were selected and not measured.
-    left: tuple[Unmeasured, ...] = ()
+    unmeasured: tuple[Unmeasured, ...] = ()
 
 
 def read(file: Path) -> Run:
-    """The run in a file. Raises UsageError as `load` does, and for a file that does not say when it was made."""
+    """Read the run in a file. Raises UsageError as `load` does, and for a file without a date."""
     document, records = load(file)
     date = _date(document.get("datetime"))
     if date is None:
@@ -63,15 +63,15 @@ def read(file: Path) -> Run:
 
 
 def read_records(file: Path) -> list[Record]:
-    """The records of a run file, in order; the file need not have a date. Raises UsageError as `load` does."""
+    """Read the records of a run file, in order; the file needs no date. Raises UsageError as `load` does."""
     return load(file)[1]
 
 
 def collect(paths: Sequence[Path]) -> tuple[list[Run], list[str]]:
-    """The runs of files and of all JSON files below folders, in the order of time; of equal times in the given order.
+    """Read the runs in files and in all JSON files below folders, in order of time, then of the arguments.
 
-    Also remarks: which files of a folder are no runs and were passed over, which runs are copies and count once, and
-    whose clock was wrong. Raises UsageError for a named file that is no run, and where there is no run at all.
+    Also returns remarks: files of a folder that are no runs and were skipped, copies that were skipped, and runs with
+    a wrong clock. Raises UsageError for a named file that is no run, and if there is no run at all.
     """
     runs: dict[Path, Run] = {}
     remarks = []
@@ -83,7 +83,7 @@ def collect(paths: Sequence[Path]) -> tuple[list[Run], list[str]]:
         except UsageError as error:
             if named:
                 raise
-            remarks.append(f"passed over: {str(error).partition(';')[0]}")
+            remarks.append(f"skipped: {str(error).partition(';')[0]}")
     unique: list[Run] = []
     for run in sorted(runs.values(), key=lambda run: run.date):
         twin = next((earlier for earlier in reversed(unique) if _same(run, earlier)), None)
@@ -91,7 +91,7 @@ def collect(paths: Sequence[Path]) -> tuple[list[Run], list[str]]:
             unique.append(run)
             remarks.extend(_doubts(run))
         else:
-            remarks.append(f"passed over: {run.path} is a copy of {twin.path}")
+            remarks.append(f"skipped: {run.path} is a copy of {twin.path}")
     if not unique:
         raise UsageError(
             "\n".join([f"there is no run in {', '.join(map(str, paths))}; make one with --benchmark-json", *remarks])
@@ -100,7 +100,7 @@ def collect(paths: Sequence[Path]) -> tuple[list[Run], list[str]]:
 
 
 def labels(runs: Sequence[Run]) -> list[str]:
-    """A label for each run: its date and commit, with the time, or else the file, where these are not unique."""
+    """Label each run with date and commit; with the time, or else the file, if these are not unique."""
     names: list[str] = []
     for form in ("%Y-%m-%d", "%Y-%m-%d %H:%M", "%Y-%m-%d %H:%M:%S"):
         names = [f"{run.date:{form}} {run.commit.short}" for run in runs]
@@ -110,7 +110,7 @@ def labels(runs: Sequence[Run]) -> list[str]:
 
 
 def load(file: Path) -> tuple[dict[str, Any], list[Record]]:
-    """The JSON of a run file, and its records in order.
+    """Read the JSON of a run file, and its records in order.
 
     Raises UsageError for a file that cannot be read, has no record, has records of another schema, or is damaged.
     """
@@ -146,7 +146,7 @@ def load(file: Path) -> tuple[dict[str, Any], list[Record]]:
 
 
 def _with_verdicts(document: Mapping[str, Any], records: list[Record]) -> list[Record]:
-    """The records with the verdicts of the file's section; a run that was killed has none, and gets them now."""
+    """Attach the verdicts of the file's section; decide them now if the run was killed before it did."""
     ours = document.get(FIELD)
     if isinstance(ours, Mapping) and "verdicts" in ours:
         return attach(records, verdicts_in(ours["verdicts"]))
@@ -154,7 +154,7 @@ def _with_verdicts(document: Mapping[str, Any], records: list[Record]) -> list[R
 
 
 def documents_in(document: Mapping[str, Any]) -> dict[str, Mapping[str, Any]]:
-    """The key documents of a run file's artefacts, by key; empty where the file has none."""
+    """The key documents of a run file's artefacts, by key; empty if the file has none."""
     ours = document.get(FIELD)
     documents = ours.get("documents") if isinstance(ours, Mapping) else None
     entries = documents.items() if isinstance(documents, Mapping) else ()
@@ -175,7 +175,7 @@ def unmeasured_in(document: Mapping[str, Any]) -> list[Unmeasured]:
 
 
 def _files(paths: Sequence[Path]) -> Iterator[tuple[Path, bool]]:
-    """The files of these paths, each with whether it was named itself rather than found in a folder."""
+    """Yield the run files of these paths, each with whether the path named it or its folder."""
     for path in paths:
         if path.is_dir():
             yield from ((file, False) for file in sorted(path.rglob("*.json")) if file.is_file())
@@ -196,7 +196,7 @@ def _doubts(run: Run) -> Iterator[str]:
 
 
 def commit_of(info: Any) -> Commit:
-    """The commit in what pytest-benchmark writes as ``commit_info``."""
+    """Read the commit from pytest-benchmark's ``commit_info``."""
     if not isinstance(info, Mapping):
         return Commit()
     name, branch = info.get("id"), info.get("branch")
@@ -210,7 +210,7 @@ def commit_of(info: Any) -> Commit:
 
 
 def _date(text: Any) -> datetime | None:
-    """A date in ISO form, as UTC unless it names another zone; None for anything else."""
+    """Parse a date in ISO form, as UTC unless it names another zone; None for anything else."""
     try:
         moment = datetime.fromisoformat(text)
         return (moment.replace(tzinfo=UTC) if moment.tzinfo is None else moment).astimezone(UTC)

@@ -1,4 +1,4 @@
-"""Decide the verdicts on a run's latencies from its records: a section of the run file of its own."""
+"""Decide the verdicts on a run's latencies from its records, and read them from their section of a run file."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ import msgspec
 
 from harness.records.record import Confirmation, Record, Timing, VerdictRecord, decode
 
-#: What a cell is timed beside: its reference, or its own model of an earlier run.
+#: The model that a cell is timed beside: its reference, or its own model of an earlier run.
 Versus = Literal["reference", "earlier"]
-#: A timing of a run: the cell's name, and what it was timed beside.
+#: A timing of a run: the cell's name, and the model beside it.
 TimingId = tuple[str, Versus]
 
 
 class CellVerdicts(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """The verdicts on one cell; None for what was not timed in pairs."""
+    """The verdicts on one cell; None for a model that was not timed in pairs."""
 
     reference: VerdictRecord | None = None
     earlier: VerdictRecord | None = None
@@ -33,8 +33,8 @@ def decide(
 ) -> Verdicts:
     """Decide the verdict on each timing in pairs that states its margin.
 
-    The cells of a matrix are judged together, because among many cells some look slower by chance. Without its entry
-    in ``confirmations`` (what fresh processes measured, or why they could not) no cell is called slower.
+    The cells of a matrix are judged together, because among many cells some look slower by chance. A cell is
+    called slower only with its entry in ``confirmations``: the measurement of fresh processes, or the reason against.
     """
     found: dict[str, dict[str, VerdictRecord]] = defaultdict(dict)
     for versus, family in _families(records):
@@ -47,7 +47,7 @@ def decide(
 
 
 def suspects(records: Iterable[Record]) -> list[TimingId]:
-    """The timings that look slower, which fresh processes must confirm, in the order of the records."""
+    """The timings that look slower and need confirmation by fresh processes, in the order of the records."""
     return [
         (name, versus)
         for versus, family in _families(records)
@@ -57,12 +57,12 @@ def suspects(records: Iterable[Record]) -> list[TimingId]:
 
 
 def attach(records: Iterable[Record], verdicts: Verdicts) -> list[Record]:
-    """The records with their verdicts, where there are some."""
+    """Attach the verdicts to their records."""
     return [_with_verdicts(record, verdicts.get(record.name, CellVerdicts())) for record in records]
 
 
 def verdicts_in(section: Any) -> Verdicts:
-    """The verdicts in the section of a run file. Raises ValueError for damage, with the cell and the field."""
+    """Decode the verdicts section of a run file. Raises ValueError naming cell and field if it is damaged."""
     if not isinstance(section, Mapping):
         raise ValueError(f"verdicts: expected an object, got {type(section).__name__}")
     verdicts = {}
@@ -75,7 +75,7 @@ def verdicts_in(section: Any) -> Verdicts:
 
 
 def _families(records: Iterable[Record]) -> Iterator[tuple[Versus, list[tuple[str, Timing]]]]:
-    """The timings that are judged together: of one matrix, beside one kind of model, at one margin."""
+    """Group the timings that are judged together: of one matrix, beside one kind of model, at one margin."""
     families: dict[tuple[Versus, float, str, str], list[tuple[str, Timing]]] = defaultdict(list)
     for record in records:
         timings: tuple[tuple[Versus, Timing | None], ...] = (
@@ -93,7 +93,7 @@ def _decide_family(family: Sequence[tuple[str, Timing]]) -> Iterator[tuple[str, 
     from harness.stats.verdict import decide_verdicts
 
     margin = family[0][1].margin
-    assert margin is not None  # _families leaves out what has none
+    assert margin is not None  # _families omits timings without a margin
     undisturbed = [(name, timing) for name, timing in family if not timing.exceeded]
     decided = decide_verdicts([timing.per_process for _, timing in undisturbed], margin)
     verdicts = dict(zip((name for name, _ in undisturbed), decided, strict=True))
@@ -106,7 +106,7 @@ def _decide_family(family: Sequence[tuple[str, Timing]]) -> Iterator[tuple[str, 
 
 
 def _confirmed(suspicion: VerdictRecord, confirmation: Confirmation | str | None) -> VerdictRecord:
-    """The verdict on a cell that looks slower: slower if fresh processes say so too, else inconclusive."""
+    """The verdict on a cell that looks slower: slower if fresh processes confirm it, else inconclusive."""
     from harness.stats.verdict import confirms_slower
 
     margin = suspicion.margin

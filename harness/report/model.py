@@ -158,7 +158,7 @@ def report(runs: Sequence[Run]) -> Report:
     unmeasured = tuple(
         (entry, place)
         for place, run in enumerate(runs)
-        for entry in run.left
+        for entry in run.unmeasured
         if (entry.suite, entry.matrix, entry.cell) not in measured
     )
     return Report(tuple(runs), networks, tuple(warnings_of(networks)), unmeasured)

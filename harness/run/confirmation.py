@@ -1,4 +1,4 @@
-"""Confirm with fresh processes that the cells that look slower are slower."""
+"""Time the cells that look slower again, in fresh processes."""
 
 from __future__ import annotations
 
@@ -16,15 +16,15 @@ if TYPE_CHECKING:
     from harness.measure.pool import Workers
 
 logger = logging.getLogger(__name__)
-#: What a cell was timed beside, in messages.
+#: The names of the models that a cell is timed beside, in messages.
 VERSUS: dict[Versus, str] = {"reference": "reference", "earlier": "model of the earlier run"}
 
 
 class Confirmations:
-    """Times cells again that look slower; a second call times only those that were not tried."""
+    """Times the cells that look slower again, each once."""
 
     def __init__(self, pool: Workers, timer: LatencyTimer) -> None:
-        #: What fresh processes measured, or why they could not; and their samples.
+        #: By timing: the measurement of fresh processes, or the reason why there is none; and their samples.
         self.results: dict[TimingId, Confirmation | str] = {}
         self.samples: dict[TimingId, KeptSamples] = {}
         self._pool = pool
@@ -32,11 +32,11 @@ class Confirmations:
         self._pairs: dict[TimingId, Pair] = {}
 
     def remember(self, pair: Pair, versus: Versus) -> None:
-        """Keep a pair that was timed, to time it again if it looks slower."""
+        """Remember a pair that was timed, to time it again if it looks slower."""
         self._pairs[pair.cell.name, versus] = pair
 
     def run(self, records: Sequence[Record]) -> None:
-        """Time what looks slower in these records again, in processes that are started for it."""
+        """Time the cells of these records that look slower again, unless that was tried before."""
         waiting = [timing_id for timing_id in suspects(records) if timing_id not in self.results]
         for versus, model in VERSUS.items():
             family = [timing_id for timing_id in waiting if timing_id[1] == versus]

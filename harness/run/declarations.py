@@ -1,4 +1,4 @@
-"""Look up what metrics declare about their figures, for a run and for files of earlier runs."""
+"""Look up the declarations of figures by their metrics, for a run and for files of earlier runs."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from harness.plugin.manager import Plugins, installed
 from harness.policy.rules import parse_tolerance
 from harness.records.record import MetricValue, Record
 
-#: Files of earlier runs do not hold their task; the declarations of figures that have a rule do not depend on it.
+#: Stands for the task of earlier runs, which their files lack; figures with a gate rule do not depend on it.
 ANY_TASK = Task(input_shape=(1,), labels=("label",))
 
 
@@ -35,7 +35,7 @@ def specs_of(name: str, task: Task, plugins: Plugins) -> tuple[MetricSpec, ...]:
 
 
 def declaration(name: str, figure: MetricValue) -> MetricSpec:
-    """Return what the figure ``name`` of a record declares.
+    """Return the declaration of the figure ``name`` of a record.
 
     Records of version 0.1 hold neither ``exact``, ``per_machine``, ``gate`` nor ``role``; there, the installed metric's
     declaration counts.

@@ -1,4 +1,4 @@
-"""Deploy artefacts for their runtimes, predict the test split with the deployed files, and write the timed inputs."""
+"""Deploy artefacts with their runtimes, predict the test split with the deployed files, and write the timed inputs."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 #: The number of test examples that the timed calls cycle through.
 TIMED_INPUTS = 64
-#: Predictions use all CPUs, and a worker process: a kernel that crashes fails only its own cell.
+#: Predictions use all CPUs, in a worker process, so that a kernel that crashes fails only its own cell.
 EVALUATION = Profile(threads=os.cpu_count() or 1, affinity=None)
 
 
@@ -81,7 +81,7 @@ class Deployment:
         try:
             file = self._plugins.call(runtime, "deploy", artefact, folder)
         except CellError as error:
-            if isinstance(error.__cause__, OSError):  # may be a full disk, which the caller explains
+            if isinstance(error.__cause__, OSError):  # possibly a full disk, which the caller explains
                 raise error.__cause__ from None
             raise
         if not isinstance(file, Path) or not file.is_file():

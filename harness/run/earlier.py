@@ -29,7 +29,7 @@ Time = Callable[[Pair], tuple[Timing, Samples]]
 
 
 def check_gate_rules(cells: Sequence[Cell], plugins: Plugins, options: Options) -> None:
-    """Raise UsageError for a gate rule that can judge nothing in these cells, before hours are spent."""
+    """Raise UsageError for a gate rule that applies to no figure of these cells, before hours of building."""
     from harness.run.declarations import specs_of
 
     better_sides: dict[str, str | None] = {}
@@ -41,7 +41,9 @@ def check_gate_rules(cells: Sequence[Cell], plugins: Plugins, options: Options) 
     declared = {figure for cell in cells for figure in cell.gate}
     check_figures([*options.rules, *sorted(declared)], better_sides)
     for figure in options.project_rules.keys() - better_sides.keys() - {LATENCY, FAIL_ON}:
-        logger.warning(f"[tool.harness.gate] has a rule for {figure!r}, which no cell of this run has")
+        logger.warning(
+            f"pyproject.toml: [tool.harness.gate] has a rule for {figure!r}, but no cell of this run has that figure"
+        )
 
 
 class EarlierModels:
@@ -62,7 +64,7 @@ class EarlierModels:
         return {records[cell.name].artefact.key for cell in cells if cell.name in records}
 
     def measure(self, cell: Cell, reference: CellContext, candidate: CellContext, time: Time) -> Against | None:
-        """What the cell's earlier model is today, beside the new one; None where the earlier run lacks the cell."""
+        """Measure the cell's earlier model beside the new one; None if the earlier run lacks the cell."""
         earlier = self._baseline.records.get(cell.name)
         if earlier is None:
             return None
@@ -81,7 +83,7 @@ class EarlierModels:
             return self._measured(against, earlier, cell, reference, candidate, time)
         except HarnessError as error:
             reason = f"its model could not be measured again: {error}"
-        except Exception as error:  # the code that made it may be gone
+        except Exception as error:  # its code may have been removed
             reason = f"its model could not be rebuilt: {describe_error(error)}"
         return msgspec.structs.replace(against, reason=reason)
 
@@ -107,8 +109,8 @@ class EarlierModels:
         against = replace(against, sha256=model.sha256)
         if model.sha256 == candidate.sha256:
             if model.sha256 != earlier.artefact.sha256:
-                # The same key, but built again here or deployed in another way: the earlier file is not available.
-                return replace(against, reason="under its key there is another file than the earlier run had")
+                # The same key, but built again here or deployed differently: the earlier file is not available.
+                return replace(against, reason="the file under its key differs from that of the earlier run")
             against = replace(against, same=True, reason="the same file")
         elif not self._options.timed or self._options.protocol_of(cell) == "single":
             against = replace(against, reason="the latency was not timed in pairs")

@@ -51,7 +51,7 @@ class CellContext:
 
 
 def figures(context: CellContext) -> dict[str, MetricValue]:
-    """The values of all metrics. Raises CellError when a metric fails, or two give a value of the same name."""
+    """The values of all metrics. Raises CellError when a metric fails, or two report a figure of the same name."""
     values_by_name: dict[str, MetricValue] = {}
     plugins = context.plugins
     for name in plugins.metrics:
@@ -63,7 +63,9 @@ def figures(context: CellContext) -> dict[str, MetricValue]:
         for spec in specs:
             if spec.name in values_by_name:
                 earlier_metric = values_by_name[spec.name].metric
-                raise CellError(f"metrics {earlier_metric!r} and {name!r} both give a figure {spec.name!r}; rename one")
+                raise CellError(
+                    f"metrics {earlier_metric!r} and {name!r} both report a figure {spec.name!r}; rename one"
+                )
             value = _value(name, spec.name, values)
             interval = None
             if value is not None and spec.name in weighted:
@@ -118,7 +120,7 @@ def _value(metric: str, figure: str, values: object) -> float | None:
     except (TypeError, ValueError) as error:
         raise CellError(f"compute() of metric {metric!r} gives {values[figure]!r} as {figure!r}, no number") from error
     if not math.isfinite(value):
-        raise CellError(f"compute() of metric {metric!r} gives {value} as {figure!r}; give None where it is undefined")
+        raise CellError(f"compute() of metric {metric!r} gives {value} as {figure!r}; return None if it is undefined")
     return value
 
 

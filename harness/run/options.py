@@ -1,4 +1,4 @@
-"""What the command line says about a run."""
+"""Define the options of a run, and the gate policy that follows from them."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from harness.text import DEFAULT_MARGIN
 
 @dataclasses.dataclass(frozen=True)
 class Options:
-    """What the command line says about a run."""
+    """The options of a run."""
 
     preset: Preset
     store: Path
@@ -24,15 +24,15 @@ class Options:
     device: str = "cpu"
     #: False evaluates cells without timing them.
     timed: bool = True
-    #: The relative difference in latency that matters: verdicts are given at it.
+    #: The relative difference in latency that matters; verdicts are decided at this margin.
     margin: float = DEFAULT_MARGIN
-    #: How all cells are timed, whatever their matrix says.
+    #: The profile of all cells, instead of those of their matrices.
     protocol: str | None = None
     #: The URL of a store that machines share.
     shared: str | None = None
     #: A run file: of the shared store, only the models that it names are used.
     trusted: Path | None = None
-    #: The run whose models are measured again, and the gate's rules: the project's, and those of the command line.
+    #: The run to compare with, whose models are measured again; the gate's rules of project and command line.
     baseline: Baseline | None = None
     project_rules: Mapping[str, str] = dataclasses.field(default_factory=dict)
     rules: Mapping[str, str] = dataclasses.field(default_factory=dict)

@@ -1,4 +1,4 @@
-"""A plan for people and for programs: cells, steps to build, what the store has, and how long it may take."""
+"""Format the plan of a run as text and as JSON: cells, steps to build, and the estimated time."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ from harness.text import format_duration
 def plan_document(run: Session) -> dict[str, Any]:
     """The plan as JSON: each cell's ``id``, axes, ``parameters`` and ``macs``, and each step's key, state and estimate.
 
-    Parameters and multiply-accumulates come from the shapes alone; they are None where a step cannot tell. A cell or a
-    step that is refused has a ``problem``, and no time is reckoned for building it.
+    Parameters and multiply-accumulates come from the shapes alone; they are None if a step cannot preview.
+    An invalid cell or step has a ``problem``, and no estimated time.
     """
     previews = Previews(run.plugins)
 
@@ -67,7 +67,7 @@ def _step(node: Node, missing: bool, seconds: float, problem: str | None) -> dic
 
 
 def plan_text(run: Session) -> str:
-    """The plan as the terminal shows it."""
+    """The plan as text for the terminal."""
     document = plan_document(run)
     rows = [
         [cell["id"], _number(cell["parameters"]), _number(cell["macs"]), cell.get("problem") or _state(cell)]

@@ -34,7 +34,7 @@ PACKAGES = ("torch", "numpy", "scipy", "pytest-benchmark")
 
 
 class Recorder:
-    """Makes records, keeps them, and decides their verdicts together."""
+    """Makes and collects records, and decides their verdicts together."""
 
     def __init__(self, planner: Planner, plugins: Plugins, store: Store, options: Options) -> None:
         self.records: list[Record] = []
@@ -62,7 +62,7 @@ class Recorder:
         timing: Timing | None,
         against: Against | None,
     ) -> Record:
-        """Make the record of a measured cell, keep it, and notify the plugins."""
+        """Make the record of a measured cell, add it to ``records``, and notify the plugins."""
         record = Record(
             schema=SCHEMA,
             suite=cell.suite,
@@ -86,20 +86,20 @@ class Recorder:
             gate=dict(cell.gate),
             against=against,
         )
-        # Plugins get a plain mapping of their own: what one does to it reaches neither the record nor another plugin.
+        # Each plugin gets its own mapping, so that changes reach neither the record nor other plugins.
         self._plugins.notify("harness_cell_finished", record=to_json(record))
         self.records.append(record)
         return record
 
     def decide_verdicts(self, confirmations: Confirmations | None) -> None:
-        """Decide the verdicts on all records so far, and attach them to ``records``."""
+        """Decide the verdicts on all records, and attach them to ``records``."""
         results = {} if confirmations is None else confirmations.results
         self._confirmation_samples = {} if confirmations is None else confirmations.samples
         self._verdicts = decide(self.records, results)
         self.records = attach(self.records, self._verdicts)
 
     def sections(self) -> dict[str, Any]:
-        """What a run file holds beside the records: key documents, verdicts, and samples of confirmations."""
+        """The sections of a run file: key documents, verdicts, and samples of confirmations."""
         samples: dict[str, dict[str, KeptSamples]] = {}
         for (name, versus), arrays in self._confirmation_samples.items():
             samples.setdefault(name, {})[versus] = arrays
@@ -126,7 +126,7 @@ class Recorder:
                 outcome, reason = "skipped", cell.skip
             elif cell.name in reasons:
                 outcome, reason = "skipped" if cell.name in unsupported else "failed", reasons[cell.name]
-            else:  # pytest itself skipped it, or the run was interrupted
+            else:  # skipped by pytest itself, or the run was interrupted
                 outcome, reason = "not run", "selected, and not measured"
             missing.append(
                 Unmeasured(suite=cell.suite, matrix=cell.matrix, cell=cell.id, outcome=outcome, reason=reason)
@@ -139,7 +139,7 @@ class Recorder:
         descriptions = self._store.describe([node.key for node in lineage])
         for node in lineage:
             if node.step is not None:
-                description = descriptions.get(node.key)  # the store need not have an ancestor any more
+                description = descriptions.get(node.key)  # garbage collection may have removed an ancestor
                 facts, seconds = ({}, None) if description is None else (dict(description.facts), description.seconds)
                 rows.append(StepRecord(planning.describe(node.step), facts, seconds))
         return rows

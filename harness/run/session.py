@@ -1,4 +1,4 @@
-"""Conduct one run: from the selected cells to their records. Knows no pytest."""
+"""Conduct one run: from the selected cells to their records. Independent of pytest."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ logger = logging.getLogger(__name__)
 
 
 class Session:
-    """Builds, times and evaluates cells; a context manager that leaves no worker and no temporary file behind."""
+    """Builds, times and evaluates cells. As a context manager, it ends its workers and removes its temporary files."""
 
     def __init__(
         self,
@@ -89,7 +89,7 @@ class Session:
 
     @property
     def executor(self) -> Executor:
-        """What builds; making it loads torch."""
+        """The executor; creating it imports torch."""
         if self._executor is None:
             import torch
 
@@ -101,7 +101,7 @@ class Session:
         return self._executor
 
     def build(self) -> None:
-        """Build what the store lacks, before anything is timed."""
+        """Build the artefacts that the store lacks, before anything is timed."""
         executor = self.executor
         missing = self.plan.needed(self.store.has)
         if missing:
@@ -112,12 +112,12 @@ class Session:
             logger.info(f"{pluralize(len(missing), 'step')} to build, in about {duration}")
         executor.build_all()
         earlier = set() if self._earlier is None else self._earlier.keys(self.planner.runnable)
-        for key in earlier:  # fetched now: while cells are timed nothing else may happen
+        for key in earlier:  # fetch now, because a download would disturb timings
             self.store.get(key)
         self.store.share(earlier | self.plan.nodes.keys())
 
     def measure(self, cell: Cell) -> tuple[Record, Samples | None]:
-        """Time the cell against its reference, evaluate both, and record it; no samples where nothing was timed.
+        """Time the cell against its reference, evaluate both, and record it. Returns no samples if nothing was timed.
 
         Raises Unsupported when a step cannot handle the network, and another HarnessError for what failed.
         """
@@ -159,7 +159,8 @@ class Session:
     def finalize_verdicts(self, confirm: bool = True) -> None:
         """Decide the verdicts on all cells recorded so far.
 
-        ``confirm`` first times those that look slower again, in fresh processes; without it none is called slower.
+        With ``confirm``, those that look slower are first timed again, in fresh processes. Otherwise none is called
+        slower.
         """
         try:
             if confirm and self._confirmations is not None:

@@ -265,7 +265,7 @@ def test_history_prints_and_draws_changes(run: Run) -> None:
     code, out, err = run("history", "runs", "--figure", "f.svg")
     assert code == 0
     assert "1.000 -> 1.100 (+10.0 %, worse)" in out
-    assert err == "harness: passed over: runs/notes.json holds no record of this harness\n"
+    assert err == "harness: skipped: runs/notes.json holds no record of this harness\n"
     assert Path("f.svg").read_text().startswith("<?xml")
     _, out, err = run("history", *map(str, files), "--margin", "20%")
     assert (err, "1 cell without a change (--all lists them)." in out) == ("", True)

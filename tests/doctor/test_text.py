@@ -75,7 +75,7 @@ def test_what_a_good_machine_is_told() -> None:
         == f"""\
 This machine (before anything was timed)
   processor   A 9, {architecture}
-  CPUs        8, on 4 cores, hyper-threading (SMT) on, of which this process may use 6, isolated: 6, 7, \
+  CPUs        8, on 4 cores, hyper-threading (SMT) on, this process may use 6, isolated: 6, 7, \
 limited to the time of 2.5 CPUs (quota)
   frequency   governor powersave, turbo on
   memory      16.0 GiB

@@ -236,7 +236,7 @@ def test_a_project_s_rule_for_an_unknown_figure_is_a_warning(pull: Any, pytester
     (pytester.path / "pyproject.toml").write_text("[tool.harness.gate]\naurocc = 0.1\nlatency = '2%'\n")
     code, text = pull(source())
     assert code == 0
-    assert "[tool.harness.gate] has a rule for 'aurocc', which no cell of this run has" in text
+    assert "[tool.harness.gate] has a rule for 'aurocc', but no cell of this run has that figure" in text
     assert "'latency', which" not in text
 
 
@@ -324,7 +324,7 @@ def test_a_comparison_without_cells_is_a_usage_error(
     run_base(text)
     result = suite(text, "--harness-against=base.json", *options)
     assert result.ret == pytest.ExitCode.USAGE_ERROR
-    assert "no cell is selected, so nothing would be compared" in "\n".join(result.errlines)
+    assert "no cell is selected, so there is nothing to compare" in "\n".join(result.errlines)
 
 
 def test_the_judgement_is_printed_if_its_file_cannot_be_written(pull: Any, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -390,7 +390,7 @@ def test_another_file_under_the_earlier_key_is_not_the_earlier_model(
     assert "inconclusive: auroc" in text
     against = benchmarks("new.json")[SMALL]["extra_info"]["harness"]["against"]
     assert (against["same"], against["differences"]) == (False, {})
-    assert against["reason"] == "under its key there is another file than the earlier run had"
+    assert against["reason"] == "the file under its key differs from that of the earlier run"
 
 
 def test_clock_times_of_another_machine_are_not_compared(pull: Any, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -370,7 +370,7 @@ def test_a_layer_like_one_without_it_is_without_it_too() -> None:
     ],
 )
 def test_a_former_name_gives_the_present_one_with_a_warning(former: str, present: str) -> None:
-    with pytest.warns(DeprecationWarning, match=f"{former} is called harness.nn.structure.{present} since"):
+    with pytest.warns(DeprecationWarning, match=f"{former} was renamed to harness.nn.structure.{present} in"):
         assert getattr(structure, former) is getattr(structure, present)
     with pytest.raises(AttributeError, match="has no attribute 'unlike'"):
         structure.unlike  # noqa: B018

@@ -290,8 +290,8 @@ def harness_steps(register): register(Bad)
 @pytest.mark.parametrize(
     ("source", "reason"),
     [
-        ("", "brings nothing: no hook of it is marked"),
-        ("@hookimpl\ndef harness_steps(register): ...", "brings nothing"),
+        ("", "registers nothing: mark its hooks with @harness.hookimpl"),
+        ("@hookimpl\ndef harness_steps(register): ...", "registers nothing"),
         ("@hookimpl\ndef harness_steps(regsiter): ...", "no argument 'regsiter'; did you mean 'register'?"),
         ("@hookimpl\ndef harness_steps(): ...", "takes no argument; write harness_steps(register)"),
         ("@hookimpl\ndef harness_steps(register): register(train())", "register the class, register(Train)"),
@@ -407,7 +407,7 @@ def test_a_study_is_registered_as_in_version_0_1(written: Write) -> None:
         "@hookimpl\ndef harness_studies(register): register(Study('old', Path('old.toml'), summary='an old one'))"
     )
     loaded = Plugins()
-    with pytest.warns(DeprecationWarning, match="harness.Study is called harness_studies.Study since version 0.2"):
+    with pytest.warns(DeprecationWarning, match="harness.Study was renamed to harness_studies.Study in version 0.2"):
         loaded.load(EntryPoint("studies", "harness_studies", "harness"), written(source))
     assert loaded.problems == []
     assert list(loaded.things["study"]) == ["A", "B", "C", "old"]

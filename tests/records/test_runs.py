@@ -146,7 +146,7 @@ def test_of_a_folder_what_is_no_run_is_named_and_passed_over(tmp_path: Path) -> 
     for remark, name, reason in zip(
         remarks, ("broken", "list", "other"), ("cannot be read", "no record", "of schema 99"), strict=True
     ):
-        assert remark.startswith(f"passed over: {tmp_path / name}.json")
+        assert remark.startswith(f"skipped: {tmp_path / name}.json")
         assert reason in remark
 
 
@@ -158,7 +158,7 @@ def test_a_file_that_is_named_must_be_a_run(tmp_path: Path) -> None:
 
 def test_where_there_is_no_run_is_an_error_with_what_was_passed_over(tmp_path: Path) -> None:
     (tmp_path / "list.json").write_text("[]")
-    with pytest.raises(UsageError, match=r"(?s)there is no run in .*passed over: .*list\.json"):
+    with pytest.raises(UsageError, match=r"(?s)there is no run in .*skipped: .*list\.json"):
         collect([tmp_path])
 
 
@@ -168,7 +168,7 @@ def test_a_run_counts_once(tmp_path: Path) -> None:
     shutil.copy(file, copy)
     runs, remarks = collect([file, tmp_path, file])
     assert [run.path.name for run in runs] == ["a.json"]
-    assert remarks == [f"passed over: {copy} is a copy of {file}"]
+    assert remarks == [f"skipped: {copy} is a copy of {file}"]
 
 
 def test_runs_of_one_time_that_differ_both_count(tmp_path: Path) -> None:

@@ -142,7 +142,7 @@ def test_what_was_not_measured_is_in_the_file_and_in_the_report(suite: Suite, mo
     assert (failed["outcome"], skipped["outcome"]) == ("failed", "skipped")
     assert "too narrow" in failed["reason"]
     assert skipped["reason"] == "no kernel for it"
-    assert list(map(to_json, read(Path("run.json")).left)) == [failed, skipped]
+    assert list(map(to_json, read(Path("run.json")).unmeasured)) == [failed, skipped]
     assert "no kernel for it" in Path("report.md").read_text()
 
 
