@@ -174,7 +174,7 @@ def _run_cell(request: pytest.FixtureRequest, benchmark: Any) -> None:
     if samples is None:
         benchmark.pedantic(lambda: None)
         return
-    benchmark.extra_info[SAMPLES] = samples.kept
+    benchmark.extra_info[SAMPLES] = samples.arrays
     clock: ReplayClock = item.get_closest_marker("benchmark").kwargs["timer"]  # type: ignore[union-attr]
     clock.load(samples.candidate.ravel().tolist())
     benchmark.pedantic(clock.play, rounds=samples.candidate.size, iterations=1)

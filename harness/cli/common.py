@@ -39,7 +39,7 @@ def add_json_option(command: argparse.ArgumentParser) -> None:
 def existing_store(folder: Path) -> Path:
     """Return the folder. Raises UsageError if it does not exist: a command that only reads creates no store."""
     if not folder.is_dir():
-        raise UsageError(f"there is no store at {folder}; name one with --store")
+        raise UsageError(f"no store at {folder}; name one with --store")
     return folder
 
 

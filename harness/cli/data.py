@@ -17,7 +17,7 @@ def add_data_command(commands: Any) -> None:
     """Declare the command and its actions on argparse's subparsers."""
     command = commands.add_parser("data", help="find or download data sets")
     actions = command.add_subparsers(required=True, metavar="ACTION")
-    action = actions.add_parser("status", help="which data sets are present, and where")
+    action = actions.add_parser("status", help="print where data sets are")
     action.add_argument("--data", metavar="DIR")
     action.set_defaults(run=_status)
     action = actions.add_parser("fetch", help="download and verify a data set; continues an interrupted download")

@@ -16,7 +16,7 @@ def add_doctor_command(commands: Any) -> None:
     """Declare the command on argparse's subparsers."""
     command = commands.add_parser(
         "doctor",
-        help="what this machine can resolve, in half a minute, and what would improve it; changes nothing",
+        help="measure in half a minute what this machine can resolve, and advise; changes nothing",
         epilog="Exit code: 0 if the machine resolves the margin, 1 if it does not, 4 for a wrong option or if nothing "
         "could be timed.",
     )

@@ -14,7 +14,7 @@ from harness.store.shared import SharedStore, shared_url
 
 def add_explain_command(commands: Any) -> None:
     """Declare the command on argparse's subparsers."""
-    command = commands.add_parser("explain", help="what an artefact depends on, or why two have different keys")
+    command = commands.add_parser("explain", help="print what an artefact depends on, or why two keys differ")
     command.add_argument("keys", nargs="+", metavar="KEY", help="one or two keys, or their beginnings")
     add_store_options(command)
     command.set_defaults(run=_explain)

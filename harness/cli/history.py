@@ -16,7 +16,7 @@ from harness.text import DEFAULT_MARGIN
 def add_history_command(commands: Any) -> None:
     """Declare the command on argparse's subparsers."""
     command = commands.add_parser(
-        "history", help="what changed from run to run on each machine, and what else changed there"
+        "history", help="print how figures changed over runs on each machine, and what else changed"
     )
     command.add_argument("runs", type=Path, nargs="+", metavar="RUN.json", help="runs, or folders of runs")
     command.add_argument("--all", action="store_true", help="list figures without a change too")

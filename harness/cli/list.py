@@ -10,7 +10,9 @@ from harness.plugin.manager import Registry, installed
 
 def add_list_command(commands: Any) -> None:
     """Declare the command on argparse's subparsers."""
-    command = commands.add_parser("list", help="what the installed plugins register, and which plugins were left out")
+    command = commands.add_parser(
+        "list", help="print what the installed plugins register, and which plugins were left out"
+    )
     command.set_defaults(run=_list)
 
 

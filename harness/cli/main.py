@@ -1,4 +1,4 @@
-"""Parse the command ``harness`` and run one of its subcommands, which stand one a file in this package."""
+"""Parse the command ``harness`` and run one of its subcommands, one module each in this package."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from harness.plugin.manager import KERNEL
 from harness.progress import log_to
 
 USAGE_ERROR, INTERRUPTED = 4, 130
-#: Commands of version 0.1 that are scripts now.
+#: Commands of version 0.1 that became scripts.
 MOVED_COMMANDS = {"calibrate": "results/calibration/calibrate.py"}
 
 

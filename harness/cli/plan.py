@@ -17,7 +17,9 @@ from harness.suite.presets import PRESETS, preset
 
 def add_plan_command(commands: Any) -> None:
     """Declare the command on argparse's subparsers."""
-    command = commands.add_parser("plan", help="a suite's cells, the artefacts to build and the time; runs nothing")
+    command = commands.add_parser(
+        "plan", help="print a suite's cells, the artefacts to build and the estimated time; runs nothing"
+    )
     command.add_argument("suite", type=Path)
     add_json_option(command)
     command.add_argument("--preset", default="quick", help=f"one of {', '.join(PRESETS)} (default: quick)")
@@ -35,7 +37,7 @@ def _plan(options: argparse.Namespace) -> None:
 
     size = preset(options.preset)
     plugins = installed()
-    with contextlib.redirect_stdout(sys.stderr):  # standard output is for the plan alone; a suite may print
+    with contextlib.redirect_stdout(sys.stderr):  # standard output is for the plan alone, but a suite may print
         cells = [
             cell
             for name, matrix in load(options.suite).items()

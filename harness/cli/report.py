@@ -15,7 +15,7 @@ from harness.plugin.manager import installed
 def add_report_command(commands: Any) -> None:
     """Declare the command on argparse's subparsers."""
     command = commands.add_parser(
-        "report", help="the tables of one or more runs; of a cell in several runs, the last record counts"
+        "report", help="print or write the tables of runs; of a cell in several runs, the last record counts"
     )
     command.add_argument("runs", type=Path, nargs="+", metavar="RUN.json")
     command.add_argument(

@@ -16,14 +16,14 @@ def add_store_command(commands: Any) -> None:
     """Declare the command and its actions on argparse's subparsers."""
     command = commands.add_parser("store", help="show what a store holds, or remove artefacts that no run needs")
     actions = command.add_subparsers(required=True, metavar="ACTION")
-    action = actions.add_parser("status", help="the number of artefacts, their size and age")
+    action = actions.add_parser("status", help="print the number of artefacts, their size and age")
     add_store_options(action)
     action.set_defaults(run=_status)
     action = actions.add_parser(
         "gc",
         help="remove artefacts that are not needed",
-        description="Remove the artefacts that no kept run names, that are no ancestors of its models, and that no run "
-        "has built or used for a while.",
+        description="Remove artefacts that no kept run needs, directly or as an ancestor, and that no run has used "
+        "recently.",
     )
     action.add_argument(
         "--keep",
@@ -66,7 +66,7 @@ def _gc(options: argparse.Namespace) -> None:
     from harness.store.text import entry_text, garbage_text
 
     if bool(options.keep) == options.keep_nothing:
-        raise UsageError("gc removes what no kept run names: give --keep RUN.json ..., or else --keep-nothing")
+        raise UsageError("gc needs to know which runs to keep: give --keep RUN.json ..., or --keep-nothing")
     before = time.time() - age(options.older_than)
     needed = named(options.keep)
     local = options.shared is None

@@ -18,7 +18,7 @@ from harness.files import atomic_write
 
 #: Files per task of a thread.
 BLOCK = 256
-#: A file that changed less than this many nanoseconds ago is not remembered: another change may leave the same time.
+#: A file that changed less than this many nanoseconds ago is not remembered: its next change may keep the time.
 SETTLED = 2 * 10**9
 
 _memory: ContextVar[Path | None] = ContextVar("memory", default=None)

@@ -67,7 +67,7 @@ def resolve(name: str, plugins: Plugins, option: str | None) -> Found:
     for incomplete in (root / name for root in search_path):
         if incomplete.is_dir() and any(incomplete.iterdir()):
             raise NoData(
-                f"{incomplete} is there but is no complete {name}; complete it, or remove the folder (harness data "
+                f"{incomplete} exists but holds no complete {name}; complete it, or remove the folder (harness data "
                 f"fetch {name} resumes the download, or explains how to get the data)"
             )
     missing = f"data set {name!r} is not in {', '.join(str(root) for root in search_path)}"
@@ -75,7 +75,7 @@ def resolve(name: str, plugins: Plugins, option: str | None) -> Found:
     if option or os.environ.get(VARIABLE):
         raise NoData(f"{missing}; {remedy}")
     if dataset.fallback is None:
-        raise NoData(f"{missing} and nothing stands in for it; {remedy}")
+        raise NoData(f"{missing} and has no fallback; {remedy}")
     return resolve(dataset.fallback, plugins, option)
 
 
@@ -144,7 +144,7 @@ class Library:
         location = resolve(name, self._plugins, self._option)
         dataset = location.dataset
         if dataset.name != name:
-            raise DataError(f"data set {name!r} was there when the suite was collected and is gone now")
+            raise DataError(f"dataset {name!r} was present when the suite was collected, but is missing now")
         if location.folder is not None:
             return dataset, location.folder
         folder = self._store.data(name) / f"made-{dataset.version}"

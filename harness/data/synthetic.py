@@ -1,4 +1,4 @@
-"""Generate a synthetic data set on disk once, completely, and with a marker that says what it is."""
+"""Generate a synthetic data set on disk once, with a marker file that identifies it."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from harness.errors import DataError
 
 
 def make_once(dataset: Dataset, folder: Path, last: Path, write: Callable[[Path], None]) -> None:
-    """Let ``write`` generate ``dataset`` in ``folder``, unless it is there, complete and of this version.
+    """Let ``write`` generate ``dataset`` in ``folder``, unless a complete one of this version exists.
 
     The marker, a file with the data set's name that contains its version, is written first. ``last`` is the file that
     ``write`` must write last and without which ``dataset.matches`` is false. So an interrupted data set counts neither

@@ -22,10 +22,10 @@ if TYPE_CHECKING:
 
 #: Untimed calls before the timed ones in study B's protocol, "single".
 SINGLE_WARMUP = 100
-#: The sampled arrays that the run file keeps.
+#: The sampled arrays that the run file gets.
 ARRAYS = ("reference", "candidate", "reference_first", "inputs")
-#: Samples as the run file keeps them: by array, a list for each process.
-KeptSamples = dict[str, list[Any]]
+#: Samples for the run file: by array, a list for each process.
+SampleArrays = dict[str, list[Any]]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -46,20 +46,20 @@ class Pair:
 
     @property
     def aa_pair(self) -> Pair:
-        """The comparison of a file with itself, which must find no difference."""
+        """The A/A pair: a file compared with itself."""
         file = self.aa_file or self.reference
         return dataclasses.replace(self, reference=file, candidate=file)
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Samples:
-    """A cell's samples in nanoseconds: the candidate's (processes, calls), and all arrays as the run file keeps them.
+    """A cell's samples in nanoseconds: the candidate's (processes, calls), and all arrays for the run file.
 
     The hashes are of the files that were timed.
     """
 
     candidate: NDArray[np.int64]
-    kept: KeptSamples
+    arrays: SampleArrays
     reference_sha256: str
     candidate_sha256: str
 
@@ -78,7 +78,7 @@ class _Measurement:
         return any(signal.beyond for signal in self.signals)
 
     @property
-    def kept(self) -> KeptSamples:
+    def arrays(self) -> SampleArrays:
         return {name: getattr(self.samples, name).tolist() for name in ARRAYS}
 
 
@@ -101,7 +101,7 @@ class LatencyTimer:
         if measurement.disturbed:
             measurement = self._measure(pair, self._aa_run(pair, repeat=True), "cell again")
         samples = measurement.samples
-        timed = Samples(samples.candidate, measurement.kept, samples.reference_sha256, samples.candidate_sha256)
+        timed = Samples(samples.candidate, measurement.arrays, samples.reference_sha256, samples.candidate_sha256)
         return _timing(pair, measurement), timed
 
     def time_single(self, pair: Pair) -> tuple[Timing, Samples]:
@@ -117,10 +117,10 @@ class LatencyTimer:
             ratio=Interval(ratio, None, None, 0.95, "ratio of two means, each of one process: it has no interval"),
             environment=[dict(candidate.environment)],
         )
-        kept = {"reference": [reference.times.tolist()], "candidate": [candidate.times.tolist()]}
-        return timing, Samples(candidate.times[None], kept, reference.sha256, candidate.sha256)
+        arrays = {"reference": [reference.times.tolist()], "candidate": [candidate.times.tolist()]}
+        return timing, Samples(candidate.times[None], arrays, reference.sha256, candidate.sha256)
 
-    def confirm(self, pair: Pair) -> tuple[Confirmation, KeptSamples]:
+    def confirm(self, pair: Pair) -> tuple[Confirmation, SampleArrays]:
         """Time a cell that looks slower again, in the pool's present processes. Raises as the pool does.
 
         A confirmation during which the machine was disturbed is repeated once.
@@ -132,7 +132,7 @@ class LatencyTimer:
         confirmation = Confirmation(
             ratio=_interval(ratio), per_process=list(ratio.per_process), signals=measurement.signals
         )
-        return confirmation, measurement.kept
+        return confirmation, measurement.arrays
 
     def _aa_run(self, pair: Pair, repeat: bool = False) -> _Measurement:
         """The A/A run in the cell's profile; made once for all cells that share it, unless ``repeat``."""

@@ -1,4 +1,4 @@
-"""Run the worker process: verify the environment of a profile, then time, run and weigh deployed files on request.
+"""Run a worker process: verify the environment of a profile, then time, run and measure deployed files on request.
 
 ``python -m harness.measure.worker`` reads one JSON object per line from its standard input and answers each with one
 line. It ends when its input ends or its parent dies.
@@ -62,7 +62,7 @@ class Worker:
     def hello(
         self, allocator: str, library: str | None, threads: int, cpus: list[int] | None, onednn: bool, isa: str
     ) -> dict[str, Any]:
-        """Set what can only be set from inside, verify the environment, and return it."""
+        """Apply the settings that only the process itself can apply, verify the environment, and return it."""
         import torch
 
         from harness.plugin.manager import installed
@@ -250,7 +250,7 @@ def _reset_peak() -> None:
 
 
 def _resident(field: str) -> int:
-    """Resident bytes: VmRSS (now) or VmHWM (the peak); the peak in both cases where there is no /proc."""
+    """Resident bytes: VmRSS (now) or VmHWM (the peak); without /proc, the peak in both cases."""
     try:
         status = Path("/proc/self/status").read_text()
     except FileNotFoundError:
@@ -288,7 +288,7 @@ def _reply(answer: Callable[[], Any]) -> dict[str, Any]:
 
 
 def _private_streams() -> tuple[TextIO, TextIO]:
-    """Reserve standard input and output for the protocol: what a plugin prints goes to standard error."""
+    """Reserve standard input and output for the protocol: the output of plugins goes to standard error."""
     requests, replies = os.fdopen(os.dup(0)), os.fdopen(os.dup(1), "w")
     nothing = os.open(os.devnull, os.O_RDONLY)
     os.dup2(nothing, 0)

@@ -24,7 +24,7 @@ from harness.errors import CellError, HarnessError, describe_error
 from harness.text import pluralize, printable
 
 logger = logging.getLogger(__name__)
-#: What plugin code may raise without ending the run.
+#: Exceptions of plugin code that do not end the run.
 FOREIGN = (Exception, SystemExit)
 #: Limits on the output that one call may log: lines, and characters in a line.
 LINES, WIDTH = 10, 300
@@ -108,21 +108,21 @@ class _Output(io.RawIOBase):
 
 @dataclasses.dataclass(frozen=True)
 class Settings:
-    """The process-wide settings that would change what the other cells compute, and how fast.
+    """The process-wide settings that would change the results or the speed of other cells.
 
     - the current folder: the store, data sets and result files may have relative paths;
     - the environment: workers inherit from it, and libraries read their number of threads there;
     - warning filters: with the filter "error", other code fails at a warning;
     - torch's dtype, grad mode, threads, determinism and precision: they change weights, answers and training times.
 
-    torch's settings are known only once torch is imported.
+    torch's settings are recorded only after torch was imported.
     """
 
     folder: str | None
     environment: Mapping[str, str]
     filters: list[Any]
     torch: Mapping[str, Any]
-    #: The number of imported modules. A module may set variables and filters when it is imported; those stay.
+    #: The number of imported modules. A module may set variables and filters on import; these are kept.
     modules: int
 
     @classmethod

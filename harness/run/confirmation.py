@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from harness.errors import HarnessError
-from harness.measure.latency import KeptSamples, LatencyTimer, Pair
+from harness.measure.latency import LatencyTimer, Pair, SampleArrays
 from harness.records.record import Confirmation, Record
 from harness.records.verdicts import TimingId, Versus, suspects
 from harness.text import pluralize
@@ -26,7 +26,7 @@ class Confirmations:
     def __init__(self, pool: Workers, timer: LatencyTimer) -> None:
         #: By timing: the measurement of fresh processes, or the reason why there is none; and their samples.
         self.results: dict[TimingId, Confirmation | str] = {}
-        self.samples: dict[TimingId, KeptSamples] = {}
+        self.samples: dict[TimingId, SampleArrays] = {}
         self._pool = pool
         self._timer = timer
         self._pairs: dict[TimingId, Pair] = {}

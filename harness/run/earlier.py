@@ -118,6 +118,6 @@ class EarlierModels:
             inputs = self._deployment.inputs(cell)
             timing, samples = time(Pair(cell, model.file, candidate.file, inputs, margin, aa_file=reference.file))
             against = replace(against, timing=timing, latency=float(np.median(samples.candidate)) / 1000)
-            model.samples = np.asarray(samples.kept["reference"])
+            model.samples = np.asarray(samples.arrays["reference"])
             self._deployment.measure_memory(cell, model)
         return replace(against, figures=figures(model), differences=differences(model, candidate))

@@ -9,7 +9,7 @@ from typing import Any
 
 from harness.build import plan as planning
 from harness.measure import machine
-from harness.measure.latency import KeptSamples
+from harness.measure.latency import SampleArrays
 from harness.plugin.manager import KERNEL, Plugins
 from harness.records.record import (
     SCHEMA,
@@ -39,7 +39,7 @@ class Recorder:
     def __init__(self, planner: Planner, plugins: Plugins, store: Store, options: Options) -> None:
         self.records: list[Record] = []
         self._verdicts: Verdicts = {}
-        self._confirmation_samples: Mapping[TimingId, KeptSamples] = {}
+        self._confirmation_samples: Mapping[TimingId, SampleArrays] = {}
         self._planner = planner
         self._plugins = plugins
         self._store = store
@@ -100,7 +100,7 @@ class Recorder:
 
     def sections(self) -> dict[str, Any]:
         """The sections of a run file: key documents, verdicts, and samples of confirmations."""
-        samples: dict[str, dict[str, KeptSamples]] = {}
+        samples: dict[str, dict[str, SampleArrays]] = {}
         for (name, versus), arrays in self._confirmation_samples.items():
             samples.setdefault(name, {})[versus] = arrays
         sections = {"documents": self.documents(), "verdicts": to_json(self._verdicts)}

@@ -82,7 +82,7 @@ def waves(
         added.append((0.12, 0.05, 0.22 * sign * towards))
     if "HYP" in labels:  # tall R to the left, deep S in front, strain-free
         main = main + sign * np.array((1.0, -0.25, 0.75))
-    if "CD" in labels:  # a late second peak towards the blocked side, and none of the septum's q when it is the left
+    if "CD" in labels:  # a late second peak towards the blocked side, and no septal q if the left bundle is blocked
         late = np.array((0.75, -0.20, 0.45)) if left_bundle else np.array((-0.55, 0.05, -0.75))
         added.append((0.055 * wide / 1.4, 0.016 * wide, sign * late))
         septal = septal * (1 - sign) if left_bundle else septal

@@ -93,7 +93,7 @@ class PTBXL(Dataset):
         fetch_all(self.source, tables, folder)
 
     def _survey(self, folder: Path) -> tuple[dict[str, list[tuple[Record, bytes]]], str]:
-        """The records to use with their headers' content, by part, and the fingerprint."""
+        """Return the records to use with their headers' content, by split, and the fingerprint."""
         from harness_ecg import preprocessing
         from harness_ecg.recordings import read_headers
 

@@ -17,12 +17,12 @@ from harness_ecg.preprocessing import clean
 from harness_ecg.table import DATABASE, Record
 from harness_ecg.wfdb_format import Layout, RecordError
 
-#: Recordings at a time: small enough to stay near the processor, large enough to keep several busy.
+#: Recordings per block: few enough for the processor's cache, many enough to keep several processors busy.
 BLOCK = 64
 
 
 def read_headers(folder: Path, records: Sequence[Record]) -> list[bytes]:
-    """The content of each record's header. Raises DataError naming the row of one that is missing."""
+    """Return the content of each record's header. Raises DataError naming the row of a missing one."""
     stem = os.path.join(folder, "")
 
     def read(block: Sequence[Record]) -> list[bytes]:

@@ -78,8 +78,8 @@ class SyntheticPTBXL(PTBXL):
     def make(self, folder: Path) -> None:
         """Write the data set into ``folder``: the same bytes each time.
 
-        The marker comes first and the database last, so that an interrupted one is taken neither for the real PTB-XL
-        nor for complete. Raises DataError when the folder holds the real one or cannot be written.
+        The marker comes first and the database last, so that an interrupted data set counts neither as the real
+        PTB-XL nor as complete. Raises DataError when the folder holds the real one or cannot be written.
         """
         from harness.data.synthetic import make_once
 

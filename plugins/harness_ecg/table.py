@@ -83,7 +83,9 @@ def read_classes(path: Path, labels: Sequence[str]) -> dict[str, str]:
         if not label:
             continue
         if label not in labels:
-            raise DataError(f"{path}, line {line}: diagnostic_class {label!r} is none of {', '.join(labels)}; {REMEDY}")
+            raise DataError(
+                f"{path}, line {line}: diagnostic_class {label!r} is not one of {', '.join(labels)}; {REMEDY}"
+            )
         classes[row[""]] = label
     return classes
 
@@ -112,7 +114,7 @@ def _rows(path: Path, columns: Sequence[str]) -> Iterator[tuple[int, Mapping[str
 
 
 def _record_file(name: str, location: str) -> str:
-    """One spelling for each file that a ``filename_lr`` can name. Raises DataError for a name outside the folder."""
+    """Normalize a ``filename_lr`` to one spelling per file. Raises DataError for a path outside the folder."""
     if not name:
         raise DataError(f"{location}: filename_lr is empty; {REMEDY}")
     file = os.path.normcase(os.path.normpath(name))
@@ -134,7 +136,7 @@ def _number(text: str, location: str, column: str) -> int:
 
 @functools.lru_cache(maxsize=2**15)
 def _codes(text: str) -> tuple[str, ...] | None:
-    """Return the keys of the dictionary literal ``text``, or None when it is not one."""
+    """Return the keys of the dictionary literal ``text``, or None if it is not one."""
     try:
         value = ast.literal_eval(text)
     except (ValueError, SyntaxError, TypeError, MemoryError, RecursionError):

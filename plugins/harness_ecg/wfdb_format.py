@@ -157,7 +157,7 @@ def parse_header(record: str, content: bytes, is_segment: bool = False) -> Heade
         expected = int(segments) if "/" in first[0] else count
         if len(lines) != expected + 1:
             kind = "segment" if segments else "signal"
-            raise _header_error(record, f"{len(lines) - 1} {kind} lines where the first line promises {expected}")
+            raise _header_error(record, f"{len(lines) - 1} {kind} lines, but the first line declares {expected}")
         if segments:
             return _parse_segments(record, rate, length, count, [line.split() for line in lines[1:]])
         return Header(record, rate, length, tuple(_parse_signal(line) for line in lines[1:]))
@@ -222,7 +222,7 @@ def _parse_segments(record: str, rate: float, length: int, count: int, lines: Se
     names = [name for name, _ in lines]
     lengths = [int(text) for _, text in lines]
     if sum(lengths) != length or min(lengths) < 0:
-        raise _header_error(record, f"segments of {sum(lengths)} samples where the first line promises {length}")
+        raise _header_error(record, f"segments of {sum(lengths)} samples, but the first line declares {length}")
     variable = lengths[0] == 0
     try:
         headers = [
@@ -321,7 +321,7 @@ def _read_exactly(header: Header, signal: Signal, target: NDArray[np.int16]) -> 
 def _check_size(header: Header, path: str, size: int, least: int, most: int) -> None:
     if not least <= size <= most:
         kind = "truncated" if size < least else "too long"
-        raise RecordError(header.record, f"{path}: {kind}: {size} bytes where its header promises {least}; {REMEDY}")
+        raise RecordError(header.record, f"{path}: {kind}: {size} bytes, but its header declares {least}; {REMEDY}")
 
 
 def _verify(headers: Sequence[Header], first: NDArray[Any], sums: NDArray[Any]) -> None:
@@ -331,7 +331,7 @@ def _verify(headers: Sequence[Header], first: NDArray[Any], sums: NDArray[Any]) 
         ("checksum", sums, [[signal.checksum for signal in header.signals] for header in headers]),
     )
     for quantity, actual, stated in checks:
-        expected = np.array(stated, float)  # NaN where the header states none
+        expected = np.array(stated, float)  # NaN if the header states none
         difference = actual - expected
         wrong = (difference % 2**16 if quantity == "checksum" else difference) != 0
         wrong &= ~np.isnan(expected)
@@ -411,7 +411,7 @@ def _header_error(record: str, reason: str) -> RecordError:
 
 
 def unreadable(record: str, path: str, error: OSError | ValueError) -> RecordError:
-    """The error for a file of a record that cannot be read; a ValueError is about the path itself."""
+    """Make the error for a file that cannot be read; a ValueError concerns the path itself."""
     if isinstance(error, FileNotFoundError):
         reason = "missing"
     else:

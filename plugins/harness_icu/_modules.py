@@ -25,9 +25,9 @@ States = tuple[Tensor, tuple[Tensor, Tensor]]
 def drop_skipped(inputs: Tensor) -> tuple[Tensor, Index, Tensor]:
     """Move the steps that are not all zeros to the front of ``inputs`` (batch, steps, features).
 
-    Also returns the index of the last such step, and whether there is none: (batch, 1), or one False for all. A skipped
-    step changes no state of any layer. So a recurrent network that reads only the others has, at the last of them, the
-    state that Keras's masking gives; steps behind it are ignored.
+    Also returns the index of the last such step, and whether an example has no such step: (batch, 1), or False for all.
+    Keras's masking skips the other steps, so that they change no state of any layer. A recurrent network that reads the
+    moved steps has the same state at the last of them; the steps behind it are ignored.
     """
     unmasked = inputs.abs().sum(dim=2) != 0  # many times faster than any()
     complete = unmasked.all()
@@ -170,8 +170,8 @@ def _over_time(
 ) -> States:
     """The loop over the steps of ``projected`` (steps, batch, 4 inner), the input's part of all H, and ``width`` units.
 
-    ``inner`` gives the hidden layers of a step, (batch, 4 inner), from the input's part and the state; ``sums`` what
-    the gates' functions are given, (batch, 4 width).
+    ``inner`` gives the hidden layers of a step, (batch, 4 inner), from the input's part and the state; ``sums``
+    computes the arguments of the gates' functions, (batch, 4 width).
     """
     state = cell = projected.new_zeros(projected.shape[1], width)
     states = []

@@ -41,7 +41,7 @@ def is_synthetic(folder: Path) -> bool:
 
 
 class Mimic3(Dataset):
-    """17 channels, hour by hour for 48 hours: 76 features, of which 17 are masks of what was measured.
+    """17 channels, hour by hour for 48 hours: 76 features, 17 of them masks of the measured values.
 
     Rows that the hospital flagged as errors (ERROR or ISERROR is 1) are used, as in the published pipeline. A subclass
     with another ``name`` and ``drop_flagged = True`` leaves them out.
@@ -137,7 +137,7 @@ class Mimic3(Dataset):
             raise DataError(f"{folder}: no stay of 48 hours is left by the cohort's rules; is the database complete?")
         events = read_events(folder, stays, progress, self.drop_flagged)
         inputs = series(events, len(stays), CHANNELS)
-        measured = np.unique(events.stays)  # one without any event is no example
+        measured = np.unique(events.stays)  # a stay without any event is no example
         inputs, stays = inputs[measured], stays.iloc[measured]
         subjects, died = stays["SUBJECT_ID"].to_numpy(), stays["DIED"].to_numpy()
         splits = divide(subjects, died, lists(folder))

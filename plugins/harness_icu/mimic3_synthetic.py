@@ -92,8 +92,8 @@ class SyntheticMimic3(Mimic3):
     def make(self, folder: Path) -> None:
         """Write the data set into ``folder``: the same bytes each time.
 
-        The marker comes first and ICUSTAYS last, so that an interrupted one is taken neither for the real MIMIC-III
-        nor for complete. Raises DataError when the folder holds the real one or cannot be written.
+        The marker comes first and ICUSTAYS last, so that an interrupted data set counts neither as the real
+        MIMIC-III nor as complete. Raises DataError when the folder holds the real one or cannot be written.
         """
         from harness.data.synthetic import make_once
 

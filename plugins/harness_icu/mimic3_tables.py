@@ -33,7 +33,7 @@ LONGEST = 2**24
 def find(folder: Path, table: str) -> Path:
     """Return the file of a table: ``CHARTEVENTS.csv`` or ``.csv.gz``, in either case.
 
-    Raises DataError unless there is exactly one: of two files that differ, nothing says which one is right.
+    Raises DataError unless there is exactly one: if two files differ, it is unknown which one is right.
     """
     names = {f"{table.lower()}.csv", f"{table.lower()}.csv.gz"}
     paths = sorted(path for path in folder.iterdir() if path.name.lower() in names) if folder.is_dir() else []
@@ -139,7 +139,7 @@ def _parsed(
 
 
 def _matching(pattern: str, text: str) -> str:
-    """Return the match of the pattern at the text's beginning. Raises ValueError when there is none."""
+    """Return the match of the pattern at the text's beginning. Raises ValueError if it does not match."""
     match = re.match(pattern, text, re.ASCII)
     if not match:
         raise ValueError(text)
@@ -212,7 +212,7 @@ class _Counted(io.RawIOBase):
 
 
 def _unquoted(text: bytes, between: bytes = b"") -> bytes:
-    """Return what is outside of quotes, joined by ``between``; a doubled quote within a cell ends and reopens it."""
+    """Return the text outside of quotes, joined by ``between``; a doubled quote within a cell ends and reopens it."""
     return between.join(text.split(b'"')[::2]) if b'"' in text else text
 
 

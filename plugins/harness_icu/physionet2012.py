@@ -61,7 +61,7 @@ class PhysioNet2012(Dataset):
 
     Each split takes its share of the dead and of the survivors of each set, so that another set moves no patient to
     another split. A hash of the record's number decides the split. A record without any plausible measurement (10 of
-    the 8,000 in sets a and b) is left out: there is nothing to predict from.
+    the 8,000 in sets a and b) is left out, because it has no inputs.
 
     The descriptors count as measured at 00:00 and are carried forward. Their columns are constant except the weight,
     which is measured again. Each has a mask, which is 0 throughout where the descriptor is missing (-1).
@@ -207,12 +207,14 @@ def _events(folder: Path, records: Sequence[Record]) -> tuple[Events, NDArray[np
         if wrong.any():
             record, value = records[rows.records[wrong][0]], rows.values[wrong][0]
             allowed = ", ".join(map(str, codes))
-            raise DataError(f"{_where(folder, record, name, value)}: {name} is {value:g}, none of {allowed}; {REMEDY}")
+            raise DataError(
+                f"{_where(folder, record, name, value)}: {name} is {value:g}, not one of {allowed}; {REMEDY}"
+            )
     values = np.full(len(rows.values), np.nan)
     values[~is_number] = clean(rows.parameters[~is_number], rows.values[~is_number])
     valid = ~np.isnan(values)
     stays, minutes, channels, values = rows.records[valid], rows.minutes[valid], rows.parameters[valid], values[valid]
-    # The weight at 00:00 is a descriptor
+    # The weight at 00:00 is a descriptor.
     weight_on_admission = (channels == NAMES.index("Weight")) & (minutes == 0)
     measured = np.bincount(stays[(channels < len(SERIES)) & ~weight_on_admission], minlength=len(records)) > 0
     values[channels == NAMES.index("ICUType")] -= 1  # places in UNITS

@@ -52,7 +52,7 @@ def record_file(folder: Path, name: str, number: int) -> Path:
 
 
 def find_sets(folder: Path) -> list[str]:
-    """Return the names of the sets in the folder; also of one that is there, but not as a folder."""
+    """Return the names of the sets in the folder, including one that is not a folder."""
     return [name for name in SETS if os.path.lexists(folder / f"set-{name}")]
 
 

@@ -86,8 +86,8 @@ class SyntheticPhysioNet2012(PhysioNet2012):
     def make(self, folder: Path) -> None:
         """Write the data set into ``folder``: the same bytes each time.
 
-        The marker comes first and the outcomes last, so that an interrupted one is taken neither for the real data nor
-        for complete. Raises DataError when the folder holds the real data or cannot be written.
+        The marker comes first and the outcomes last, so that an interrupted data set counts neither as real nor as
+        complete. Raises DataError when the folder holds the real data or cannot be written.
         """
         from harness.data.synthetic import make_once
 

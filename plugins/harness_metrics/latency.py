@@ -12,7 +12,7 @@ class Latency(Metric):
     """Microseconds per call over all samples of all processes: an absolute figure of this machine, not a comparison.
 
     (The comparison with the reference is the paired ratio in the cell's timing.) ``latency`` is the median; study B
-    reports the mean. A percentile is None when there are too few samples for it.
+    reports the mean. A percentile is None if there are too few samples.
     """
 
     name: ClassVar[str] = "latency"

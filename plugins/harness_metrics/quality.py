@@ -11,7 +11,7 @@ from harness import EvalContext, Metric, MetricSpec, Task, WeightedMetric
 class Quality(Metric):
     """AUROC, average precision, Brier score and calibration error, macro-averaged over the labels; AUROC per label.
 
-    A label without positives or without negatives has no AUROC (None), and then there is no macro average either: an
+    A label without positives or without negatives has no AUROC (None), and then the macro average is None too. An
     average over the other labels would be a different figure under the same name.
 
     scikit-learn computes the figures; the bootstrap over patients uses weighted functions of ``harness.stats`` that

@@ -18,7 +18,7 @@ class Size(Metric):
     """
 
     name: ClassVar[str] = "size"
-    summary: ClassVar[str] = "parameters, bytes of the state_dict as PyTorch saves it, bytes of the deployed file"
+    summary: ClassVar[str] = "parameters, bytes of the saved state_dict, bytes of the deployed file"
 
     def specs(self, task: Task) -> tuple[MetricSpec, ...]:
         return (

@@ -1,4 +1,4 @@
-"""PyTorch eager: the artefact's own file is what ships, and torch runs it module by module."""
+"""Run the artefact's own file with eager PyTorch, module by module."""
 
 from __future__ import annotations
 

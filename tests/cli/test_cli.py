@@ -95,7 +95,7 @@ def test_plan_uses_the_option_data(run: Run) -> None:
             "cannot draw x.gif: the format is unknown; name a file *.svg",
         ),
         (["history", "suite.py", "--margin", "much"], "the margin 'much' is not a share"),
-        (["explain", "abc"], "there is no store at .harness; name one with --store"),
+        (["explain", "abc"], "no store at .harness; name one with --store"),
         (["explain", "abc", "--store", "."], "no artefact has a key that begins with 'abc'"),
         (["explain", "a", "b", "c", "--store", "."], "explain takes one key or two"),
         (["doctor", "--margin", "1 percent"], "the margin '1 percent' is not a share of the latency"),

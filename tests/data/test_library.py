@@ -78,13 +78,13 @@ def test_an_incomplete_data_set_is_not_taken_for_an_absent_one(plugins: Plugins)
     Path("data/toy").mkdir(parents=True)
     assert resolve("toy", plugins, None).dataset.name == "toy-synthetic", "an empty folder holds nothing"
     Path("data/toy/half.part").write_text("")
-    with pytest.raises(UsageError, match=r"data/toy is there but is no complete toy; complete it, or remove"):
+    with pytest.raises(UsageError, match=r"data/toy exists but holds no complete toy; complete it, or remove"):
         resolve("toy", plugins, None)
 
 
 def test_without_a_stand_in_it_is_an_error(plugins: Plugins, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Toy, "fallback", None)
-    with pytest.raises(UsageError, match="nothing stands in for it"):
+    with pytest.raises(UsageError, match="has no fallback"):
         resolve("toy", plugins, None)
 
 
@@ -146,7 +146,7 @@ def test_data_that_vanishes_after_collection_is_an_error(plugins: Plugins, store
     toy.write(Path("data"))
     library = Library(plugins, store, None, Display(None))
     (Path("data") / toy.MARKER).unlink()
-    with pytest.raises(DataError, match="'toy' was there when the suite was collected and is gone now"):
+    with pytest.raises(DataError, match="'toy' was present when the suite was collected, but is missing now"):
         library.load("toy")
 
 

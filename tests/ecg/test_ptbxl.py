@@ -257,7 +257,7 @@ ROW = rf"\[.*{LINE}, ecg_id 5\]"
         (lambda folder, rows: (folder / "scp_statements.csv").unlink() and None, "scp_statements.csv: missing"),
         (
             lambda folder, rows: (folder / "scp_statements.csv").write_text(",diagnostic_class\nX,OTHER\n") and None,
-            "scp_statements.csv, line 2: diagnostic_class 'OTHER' is none of NORM",
+            "scp_statements.csv, line 2: diagnostic_class 'OTHER' is not one of NORM",
         ),
         (
             lambda folder, rows: (folder / "ptbxl_database.csv").write_bytes(b"\xff\xff\x00") and None,

@@ -374,7 +374,7 @@ def test_a_former_name_gives_the_present_one_with_a_warning(former: str, present
         assert getattr(structure, former) is getattr(structure, present)
     with pytest.raises(AttributeError, match="has no attribute 'unlike'"):
         structure.unlike  # noqa: B018
-    with pytest.warns(DeprecationWarning, match="Operations is called harness.nn.operations.OperationCounts"):
+    with pytest.warns(DeprecationWarning, match="Operations was renamed to harness.nn.operations.OperationCounts"):
         assert operations.Operations is operations.OperationCounts
 
 
@@ -392,7 +392,7 @@ def test_a_module_that_defines_narrowed_is_a_prunable_layer_with_a_warning() -> 
         def narrowed(self, inputs: torch.Tensor, units: Mapping[str, torch.Tensor]) -> nn.Module:
             return Older(int(inputs.sum()))
 
-    with pytest.warns(DeprecationWarning, match="Older.narrowed is called select_units"):
+    with pytest.warns(DeprecationWarning, match="Older.narrowed was renamed to select_units"):
         assert arguments(Older(3)) == {"width": 3}
     old: Any = Older(3)
     assert isinstance(old, PrunableLayer)

@@ -166,7 +166,7 @@ def test_a_cell_is_judged_at_the_end(run: Run, tmp_path: Path, takes: float, kin
     assert timing.bootstrap.high is not None
     assert timing.bootstrap.low <= timing.ratio.value <= timing.bootstrap.high
     assert len(timing.per_process) == PROCESSES
-    assert samples.kept["candidate"] == samples.candidate.tolist()
+    assert samples.arrays["candidate"] == samples.candidate.tolist()
     (verdict,) = run.verdicts()
     assert verdict.kind == kind
     assert verdict.margin == 0.01

@@ -391,7 +391,7 @@ def test_what_is_no_age_is_an_error(text: str) -> None:
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ([], "gc removes what no kept run names: give --keep RUN.json ..., or else --keep-nothing"),
+        ([], "gc needs to know which runs to keep: give --keep RUN.json ..., or --keep-nothing"),
         (["--keep", "good.json", "--keep-nothing"], "or else --keep-nothing"),
         (["--keep", "results/*.json"], "there is no file results/*.json"),
         (["--keep", "good.json", "absent.json"], "there is no file absent.json"),
@@ -404,7 +404,7 @@ def test_what_is_no_age_is_an_error(text: str) -> None:
         ),
         (["--keep", "strange.json"], "are ['nonsense'], which are no keys; nothing was removed"),
         (["--keep-nothing", "--older-than", "7"], "the age '7' is not a number with a unit"),
-        (["--keep-nothing", "--store", "absent"], "there is no store at absent"),
+        (["--keep-nothing", "--store", "absent"], "no store at absent"),
         (["--keep-nothing", "--shared", ""], "the URL of the shared store is empty"),
         (["--keep-nothing", "--shared", "s3://", "--store", "s"], "not allowed with argument"),
     ],
@@ -497,7 +497,7 @@ def test_gc_in_s3(gc: Callable[..., tuple[int, str, str]], s3: Any) -> None:
 
 def test_status_of_no_store_is_an_error_and_makes_none(nowhere: None, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["store", "status"]) == 4
-    assert capsys.readouterr().err == "harness: there is no store at .harness; name one with --store\n"
+    assert capsys.readouterr().err == "harness: no store at .harness; name one with --store\n"
     assert not Path(".harness").exists()
 
 
