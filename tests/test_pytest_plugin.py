@@ -67,7 +67,7 @@ def test_options_select(suite: Suite, expression: str, count: int) -> None:
         ("m = Matrix(dataset='toy', architecture='con', runtime='eager')", [], "no architecture is called 'con'"),
         ("m = Matrix(dataset='toy', architecture='conv', runtime='e')", [], "no runtime is called 'e'"),
         ("m = Matrix(dataset='toy', architecture='conv', a={'x': [step('havle')]})", [], "did you mean 'halve'"),
-        (TOYS, ["-p", "no:benchmark"], "toys: the plugin pytest-benchmark is switched off"),
+        (TOYS, ["-p", "no:benchmark"], "toys: pytest-benchmark is switched off"),
         (TOYS, ["--harness-data=absent"], "the option for data names absent, which is not a folder"),
     ],
 )

@@ -206,7 +206,7 @@ def test_a_method_is_called_by_its_name_and_errors_of_the_harness_pass(plugins: 
         (careless.mute(), "apply() of step 'mute' raised MuteError: (its text cannot be read) ("),
         (careless.poisons(), "network that poisons() gives answers NaN or infinity for 1 of 2 labels of one example"),
         (careless.widens(), "widens() gives answers one example with the shape (1, 5), not (1, 2): a step keeps"),
-        (careless.Promises("train", 0), "declares fit('train', epochs=1) and did not run it: its key would not hold"),
+        (careless.Promises("train", 0), "declares fit('train', epochs=1) and did not run it: its key would miss"),
         (careless.Promises("train", 1), "fit('train', epochs=1) and did not run it and ran fit('finetune', epochs=1)"),
         (careless.Promises("finetune", 2), "ran fit('finetune', epochs=1) and does not declare it"),
     ],

@@ -392,7 +392,7 @@ def test_what_is_no_age_is_an_error(text: str) -> None:
     ("arguments", "message"),
     [
         ([], "gc needs to know which runs to keep: give --keep RUN.json ..., or --keep-nothing"),
-        (["--keep", "good.json", "--keep-nothing"], "or else --keep-nothing"),
+        (["--keep", "good.json", "--keep-nothing"], "or --keep-nothing"),
         (["--keep", "results/*.json"], "there is no file results/*.json"),
         (["--keep", "good.json", "absent.json"], "there is no file absent.json"),
         (["--keep", "good.json", "--keep", "absent.json"], "there is no file absent.json"),
