@@ -32,7 +32,7 @@ LINES, WIDTH = 10, 300
 
 @contextlib.contextmanager
 def isolated(
-    who: str,
+    label: str,
     note: Callable[[str], None] = lambda remark: None,
     *,
     error: type[HarnessError] = CellError,
@@ -40,10 +40,10 @@ def isolated(
 ) -> Iterator[None]:
     """Run plugin code; raise ``error`` for any exception in it. A HarnessError passes unchanged.
 
-    ``who`` begins each message. ``note`` receives each remark about the plugin's conduct, to repeat at the end of the
+    ``label`` begins each message. ``note`` receives each remark about the plugin's conduct, to repeat at the end of the
     run. The error names the last line of code in the package of ``thing``.
     """
-    settings, output = Settings.now(), _Output(who)
+    settings, output = Settings.now(), _Output(label)
     try:
         with contextlib.redirect_stdout(output.stream):
             yield
@@ -51,7 +51,7 @@ def isolated(
         traceback.clear_frames(raised.__traceback__)
         raise
     except FOREIGN as raised:
-        failure = error(f"{who} raised {describe_error(raised, thing)}")
+        failure = error(f"{label} raised {describe_error(raised, thing)}")
         traceback.clear_frames(raised.__traceback__)  # the frames would keep models and open files until the run ends
         raise failure from raised
     finally:
@@ -59,7 +59,7 @@ def isolated(
             note(f"prints to the standard output ({pluralize(lines, 'line')})")
         for change in settings.restore():
             remark = f"changed {change}; it was restored"
-            logger.warning(f"{who} {remark}")
+            logger.warning(f"{label} {remark}")
             note(remark)
 
 
@@ -69,9 +69,9 @@ def isolated(
 class _Output(io.RawIOBase):
     """Replaces the standard output: logs the first lines, each with the name of the code that wrote it."""
 
-    def __init__(self, who: str) -> None:
+    def __init__(self, label: str) -> None:
         self.lines = 0
-        self._who = who
+        self._who = label
         self._rest = b""
         self.stream = io.TextIOWrapper(io.BufferedWriter(self), "utf-8", "replace", write_through=True)
 

@@ -256,19 +256,19 @@ class Plugins:
         return self.kinds[hook_name], self.registries[hook_name]
 
     def isolated(
-        self, origin: Origin, what: str, thing: Any = None, remember: bool = True
+        self, origin: Origin, label: str, thing: Any = None, remember: bool = True
     ) -> contextlib.AbstractContextManager[None]:
         """Isolate code of a plugin that belongs to no registered object; ``call`` is for those that do.
 
-        ``what`` is the code's name in messages. Remarks on its conduct become problems, if ``remember``.
+        ``label`` is the code's name in messages. Remarks on its conduct become problems, if ``remember``.
         """
 
         def note(remark: str) -> None:
             if remember:
-                self.note(origin, f"{what} {remark}")
+                self.note(origin, f"{label} {remark}")
 
         return isolated(
-            f"plugin {origin}: {what}",
+            f"plugin {origin}: {label}",
             note,
             error=DataError if isinstance(thing, Dataset) else CellError,
             thing=thing if thing is None or isinstance(thing, type) else type(thing),

@@ -36,14 +36,14 @@ def decide(
     The cells of a matrix are judged together, because among many cells some look slower by chance. A cell is
     called slower only with its entry in ``confirmations``: the measurement of fresh processes, or the reason against.
     """
-    found: dict[str, dict[str, VerdictRecord]] = defaultdict(dict)
+    by_cell: dict[str, dict[str, VerdictRecord]] = defaultdict(dict)
     for versus, family in _families(records):
         for name, verdict in _decide_family(family):
             if verdict.kind == "slower":
                 confirmation = confirmations.get((name, versus))
                 verdict = _confirmed(verdict, confirmation)
-            found[name][versus] = verdict
-    return {name: CellVerdicts(**verdicts) for name, verdicts in found.items()}
+            by_cell[name][versus] = verdict
+    return {name: CellVerdicts(**verdicts) for name, verdicts in by_cell.items()}
 
 
 def suspects(records: Iterable[Record]) -> list[TimingId]:

@@ -24,7 +24,7 @@ def test_the_cells_that_were_not_measured_have_their_reasons(plugins: Plugins, s
         return Cell("s.py", "m", "pruning", axes, (), Profile(), "r", name, skip=skip)
 
     cells = [selected("done"), selected("ruled", "a rule"), *map(selected, ("broken", "beyond", "late"))]
-    planner: Any = SimpleNamespace(chosen=cells)
+    planner: Any = SimpleNamespace(selected=cells)
     recorder = Recorder(planner, plugins, store, Options(preset("smoke"), tmp_path))
     recorder.records.append(decoded(record(suite="s.py", matrix="m", cell="done")))
     reasons = {"s.py::m[broken]": "an error", "s.py::m[beyond]": "no such layer"}
