@@ -61,7 +61,7 @@ def test_a_runtime_loads_it_by_the_public_name(toy_installed: ModuleType, tmp_pa
     back = harness.load_artefact(tmp_path / "m")
     assert not back.training
     assert torch.equal(back(EXAMPLE), model(EXAMPLE))
-    with pytest.raises(StoreError, match="no artefact at"):
+    with pytest.raises(StoreError, match="there is no artefact at"):
         harness.load_artefact(tmp_path / "other")
 
 
@@ -282,7 +282,7 @@ def test_a_task_that_asks_for_a_huge_network_is_refused_before_it_takes_memory(t
 
 
 def test_a_file_that_is_not_there(plugins: Plugins, tmp_path: Path) -> None:
-    with pytest.raises(StoreError, match="no artefact at"):
+    with pytest.raises(StoreError, match="there is no artefact at"):
         artefact.load(tmp_path / "m", plugins)
 
 
