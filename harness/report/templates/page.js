@@ -188,19 +188,27 @@
     view: { stroke: null },
   };
 
-  async function embed(chart, values, parent, source = "") {
-    const figure = make("figure", null, parent);
-    make("h3", cut(chart.title), figure);
-    const place = make("div", null, figure, { class: "chart" });
-    make("figcaption", `${chart.caption} ${source}`, figure);
-    const narrow = figure.clientWidth < 480;
-    const turned = (name, value) => (name === "labelAngle" && figure.clientWidth < 560 ? -35 : value);
+  // Frames come before drawings: a chart takes the width that its frame has when it is drawn.
+  function frames(charts, parent, source = "") {
+    return charts.map((chart) => {
+      const figure = make("figure", null, parent);
+      make("h3", cut(chart.title), figure);
+      const frame = make("div", null, figure, { class: "chart" });
+      make("figcaption", `${chart.caption} ${source}`, figure);
+      return [chart, frame];
+    });
+  }
+
+  async function draw(chart, values, frame) {
+    const width = frame.clientWidth;
+    const narrow = width < 480;
+    const turned = (name, value) => (name === "labelAngle" && width < 560 ? -35 : value);
     const spec = { ...JSON.parse(JSON.stringify(chart.spec), turned), width: "container", data: { name: "rows", values } };
     const config = { ...theme, legend: { ...theme.legend, columns: narrow ? 1 : 2, labelLimit: narrow ? 240 : 190 } };
     const actions = { export: true, source: false, compiled: false, editor: false };
     // Log errors only: Vega warns whenever a filter leaves a layer empty.
     const options = { mode: "vega-lite", renderer: "svg", actions, config, tooltip: { maxDepth: 1 }, logLevel: 1 };
-    return vegaEmbed(place, spec, options);
+    return vegaEmbed(frame, spec, options);
   }
 
   // The fields of rows, for Vega. Of too many rows, those on the fronts come first.
@@ -226,9 +234,9 @@
       place.replaceChildren();
       const network = state.network === null ? null : networks[state.network];
       byId("charts-network").textContent = network ? cut(network.heading, 400) : "Choose one network to see its charts.";
-      for (const chart of network?.charts ?? []) {
+      for (const [chart, frame] of frames(network?.charts ?? [], place, "The table of results has the figures.")) {
         if (turn !== wanted) return;
-        views.push((await embed(chart, points(chosen()), place, "The table of results has the figures.")).view);
+        views.push((await draw(chart, points(chosen()), frame)).view);
       }
       if (network && turn === wanted) updateCharts(chosen()); // filters may have changed meanwhile
     });
@@ -358,8 +366,9 @@
   fill(byId("network"), [...networks.map((network, place) => [place, network.title]), ["", "all networks"]]);
   setTheme("");
   chooseNetwork(networks.length ? "0" : "");
-  for (const chart of data.trainings) embed(chart, chart.values, byId("trainings"));
+  const fixed = frames(data.trainings, byId("trainings"));
   data.sections.forEach((charts, place) => {
-    for (const chart of charts) embed(chart, chart.values, byId(`section${place + 1}-charts`), "The tables below have the figures.");
+    fixed.push(...frames(charts, byId(`section${place + 1}-charts`), "The tables below have the figures."));
   });
+  for (const [chart, frame] of fixed) draw(chart, chart.values, frame);
 })();
