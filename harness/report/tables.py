@@ -30,7 +30,7 @@ def choice_table(network: Network) -> Table | None:
     """The best variants within each margin, sure and probable; None if nothing was compared."""
     if network.quality is None or len(network.variants) < 2:
         return None
-    headers = ("loses at most", "how sure", "smallest", "size / reference", "fastest", "latency / reference")
+    headers = ("loss at most", "certainty", "smallest", "size / reference", "fastest", "latency / reference")
     digits = network.quality.digits
     rows = tuple(_choice(choice, digits) for choice in choices(network))
     return Table(f"{network.title}: the best within a loss of {network.quality.name}", headers, rows)
@@ -143,7 +143,7 @@ def coverage_table(network: Network) -> Table | None:
         layers = _layers(variant)
         if weights or macs or layers:
             others = [f"{layer.get('path')} ({layer.get('dtype')})" for layer in layers if layer.get("dtype") != "int8"]
-            shown = MISSING if not layers else ", ".join(others) if others else "nothing"
+            shown = MISSING if not layers else ", ".join(others) if others else "none"
             rows.append((variant.label, f"{_number(weights, 1)} %", f"{_number(macs, 1)} %", shown))
     headers = ("variant", "weights in int8", "multiply-accumulates in int8", "layers not in int8")
     return Table(f"{network.title}: int8 coverage", headers, tuple(rows)) if rows else None

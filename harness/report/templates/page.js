@@ -337,7 +337,7 @@
 
   // --------------------------------------------------------------------------------------------------- theme
 
-  const THEMES = { "": "as the system", light: "light", dark: "dark" };
+  const THEMES = { "": "system", light: "light", dark: "dark" };
   function setTheme(name) {
     if (name) document.documentElement.dataset.theme = name;
     else delete document.documentElement.dataset.theme;
