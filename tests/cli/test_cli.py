@@ -144,7 +144,7 @@ def test_a_study_is_not_compared_with_synthetic_data(run: Run) -> None:
     write_run("run.json", toy_record(synthetic=True))
     code, out, _ = run("report", "run.json", "--study", "toys")
     assert code == 0
-    assert "synthetic data reproduce nothing" in out
+    assert "synthetic data cannot reproduce a figure" in out
     assert line(out, "conv", "whole")[2:] == ["90", "not", "run"]
 
 
