@@ -73,7 +73,7 @@ RUN = """
 import sys
 from pathlib import Path
 sys.path.insert(0, sys.argv[1])
-from test_files_orphans import ask
+from test_orphans import ask
 from harness.measure.pool import Workers
 from harness.store.local import Store
 
