@@ -129,13 +129,24 @@ def test_it_holds_to_the_conformance_kit(lowrank_there: Environment, project: Pa
     lowrank_there.run("pytest", "-q", "-p", "no:cacheprovider", "tests/test_conformance.py", cwd=project)
 
 
-def test_another_version_of_it_is_another_key(run: Run, lowrank_there: Environment, project: Path) -> None:
-    """Last, as it leaves the other version installed."""
+def test_its_code_is_in_the_key_and_its_version_is_not(run: Run, lowrank_there: Environment, project: Path) -> None:
+    """Last, as it leaves another version installed."""
+
+    def planned() -> dict[str, dict[str, Any]]:
+        lowrank_there.install(project)
+        plan = lowrank_there.run("harness", "plan", "suite.py", "--preset=smoke", "--json", cwd=run.folder).stdout
+        return {cell["id"]: cell for cell in json.loads(plan)["cells"]}
+
+    def changed(cells: Mapping[str, Mapping[str, Any]]) -> set[str]:
+        return {cell for cell, record in run.records.items() if cells[cell]["key"] != record["artefact"]["key"]}
+
     metadata = project / "pyproject.toml"
     metadata.write_text(metadata.read_text().replace('version = "0.1.0"', 'version = "0.2.0"'))
-    lowrank_there.install(project)
-    plan = lowrank_there.run("harness", "plan", "suite.py", "--preset=smoke", "--json", cwd=run.folder).stdout
-    planned = {cell["id"]: cell for cell in json.loads(plan)["cells"]}
-    changed = {cell for cell, record in run.records.items() if planned[cell]["key"] != record["artefact"]["key"]}
-    assert changed == run.records.keys() - {CELL.format("full")}
-    assert {cell for cell in run.records if planned[cell]["built"]} == {CELL.format("full")}
+    released = planned()
+    assert changed(released) == set(), "a release with the same code rebuilds nothing"
+    assert all(released[cell]["built"] for cell in run.records)
+    module = project / "harness_lowrank.py"
+    module.write_text(module.read_text().replace("    def apply(", '    version = "2"\n\n    def apply(', 1))
+    edited = planned()
+    assert changed(edited) == run.records.keys() - {CELL.format("full")}
+    assert {cell for cell in run.records if edited[cell]["built"]} == {CELL.format("full")}
