@@ -7,9 +7,9 @@ import dataclasses
 
 @dataclasses.dataclass(frozen=True)
 class Kind:
-    """A kind of thing, as "study": ``contract`` is the class of which a value (``by_class``: a subclass) is registered.
+    """A kind of thing, such as "study". Plugins register instances of ``contract``, or subclasses if ``by_class``.
 
-    Plugins bring such things in the function ``hook``, which takes ``register``.
+    They do so in the function ``hook``, which takes ``register``.
     """
 
     name: str
