@@ -9,7 +9,7 @@ from harness_compress import prune, quantize
 AXES = {
     "dataset": "ptbxl",
     "precision": {"float32": [], "int8": [quantize("ptq-int8")]},
-    "profile": Profile(threads=1, allocator=["jemalloc", "system"]),
+    "profile": Profile(threads=1, allocator=["jemalloc", "mimalloc", "system"]),
 }
 
 # Of 32, 64, 96 and 32 channels 24 in 32 leave 24, 48, 72 and 24, and 23 in 32 leave 23, 46, 69 and 23.

@@ -12,7 +12,7 @@ AXES = {
     },
     "precision": {"float32": [], "uniform8": [quantize("uniform8")], "int8": [quantize("ptq-int8")]},
     "seed": range(5),
-    "profile": Profile(threads=1, allocator=["jemalloc", "system"]),
+    "profile": Profile(threads=1, allocator=["jemalloc", "mimalloc", "system"]),
 }
 
 mimic3 = Matrix(dataset="mimic3", **AXES)

@@ -12,10 +12,10 @@ ptbxl = Matrix(
     seed=range(5),
     profile={
         "rnn": [
-            Profile(threads=1, allocator=["tcmalloc", "system"], name="onednn"),
-            Profile(threads=1, allocator=["tcmalloc", "system"], name="native", onednn=False),
+            Profile(threads=1, allocator=["tcmalloc", "mimalloc", "system"], name="onednn"),
+            Profile(threads=1, allocator=["tcmalloc", "mimalloc", "system"], name="native", onednn=False),
         ],
-        "*": Profile(threads=1, allocator=["jemalloc", "system"]),
+        "*": Profile(threads=1, allocator=["jemalloc", "mimalloc", "system"]),
     },
     skip=[Skip("the plain recipe tells what oneDNN does", training="distilled", profile="native")],
 )

@@ -8,7 +8,7 @@ from harness import Matrix, Profile, Skip, train
 from harness_compress import distill, prune, quantize
 
 LEVELS = (0.75, 0.5, 0.125)
-JEMALLOC, TCMALLOC = ["jemalloc", "system"], ["tcmalloc", "system"]
+JEMALLOC, TCMALLOC = ["jemalloc", "mimalloc", "system"], ["tcmalloc", "mimalloc", "system"]
 
 
 def prunings(architecture, precision, profile, skip=()):

@@ -10,5 +10,5 @@ rnn = Matrix(
         "10": [train(epochs=10, precision="bfloat16")],
         "5": [train(epochs=5, precision="bfloat16")],
     },
-    profile=Profile(threads=1, allocator=["tcmalloc", "system"]),
+    profile=Profile(threads=1, allocator=["tcmalloc", "mimalloc", "system"]),
 )

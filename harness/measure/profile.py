@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import os
 import re
@@ -9,6 +10,7 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence, Set
+from importlib.metadata import PackageNotFoundError, distribution
 from pathlib import Path
 
 from harness.api import Profile
@@ -45,17 +47,21 @@ DISPATCH = {
 
 @dataclasses.dataclass(frozen=True)
 class Allocator:
-    """An allocator that can be preloaded: the stems of its libraries, best first, and its packages."""
+    """An allocator that can be preloaded: the stems of its libraries, best first, and its packages.
+
+    ``pypi`` is a Python package whose folder ``cmeel.prefix/lib`` holds the library.
+    """
 
     stems: tuple[str, ...]
     debian: str
     fedora: str
+    pypi: str | None = None
 
 
 ALLOCATORS = {
     "tcmalloc": Allocator(("tcmalloc_minimal", "tcmalloc"), "libtcmalloc-minimal4", "gperftools-libs"),
     "jemalloc": Allocator(("jemalloc",), "libjemalloc2", "jemalloc"),
-    "mimalloc": Allocator(("mimalloc",), "libmimalloc2.0", "mimalloc"),
+    "mimalloc": Allocator(("mimalloc",), "libmimalloc2.0", "mimalloc", "cmeel-mimalloc"),
 }
 
 
@@ -139,7 +145,7 @@ def _find_library(stems: Sequence[str]) -> Path | None:
 
 
 def _libraries() -> Iterator[Path]:
-    """Yield the shared libraries in the loader's cache and the allocators in the usual folders."""
+    """Yield the shared libraries in the loader's cache, and the allocators in the usual folders and Python packages."""
     ldconfig = shutil.which("ldconfig", path=os.pathsep.join([os.environ.get("PATH", ""), "/sbin", "/usr/sbin"]))
     if ldconfig is not None:
         listing = subprocess.run([ldconfig, "-p"], capture_output=True, text=True, check=False).stdout
@@ -147,6 +153,11 @@ def _libraries() -> Iterator[Path]:
     for folder in FOLDERS:
         yield from Path("/").glob(f"{folder}/lib*malloc*.so*")
     yield from Path(sys.prefix).glob("lib/lib*malloc*.so*")
+    for allocator in ALLOCATORS.values():
+        with contextlib.suppress(PackageNotFoundError):
+            if allocator.pypi is not None:
+                prefix = distribution(allocator.pypi).locate_file("cmeel.prefix/lib")
+                yield from Path(str(prefix)).glob("lib*malloc*.so*")
 
 
 def _loads_here(library: Path) -> bool:
@@ -163,7 +174,8 @@ def install_hint(names: Sequence[str]) -> str:
     """Return the commands that install allocators on common distributions."""
     debian = " ".join(ALLOCATORS[name].debian for name in names)
     fedora = " ".join(ALLOCATORS[name].fedora for name in names)
-    return f"Debian, Ubuntu: apt install {debian}; Fedora: dnf install {fedora}"
+    pypi = "".join(f"pip install {package}; " for name in names if (package := ALLOCATORS[name].pypi))
+    return f"{pypi}Debian, Ubuntu: apt install {debian}; Fedora: dnf install {fedora}"
 
 
 def _not_found(names: Sequence[str]) -> str:

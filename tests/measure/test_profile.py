@@ -7,6 +7,7 @@ import errno
 import os
 import sys
 from collections.abc import Collection
+from importlib.metadata import PackageNotFoundError
 from pathlib import Path
 from typing import Any
 
@@ -55,6 +56,30 @@ def test_versioned_names_are_found_and_given_by_their_real_path(libraries: Path)
     new.unlink()
     (libraries / "libmimalloc.so.2").symlink_to(old)
     assert resolve_allocator(["mimalloc"]) == ("mimalloc", old)
+
+
+@linux
+def test_the_python_package_s_mimalloc_is_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    class Package:
+        def locate_file(self, path: str) -> Path:
+            return tmp_path / path
+
+    packages = {"cmeel-mimalloc": Package()}
+    monkeypatch.setattr(module, "distribution", packages.__getitem__)
+    monkeypatch.setattr(module, "FOLDERS", ())
+    monkeypatch.setattr(module.shutil, "which", lambda *_, **__: None)
+    monkeypatch.setattr(sys, "prefix", str(tmp_path / "nowhere"))
+    folder = tmp_path / "cmeel.prefix" / "lib"
+    folder.mkdir(parents=True)
+    path = library(folder, "libmimalloc.so.3.4")
+    assert resolve_allocator(["jemalloc", "mimalloc", "system"]) == ("mimalloc", path)
+
+    def not_installed(name: str) -> Package:
+        raise PackageNotFoundError(name)
+
+    monkeypatch.setattr(module, "distribution", not_installed)
+    with pytest.raises(MeasureError, match="pip install cmeel-mimalloc; Debian, Ubuntu: apt install libmimalloc2"):
+        resolve_allocator(["mimalloc"])
 
 
 @linux

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import platform
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -104,6 +105,20 @@ def test_a_real_worker_can_be_held_to_an_instruction_set(folder: Path) -> None:
     assert alone.environment["omp_threads"] == 1
     assert (alone.times > 0).all()
     assert len(alone.times) == 3
+
+
+@pytest.mark.skipif(
+    sys.platform != "linux" or platform.machine() not in ("x86_64", "aarch64"),
+    reason="the package of mimalloc is a dependency on Linux for x86-64 and ARM64 alone",
+)
+def test_a_real_worker_runs_with_the_mimalloc_that_is_a_dependency(folder: Path) -> None:
+    """The worker verifies itself that the library is mapped."""
+    with Workers(timeout=120) as workers:
+        single = workers.time_single(
+            Profile(allocator="mimalloc"), "busy", folder / "10", folder / "inputs.npy", calls=3, warmup=1
+        )
+    assert single.environment["allocator"] == "mimalloc"
+    assert "libmimalloc.so" in single.environment["library"]
 
 
 def test_a_real_worker_predicts_what_it_times(workers: Workers, folder: Path) -> None:
