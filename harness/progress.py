@@ -60,19 +60,13 @@ class Display:
         """``stream`` None shows no bar."""
         self._stream = stream
         self._bars = stream is not None and stream.isatty()
-        self._position = ""
-
-    def overall(self, index: int, total: int) -> None:
-        """Set the number of the next step, counted from 1, and the number of steps."""
-        self._position = f"[{index}/{total}] "
 
     @contextlib.contextmanager
     def step(self, label: str) -> Iterator[Progress]:
         """Show one step; yields the callback by which the step reports its progress."""
         began = time.perf_counter()
-        text = f"{self._position}{label}"
         with tqdm(
-            desc=text, file=self._stream, disable=not self._bars, leave=False, dynamic_ncols=True, unit_scale=True
+            desc=label, file=self._stream, disable=not self._bars, leave=False, dynamic_ncols=True, unit_scale=True
         ) as bar:
 
             def progress(done: int, total: int, note: str = "") -> None:
@@ -84,4 +78,4 @@ class Display:
                 bar.update(done - bar.n)
 
             yield progress
-        logger.info(f"{text}: {time.perf_counter() - began:.1f} s")
+        logger.info(f"{label}: {time.perf_counter() - began:.1f} s")

@@ -1,16 +1,19 @@
-"""Estimate a recipe's parameters and multiply-accumulates from shapes alone, and from these the time of a run."""
+"""Estimate a recipe's size from shapes alone, the time to build from steps built before, and the time to measure."""
 
 from __future__ import annotations
 
 import contextlib
 import copy
 import dataclasses
+import statistics
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Any
 
 import torch
 
 from harness.api import Architecture, Step, Task, Training
 from harness.build.artefact import build
-from harness.build.plan import Node, Plan
+from harness.build.plan import Node
 from harness.build.trainings import with_changes
 from harness.errors import HarnessError, UsageError
 from harness.keys import key_of
@@ -19,11 +22,8 @@ from harness.nn.operations import count, parameters
 from harness.plugin.manager import Plugins
 from harness.store.local import Store
 from harness.suite.presets import Preset
+from harness.text import format_duration, pluralize
 
-#: Multiply-accumulates per second of training on two common cores, unless the store has build times of this machine.
-NOMINAL_RATE = 2e10
-#: A training step costs about three forward passes: the pass itself, and the gradients of inputs and weights.
-TRAINING_FACTOR = 3
 #: Seconds to evaluate and record a cell; multiply-accumulates per second of inference on one core.
 CELL_OVERHEAD, INFERENCE_RATE = 2.0, 1e10
 #: Seconds until a worker has imported torch.
@@ -64,7 +64,7 @@ class Previews:
                 return None, shape
         example = torch.zeros(1, *task.input_shape)
         try:
-            with torch.random.fork_rng(devices=[]):
+            with torch.random.fork_rng(devices=[]), _one_thread():
                 torch.manual_seed(0)
                 if before is None or steps[-1].is_teacher:  # the student is a fresh network
                     network: torch.nn.Module | None = build(architecture, task, self._plugins).eval()
@@ -74,29 +74,106 @@ class Previews:
                     network = self._plugins.call(author, "preview", copy.deepcopy(before), example)
             if network is None:
                 return None, Shape(None, None)
-            macs = self._plugins.call(author, count, network, example).macs
+            with _one_thread():
+                macs = self._plugins.call(author, count, network, example).macs
             return network, Shape(parameters(network), macs)
         except HarnessError as error:
             return None, Shape(None, None, str(error))
 
 
+@contextlib.contextmanager
+def _one_thread() -> Iterator[None]:
+    """Let torch use one thread: a preview computes on one example, and many threads mostly wait for one another."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
+
+
+@dataclasses.dataclass(frozen=True)
+class Duration:
+    """The sum of several estimates: the seconds of the ``known`` ones; ``unknown`` is the number of the others."""
+
+    seconds: float
+    known: int
+    unknown: int
+
+    @classmethod
+    def of(cls, estimates: Iterable[float | None]) -> Duration:
+        """Add up estimates in seconds, of which None is an unknown one."""
+        every = list(estimates)
+        known = [seconds for seconds in every if seconds is not None]
+        return cls(sum(known), len(known), len(every) - len(known))
+
+    def text(self, thing: str, reason: str) -> str:
+        """The duration in words; ``thing`` is what takes it, and ``reason`` why some are unknown."""
+        if not self.unknown:
+            return f"about {format_duration(self.seconds)}"
+        if not self.known:
+            return f"unknown, because {reason}"
+        about = f"about {format_duration(self.seconds)} for {pluralize(self.known, thing)}"
+        return f"{about}, unknown for {self.unknown}, because {reason}"
+
+
+#: Why the time of a step is unknown.
+NONE_BUILT = "the store has no such step yet"
+
+
+@dataclasses.dataclass(frozen=True)
+class _BuiltStep:
+    """An artefact of the store: what made it, the examples that its trainings visited, and the seconds it took.
+
+    Device, data set and network are None if the store lacks an ancestor, as when the artefact was fetched.
+    """
+
+    step: str | None
+    device: str | None
+    dataset: str | None
+    architecture: str | None
+    visits: int
+    seconds: float
+
+
 class DurationEstimate:
-    """Estimates seconds, from the build times of the artefacts in the store, or else from a nominal rate."""
+    """Estimates seconds: of building, from like steps in the store; of timing, from the size of the network."""
 
-    def __init__(self, plan: Plan, plugins: Plugins, store: Store) -> None:
+    def __init__(self, plugins: Plugins, store: Store) -> None:
         self._plugins = plugins
-        self._previews = Previews(plugins)
-        self._rates = self._measured_rates(plan, store)
+        self._built = _built_steps(store)
 
-    def build(self, node: Node) -> float:
-        """Seconds to make one artefact."""
-        rate = self._rates.get(node.root.architecture, NOMINAL_RATE)
-        return self._work(node) / rate
+    def build(self, node: Node) -> float | None:
+        """Seconds to make one artefact, None if unknown.
 
-    def time(self, macs: int | None, preset: Preset) -> float:
-        """Seconds to time and evaluate one cell."""
+        They are those of the same step, on the same data set and network if the store has such ones, in proportion to
+        the examples that the trainings visit.
+        """
+        name = None if node.step is None else node.step.name
+        root = node.root
+        same_step = [built for built in self._built if built.step == name and built.device in (root.device, None)]
+        same_root = [
+            built for built in same_step if (built.dataset, built.architecture) == (root.dataset, root.architecture)
+        ]
+        like = same_root or same_step
+        if not like:
+            return None
+        visits = self._visits(node)
+        rates = [built.seconds / built.visits for built in like if built.visits]
+        if visits and rates:
+            return visits * statistics.median(rates)
+        return statistics.median(built.seconds for built in like)
+
+    def total(self, nodes: Iterable[Node]) -> Duration:
+        """The time to make several artefacts."""
+        return Duration.of(map(self.build, nodes))
+
+    def time(self, macs: int | None, preset: Preset) -> float | None:
+        """Seconds to time and evaluate one cell, None if its size is unknown."""
+        if macs is None:
+            return None
         calls = preset.pairs + min(preset.warmup, 2 * WINDOW)  # the least warm-up, when it is steady from the start
-        pairs = calls * 2 * (macs or 0) / INFERENCE_RATE
+        pairs = calls * 2 * macs / INFERENCE_RATE
         bounded = pairs if preset.seconds is None else min(pairs, 2 * preset.seconds)
         return CELL_OVERHEAD + preset.processes * bounded
 
@@ -104,30 +181,49 @@ class DurationEstimate:
         """Seconds to start the workers of one profile."""
         return WORKER_START * preset.processes
 
-    def _work(self, node: Node) -> float:
-        if node.step is None:
-            return 0.0
-        dataset = self._plugins.datasets.get(node.root.dataset)
-        shape = self._previews.shape(node.root.architecture, dataset.task_in(node.root.layout), node.steps)
-        work = 0.0
+    def _visits(self, node: Node) -> int:
+        """The examples that the declared trainings visit, each as often as it is visited; 0 if none is declared."""
+        available = self._plugins.datasets.get(node.root.dataset).examples
+        visits = 0
         for phase, changes in node.trainings or ():
             plan: Training = node.root.train if phase == "train" else node.root.finetune
             with contextlib.suppress(UsageError):  # building the step reports a wrong change
                 plan = with_changes(plan, changes)
-            available = dataset.examples
-            visits = plan.epochs * min(plan.examples or available, available)
-            work += TRAINING_FACTOR * visits * (shape.macs or 0)
-        return work
+            visits += plan.epochs * min(plan.examples or available, available)
+        return visits
 
-    def _measured_rates(self, plan: Plan, store: Store) -> dict[str, float]:
-        work: dict[str, float] = {}
-        seconds: dict[str, float] = {}
-        for node in plan.nodes.values():
-            if not node.trainings:
-                continue
-            artefact = store.local(node.key)
-            if artefact is not None:
-                name = node.root.architecture
-                work[name] = work.get(name, 0.0) + self._work(node)
-                seconds[name] = seconds.get(name, 0.0) + artefact.seconds
-        return {name: work[name] / seconds[name] for name in work if work[name] > 0 and seconds[name] > 0}
+
+def _built_steps(store: Store) -> list[_BuiltStep]:
+    """What the local store says of the steps that it holds."""
+    artefacts = store.metadata()
+
+    def root_of(document: Mapping[str, Any]) -> Mapping[str, Any]:
+        while (parent := document.get("parent")) is not None:
+            if parent not in artefacts:
+                return {}
+            document = artefacts[parent].document
+        root = document.get("root")
+        return root if isinstance(root, dict) else {}
+
+    built = []
+    for metadata in artefacts.values():
+        root = root_of(metadata.document)
+        built.append(
+            _BuiltStep(
+                step=metadata.document.get("step"),
+                device=root.get("device"),
+                dataset=root.get("dataset"),
+                architecture=root.get("architecture"),
+                visits=_visited(metadata.facts.get("trainings")),
+                seconds=metadata.seconds,
+            )
+        )
+    return built
+
+
+def _visited(trainings: Any) -> int:
+    """The examples that trainings visited, from the facts of a step, in which a plugin may write anything; else 0."""
+    try:
+        return sum(int(row["epochs"]) * int(row["examples"]) for row in trainings or ())
+    except (TypeError, KeyError, ValueError):
+        return 0

@@ -184,6 +184,8 @@ class Executor:
         self.store = store
         self.display = display
         self._built: dict[str, Artefact | HarnessError] = {}
+        #: The number of the step under way among those to build, such as "[1/3] "; "" once its line is printed.
+        self._number = ""
 
     def build(self, key: str) -> Artefact:
         """The artefact, from the store or built now with its ancestors. Raises the error that prevented it."""
@@ -209,21 +211,27 @@ class Executor:
         missing = self.plan.needed(self.store.has)
         logged: set[HarnessError] = set()
         for index, node in enumerate(missing, start=1):
-            self.display.overall(index, len(missing))
-            self._try(node, logged)
+            self._try(node, logged, f"[{index}/{len(missing)}] ")
         for key in self.plan.artefacts.values():  # fetch now, because a download would disturb timings
             if key not in self._built:
                 self._try(self.plan.nodes[key], logged)
 
-    def _try(self, node: Node, logged: set[HarnessError]) -> None:
+    def _try(self, node: Node, logged: set[HarnessError], number: str = "") -> None:
+        """Build a node, and log what became of it: exactly one line has its ``number``."""
+        self._number = number
         try:
             self.build(node.key)
+            if self._number:
+                logger.info(f"{number}{node.label}: another run built it")
         except Unsupported as error:
-            logger.info(f"skipped: {node.label}: {error}")
+            logger.info(f"skipped: {number}{node.label}: {error}")
         except HarnessError as error:
-            if error not in logged:  # its descendants fail with the same error
-                logger.warning(f"failed: {node.label}: {error}")
+            if error in logged:  # its descendants fail with the same error
+                logger.info(f"{number}{node.label}: not built, because a step before it failed")
+            else:
+                logger.warning(f"failed: {number}{node.label}: {error}")
             logged.add(error)
+        self._number = ""
 
     def model(self, key: str) -> torch.nn.Module:
         """The model of an artefact, in evaluation mode."""
@@ -237,10 +245,10 @@ class Executor:
             return self.store.get(node.key) or self._apply(node)
 
     def _apply(self, node: Node) -> Artefact:
-        began = time.perf_counter()
         data = self.library.load(node.root.dataset, node.root.evaluation, node.root.layout)
+        began = time.perf_counter()  # the first step of a data set does not count reading it
         facts: dict[str, Any] = {}
-        with _global_seeds(derive(node.key)):
+        with _global_seeds(derive(node.key)), self.display.step(f"{self._number}{node.label}") as progress:
             if node.step is None or node.parent is None:
                 model = _fresh(self.plugins, node, data.task, derive(node.root.seed, "fresh"))
                 self._check(node, model, data)
@@ -249,18 +257,19 @@ class Executor:
                 if node.teacher is not None and node.objective is not node.step:
                     teacher = self.model(node.teacher)
                 parent = self.model(node.parent)
-                with self.display.step(node.label) as progress:
-                    context = Context(node, data, teacher, self.plugins, self.store, progress)
-                    model = self._run(node, node.step, parent, context)
-                    self._check(node, model, data)
+                context = Context(node, data, teacher, self.plugins, self.store, progress)
+                model = self._run(node, node.step, parent, context)
+                self._check(node, model, data)
                 self._check_trainings(node, context)
                 facts = context.facts
-        return self.store.put(
-            node.document,
-            lambda file: self._save(file, node, model, data),
-            facts,
-            time.perf_counter() - began,
-        )
+            artefact = self.store.put(
+                node.document,
+                lambda file: self._save(file, node, model, data),
+                facts,
+                time.perf_counter() - began,
+            )
+        self._number = ""
+        return artefact
 
     def _run(self, node: Node, step: Step, parent: torch.nn.Module, context: Context) -> torch.nn.Module:
         def train(model: torch.nn.Module, context: Context) -> torch.nn.Module:

@@ -24,7 +24,7 @@ from harness.run.recorder import Recorder
 from harness.store.local import Store
 from harness.store.shared import SharedStore, models_of
 from harness.suite.matrix import Cell
-from harness.text import format_duration, pluralize
+from harness.text import pluralize
 
 if TYPE_CHECKING:
     from harness.build.executor import Executor
@@ -105,11 +105,10 @@ class Session:
         executor = self.executor
         missing = self.plan.needed(self.store.has)
         if missing:
-            from harness.build.estimate import DurationEstimate
+            from harness.build.estimate import NONE_BUILT, DurationEstimate
 
-            estimate = DurationEstimate(self.plan, self.plugins, self.store)
-            duration = format_duration(sum(map(estimate.build, missing)))
-            logger.info(f"{pluralize(len(missing), 'step')} to build, in about {duration}")
+            duration = DurationEstimate(self.plugins, self.store).total(missing)
+            logger.info(f"{pluralize(len(missing), 'step')} to build; time: {duration.text('step', NONE_BUILT)}")
         executor.build_all()
         earlier = set() if self._earlier is None else self._earlier.keys(self.planner.runnable)
         for key in earlier:  # fetch now, because a download would disturb timings

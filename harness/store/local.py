@@ -136,6 +136,15 @@ class Store:
             metadata |= self._ask("read", lambda shared: shared.describe(missing), metadata)
         return metadata
 
+    def metadata(self) -> dict[str, Metadata]:
+        """Return the readable metadata of all artefacts of the folder, by key; the models are not read."""
+        metadata = {}
+        for file in self._layout.artefacts.glob(f"*/*/{META}"):
+            key = file.parent.name
+            with contextlib.suppress(OSError, Damaged):
+                metadata[key] = parse_metadata(key, read_metadata(file))
+        return metadata
+
     def lineage(self, beginning: str) -> list[Mapping[str, Any]]:
         """Return the documents of the artefact whose key begins so and of its ancestors, the oldest first.
 

@@ -1,4 +1,4 @@
-"""What can be told from shapes alone: parameters, multiply-accumulates, and a guess at durations."""
+"""Estimates from shapes alone: parameters and multiply-accumulates; and estimated durations."""
 
 from __future__ import annotations
 
@@ -11,9 +11,10 @@ import toy
 from toy import Broken, Halve, Nothing, Picky, Shift, Tune
 
 from harness import Matrix, Step, train
-from harness.build.estimate import NOMINAL_RATE, DurationEstimate, Previews, Shape
+from harness.build.estimate import NONE_BUILT, Duration, DurationEstimate, Previews, Shape
 from harness.build.executor import Executor
-from harness.build.plan import Plan, make
+from harness.build.plan import Node, Plan, make
+from harness.nn.operations import count
 from harness.plugin.manager import Plugins
 from harness.store.local import Store
 from harness.suite.presets import preset
@@ -84,6 +85,29 @@ def test_each_network_is_built_once_and_no_seed_is_touched(plugins: Plugins, mon
     assert torch.equal(torch.random.get_rng_state(), before)
 
 
+def test_previews_use_one_thread_and_leave_the_number_of_threads(
+    plugins: Plugins, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    threads: list[int] = []
+
+    def note(function: Callable[..., Any]) -> Callable[..., Any]:
+        return lambda *arguments: threads.append(torch.get_num_threads()) or function(*arguments)
+
+    monkeypatch.setattr(toy.Conv, "build", note(toy.Conv.build))
+    monkeypatch.setattr(Halve, "preview", note(Halve.preview))
+    monkeypatch.setattr("harness.build.estimate.count", note(count))
+    before = torch.get_num_threads()
+    torch.set_num_threads(3)
+    try:
+        shape(plugins, train(), Halve())
+        assert Previews(plugins).shape("conv", TASK, (Broken(),)).problem is not None
+        assert torch.get_num_threads() == 3
+    finally:
+        torch.set_num_threads(before)
+    assert set(threads) == {1}
+    assert len(threads) >= 5
+
+
 # ------------------------------------------------------------------------------------------------------ durations
 
 
@@ -92,39 +116,86 @@ def plan(plugins: Plugins, size: str, **axes: Any) -> Plan:
     return make(cells, plugins, lambda name: "f", preset(size), "cpu")
 
 
-def estimate(plan: Plan, plugins: Plugins, store: Store) -> DurationEstimate:
-    return DurationEstimate(plan, plugins, store)
+@pytest.fixture
+def estimate(plugins: Plugins, store: Store) -> Callable[[], DurationEstimate]:
+    return lambda: DurationEstimate(plugins, store)
 
 
-def test_training_is_three_passes_over_what_the_preset_visits(plugins: Plugins, store: Store) -> None:
+Estimate = Callable[[], DurationEstimate]
+
+
+def put(store: Store, node: Node, seconds: float, visits: int = 0) -> None:
+    """Store an artefact as if the node had been built, with a training of ``visits`` examples."""
+    facts = {"trainings": [{"name": "fit", "epochs": 1, "examples": visits}]} if visits else {}
+    store.put(node.document, lambda file: file.write_bytes(b"x") and None, facts, seconds)
+
+
+def test_nothing_like_it_was_built_so_the_time_is_unknown(plugins: Plugins, estimate: Estimate) -> None:
+    nodes = plan(plugins, "quick", steps={"a": [train()]}).nodes.values()
+    assert [estimate().build(node) for node in nodes] == [None, None]
+    total = estimate().total(nodes)
+    assert total == Duration(0, 0, 2)
+    assert total.text("step", NONE_BUILT) == "unknown, because the store has no such step yet"
+
+
+def test_a_training_takes_as_long_per_example_as_before(plugins: Plugins, store: Store, estimate: Estimate) -> None:
+    fresh, trained = plan(plugins, "smoke", steps={"a": [train()]}).nodes.values()
+    put(store, fresh, 0.5)
+    put(store, trained, 6.0, visits=60)
     for size, visits in (("study", 4 * 60), ("quick", 2 * 48), ("smoke", 1 * 60)):
-        made = plan(plugins, size, steps={"a": [train()]})
-        fresh, trained = made.nodes.values()
-        guess = estimate(made, plugins, store)
-        assert guess.build(fresh) == 0
-        assert guess.build(trained) == pytest.approx(3 * visits * MACS / NOMINAL_RATE)
+        nodes = list(plan(plugins, size, steps={"a": [train()]}).nodes.values())
+        assert [estimate().build(node) for node in nodes] == [0.5, pytest.approx(0.1 * visits)]
+        assert estimate().total(nodes).text("step", NONE_BUILT) == f"about {0.5 + 0.1 * visits:.0f} s"
 
 
-def test_what_a_step_changes_about_its_training_counts(plugins: Plugins, store: Store) -> None:
-    made = plan(plugins, "study", steps={"a": [Tune(epochs=10), Halve()]})
-    _, tuned, halved = made.nodes.values()
-    guess = estimate(made, plugins, store)
-    assert guess.build(tuned) == pytest.approx(3 * 10 * 60 * MACS / NOMINAL_RATE)
-    assert guess.build(halved) == 0
+def test_changes_of_a_step_s_training_count(plugins: Plugins, store: Store, estimate: Estimate) -> None:
+    _, tuned, halved = plan(plugins, "study", steps={"a": [Tune(epochs=10), Halve()]}).nodes.values()
+    put(store, tuned, 6.0, visits=60)
+    _, longer, _ = plan(plugins, "study", steps={"a": [Tune(epochs=20), Halve()]}).nodes.values()
+    assert estimate().build(longer) == pytest.approx(0.1 * 20 * 60)
+    assert estimate().build(halved) is None, "another step"
+    assert estimate().total([longer, halved]).text("step", NONE_BUILT) == (
+        "about 2 min for 1 step, unknown for 1, because the store has no such step yet"
+    )
 
 
-def test_what_was_trained_here_gives_the_rate(
-    plugins: Plugins, store: Store, executor: Callable[..., Executor]
-) -> None:
+def test_the_same_network_counts_before_others(plugins: Plugins, store: Store, estimate: Estimate) -> None:
+    def halved(architecture: str, factor: float) -> Node:
+        cells = Matrix(dataset="toy-synthetic", architecture=architecture, steps={"a": [Halve(factor)]}).cells("m")
+        made = make(cells, plugins, lambda name: "f", preset("quick"), "cpu")
+        put(store, next(iter(made.nodes.values())), 0.0)
+        return list(made.nodes.values())[-1]
+
+    put(store, halved("conv", 0.5), 1.0)
+    assert estimate().build(halved("lstm", 0.25)) == 1.0
+    put(store, halved("lstm", 0.5), 7.0)
+    assert estimate().build(halved("lstm", 0.25)) == 7.0
+    assert estimate().build(halved("conv", 0.25)) == 1.0
+
+
+def test_odd_facts_and_damaged_artefacts_are_no_error(plugins: Plugins, store: Store, estimate: Estimate) -> None:
+    fresh, trained = plan(plugins, "quick", steps={"a": [train()]}).nodes.values()
+    put(store, fresh, 0.5)
+    store.put(trained.document, lambda file: file.write_bytes(b"x") and None, {"trainings": "of a plugin"}, 3.0)
+    assert estimate().build(trained) == 3.0
+    next(store.root.glob(f"**/{trained.key}/artefact.json")).write_text("{")
+    assert estimate().build(trained) is None
+
+
+def test_what_was_trained_here_gives_the_time(executor: Callable[..., Executor], estimate: Estimate) -> None:
     cells = list(Matrix(dataset="toy-synthetic", architecture="conv", steps={"a": [train()]}).cells("m"))
     run = executor(cells)
     run.build_all()
-    _, trained = run.plan.nodes.values()
-    took = run.build(trained.key).seconds
-    assert estimate(run.plan, plugins, store).build(trained) == pytest.approx(took)
+    fresh, trained = run.plan.nodes.values()
+    for node in (fresh, trained):
+        assert estimate().build(node) == pytest.approx(run.build(node.key).seconds)
 
 
-def test_timing_grows_with_the_preset_and_the_network(plugins: Plugins, store: Store) -> None:
-    guess = estimate(plan(plugins, "study", steps={"a": []}), plugins, store)
-    assert guess.time(10**9, preset("study")) > guess.time(10**9, preset("quick")) > guess.time(10**6, preset("quick"))
-    assert guess.time(None, preset("quick")) > 0
+def test_timing_grows_with_the_preset_and_the_network(estimate: Estimate) -> None:
+    def seconds(macs: int, size: str) -> float:
+        value = estimate().time(macs, preset(size))
+        assert value is not None
+        return value
+
+    assert seconds(10**9, "study") > seconds(10**9, "quick") > seconds(10**6, "quick") > 0
+    assert estimate().time(None, preset("quick")) is None

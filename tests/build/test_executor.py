@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 import torch
 import toy
+from fakes import logged
 from toy import Broken, Halve, Mimic, Nothing, Picky, Tune
 
 from harness import CellError, Data, Matrix, Step, Unsupported, train
@@ -384,6 +385,42 @@ def test_a_result_that_cannot_be_restored_is_refused_before_it_is_stored(
 def test_what_follows_a_failed_step_fails_for_its_reason(executor: Build) -> None:
     run = executor(cells(train(), Broken(), Halve()))
     assert "the toy broke" in str(outcome(run).value)
+
+
+def test_each_step_to_build_has_one_line_with_its_number(executor: Build, store: Store) -> None:
+    steps = {"a": [train(), Halve(0.25)], "b": [Broken(), Tune()], "c": [Picky()]}
+    run = executor(list(Matrix(dataset="toy-synthetic", architecture="conv", steps=steps).cells("m")))
+    with logged("harness") as lines:
+        run.build_all()
+    assert [line.partition("/6] ")[0] for line in lines if "reading" not in line] == [
+        "[1", "[2", "[3", "failed: [4", "[5", "skipped: [6",
+    ]  # fmt: skip
+    assert "failed: [4/6] toy-synthetic conv seed 0: broken()" in lines[4]
+    assert lines[5].endswith("broken() > tune(epochs=1): not built, because a step before it failed")
+    again = Executor(run.plan, run.plugins, run.library, store, run.display)
+    with logged("harness") as lines:
+        again.build_all()
+    assert [line.partition("]")[0] for line in lines if "/" in line.partition("]")[0]] == [
+        "failed: [1/3", "[2/3", "skipped: [3/3",
+    ]  # fmt: skip
+
+
+def test_a_step_that_another_run_built_meanwhile_has_its_line(executor: Build) -> None:
+    run, other = executor(cells(train())), executor(cells(train()))
+    needed = run.plan.needed
+
+    def late(has: Callable[[str], bool]) -> Any:
+        missing = needed(has)
+        other.build_all()
+        return missing
+
+    object.__setattr__(run.plan, "needed", late)
+    with logged("harness.build") as lines:
+        run.build_all()
+    assert [line for line in lines if "another" in line] == [
+        "[1/2] toy-synthetic conv seed 0: fresh network: another run built it",
+        "[2/2] toy-synthetic conv seed 0: train(): another run built it",
+    ]
 
 
 def test_the_cause_is_kept(executor: Build) -> None:

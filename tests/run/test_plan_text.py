@@ -77,13 +77,17 @@ def test_planning_builds_nothing_and_reads_no_data(run: Session) -> None:
 def test_what_the_store_has_is_told_from_what_must_be_built(run: Session) -> None:
     before = plan_document(run)
     assert [step["built"] for step in before["steps"]] == [False] * len(run.plan.nodes)
-    assert before["minutes"]["building"] > 0
+    assert before["minutes"]["building"] == 0
+    assert [step["seconds"] for step in before["steps"] if "problem" not in step] == [None] * 5
+    assert before["unknown"] == {"building": 5, "timing": 0}
     run.executor.build(run.plan.artefacts["suite.py::m[conv-half-seed0]"])
     after = plan_document(run)
     assert cell(after, "conv-half-seed0")["built"]
     assert cell(after, "conv-full-seed0")["built"]
     assert not cell(after, "lstm-full-seed0")["built"]
     assert sum(step["built"] for step in after["steps"]) == 3
+    assert after["unknown"] == {"building": 0, "timing": 0}
+    assert after["minutes"]["building"] > 0
 
 
 def test_the_text_says_the_same(run: Session) -> None:
@@ -94,5 +98,11 @@ def test_the_text_says_the_same(run: Session) -> None:
     assert ["conv-half-seed0", "90", "392", "to", "build"] in lines
     assert ["conv-picky-seed0", "?", "?", "picky", "cannot", "prune", "a", "Sequential"] in lines
     assert "steps to build: 3" in text
-    assert "toy-synthetic conv seed 0: train() > halve(factor=0.5)  (about" in text
-    assert "preset quick" in text
+    assert (
+        "toy-synthetic conv seed 0: train() > halve(factor=0.5)  (unknown, because the store has no such step yet)"
+        in text
+    )
+    assert "toy-synthetic lstm seed 0: train()  (about" in text
+    (building,) = (line for line in text.splitlines() if line.startswith("time to build: about "))
+    assert building.endswith(" for 2 steps, unknown for 1, because the store has no such step yet")
+    assert "time to measure 3 cells, preset quick: about" in text
