@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 #: Lines of these loggers are about the run as a whole and begin with "harness: ". Others name a step or a plugin first.
-WHOLE_RUN = ("harness.run", "harness.store", "harness.measure")
+WHOLE_RUN = ("harness.run", "harness.store", "harness.measure", "harness.records")
 
 
 class _Lines(logging.Handler):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -14,8 +15,9 @@ from harness.files import check_writable
 from harness.plugin.manager import installed
 from harness.progress import log_to
 from harness.pytest_options import add_options, check_options, chosen_preset, repeated_options, run_options
-from harness.records.record import Record, Unmeasured, to_json
-from harness.records.runs import FIELD, SAMPLES
+from harness.records.journal import Journal, announce_interrupted
+from harness.records.record import FIELD, SAMPLES, Record, Unmeasured, to_json
+from harness.run.termination import Termination
 from harness.store.shared import shared_url, without_password
 from harness.suite.collect import cells_of
 from harness.suite.matrix import Cell, Matrix
@@ -44,6 +46,12 @@ class State:
         #: The text and the exit code of the gate.
         self.verdict = ""
         self.exit_code = 0
+        #: The finished cells on the disk, until they are in the run file or in the printed tables.
+        self.journal: Journal | None = None
+        self.shown = False
+        self.termination = Termination()
+        #: Whether the run ended before its last cell.
+        self.interrupted = False
         #: The line that names the report's file.
         self.report = ""
         #: The number of problems of plugins that were printed.
@@ -164,6 +172,7 @@ def _run_cell(request: pytest.FixtureRequest, benchmark: Any) -> None:
     measured = _measure(state.session, item.cell)
     if isinstance(measured, HarnessError):
         state.unmeasured[item.cell.name] = str(measured)
+        _journal_unmeasured(state, item.cell, measured)
         if isinstance(measured, Unsupported):
             state.unsupported.add(item.cell.name)
             pytest.skip(f"{item.cell.id}: {measured}")
@@ -173,11 +182,50 @@ def _run_cell(request: pytest.FixtureRequest, benchmark: Any) -> None:
     benchmark.param, benchmark.params = item.cell.id, dict(item.cell.axes)  # --benchmark-group-by=param:precision
     if samples is None:
         benchmark.pedantic(lambda: None)
-        return
-    benchmark.extra_info[SAMPLES] = samples.arrays
-    clock: ReplayClock = item.get_closest_marker("benchmark").kwargs["timer"]  # type: ignore[union-attr]
-    clock.load(samples.candidate.ravel().tolist())
-    benchmark.pedantic(clock.play, rounds=samples.candidate.size, iterations=1)
+    else:
+        benchmark.extra_info[SAMPLES] = samples.arrays
+        clock: ReplayClock = item.get_closest_marker("benchmark").kwargs["timer"]  # type: ignore[union-attr]
+        clock.load(samples.candidate.ravel().tolist())
+        benchmark.pedantic(clock.play, rounds=samples.candidate.size, iterations=1)
+    _journal_measured(state, item, benchmark)
+
+
+def _open_journal(state: State, run: Session, config: pytest.Config) -> None:
+    """Announce the cells of interrupted runs with this run file, and start the journal of this run."""
+    run_file = config.getoption("benchmark_json") or run.store.runs() / "run.json"
+    announce_interrupted(run_file)
+    header = _benchmark_document(config, [])
+    state.journal = Journal(run_file, {**header, FIELD: {"left": to_json(run.recorder.unmeasured({}, ()))}})
+
+
+def _journal_measured(state: State, item: CellItem, benchmark: Any) -> None:
+    """Write a measured cell to the journal, as the run file will have it."""
+    assert state.session is not None
+    assert state.journal is not None
+    record = state.records[-1]
+    # A disabled benchmark has no statistics, and pytest-benchmark no entry for it.
+    entry = {"name": item.name, "fullname": item.nodeid, "extra_info": benchmark.extra_info}
+    if benchmark.stats is not None:
+        (entry,) = _benchmark_document(item.config, [benchmark.stats])["benchmarks"]
+    state.journal.add({"benchmark": entry, "documents": state.session.recorder.documents([record])})
+
+
+def _journal_unmeasured(state: State, cell: Cell, error: HarnessError) -> None:
+    """Write a cell that failed or was skipped to the journal."""
+    assert state.journal is not None
+    outcome = "skipped" if isinstance(error, Unsupported) else "failed"
+    entry = Unmeasured(suite=cell.suite, matrix=cell.matrix, cell=cell.id, outcome=outcome, reason=str(error))
+    state.journal.add({"left": to_json(entry)})
+
+
+def _benchmark_document(config: pytest.Config, benchmarks: Sequence[Any]) -> dict[str, Any]:
+    """Return the document that pytest-benchmark would write, without facts of the machine, which take a while."""
+    hook = config.hook
+    commit: dict[str, Any] = {} if benchmarks else hook.pytest_benchmark_generate_commit_info(config=config)
+    document: dict[str, Any] = hook.pytest_benchmark_generate_json(
+        config=config, benchmarks=benchmarks, include_data=True, machine_info={}, commit_info=commit
+    )
+    return document
 
 
 def _measure(run: Session, cell: Cell) -> tuple[Record, Samples | None] | HarnessError:
@@ -208,12 +256,14 @@ def pytest_runtestloop(session: pytest.Session) -> Iterator[None]:
     reporter = config.pluginmanager.get_plugin("terminalreporter")
     cells = [item.cell for item in items]
     try:
-        options = run_options(config)
-        for option in ("benchmark_json", "--harness-summary", "--harness-junit", "--harness-report"):
-            _check_output(option, config.getoption(option))
-        _check_histograms(config.getoption("benchmark_histogram"))
         stream = None if reporter is None else reporter._tw._file
-        with log_to(stream), Run(cells, state.cells_by_name, installed(), options, stream) as run:
+        with contextlib.ExitStack() as stack:
+            stack.enter_context(log_to(stream))
+            options = run_options(config)
+            for option in ("benchmark_json", "--harness-summary", "--harness-junit", "--harness-report"):
+                _check_output(option, config.getoption(option))
+            _check_histograms(config.getoption("benchmark_histogram"))
+            run = stack.enter_context(Run(cells, state.cells_by_name, installed(), options, stream))
             state.session = run
             state.selected = len(cells)
             if config.getoption("--harness-plan"):
@@ -224,10 +274,14 @@ def pytest_runtestloop(session: pytest.Session) -> Iterator[None]:
                     reporter.write(plan_text(run))
                 session.items.clear()
                 return (yield)
+            _open_journal(state, run, config)
+            state.termination.start()
             run.build()
             try:
                 result = yield
             except BaseException:
+                state.termination.hold()
+                state.interrupted = True
                 run.finalize_verdicts(confirm=False)  # the run file gets all records so far, with verdicts
                 raise
             if reporter is not None:
@@ -240,6 +294,8 @@ def pytest_runtestloop(session: pytest.Session) -> Iterator[None]:
         raise pytest.UsageError(str(error)) from None
     except HarnessError as error:
         pytest.exit(f"harness: {error}", returncode=pytest.ExitCode.TESTS_FAILED)
+    finally:
+        state.termination.hold()
 
 
 def _judge(run: Session, state: State, baseline: Baseline, config: pytest.Config) -> None:
@@ -260,7 +316,7 @@ def _judge(run: Session, state: State, baseline: Baseline, config: pytest.Config
     defaults = default_rules([*baseline.records.values(), *state.records])
     judgement = judge(baseline.records, new, lost_cells, lambda record: run.options.policy(record.gate, defaults))
     here = {suite: os.path.relpath(config.rootpath / suite, config.invocation_params.dir) for suite in state.collected}
-    documents, options = run.recorder.documents(), format_options(repeated_options(config))
+    documents, options = run.recorder.documents(state.records), format_options(repeated_options(config))
     background = Background(baseline.file, baseline.documents, documents, options, here)
     files = (config.getoption(option) for option in ("--harness-summary", "--harness-junit"))
     state.verdict, state.exit_code = gate_text(judgement, background), judgement.exit_code
@@ -298,7 +354,7 @@ def pytest_sessionfinish(session: pytest.Session, exitstatus: int) -> None:
         from harness.report.output import report_run
 
         file, source = session.config.getoption("--harness-report"), session.config.getoption("benchmark_json")
-        key_documents = state.session.recorder.documents()
+        key_documents = state.session.recorder.documents(state.records)
         name = None if source is None else source.name
         state.report = report_run(state.records, state.unmeasured_cells, key_documents, name, Path(file), installed())
     planned = session.config.getoption("--harness-plan")
@@ -314,7 +370,8 @@ def pytest_benchmark_update_json(config: pytest.Config, output_json: dict[str, A
     """Write the entries for all records: the verdicts, the cells that were not measured, and the key documents."""
     state = config.stash[STATE]
     if state.session is not None and state.records:
-        output_json[FIELD] = {**state.session.recorder.sections(), "left": to_json(state.unmeasured_cells)}
+        sections = {**state.session.recorder.sections(), "left": to_json(state.unmeasured_cells)}
+        output_json[FIELD] = sections | ({"interrupted": True} if state.interrupted else {})
 
 
 # --------------------------------------------------------------------------------------------------------- reports
@@ -362,3 +419,17 @@ def pytest_terminal_summary(terminalreporter: Any, config: pytest.Config) -> Non
             terminalreporter.write_line("harness: no cell was measured")
         for problem in _new_problems(config):
             terminalreporter.write_line(problem)
+    state.shown = True
+
+
+def pytest_unconfigure(config: pytest.Config) -> None:
+    """Remove the journal, unless its cells are nowhere else."""
+    state = config.stash.get(STATE, None)
+    if state is None:
+        return
+    state.termination.stop()
+    if state.journal is not None:
+        if state.shown:
+            state.journal.remove()
+        else:
+            state.journal.close()

@@ -15,6 +15,7 @@ from harness.cli.history import add_history_command
 from harness.cli.list import add_list_command
 from harness.cli.plan import add_plan_command
 from harness.cli.plugin import add_plugin_command
+from harness.cli.recover import add_recover_command
 from harness.cli.report import add_report_command
 from harness.cli.store import add_store_command
 from harness.errors import HarnessError, UsageError
@@ -67,6 +68,7 @@ def _parser() -> argparse.ArgumentParser:
     add_store_command(commands)
     add_plugin_command(commands)
     add_doctor_command(commands)
+    add_recover_command(commands)
     add_report_command(commands)
     add_compare_command(commands)
     add_history_command(commands)

@@ -1,7 +1,7 @@
 """Define the record of a cell as classes, and convert them from and to JSON.
 
 A record is in ``benchmarks[].extra_info["harness"]`` of a pytest-benchmark file; the paired samples are beside it in
- ``extra_info["harness_samples"]``. In the file a record is plain JSON: no value in it needs this package to be read.
+``extra_info["harness_samples"]``. In the file a record is plain JSON: no value in it needs this package to be read.
 Fields that this version does not know are ignored, because later versions add some.
 """
 
@@ -18,6 +18,9 @@ from harness.records.machine_id import Fingerprint, fingerprint
 from harness.records.signals import SIGNALS
 
 SCHEMA = 1
+#: Where a benchmark's ``extra_info`` has the record and the paired samples; a file has its other entries under FIELD.
+FIELD = "harness"
+SAMPLES = "harness_samples"
 
 T = TypeVar("T")
 

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import json
+import logging
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from datetime import UTC, datetime
@@ -12,12 +14,18 @@ from typing import Any
 
 from harness.errors import UsageError
 from harness.records.changes import Documents
-from harness.records.record import SCHEMA, Record, Unmeasured, decode
+from harness.records.journal import (
+    SUFFIX,
+    count_cells,
+    interrupted_journals,
+    is_running,
+    read_journal,
+    recovery,
+)
+from harness.records.record import FIELD, SCHEMA, Record, Unmeasured, decode
 from harness.records.verdicts import attach, decide, verdicts_in
 
-#: Where a benchmark's ``extra_info`` has the record and the paired samples; a file has its other entries under FIELD.
-FIELD = "harness"
-SAMPLES = "harness_samples"
+logger = logging.getLogger(__name__)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -110,16 +118,11 @@ def labels(runs: Sequence[Run]) -> list[str]:
 
 
 def load(file: Path) -> tuple[dict[str, Any], list[Record]]:
-    """Read the JSON of a run file, and its records in order.
+    """Read the JSON of a run file, or the journal of a run, and its records in order. Warns of an interrupted run.
 
     Raises UsageError for a file that cannot be read, has no record, has records of another schema, or is damaged.
     """
-    try:
-        document = json.loads(file.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise UsageError(f"there is no file {file}; a run writes one with --benchmark-json={file}") from None
-    except (ValueError, OSError, RecursionError) as error:
-        raise UsageError(f"{file} cannot be read as a benchmark JSON: {error}") from error
+    document = read_journal(file) if file.name.endswith(SUFFIX) else _read_json(file)
     benchmarks = document.get("benchmarks") if isinstance(document, Mapping) else None
     entries = benchmarks if isinstance(benchmarks, list) else []
     extras = [entry.get("extra_info") for entry in entries if isinstance(entry, Mapping)]
@@ -140,9 +143,35 @@ def load(file: Path) -> tuple[dict[str, Any], list[Record]]:
                 f"{file} is damaged: record {number}{cell}, {error}; restore the file, or run again"
             ) from error
     try:
-        return document, _with_verdicts(document, records)
+        records = _with_verdicts(document, records)
     except ValueError as error:
         raise UsageError(f"{file} is damaged: {error}; restore the file, or run again") from error
+    _warn_of_interruption(file, document)
+    return document, records
+
+
+def _read_json(file: Path) -> Any:
+    try:
+        return json.loads(file.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        advice = f"a run writes one with --benchmark-json={file}"
+        if journals := interrupted_journals(file):
+            advice = f"the run that was to write it was interrupted; make one of its cells: {recovery(journals[-1])}"
+        raise UsageError(f"there is no file {file}; {advice}") from None
+    except (ValueError, OSError, RecursionError) as error:
+        raise UsageError(f"{file} cannot be read as a benchmark JSON: {error}") from error
+
+
+def _warn_of_interruption(file: Path, document: Mapping[str, Any]) -> None:
+    """Warn that a run file, or its run, lacks cells, or that a later run was to replace the file."""
+    ours = document.get(FIELD)
+    if isinstance(ours, Mapping) and ours.get("interrupted") is True and isinstance(ours.get("left"), list):
+        cause = "its run goes on" if file.name.endswith(SUFFIX) and is_running(file) else "its run was interrupted"
+        logger.warning(f"{file} has {count_cells(document)}: {cause}")
+    for journal in interrupted_journals(file):
+        with contextlib.suppress(OSError):  # it was removed just now
+            if journal.stat().st_mtime > file.stat().st_mtime:
+                logger.warning(f"{file} is of an earlier run: a later one was interrupted and left {journal}")
 
 
 def _with_verdicts(document: Mapping[str, Any], records: list[Record]) -> list[Record]:

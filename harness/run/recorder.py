@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import platform
-from collections.abc import Container, Mapping
+from collections.abc import Container, Mapping, Sequence
 from importlib.metadata import version
 from typing import Any
 
@@ -103,12 +103,12 @@ class Recorder:
         samples: dict[str, dict[str, SampleArrays]] = {}
         for (name, versus), arrays in self._confirmation_samples.items():
             samples.setdefault(name, {})[versus] = arrays
-        sections = {"documents": self.documents(), "verdicts": to_json(self._verdicts)}
+        sections = {"documents": self.documents(self.records), "verdicts": to_json(self._verdicts)}
         return sections | ({"confirmation_samples": samples} if samples else {})
 
-    def documents(self) -> dict[str, Mapping[str, Any]]:
+    def documents(self, records: Sequence[Record]) -> dict[str, Mapping[str, Any]]:
         """The key documents of the records' artefacts and of their ancestors, by key."""
-        keys = {ref.key for record in self.records for ref in (record.artefact, record.reference_artefact)}
+        keys = {ref.key for record in records for ref in (record.artefact, record.reference_artefact)}
         return {node.key: node.document for key in sorted(keys) for node in self._planner.plan.lineage(key)}
 
     def unmeasured(self, reasons: Mapping[str, str], unsupported: Container[str]) -> list[Unmeasured]:

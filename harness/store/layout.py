@@ -5,6 +5,7 @@ A local store has one folder for each artefact; it is renamed as a whole::
     artefacts/KE/KEY/artefact.json, model.safetensors     an artefact; KE are the first two digits of its key
     progress/KEY/                                         checkpoints of the step that makes KEY
     data/DATASET/                                         caches of a data set
+    runs/                                                 journals of runs without a run file
     locks/KEY.lock                                        held by the run that makes or removes KEY
     tmp/                                                  temporary files of running processes
 
@@ -58,6 +59,11 @@ class LocalLayout:
     def progress(self) -> Path:
         """The parent of the folders of checkpoints."""
         return self.root / "progress"
+
+    @property
+    def runs(self) -> Path:
+        """The folder of the journals of runs that write no run file."""
+        return self.root / "runs"
 
     @property
     def locks(self) -> Path:

@@ -81,6 +81,10 @@ class Store:
         """Return the folder of checkpoints of the step that makes ``key``; ``put`` removes it."""
         return self._made(self._layout.checkpoints(key))
 
+    def runs(self) -> Path:
+        """Return the folder of the journals of runs that write no run file; it exists."""
+        return self._made(self._layout.runs)
+
     def scratch(self) -> Scratch:
         """Create a folder for temporary files of this process; those of killed processes are removed."""
         home = self._made(self._layout.temporary)

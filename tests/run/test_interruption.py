@@ -1,0 +1,184 @@
+"""A run that is ended while it measures keeps its finished cells, whatever ends it."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+from fakes import TOYS, Suite, Workers, benchmarks
+
+from harness.cli.main import main
+from harness.records.runs import read
+
+#: A runtime whose files cannot be loaded in a worker within the time of a test.
+HANGING = """
+
+class Hanging(Eager):
+    name = "hanging"
+
+    def load(self, file: Path) -> Predictor:
+        import time
+
+        file.with_name("hangs").touch()
+        time.sleep(200)
+
+
+@hookimpl
+def harness_runtimes(register):
+    register(Eager())
+    register(Hanging())
+"""
+SUITE = """
+from harness import *
+toys = Matrix(dataset="toy", architecture="conv", runtime=["eager", "hanging"], steps={"plain": [train(epochs=1)]})
+"""
+EAGER, HANGS = (f"toy-synthetic-conv-plain-{runtime}-seed0" for runtime in ("eager", "hanging"))
+STARTED = 120.0
+
+
+def soon(condition: Any) -> bool:
+    deadline = time.monotonic() + STARTED
+    while not condition() and time.monotonic() < deadline:
+        time.sleep(0.05)
+    return bool(condition())
+
+
+def names(file: Path) -> list[str]:
+    return [record.cell for record in read(file).records]
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(sys.platform == "win32", reason="Windows has no such signals")
+@pytest.mark.parametrize(
+    "number", [signal.SIGTERM, signal.SIGHUP, signal.SIGINT, signal.SIGKILL], ids=lambda number: number.name
+)
+def test_a_signal_in_the_second_cell_keeps_the_first(
+    nowhere: None, toy_distribution: Path, tmp_path: Path, number: signal.Signals, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with (toy_distribution / "toy.py").open("a") as plugin:
+        plugin.write(HANGING)
+    (tmp_path / "suite.py").write_text(SUITE)
+    command = [sys.executable, "-m", "pytest", "suite.py", "-p", "no:cacheprovider", "--harness-preset=smoke"]
+    environment = {"PYTHONPATH": str(toy_distribution), "PATH": os.environ["PATH"], "HOME": str(tmp_path)}
+    with subprocess.Popen(
+        [*command, "--benchmark-json=run.json"],
+        env=environment,
+        cwd=tmp_path,
+        stdout=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    ) as run:
+        assert soon(lambda: bool(list((tmp_path / ".harness" / "tmp").rglob("hangs"))))
+        os.killpg(run.pid, number)
+        output = run.communicate()[0]
+    if number == signal.SIGKILL:
+        assert run.returncode == -signal.SIGKILL
+        assert not (tmp_path / "run.json").exists()
+        (journal,) = tmp_path.glob("run.json.*.journal")
+        assert names(journal) == [EAGER]
+        assert main(["recover", str(journal), "-o", str(tmp_path / "run.json")]) == 0
+        capsys.readouterr()
+    else:
+        assert run.returncode == pytest.ExitCode.INTERRUPTED
+        assert f"KeyboardInterrupt: {number.name}" in output or number == signal.SIGINT
+        assert "- harness -" in output, "the tables are printed"
+    assert names(tmp_path / "run.json") == [EAGER]
+    assert [entry.cell for entry in read(tmp_path / "run.json").unmeasured] == [HANGS]
+    assert json.loads((tmp_path / "run.json").read_text())["harness"]["interrupted"] is True
+    assert list(tmp_path.glob("*.journal")) == []
+
+
+# ------------------------------------------------------------------------------------------ a run in this process
+
+
+@pytest.fixture
+def journals(monkeypatch: pytest.MonkeyPatch) -> list[list[str]]:
+    """The measured cells in the journal, whenever a cell is timed."""
+    seen: list[list[str]] = []
+    original = Workers.time_pair
+
+    def look(self: Workers, **arguments: Any) -> Any:
+        (file,) = [*Path().glob("*.journal"), *Path(".harness/runs").glob("*.journal")]
+        lines = [json.loads(line) for line in file.read_text().splitlines()[1:]]
+        seen.append([line["benchmark"]["name"] for line in lines if "benchmark" in line])
+        return original(self, **arguments)
+
+    monkeypatch.setattr(Workers, "time_pair", look)
+    return seen
+
+
+@pytest.mark.parametrize("options", [["--benchmark-json=run.json"], []], ids=["file", "store"])
+def test_each_cell_is_in_the_journal_when_the_next_one_is_timed(
+    suite: Suite, journals: list[list[str]], options: list[str]
+) -> None:
+    suite(TOYS, *options).assert_outcomes(passed=4)
+    assert [len(cells) for cells in sorted(journals, key=len)][-1] == 3
+    assert not list(Path().rglob("*.journal")), "it is removed at the end"
+
+
+def test_the_journal_has_the_entries_of_the_run_file(suite: Suite, monkeypatch: pytest.MonkeyPatch) -> None:
+    kept: dict[str, str] = {}
+    unlink = Path.unlink
+
+    def keep(path: Path, missing_ok: bool = False) -> None:
+        if path.suffix == ".journal":
+            kept[path.name] = path.read_text()
+        unlink(path, missing_ok)
+
+    monkeypatch.setattr(Path, "unlink", keep)
+    source = TOYS.replace('"half": [', '"broken": [step("broken")], "picky": [step("picky")], "half": [')
+    suite(source, "-k", "conv", "--benchmark-json=run.json")
+    ((name, text),) = kept.items()
+    Path(name).write_text(text)
+    document, complete = read(Path(name)), read(Path("run.json"))
+    assert document.unmeasured == complete.unmeasured
+    assert {entry.outcome for entry in document.unmeasured} == {"failed", "skipped"}
+    assert document.documents == complete.documents
+    assert main(["recover", name, "-o", "recovered.json"]) == 0
+    assert benchmarks("recovered.json") == benchmarks()
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="Windows has no such signals")
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP], ids=lambda number: number.name)
+def test_a_signal_ends_the_run_and_its_file_says_so(
+    suite: Suite, monkeypatch: pytest.MonkeyPatch, number: signal.Signals
+) -> None:
+    suite(TOYS, "-k", "conv", "--benchmark-json=run.json")
+    assert "interrupted" not in json.loads(Path("run.json").read_text())["harness"]
+    handlers = signal.getsignal(signal.SIGTERM), signal.getsignal(signal.SIGHUP)
+    original, timed = Workers.time_pair, []
+
+    def interrupt(self: Workers, candidate: Path, **arguments: Any) -> Any:
+        timed.append(candidate)
+        if len(timed) == 4:
+            os.kill(os.getpid(), number)
+        return original(self, candidate=candidate, **arguments)
+
+    monkeypatch.setattr(Workers, "time_pair", interrupt)
+    with pytest.raises(KeyboardInterrupt):  # pytester takes it for its own
+        suite(TOYS, "--benchmark-json=run.json")
+    assert len(names(Path("run.json"))) == 3
+    assert len(read(Path("run.json")).unmeasured) == 1
+    assert json.loads(Path("run.json").read_text())["harness"]["interrupted"] is True
+    assert not list(Path().glob("*.journal"))
+    assert (signal.getsignal(signal.SIGTERM), signal.getsignal(signal.SIGHUP)) == handlers
+
+
+def test_the_next_run_announces_the_interrupted_one(suite: Suite) -> None:
+    suite(TOYS, "-k", "conv and full", "--benchmark-json=run.json")
+    entry = benchmarks()["toys[toy-synthetic-conv-full-seed0]"]
+    journal = Path("run.json.20260301-120000-1.journal")
+    header = {"datetime": "2026-03-01T12:00:00+00:00", "benchmarks": [], "harness": {"left": []}}
+    journal.write_text(json.dumps(header) + "\n" + json.dumps({"benchmark": entry, "documents": {}}) + "\n")
+    output = str(suite(TOYS, "-k", "conv and full", "--benchmark-json=run.json").stdout)
+    assert (
+        f"harness: the run that began at 2026-03-01 12:00 UTC was interrupted; 1 of 1 cell are in {journal}" in output
+    )
+    assert journal.exists(), "only its owner removes it"
