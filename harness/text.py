@@ -21,6 +21,24 @@ def format_duration(seconds: float) -> str:
     return f"{seconds:.0f} s" if seconds < 90 else f"{seconds / 60:.0f} min"
 
 
+#: The units of durations that users write, in seconds.
+UNITS = {"us": 1e-6, "µs": 1e-6, "ms": 1e-3, "s": 1.0, "min": 60.0}
+
+
+def parse_duration(text: str) -> float:
+    """The seconds of a duration that a user wrote with its unit, such as "20ms", "1.5 s" or "2min".
+
+    Raises UsageError for anything else, and for a duration that is not positive.
+    """
+    match = re.fullmatch(r"\s*(\d+(?:\.\d*)?|\.\d+)\s*([^\W\d]+)\s*", text)
+    seconds = float(match[1]) * UNITS.get(match[2], math.nan) if match else math.nan
+    if not 0 < seconds < math.inf:
+        raise UsageError(
+            f"{text!r} is not a duration: write a positive number with a unit ({', '.join(UNITS)}), as 20ms"
+        )
+    return seconds
+
+
 DEFAULT_MARGIN = 0.01
 
 

@@ -19,3 +19,15 @@ ptbxl = Matrix(
     },
     skip=[Skip("the plain recipe tells what oneDNN does", training="distilled", profile="native")],
 )
+
+# The other regime: 20 ms without work before each timed call. Its models are those of the matrix above.
+paced = Matrix(
+    dataset="ptbxl",
+    architecture=["rnn", "cnn", "resnet"],
+    pruning={"full": [train()], **{f"keep{f:g}": [train(), prune("l1", keep=f)] for f in (0.5, 0.125)}},
+    precision={"float32": [], "int8": [quantize("ptq-int8")]},
+    profile={
+        "rnn": Profile(threads=1, allocator=["tcmalloc", "mimalloc", "system"], pace="20ms"),
+        "*": Profile(threads=1, allocator=["jemalloc", "mimalloc", "system"], pace="20ms"),
+    },
+)

@@ -46,3 +46,21 @@ rnn = prunings(
 )
 cnn = prunings("cnn", None, Profile(threads=1, allocator=JEMALLOC))
 resnet = prunings("resnet", "bfloat16", Profile(threads=1, allocator=JEMALLOC))
+
+# The other regime: 20 ms without work before each timed call. Its models are those of the matrix above.
+resnet_paced = Matrix(
+    dataset="ptbxl",
+    architecture="resnet",
+    pruning={
+        "full": [train(precision="bfloat16")],
+        **{
+            f"l1.r1.keep{keep:g}": [
+                train(precision="bfloat16"),
+                prune("l1", keep=keep, rounds=1, precision="bfloat16"),
+            ]
+            for keep in LEVELS
+        },
+    },
+    precision={"float32": [], "int8": [quantize("ptq-int8")]},
+    profile=Profile(threads=1, allocator=JEMALLOC, pace="20ms"),
+)

@@ -1,4 +1,4 @@
-"""The margin as people write it: read, refused, and written again."""
+"""Margins and durations as people write them: read, refused, and written again."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from harness.errors import UsageError
-from harness.text import format_margin, parse_margin, percent
+from harness.text import format_margin, parse_duration, parse_margin, percent
 
 
 @pytest.mark.parametrize(
@@ -61,6 +61,19 @@ def test_a_margin_reads_as_it_is_written(thousandths: int) -> None:
 
 def test_a_margin_is_written_for_people() -> None:
     assert [format_margin(margin) for margin in (0.01, 0.025, 0.07, 0.0)] == ["1 %", "2.5 %", "7 %", "0 %"]
+
+
+@pytest.mark.parametrize(
+    ("text", "seconds"), [("20ms", 0.02), (" 1.5 s ", 1.5), ("2min", 120.0), (".5us", 5e-7), ("7µs", 7e-6)]
+)
+def test_a_duration_is_read(text: str, seconds: float) -> None:
+    assert parse_duration(text) == pytest.approx(seconds)
+
+
+@pytest.mark.parametrize("text", ["", "20", "ms", "0ms", "-1s", "1 hour", "1e3s", "1 s s", "nan s"])
+def test_what_is_no_duration_is_refused(text: str) -> None:
+    with pytest.raises(UsageError, match="is not a duration: write a positive number with a unit"):
+        parse_duration(text)
 
 
 def test_a_share_is_written_in_two_digits_or_to_the_percent() -> None:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, ClassVar, Literal, Protocol
 
 from harness.errors import UsageError, nearest
 from harness.former_names import FormerNames
+from harness.text import parse_duration
 
 if TYPE_CHECKING:
     import torch
@@ -19,6 +20,8 @@ if TYPE_CHECKING:
 ALLOCATORS = ("system", "tcmalloc", "jemalloc", "mimalloc")
 #: Instruction sets that a profile can limit torch to; "auto" is the best that the processor supports.
 INSTRUCTION_SETS = ("auto", "default", "avx2", "avx512")
+#: The longest pause before a timed call, in seconds. A process with the most calls then answers within minutes.
+LONGEST_PAUSE = 1.0
 
 
 @dataclasses.dataclass(frozen=True)
@@ -28,7 +31,10 @@ class Profile:
     ``affinity`` is a list of CPU numbers, "auto" for one CPU per thread, or None. ``onednn`` switches oneDNN's kernels.
     ``isa`` is one of auto, default, avx2, avx512: the best instruction set that torch's own kernels, oneDNN and MKL may
     use. The one of torch's kernels is verified; oneDNN and MKL do not report theirs, and FBGEMM, which runs int8,
-    chooses its own. Raises UsageError for invalid values.
+    chooses its own.
+
+    ``pace`` is the regime of the timed calls: "back-to-back" (without a pause), or how long the process sleeps before
+    each timed call, such as "20ms", at most 1 s. Raises UsageError for invalid values.
     """
 
     threads: int = 1
@@ -37,6 +43,7 @@ class Profile:
     onednn: bool = True
     isa: str = "auto"
     name: str = ""
+    pace: str = "back-to-back"
 
     def __post_init__(self) -> None:
         if not isinstance(self.threads, int) or self.threads < 1:
@@ -56,6 +63,8 @@ class Profile:
             raise UsageError(
                 f"Profile(isa={self.isa!r}): unknown instruction set{nearest(str(self.isa), INSTRUCTION_SETS)}"
             )
+        if self.pause > LONGEST_PAUSE:
+            raise UsageError(f"Profile(pace={self.pace!r}): a pause of more than {LONGEST_PAUSE:g} s takes too long")
         if self.affinity is None or self.affinity == "auto":
             return
         numbers = self.affinity if isinstance(self.affinity, tuple) else ()
@@ -73,6 +82,20 @@ class Profile:
     def allocators(self) -> tuple[str, ...]:
         """The allocators in order of preference."""
         return (self.allocator,) if isinstance(self.allocator, str) else tuple(self.allocator)
+
+    @property
+    def pause(self) -> float:
+        """The seconds that the process sleeps before each timed call; 0 for back-to-back calls."""
+        if self.pace == BACK_TO_BACK:
+            return 0.0
+        try:
+            return parse_duration(str(self.pace))
+        except UsageError as error:
+            raise UsageError(f"Profile(pace={self.pace!r}): neither {BACK_TO_BACK!r} nor a pause; {error}") from None
+
+
+#: The pace of timed calls that follow one another without a pause.
+BACK_TO_BACK = Profile.pace
 
 
 class Predictor(Protocol):

@@ -17,7 +17,7 @@ from harness.build.plan import Node
 from harness.build.trainings import with_changes
 from harness.errors import HarnessError, UsageError
 from harness.keys import key_of
-from harness.measure.timing import WINDOW
+from harness.measure.timing import LEAST_PAIRS, PACED_WARMUP, WINDOW
 from harness.nn.operations import count, parameters
 from harness.plugin.manager import Plugins
 from harness.store.local import Store
@@ -168,13 +168,20 @@ class DurationEstimate:
         """The time to make several artefacts."""
         return Duration.of(map(self.build, nodes))
 
-    def time(self, macs: int | None, preset: Preset) -> float | None:
-        """Seconds to time and evaluate one cell, None if its size is unknown."""
+    def time(self, macs: int | None, preset: Preset, pause: float = 0.0) -> float | None:
+        """Seconds to time and evaluate one cell, with a ``pause`` in seconds before each timed call.
+
+        None if the cell's size is unknown.
+        """
         if macs is None:
             return None
-        calls = preset.pairs + min(preset.warmup, 2 * WINDOW)  # the least warm-up, when it is steady from the start
-        pairs = calls * 2 * macs / INFERENCE_RATE
-        bounded = pairs if preset.seconds is None else min(pairs, 2 * preset.seconds)
+        pairs = preset.paced_pairs if pause else preset.pairs
+        calls = pairs + min(preset.warmup, 2 * WINDOW)  # the least warm-up, when it is steady from the start
+        seconds = calls * 2 * macs / INFERENCE_RATE
+        bounded = seconds if preset.seconds is None else min(seconds, 2 * preset.seconds)
+        if pause:
+            affordable = pairs if preset.seconds is None else min(pairs, int(preset.seconds / (2 * pause)))
+            bounded += 2 * pause * (PACED_WARMUP + max(LEAST_PAIRS, affordable))
         return CELL_OVERHEAD + preset.processes * bounded
 
     def start(self, preset: Preset) -> float:

@@ -162,7 +162,9 @@ class LatencyTimer:
             candidate=pair.candidate,
             inputs=pair.inputs,
             processes=preset.processes,
-            amount=Amount(preset.pairs, preset.warmup, seconds=preset.seconds),
+            amount=Amount(
+                preset.paced_pairs if pair.cell.profile.pause else preset.pairs, preset.warmup, seconds=preset.seconds
+            ),
             seed=random.Random(f"{purpose} {pair.cell.name}").getrandbits(32),
         )
         ratio = paired_ratio(samples.reference, samples.candidate)
@@ -177,10 +179,10 @@ class LatencyTimer:
 
     def _measure_single(self, pair: Pair, file: Path) -> SingleSamples:
         key = (dataclasses.replace(pair.cell.profile, name=""), pair.cell.runtime, file)
+        preset = self._preset
+        calls = preset.processes * preset.paced_pairs if pair.cell.profile.pause else preset.calls
         if key not in self._single:
-            self._single[key] = self._pool.time_single(
-                *key, inputs=pair.inputs, calls=self._preset.calls, warmup=SINGLE_WARMUP
-            )
+            self._single[key] = self._pool.time_single(*key, inputs=pair.inputs, calls=calls, warmup=SINGLE_WARMUP)
         return self._single[key]
 
 

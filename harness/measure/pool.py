@@ -16,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from harness.api import Profile
+from harness.api.runtimes import BACK_TO_BACK
 from harness.measure.machine import Disturbance, Load, load
 from harness.measure.process import WorkerProcess
 from harness.measure.profile import WorkerEnvironment, worker_environment
@@ -132,6 +133,7 @@ class Workers:
                 amount=dataclasses.asdict(amount),
                 seed=random.Random(f"{seed}/{index}").getrandbits(32),
                 reference_first=(seed + index) % 2 == 0,
+                pause=profile.pause,
                 **files,
             )
             replies.append(reply)
@@ -158,7 +160,15 @@ class Workers:
         """Time ``calls`` calls of one deployed file in one process, after ``warmup`` untimed calls."""
         (worker,) = self._crew(self._crews, profile, 1)
         hashed = _with_hash(file)
-        times = worker.ask("time_single", runtime=runtime, file=hashed, inputs=str(inputs), calls=calls, warmup=warmup)
+        times = worker.ask(
+            "time_single",
+            runtime=runtime,
+            file=hashed,
+            inputs=str(inputs),
+            calls=calls,
+            warmup=warmup,
+            pause=profile.pause,
+        )
         return SingleSamples(np.array(times, dtype=np.int64), worker.environment, hashed["sha256"])
 
     def renew(self) -> None:
@@ -184,7 +194,7 @@ class Workers:
 
     def _crew(self, crews: Crews, profile: Profile, processes: int) -> list[WorkerProcess]:
         """Return verified, idle workers of ``crews`` for ``profile``; replace dead ones."""
-        key = dataclasses.replace(profile, name="")
+        key = dataclasses.replace(profile, name="", pace=BACK_TO_BACK)  # neither is part of a worker's environment
         crew = []
         for worker in crews.pop(key, []):
             if worker.alive:

@@ -21,11 +21,14 @@ from harness.measure.machine import Counters, Disturbance, read_counters
 
 #: However slow the calls are, each arm warms up with this many calls, and this many pairs are timed.
 LEAST_WARMUP, LEAST_PAIRS = 5, 12
+#: Where calls have pauses, this many untimed pairs with pauses follow the warm-up, which has none.
+PACED_WARMUP = 5
 #: The pairs are cut into PARTS; the canary is timed CANARY_CALLS times before each part and after the last.
 PARTS, CANARY_CALLS = 4, 5
 
 Call = Callable[[Any], Any]
 Clock = Callable[[], int]
+Sleep = Callable[[float], None]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -33,7 +36,8 @@ class Amount:
     """How much one process times: ``pairs``, after at most ``warmup`` untimed calls of each arm.
 
     With ``until_steady`` the warm-up ends as soon as both arms are steady; otherwise it has exactly ``warmup`` calls.
-    ``seconds`` bounds slow calls: the warm-up takes not much more than half of it, the pairs not much more than all.
+    ``seconds`` bounds slow calls and pauses: the warm-up takes not much more than half of it, the pairs not much more
+    than all.
     """
 
     pairs: int
@@ -46,8 +50,9 @@ class Amount:
 class ProcessTiming:
     """The measurement of one process: nanoseconds of each call of both arms, pair by pair, and disturbances.
 
-    ``warmup`` counts the untimed calls of each arm. ``steady`` says whether they ended steady (None: not asked for, or
-    too few calls). ``canary`` holds nanoseconds, PARTS + 1 groups of CANARY_CALLS in chronological order.
+    ``warmup`` counts the untimed calls of each arm in the warm-up, without the pairs of PACED_WARMUP. ``steady`` says
+    whether they ended steady (None: not asked for, or too few calls). ``canary`` holds nanoseconds, PARTS + 1 groups of
+    CANARY_CALLS in chronological order.
     ``collections`` (garbage collections) and ``disturbance`` cover the time from the first pair to the last.
     """
 
@@ -69,42 +74,58 @@ def time_pairs(
     amount: Amount,
     seed: int,
     consume: Callable[[Any], object],
+    pause: float = 0.0,
     clock: Clock = time.perf_counter_ns,
+    sleep: Sleep = time.sleep,
     counters: Callable[[], Counters] = lambda: read_counters(None),
 ) -> ProcessTiming:
     """Time both arms in pairs on the same input, in the order of `schedule`.
 
     Before each timed call the same arm makes an untimed call on the same input. A deployed model follows itself, and
-    what the other arm leaves in the caches cost an int8 network a tenth of its time. Outputs stay alive while the clock
-    runs, because freeing one is no part of a call; then each is passed to ``consume``.
+    what the other arm leaves in the caches cost an int8 network a tenth of its time. With a ``pause`` the process
+    sleeps that many seconds between the untimed call and the timed one: as where a model is called now and then.
+
+    Outputs stay alive while the clock runs, because freeing one is no part of a call; then each is passed to
+    ``consume``.
     """
+
+    def timed_call(arm: Call, example: Any) -> int:
+        untimed = arm(example)
+        if pause:
+            sleep(pause)
+        start = clock()
+        output = arm(example)
+        stop = clock()
+        outputs.extend((untimed, output))
+        return stop - start
+
     times: dict[bool, list[int]] = {True: [], False: []}
     outputs: list[Any] = []
     canary_work = canary()
     began = clock()
     warm, steady = _warm_up((reference, candidate), inputs, amount, outputs, clock)
+    # A timed call takes twice the time of a warm-up call, because an untimed call precedes it.
+    pair_time = 2 * (clock() - began) / warm if warm else 0.0
+    if pause:
+        began = clock()
+        for index in range(PACED_WARMUP):
+            for arm in (reference, candidate):
+                timed_call(arm, inputs[index % len(inputs)])
+        pair_time = (clock() - began) / PACED_WARMUP
     pairs = amount.pairs
-    if amount.seconds is not None and warm:
-        # A timed call takes twice the time of a warm-up call, because an untimed call precedes it.
-        affordable = int(amount.seconds * 1e9 * warm / max(1, clock() - began) / 2)
-        pairs = min(pairs, max(LEAST_PAIRS, affordable))
+    if amount.seconds is not None and pair_time:
+        pairs = min(pairs, max(LEAST_PAIRS, int(amount.seconds * 1e9 / pair_time)))
     plan = schedule(pairs, len(inputs), seed)
     part_starts = {pairs * part // PARTS for part in range(PARTS)}
     canary_times: list[list[int]] = []
     with _no_garbage_collection():
         collections_before, counters_before = _collections(), counters()
         for index, pair in enumerate(plan):
-            example = inputs[pair.input]
             if index in part_starts:
                 canary_times.append(_time_canary(canary_work, clock))
             for is_reference in (pair.reference_first, not pair.reference_first):
                 arm = reference if is_reference else candidate
-                untimed = arm(example)
-                start = clock()
-                output = arm(example)
-                stop = clock()
-                times[is_reference].append(stop - start)
-                outputs += (untimed, output)
+                times[is_reference].append(timed_call(arm, inputs[pair.input]))
         canary_times.append(_time_canary(canary_work, clock))
         collections, disturbance = _collections() - collections_before, counters().since(counters_before)
     for output in outputs:
@@ -128,17 +149,22 @@ def time_single(
     calls: int,
     warmup: int,
     consume: Callable[[Any], object],
+    pause: float = 0.0,
     clock: Clock = time.perf_counter_ns,
+    sleep: Sleep = time.sleep,
 ) -> list[int]:
     """Time ``calls`` calls of one model, nanoseconds each, on the inputs in turn, after ``warmup`` untimed calls.
 
-    This is the protocol of study B and of most papers. Without a pair, nothing cancels what the machine does.
+    This is the protocol of study B and of most papers. Without a pair, nothing cancels what the machine does. The
+    process sleeps ``pause`` seconds before each timed call.
     """
     outputs = [model(inputs[index % len(inputs)]) for index in range(warmup)]
     times = []
     with _no_garbage_collection():
         for index in range(calls):
             example = inputs[index % len(inputs)]
+            if pause:
+                sleep(pause)
             start = clock()
             output = model(example)
             stop = clock()

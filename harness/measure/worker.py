@@ -102,6 +102,7 @@ class Worker:
         amount: Mapping[str, Any],
         seed: int,
         reference_first: bool,
+        pause: float,
     ) -> dict[str, Any]:
         """Load both files and time them in pairs. The same file twice gives two copies that share no memory.
 
@@ -121,6 +122,7 @@ class Worker:
                 Amount(**amount),
                 seed,
                 consume=_check_finite,
+                pause=pause,
                 counters=functools.partial(read_counters, self._cpus),
             )
         del predictors
@@ -128,13 +130,15 @@ class Worker:
         verify(environment(), **self._expected)
         return dataclasses.asdict(timing)
 
-    def time_single(self, runtime: str, file: Mapping[str, str], inputs: str, calls: int, warmup: int) -> list[int]:
+    def time_single(
+        self, runtime: str, file: Mapping[str, str], inputs: str, calls: int, warmup: int, pause: float
+    ) -> list[int]:
         """Load one file and time its calls, nanoseconds each."""
         import torch
 
         with torch.inference_mode():
             predictor = _load(self._runtime(runtime), file)
-            times = time_single(predictor, _batches(inputs, 1), calls, warmup, consume=_check_finite)
+            times = time_single(predictor, _batches(inputs, 1), calls, warmup, consume=_check_finite, pause=pause)
         del predictor
         gc.collect()
         return times

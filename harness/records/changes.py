@@ -50,10 +50,12 @@ def surrounding_changes(old: Record, new: Record) -> list[str]:
 
 
 def timing_environment(record: Record) -> dict[str, Any]:
-    """Return the verified entries of the timing environment that affect latency; empty if not timed."""
+    """Return the entries of the timing environment that affect latency, and the pace; empty if not timed."""
     timing = record.timing
-    verified = timing.environment[0] if timing is not None and timing.environment else {}
-    return {name: verified[name] for name in ENVIRONMENT if name in verified}
+    if timing is None:
+        return {}
+    verified = timing.environment[0] if timing.environment else {}
+    return {name: verified[name] for name in ENVIRONMENT if name in verified} | {"pace": timing.pace}
 
 
 def _cell_changes(old: Record, new: Record, old_documents: Documents, new_documents: Documents) -> Iterator[str]:
@@ -111,7 +113,7 @@ def _facts(record: Record) -> dict[str, str]:
     facts |= {name: _format(value) for name, value in record.machine.items() if name not in ENTRIES}
     timing = record.timing
     if timing is not None:
-        facts["processes"] = str(timing.processes)
+        facts |= {"processes": str(timing.processes), "pace": timing.pace}
         workers = timing.environment
         for name in dict.fromkeys(name for worker in workers for name in worker if name not in IGNORED):
             facts[name] = ", ".join(dict.fromkeys(_format(worker.get(name)) for worker in workers))

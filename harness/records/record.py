@@ -14,6 +14,7 @@ from typing import Any, TypeVar
 import msgspec
 from msgspec import UNSET, UnsetType, field
 
+from harness.api.runtimes import BACK_TO_BACK
 from harness.records.machine_id import Fingerprint, fingerprint
 from harness.records.signals import SIGNALS
 
@@ -160,6 +161,11 @@ class Timing(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     def exceeded(self) -> list[SignalRecord]:
         """The signals beyond their limits."""
         return [signal for signal in self.signals if signal.beyond]
+
+    @property
+    def pace(self) -> str:
+        """The regime of the timed calls: "back-to-back", or the pause before each, such as "20ms"."""
+        return str(self.profile.get("pace", BACK_TO_BACK))
 
     @property
     def disturbed(self) -> bool:

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 from harness.api.sections import Section, Table
 from harness.report.choice import lead
 from harness.report.model import OVER_SEEDS, Network, Report
-from harness.report.noise import notes
+from harness.report.noise import REGIMES, notes
 from harness.report.tables import (
     choice_table,
     classes_table,
@@ -27,7 +27,7 @@ def markdown(report: Report, sections: Sequence[Section]) -> str:
     for network in report.networks:
         parts += [f"### {escape_markdown(network.title)}", escape_markdown(lead(network))]
     parts.append("## Results")
-    parts.append(f"In brackets: 95 % intervals. {OVER_SEEDS}")
+    parts.append(f"In brackets: 95 % intervals. {OVER_SEEDS} {escape_markdown(REGIMES)}")
     for network in report.networks:
         parts += [f"### {escape_markdown(network.heading)}", *_network(network)]
     for section in sections:

@@ -342,7 +342,7 @@ def network_key(record: Record) -> tuple[str, ...]:
     fixed = (str(axes[name]) for name in ("dataset", "architecture", "runtime", "profile"))
     timing = record.timing
     margin = "" if record.verdict is None else str(record.verdict.margin)
-    protocol = () if timing is None else (timing.protocol, str(timing.processes), margin)
+    protocol = () if timing is None else (timing.protocol, timing.pace, str(timing.processes), margin)
     return (record.suite, record.matrix, record.preset, record.device, *fixed, *protocol)
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import statistics
 from collections.abc import Iterator, Sequence
 
+from harness.api.runtimes import BACK_TO_BACK
 from harness.records.record import Record, Timing
 from harness.text import format_margin, percent, pluralize
 
@@ -13,6 +14,11 @@ VERDICTS = (
     "differences found in one matrix are false, and at most 5 % of the equalities; fresh processes confirmed each "
     "slower. inconclusive (n): n processes would decide it in 4 of 5 runs. contaminated: the machine was disturbed, "
     "twice. (Same: the 90 % interval lies within the margin; slower and faster: the 95 % interval lies beyond it.)"
+)
+REGIMES = (
+    "back-to-back: each timed call follows another call of the same network at once. A pause such as 20ms: the process "
+    "sleeps so long before each timed call, as where a network is called now and then. Caches and clocks make the "
+    "ratios of the two regimes differ."
 )
 #: The spread of fewer processes is too uncertain to report.
 MIN_PROCESSES = 4
@@ -31,7 +37,8 @@ def protocol(timings: Sequence[Timing]) -> str:
         )
     else:
         how = f"{first.processes} processes x {shown} pairs"
-    return f"{how}, {pluralize(environment['threads'], 'thread')}, {environment['allocator']}"
+    regime = first.pace if first.pace == BACK_TO_BACK else f"{first.pace} pause before each timed call"
+    return f"{how}, {regime}, {pluralize(environment['threads'], 'thread')}, {environment['allocator']}"
 
 
 def notes(records: Sequence[Record]) -> list[str]:

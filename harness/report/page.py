@@ -15,7 +15,7 @@ from harness.records.record import Interval, Record, Timing
 from harness.report.charts import network_charts, to_svg, training_chart
 from harness.report.choice import lead
 from harness.report.model import OVER_SEEDS, Network, Report, RunCell, Variant, figure_of, figure_title, secondary_sizes
-from harness.report.noise import notes
+from harness.report.noise import REGIMES, notes
 from harness.report.rows import DIGITS, FIELDS, finite, rows
 from harness.report.tables import (
     choice_table,
@@ -59,6 +59,7 @@ def page(report: Report, sections: Sequence[Section]) -> str:
         lead=lead,
         choices=choice_table,
         over_seeds=OVER_SEEDS,
+        regimes=REGIMES,
         results=[_bounded(results_table(network)) for network in shown],
         pictures=list(_pictures(report)),
         classes=_all(classes_table(network) for network in shown),
@@ -236,7 +237,7 @@ def _trace(cell: RunCell, report: Report, shared: Shared) -> dict[str, Any]:
 def _how(timing: Timing) -> dict[str, Any]:
     environment = {name: value for name, value in timing.environment[0].items() if name not in ("pid", "affinity")}
     counts = {"processes": timing.processes, "pairs": timing.pairs}
-    return {"protocol": timing.protocol, **counts, "environment of a worker": environment}
+    return {"protocol": timing.protocol, "pace": timing.pace, **counts, "environment of a worker": environment}
 
 
 def _interval(interval: Interval) -> list[float | None]:

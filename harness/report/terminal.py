@@ -30,7 +30,7 @@ from harness.report.model import (
     step_axes,
     warnings_of,
 )
-from harness.report.noise import VERDICTS, notes
+from harness.report.noise import REGIMES, VERDICTS, notes
 from harness.run.declarations import figures_by_role
 from harness.text import fit_table, format_margin, one_line, printable
 
@@ -90,6 +90,8 @@ def network_tables(records: Sequence[Record], width: int = 120) -> str:
     legends = [QUALITY]
     if any(timing.ratio.low is not None for record in records if (timing := record.timing) is not None):
         legends.append(RATIO)
+    if any(record.timing is not None for record in records):
+        legends.append(REGIMES)
     if any(record.verdict for record in records):
         legends.append(VERDICTS)
     return "\n\n".join([*(_table(group, width) for group in groups.values()), *legends])

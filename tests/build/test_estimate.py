@@ -14,6 +14,7 @@ from harness import Matrix, Step, train
 from harness.build.estimate import NONE_BUILT, Duration, DurationEstimate, Previews, Shape
 from harness.build.executor import Executor
 from harness.build.plan import Node, Plan, make
+from harness.measure.timing import LEAST_PAIRS, PACED_WARMUP
 from harness.nn.operations import count
 from harness.plugin.manager import Plugins
 from harness.store.local import Store
@@ -199,3 +200,14 @@ def test_timing_grows_with_the_preset_and_the_network(estimate: Estimate) -> Non
 
     assert seconds(10**9, "study") > seconds(10**9, "quick") > seconds(10**6, "quick") > 0
     assert estimate().time(None, preset("quick")) is None
+
+
+def test_timing_includes_the_pauses(estimate: Estimate) -> None:
+    def of_pauses(size: str) -> float:
+        paced, back_to_back = (estimate().time(0, preset(size), pause) for pause in (0.02, 0.0))
+        assert paced is not None
+        assert back_to_back is not None
+        return paced - back_to_back
+
+    assert of_pauses("study") == pytest.approx(6 * 2 * 0.02 * (PACED_WARMUP + 40)), "no bound on the seconds"
+    assert of_pauses("quick") == pytest.approx(4 * 2 * 0.02 * (PACED_WARMUP + LEAST_PAIRS)), "0.3 s: the least pairs"

@@ -226,7 +226,7 @@ def test_a_compressor_s_defaults_are_left_out_and_own_parameters_stay() -> None:
 
 def test_presets_of_one_size_share_their_artefacts(planned: Callable[..., Plan]) -> None:
     """The timing's size is no part of a key: only what training and choosing look at is."""
-    longer = Preset("study", "", processes=9, pairs=999, warmup=9, calls=9)
+    longer = Preset("study", "", processes=9, pairs=999, paced_pairs=99, warmup=9, calls=9)
     assert key(planned(recipe(train()), size=longer)) == key(planned(recipe(train()), size="study"))
 
 

@@ -304,6 +304,7 @@ def test_ratios_of_a_contaminated_run_are_not_judged(which: str) -> None:
             lambda old: old["timing"]["environment"][0].update(allocator="system"),
             "the runs timed it in different environments",
         ),
+        (lambda old: old["timing"]["profile"].update(pace="20ms"), "the runs timed it in different environments"),
     ],
 )
 @pytest.mark.parametrize("same", [True, False])

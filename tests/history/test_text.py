@@ -96,12 +96,12 @@ def test_presets_profiles_and_protocols_have_separate_tables(tmp_path: Path) -> 
         text_of(tmp_path, [[cell()], [cell(preset="study", timing={"profile": profile})], [cell(None)]], width=1000)
     )
     assert (
-        "quick, trained on cpu, protocol paired, affinity auto, allocator system, isa auto, onednn on, threads 1 1 run,"
-        in text
+        "quick, trained on cpu, protocol paired, affinity auto, allocator system, isa auto, onednn on, "
+        "pace back-to-back, threads 1 1 run," in text
     )
     assert (
-        "paired, profile fast, affinity auto, allocator tcmalloc or system, isa auto, onednn on, threads 1 1 run,"
-        in text
+        "paired, profile fast, affinity auto, allocator tcmalloc or system, isa auto, onednn on, "
+        "pace back-to-back, threads 1 1 run," in text
     )
     assert "trained on cpu, not timed 1 run," in text
 

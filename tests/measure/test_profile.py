@@ -17,6 +17,7 @@ from hypothesis import strategies as st
 
 from harness.api import Profile
 from harness.errors import MeasureError, UsageError
+from harness.keys import non_default_fields
 from harness.measure import profile as module
 from harness.measure.profile import choose_cpus, resolve_affinity, resolve_allocator, worker_environment
 
@@ -116,11 +117,26 @@ def test_a_missing_allocator_is_an_error_that_says_how_to_install_it(libraries: 
         ({"affinity": "0-1"}, "None, 'auto' or a list of CPU numbers"),
         ({"affinity": [0, -1]}, "None, 'auto' or a list of CPU numbers"),
         ({"threads": "2"}, "threads must be a whole number"),
+        ({"pace": "20"}, "neither 'back-to-back' nor a pause; '20' is not a duration"),
+        ({"pace": 0.02}, "neither 'back-to-back' nor a pause"),
+        ({"pace": "0ms"}, "not a duration"),
+        ({"pace": "2s"}, "a pause of more than 1 s takes too long"),
     ],
 )
 def test_a_wrong_profile_is_refused_where_it_is_written(wrong: dict[str, Any], reason: str) -> None:
     with pytest.raises(UsageError, match=reason):
         Profile(**wrong)
+
+
+@pytest.mark.parametrize(("pace", "pause"), [("back-to-back", 0.0), ("20ms", 0.02), ("0.5 s", 0.5), ("300us", 3e-4)])
+def test_a_pace_is_a_pause_before_each_timed_call(pace: str, pause: float) -> None:
+    assert Profile(pace=pace).pause == pytest.approx(pause)
+    assert Profile().pause == 0
+
+
+def test_the_default_pace_changes_no_digest_of_a_profile() -> None:
+    assert "pace" not in non_default_fields(Profile(threads=2))
+    assert non_default_fields(Profile(pace="20ms")) == {"pace": "20ms"}
 
 
 @linux

@@ -20,6 +20,8 @@ from harness.measure.timing import (
     CANARY_CALLS,
     CANARY_ROUNDS,
     CHECKED,
+    LEAST_PAIRS,
+    PACED_WARMUP,
     PARTS,
     WINDOW,
     Amount,
@@ -42,6 +44,10 @@ class Bench:
 
     def clock(self) -> int:
         return self.now
+
+    def sleep(self, seconds: float) -> None:
+        self.now += round(seconds * 1e9)
+        self.log.append(("pause", 0))
 
     def canary(self) -> Any:
         def work() -> None:
@@ -124,6 +130,57 @@ def test_the_counters_cover_the_pairs_and_not_the_warm_up(bench: Bench) -> None:
     )
     canary = 7 * (CANARY_CALLS + 1) * (PARTS + 1)
     assert timing.disturbance.involuntary_switches == 2 * 100 * 2 * 4 + canary  # the fake counts the clock
+
+
+def test_with_a_pause_the_process_sleeps_between_the_untimed_call_and_the_timed_one(bench: Bench) -> None:
+    timing = time_pairs(
+        bench.arm("reference", 100),
+        bench.arm("candidate", 150),
+        [0, 1, 2, 3],
+        Amount(pairs=10, warmup=3, until_steady=False),
+        0,
+        bench.consume,
+        pause=0.02,
+        clock=bench.clock,
+        sleep=bench.sleep,
+        counters=bench.counters,
+    )
+    assert timing.reference == [100 + example for example in timing.inputs], "no pause is part of a sample"
+    assert timing.candidate == [150 + example for example in timing.inputs]
+    assert timing.canary == [[7] * CANARY_CALLS] * (PARTS + 1)
+    assert timing.warmup == 3
+    calls = [entry for entry in bench.log if entry[0] in ("reference", "candidate", "pause")]
+    assert ("pause", 0) not in calls[:6], "the warm-up has no pauses"
+    assert len(calls) == 6 + 2 * 3 * (PACED_WARMUP + 10)
+    for untimed, pause, timed in zip(*[iter(calls[6:])] * 3, strict=True):
+        assert pause == ("pause", 0)
+        assert untimed == timed, "each follows itself"
+
+
+@pytest.mark.parametrize(
+    ("pause", "cost", "pairs"),
+    # s, ns a call, within 1 s. A pair takes two pauses and four calls: 40.04 ms, 4.04 ms, 220 ms.
+    [(0.02, 10_000, 24), (0.002, 10_000, 100), (0.02, 45_000_000, LEAST_PAIRS)],
+)
+def test_the_seconds_cover_the_pauses(bench: Bench, pause: float, cost: int, pairs: int) -> None:
+    amount = Amount(pairs=100, warmup=20, seconds=1.0)
+    arms = bench.arm("a", cost), bench.arm("b", cost)
+    timing = time_pairs(
+        *arms, [0], amount, 0, bench.consume, pause=pause, clock=bench.clock, sleep=bench.sleep, counters=bench.counters
+    )
+    assert len(timing.candidate) == pairs
+    counters = [index for index, entry in enumerate(bench.log) if entry[0] == "counters"]
+    paced = bench.log[counters[0] : counters[1]].count(("pause", 0))
+    assert paced == 2 * pairs
+
+
+def test_a_model_alone_pauses_before_each_timed_call(bench: Bench) -> None:
+    times = time_single(
+        bench.arm("model", 100), [0], 3, 2, bench.consume, pause=0.02, clock=bench.clock, sleep=bench.sleep
+    )
+    assert times == [100] * 3
+    model, pause = ("model", 0), ("pause", 0)
+    assert bench.log[:8] == [model, model, pause, model, pause, model, pause, model]
 
 
 @pytest.mark.parametrize(

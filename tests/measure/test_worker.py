@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
 import platform
 import sys
@@ -15,7 +16,7 @@ from harness.api import Profile
 from harness.errors import CellError, HarnessError, UsageError
 from harness.measure.pool import Workers
 from harness.measure.profile import resolve_allocator
-from harness.measure.timing import Amount
+from harness.measure.timing import PACED_WARMUP, Amount
 from harness.stats.ratios import paired_ratio
 
 PLUGIN = """
@@ -119,6 +120,17 @@ def test_a_real_worker_runs_with_the_mimalloc_that_is_a_dependency(folder: Path)
         )
     assert single.environment["allocator"] == "mimalloc"
     assert "libmimalloc.so" in single.environment["library"]
+
+
+def test_a_real_worker_sleeps_before_each_timed_call(workers: Workers, folder: Path) -> None:
+    paced = dataclasses.replace(PROFILE, pace="5ms")
+    samples = workers.time_pair(
+        paced, "busy", folder / "10", folder / "10", folder / "inputs.npy", 2, Amount(12, 3), seed=0
+    )
+    assert samples.reference.shape == (2, 12)
+    assert samples.wall > 2 * 2 * 0.005 * (12 + PACED_WARMUP)
+    back_to_back = workers.time_single(PROFILE, "busy", folder / "10", folder / "inputs.npy", calls=3, warmup=1)
+    assert back_to_back.environment["pid"] == samples.environment[0]["pid"], "both regimes use the same workers"
 
 
 def test_a_real_worker_predicts_what_it_times(workers: Workers, folder: Path) -> None:

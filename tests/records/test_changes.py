@@ -149,6 +149,7 @@ ONE = [{"threads": 1, "allocator": "jemalloc", "pid": 3, "affinity": [1], "torch
         ({"timing": {"processes": 6}}, ["processes 4 -> 6"]),
         ({"timing": {"environment": WORKERS}}, ["allocator jemalloc -> x, y"]),
         ({"timing": {"environment": ONE}}, []),
+        ({"timing": {"profile": {"pace": "20ms"}}}, ["pace back-to-back -> 20ms"]),
         ({"timing": {"environment": []}}, ["threads 1 -> -", "allocator jemalloc -> -"]),
     ],
 )

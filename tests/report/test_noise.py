@@ -132,6 +132,23 @@ def test_the_heading_names_the_single_protocol() -> None:
     assert line(text, "latency", "/")[-1] == "0.900"
 
 
+def test_the_heading_names_the_regime_and_the_legend_explains_it() -> None:
+    text = tables([timed()])
+    assert "pairs, back-to-back, 1 thread" in text
+    assert "back-to-back: each timed call follows another call of the same network at once." in text
+    paced = timed()
+    assert paced["timing"] is not None
+    paced["timing"]["profile"]["pace"] = "20ms"
+    assert "pairs, 20ms pause before each timed call, 1 thread" in tables([paced])
+
+
+def test_what_was_timed_in_two_regimes_is_not_in_one_table() -> None:
+    paced = record(ratio=(0.9, None, None), pruning="half")
+    assert paced["timing"] is not None
+    paced["timing"]["profile"]["pace"] = "20ms"
+    assert tables([timed(), paced]).count("conv on toy") == 2
+
+
 def test_what_was_timed_by_different_protocols_is_not_in_one_table() -> None:
     single = record(ratio=(0.9, None, None), pruning="half")
     assert single["timing"] is not None

@@ -101,7 +101,7 @@ def declared(*suites: str) -> list[Any]:
             for cell in cells_of(matrix, name, file.as_posix(), plugins, preset("study"), None):
                 axes = dict(cell.axes) | {"dataset": str(cell.axes["dataset"]).removesuffix("-synthetic")}
                 steps = [{"step": describe(step)} for step in cell.steps]
-                timing = {"profile": {"onednn": cell.profile.onednn}}
+                timing = {"profile": {"onednn": cell.profile.onednn, "pace": cell.profile.pace}}
                 found.append({"axes": axes, "steps": steps, "timing": timing, "preset": "study", "synthetic": False})
     return found
 

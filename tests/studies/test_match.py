@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -11,7 +12,7 @@ from hypothesis import strategies as st
 from harness import step
 from harness.build.plan import describe
 from harness.plugin.manager import installed
-from harness_studies.document import StepPattern
+from harness_studies.document import CellSpec, StepPattern
 from harness_studies.match import Matcher, parse, same, value_of
 
 MATCHER = Matcher([], installed().things["step"])
@@ -43,6 +44,22 @@ def test_a_recipe_is_whole_and_in_order() -> None:
     assert MATCHER.recipe([PRUNED, train], ["train()", "prune(norm=l1, keep=0.5, rounds=1)"]) is None
     assert MATCHER.recipe([train], ["train()", "prune(norm=l1, keep=0.5, rounds=1)"]) is None
     assert MATCHER.recipe([train], ["train(epochs=1)"]) is None, "shorter than its authors train it"
+
+
+@pytest.mark.parametrize(
+    ("profile", "matches"), [({}, True), ({"pace": "back-to-back"}, True), ({"pace": "20ms"}, False)]
+)
+def test_published_figures_are_of_calls_without_pauses(profile: dict[str, str], matches: bool) -> None:
+    made = {
+        "synthetic": False,
+        "axes": {"dataset": "toy", "architecture": "conv", "runtime": "torch"},
+        "timing": {"profile": profile},
+        "preset": "study",
+        "steps": [{"step": "train()"}],
+    }
+    cell = CellSpec((), ("toy",), "conv", "torch", (), (StepPattern("train"),))
+    figure = SimpleNamespace(presets=("study",))
+    assert bool(Matcher([made], installed().things["step"]).matches(cell, figure)) is matches  # type: ignore[arg-type]
 
 
 def test_of_a_step_that_is_not_installed_only_what_is_named_counts() -> None:
