@@ -14,6 +14,8 @@ if TYPE_CHECKING:
     from harness.api import Progress
 
 logger = logging.getLogger(__name__)
+#: Seconds between two lines on the progress of one step, where no bar is shown.
+PERIOD = 60.0
 #: Lines of these loggers are about the run as a whole and begin with "harness: ". Others name a step or a plugin first.
 WHOLE_RUN = ("harness.run", "harness.store", "harness.measure", "harness.records")
 
@@ -54,7 +56,7 @@ def log_to(stream: TextIO | None) -> Iterator[None]:
 
 
 class Display:
-    """Shows the current step and its progress: a bar on a terminal, and a log line when the step is done."""
+    """Shows the current step and its progress: a bar on a terminal, else now and then a log line; a line at its end."""
 
     def __init__(self, stream: TextIO | None) -> None:
         """``stream`` None shows no bar."""
@@ -64,13 +66,17 @@ class Display:
     @contextlib.contextmanager
     def step(self, label: str) -> Iterator[Progress]:
         """Show one step; yields the callback by which the step reports its progress."""
-        began = time.perf_counter()
+        began = logged = time.perf_counter()
         with tqdm(
             desc=label, file=self._stream, disable=not self._bars, leave=False, dynamic_ncols=True, unit_scale=True
         ) as bar:
 
             def progress(done: int, total: int, note: str = "") -> None:
+                nonlocal logged
                 if bar.disable:
+                    if time.perf_counter() - logged >= PERIOD:
+                        logged = time.perf_counter()
+                        logger.info(f"{label}: {done} of {total}" + (f", {note}" if note else ""))
                     return
                 if done < bar.n or bar.total != total:
                     bar.reset(total)

@@ -51,6 +51,14 @@ def test_a_step_is_logged_with_its_seconds() -> None:
     assert lines == ["reading toy: 0.0 s", "train(): 0.0 s"]
 
 
+def test_without_a_bar_a_long_step_logs_its_progress(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("harness.progress.PERIOD", 0.0)
+    with logged() as lines, Display(io.StringIO()).step("train()") as progress:
+        progress(1, 30)
+        progress(2, 30, "loss 0.1")
+    assert lines == ["train(): 1 of 30", "train(): 2 of 30, loss 0.1", "train(): 0.0 s"]
+
+
 def test_without_a_handler_nothing_is_printed() -> None:
     code = "import harness, logging; logging.getLogger('harness.run').warning('a line')"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

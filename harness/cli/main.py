@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Sequence
-from typing import NoReturn
+from typing import Any, NoReturn
 
 from harness.cli.compare import add_compare_command
 from harness.cli.data import add_data_command
@@ -18,7 +18,7 @@ from harness.cli.plugin import add_plugin_command
 from harness.cli.recover import add_recover_command
 from harness.cli.report import add_report_command
 from harness.cli.store import add_store_command
-from harness.errors import HarnessError, UsageError
+from harness.errors import HarnessError, UsageError, nearest
 from harness.plugin.manager import KERNEL
 from harness.progress import log_to
 
@@ -36,6 +36,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
             raise UsageError(
                 f"the command {command} was moved to {script}; run it with python, the options are the same"
             )
+        if not arguments:
+            _parser().print_help()
+            return 0
         options = _parser().parse_args(arguments)
         with log_to(sys.stderr):
             code: int | None = options.run(options)
@@ -52,7 +55,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 class Parser(argparse.ArgumentParser):
-    """A parser that raises UsageError."""
+    """A parser that raises UsageError, with the nearest valid words for a wrong command or choice."""
+
+    def _check_value(self, action: argparse.Action, value: Any) -> None:
+        if action.choices is not None and value not in action.choices:
+            what = (
+                "command" if isinstance(action, argparse._SubParsersAction) else f"value of {action.option_strings[-1]}"
+            )
+            self.error(f"there is no {what} {value!r}{nearest(str(value), map(str, action.choices))}")
 
     def error(self, message: str) -> NoReturn:
         raise UsageError(f"{message} (see {self.prog} --help)")

@@ -29,11 +29,14 @@ def add_plugin_command(commands: Any) -> None:
     action.set_defaults(run=_new)
     action = actions.add_parser(
         "check",
-        help="run the conformance kit on everything that an installed plugin registers",
+        help="run the conformance kit on what an installed plugin registers",
         epilog="Exit code: 0 if every check passed or was skipped with a reason, 1 if one failed, 4 for an unknown "
         "name.",
     )
     action.add_argument("name", metavar="NAME", help="its entry point (see harness list), distribution or module")
+    action.add_argument(
+        "thing", nargs="?", metavar="THING", help="check this step, network, data set, metric or runtime alone"
+    )
     action.set_defaults(run=_check)
 
 
@@ -51,4 +54,4 @@ def _new(options: argparse.Namespace) -> None:
 def _check(options: argparse.Namespace) -> int:
     from harness.testing._check import check
 
-    return check(options.name)
+    return check(options.name, options.thing)

@@ -1,7 +1,8 @@
-"""Run the conformance kit on everything that a plugin registers, in its own process: ``harness plugin check NAME``."""
+"""Run the conformance kit on what a plugin registers, in its own process: ``harness plugin check NAME``."""
 
 from __future__ import annotations
 
+import contextlib
 import importlib.util
 import json
 import os
@@ -13,20 +14,31 @@ from importlib.metadata import entry_points
 from pathlib import Path
 from typing import Any
 
+from harness.api import Progress
 from harness.errors import UsageError, nearest
 from harness.plugin.manager import GROUP
+from harness.progress import Display
 
 CHILD = "import sys; from harness.testing._kit import main; sys.exit(main())"
 #: The outcomes, the worst first.
 OUTCOMES = ("crashed", "failed", "skipped", "passed")
 
 
-def check(name: str) -> int:
+def check(name: str, thing: str | None = None) -> int:
     """Check the plugin ``name``, an entry point, a distribution or an importable module, and print the results.
 
-    Returns 0 if no check failed, else 1. Raises UsageError, with the nearest name, if there is no such plugin.
+    ``thing`` names the only object to check. Returns 0 if no check failed, else 1. Raises UsageError, with the nearest
+    name, if there is no such plugin, or none of those found registers ``thing``.
     """
-    codes = [_check(plugin, installed) for plugin, installed in _find(name)]
+    codes: list[int] = []
+    errors: list[UsageError] = []
+    for plugin, installed in _find(name):
+        try:
+            codes.append(_check(plugin, installed, thing))
+        except UsageError as error:
+            errors.append(error)
+    if not codes:
+        raise errors[0]
     return max(codes)
 
 
@@ -56,11 +68,11 @@ def _same(one: str, other: str) -> bool:
     return one.lower().replace("_", "-") == other.lower().replace("_", "-")
 
 
-def _check(plugin: str, installed: bool) -> int:
+def _check(plugin: str, installed: bool, thing: str | None) -> int:
     from harness.measure.process import how_it_ended
 
     with tempfile.TemporaryDirectory() as folder:
-        lines = Path(folder) / "lines"
+        lines, output = Path(folder) / "lines", Path(folder) / "output"
         lines.touch()
         environment = {
             **os.environ,
@@ -69,23 +81,49 @@ def _check(plugin: str, installed: bool) -> int:
             "PYTEST_DEBUG_TEMPROOT": folder,
             "HARNESS_CHECK_NAME": plugin,
             "HARNESS_CHECK_INSTALLED": "1" if installed else "0",
+            "HARNESS_CHECK_THING": thing or "",
             "HARNESS_CHECK_LINES": str(lines),
         }
         environment.pop("PYTEST_ADDOPTS", None)
-        process = subprocess.run(
-            [sys.executable, "-c", CHILD], env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
-        )
-        log = [json.loads(line) for line in lines.read_text(encoding="utf-8").splitlines()]
+        with output.open("w") as file, Display(sys.stderr).step(f"checking plugin {plugin}") as progress:
+            process = subprocess.Popen(
+                [sys.executable, "-c", CHILD], env=environment, stdout=file, stderr=subprocess.STDOUT
+            )
+            try:
+                while process.poll() is None:
+                    with contextlib.suppress(subprocess.TimeoutExpired):
+                        process.wait(timeout=0.2)
+                    _show(_read(lines), progress)
+            finally:
+                process.kill()
+                process.wait()
+        log = _read(lines)
+        last = output.read_text(encoding="utf-8", errors="replace").strip().rpartition("\n")[2]
+    if wrong := [line["wrong"] for line in log if "wrong" in line]:
+        raise UsageError(wrong[0])
     rows = _rows(log)
     begun = [line["begins"] for line in log if "begins" in line]
     ended = {line["ends"] for line in log if "ends" in line}
     if process.returncode not in (0, 1, 5):
-        last = process.stdout.strip().rpartition("\n")[2]
         crashed = begun[-1].rpartition("::")[2] if begun and begun[-1] not in ended else "before the first check"
         reason = f"the process {how_it_ended(process.returncode)}; later checks did not run: {last}"
         rows.append({"object": plugin, "check": crashed, "outcome": "crashed", "reason": reason})
     print(_format(plugin, rows))
     return int(any(row["outcome"] in ("failed", "crashed") for row in rows) or not rows)
+
+
+def _read(lines: Path) -> list[dict[str, Any]]:
+    """The complete lines that the child wrote so far."""
+    return [json.loads(line) for line in lines.read_text(encoding="utf-8").split("\n")[:-1]]
+
+
+def _show(log: Sequence[Mapping[str, Any]], progress: Progress) -> None:
+    """Report the checks that ended, of how many, and the one that runs."""
+    total = [line["total"] for line in log if "total" in line]
+    begun = [line["begins"] for line in log if "begins" in line]
+    if total and begun:
+        ended = len({line["ends"] for line in log if "ends" in line})
+        progress(ended, total[0], begun[-1].rpartition("::")[2])
 
 
 def _rows(log: Sequence[Mapping[str, Any]]) -> list[dict[str, str]]:

@@ -13,7 +13,7 @@ import pytest
 
 from harness.api import Architecture, Dataset, Metric, Runtime, Step
 from harness.build.plan import describe
-from harness.errors import HarnessError, describe_error
+from harness.errors import describe_error, nearest
 from harness.plugin.manager import Origin, Plugins, installed
 from harness.testing._failing import fail_check
 from harness.testing.architectures import *  # noqa: F403
@@ -22,8 +22,9 @@ from harness.testing.metrics import *  # noqa: F403
 from harness.testing.runtimes import *  # noqa: F403
 from harness.testing.steps import *  # noqa: F403
 
-#: Environment variables: the plugin's entry point or module, whether it is an entry point, and the log file.
-NAME, INSTALLED, LINES = "HARNESS_CHECK_NAME", "HARNESS_CHECK_INSTALLED", "HARNESS_CHECK_LINES"
+#: Environment variables: the plugin's entry point or module, whether it is an entry point, the only object to check
+#: (or nothing), and the log file.
+NAME, INSTALLED, THING, LINES = (f"HARNESS_CHECK_{word}" for word in ("NAME", "INSTALLED", "THING", "LINES"))
 KINDS = ("step", "architecture", "dataset", "metric", "runtime")
 
 
@@ -39,12 +40,18 @@ def plugin() -> tuple[Plugins, str, list[str]]:
     return plugins, name, [problem.reason for problem in plugins.problems if problem.origin.plugin == name]
 
 
-@functools.cache
-def registered(kind: str) -> list[Any]:
-    """Return the objects of a kind that the plugin registers; for steps, their examples."""
+def names(kind: str) -> list[str]:
+    """Return the names of a kind that the plugin registers."""
     plugins, name, _ = plugin()
     registry = getattr(plugins, f"{kind}s")
-    objects = [registry.get(entry) for entry in registry if registry.origin(entry).plugin == name]
+    return [entry for entry in registry if registry.origin(entry).plugin == name]
+
+
+@functools.cache
+def registered(kind: str) -> list[Any]:
+    """Return the objects of a kind that the plugin registers, or the only one to check; for steps, their examples."""
+    registry = getattr(plugin()[0], f"{kind}s")
+    objects = [registry.get(entry) for entry in names(kind) if os.environ[THING] in ("", entry)]
     if kind != "step":
         return objects
     examples: list[Any] = []
@@ -119,6 +126,7 @@ class Logger:
             if all(registered(kind) for kind in KINDS if kind in getattr(item, "fixturenames", ()))
         ]
         items[:] = sorted(selected, key=lambda item: not item.name.startswith("test_plugin_"))
+        _log(total=len(items))
 
     def pytest_runtest_logstart(self, nodeid: str) -> None:
         _log(begins=nodeid)
@@ -143,9 +151,9 @@ class Logger:
 
 def main() -> int:
     """Run the checks of this module."""
-    try:
-        arguments = [__file__, "-q", "--no-header", "-p", "no:cacheprovider", "--rootdir", os.path.dirname(__file__)]
-        return int(pytest.main([*arguments, "-c", os.devnull, "--import-mode=importlib"], plugins=[Logger()]))
-    except HarnessError as error:
-        _log(problem=str(error))
+    known = [name for kind in KINDS for name in names(kind)]
+    if (thing := os.environ[THING]) and thing not in known and not plugin()[2]:
+        _log(wrong=f"plugin {plugin()[1]} registers no {thing!r}{nearest(thing, known)}")
         return 1
+    arguments = [__file__, "-q", "--no-header", "-p", "no:cacheprovider", "--rootdir", os.path.dirname(__file__)]
+    return int(pytest.main([*arguments, "-c", os.devnull, "--import-mode=importlib"], plugins=[Logger()]))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import subprocess
 import sys
@@ -55,6 +56,65 @@ def test_list_shows_what_plugins_register_and_their_problems(run: Run) -> None:
         "datasets", "architectures", "steps", "metrics", "runtimes", "studies", "problem:",
     ]  # fmt: skip
     assert lines[-1] == "problem: plugin x (x-dist 0): failed to import"
+    code, out, _ = run("list", "--json")
+    document = json.loads(out)
+    assert (code, [*document]) == (0, [line for line in lines if line.isalpha()] + ["problems"])
+    assert document["problems"] == ["plugin x (x-dist 0): failed to import"]
+    assert document["steps"][0] == {
+        "name": "train",
+        "summary": "Train the network from scratch as its architecture declares; arguments here replace that.",
+        "plugin": "kernel",
+        "distribution": "compression-harness",
+        "version": version("compression-harness"),
+    }
+
+
+def test_list_shows_a_step_with_its_parameters_and_trainings(run: Run) -> None:
+    code, out, _ = run("list", "tune")
+    lines = [line.split() for line in out.splitlines()]
+    assert code == 0
+    assert lines[0] == ["step", "tune", "[toy", "(unknown", "distribution", "?)]"]
+    assert ["parameter", "type", "default"] in lines
+    assert ["epochs", "int", "1"] in lines
+    assert ["trainings:", "finetune", "with", "epochs", "1"] in lines
+    (document,) = json.loads(run("list", "tune", "--json")[1])
+    assert (document["kind"], document["plugin"]) == ("step", "toy")
+    assert document["declares"] == {
+        "parameters": [{"name": "epochs", "type": "int", "required": False, "default": 1}],
+        "trainings": [{"phase": "finetune", "epochs": 1}],
+        "teacher": False,
+    }
+
+
+@pytest.mark.parametrize(
+    ("name", "parts"),
+    [
+        ("nothing", ["no parameters", "trainings: known only when it runs"]),
+        ("halve", ["factor       float   0.5", "trainings: known only when it runs"]),
+        ("picky", ["trainings: "]),
+        ("mimic", ["the incoming network becomes the teacher of all later training"]),
+        ("conv", ["architecture conv", "a toy network", "train: epochs"]),
+        ("toy", ["dataset toy", "fallback: toy-synthetic", "task: input_shape 2 x 16, labels"]),
+        ("eager", ["runtime eager"]),
+        ("mean", ["metric mean"]),
+    ],
+)
+def test_list_shows_one_thing_of_any_kind(run: Run, name: str, parts: list[str]) -> None:
+    code, out, _ = run("list", name)
+    assert code == 0
+    assert f"{name}  [" in out.splitlines()[0]
+    for part in parts:
+        assert part in out
+
+
+@pytest.mark.parametrize("arguments", [[], ["--help"]])
+def test_without_a_command_there_is_help(capsys: pytest.CaptureFixture[str], arguments: list[str]) -> None:
+    with contextlib.suppress(SystemExit):
+        assert main(arguments) == 0
+    out = capsys.readouterr().out
+    assert out.startswith("usage: harness")
+    for command in ("list", "plan", "plugin", "doctor"):
+        assert f"    {command}" in out
 
 
 def test_plan_prints_the_plan(run: Run) -> None:
@@ -101,6 +161,14 @@ def test_plan_uses_the_option_data(run: Run) -> None:
         (["doctor", "--margin", "1 percent"], "the margin '1 percent' is not a share of the latency"),
         (["doctor", "--margin", "0"], "no machine resolves a margin of 0"),
         (["doctor", "--allocator", "jemaloc"], "unknown allocator; did you mean 'jemalloc'"),
+        (["lst"], "there is no command 'lst'; did you mean 'list'"),
+        (
+            ["store", "gcc"],
+            "there is no command 'gcc'; did you mean 'gc'? (known: gc, status) (see harness store --help)",
+        ),
+        (["plan", "suite.py", "--device", "cud"], "there is no value of --device 'cud'; did you mean 'cuda'"),
+        (["list", "halv"], "no plugin registers 'halv'; did you mean 'halve'"),
+        (["plugin", "new", "compresor", "x"], "no plugin is of kind 'compresor'; did you mean 'compressor'"),
         (["calibrate", "--pairs", "20"], "calibrate was moved to results/calibration/calibrate.py"),
     ],
 )
@@ -113,7 +181,7 @@ def test_a_usage_error_is_one_line_and_exit_code_4(run: Run, arguments: Sequence
 
 
 @pytest.mark.parametrize(
-    "arguments", [["plann"], [], ["doctor", "--nonsense"], ["report"], ["history"], ["doctor", "--allocator"]]
+    "arguments", [["plann"], ["store"], ["doctor", "--nonsense"], ["report"], ["history"], ["doctor", "--allocator"]]
 )
 def test_invalid_arguments_are_a_usage_error(run: Run, arguments: Sequence[str]) -> None:
     code, out, err = run(*arguments)

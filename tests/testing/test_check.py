@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
+from fakes import logged
 
 from harness.errors import UsageError
-from harness.testing._check import check
+from harness.testing._check import _show, check
 
 PLUGIN = """
 import os
@@ -83,6 +85,36 @@ def test_a_module_that_cannot_be_imported_is_reported(site: Path, capsys: pytest
     output = capsys.readouterr().out
     assert "No module named 'there_is_no_such_module'" in output
     assert "1 failed" in output
+
+
+def test_one_thing_is_checked_alone_and_progress_is_shown(site: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    source = PLUGIN.format(what="pass")
+    twos = source.partition("@hookimpl")[0].partition("class Ones")[2].replace('"ones"', '"twos"')
+    (site / "plugin_of_ones.py").write_text(
+        source.replace("@hookimpl", f"class Twos{twos}@hookimpl").replace(
+            "    register(Ones())", "    register(Ones())\n    register(Twos())"
+        )
+    )
+    with logged("harness.progress") as lines:
+        assert check("plugin_of_ones", "twos") == 0
+    output = capsys.readouterr().out
+    assert "twos " in output
+    assert "ones " not in output.replace("plugin_of_ones", "")
+    assert [line.rpartition(":")[0] for line in lines] == ["checking plugin plugin_of_ones"]
+    with pytest.raises(UsageError, match=r"plugin plugin_of_ones registers no 'twoz'; did you mean 'twos'"):
+        check("plugin_of_ones", "twoz")
+
+
+def test_progress_counts_the_checks_that_ended() -> None:
+    reports: list[tuple[int, int, str]] = []
+    log: list[dict[str, Any]] = [{"total": 3}]
+    _show(log, lambda *report: reports.append(report))
+    for check_name in ("a", "b"):
+        log.append({"begins": f"_kit.py::test_{check_name}"})
+        _show(log, lambda *report: reports.append(report))
+        log.append({"ends": f"_kit.py::test_{check_name}"})
+    _show(log, lambda *report: reports.append(report))
+    assert reports == [(0, 3, "test_a"), (1, 3, "test_b"), (2, 3, "test_b")]
 
 
 @pytest.mark.parametrize("name", ["metrcs", "not a name", "harness_metrcs", "a.b"])
