@@ -10,6 +10,9 @@ import traceback
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
+#: The error numbers of a full disk, or of a quota that is used up.
+FULL_DISK = (errno.ENOSPC, errno.EDQUOT)
+
 
 class HarnessError(Exception):
     """The base of every error that a user can fix; its text is the whole message."""
@@ -92,7 +95,7 @@ def explain_disk_errors(failure: str, remedy: str) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        if error.errno in FULL_DISK:
             reason = "the disk is full: free some space"
         elif error.errno == errno.EROFS:
             reason = "the file system is read-only: mount it for writing"

@@ -10,17 +10,18 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from harness.errors import HarnessError, Unsupported, UsageError, explain_disk_errors
-from harness.files import check_writable
+from harness.errors import HarnessError, StoreError, Unsupported, UsageError, explain_disk_errors
+from harness.files import atomic_write, check_writable
 from harness.plugin.manager import installed
 from harness.progress import log_to
 from harness.pytest_options import add_options, check_options, chosen_preset, repeated_options, run_options
-from harness.records.journal import Journal, announce_interrupted
+from harness.records.journal import Journal, announce_interrupted, recovery
 from harness.records.record import FIELD, SAMPLES, Record, Unmeasured, to_json
 from harness.run.termination import Termination
 from harness.store.shared import shared_url, without_password
 from harness.suite.collect import cells_of
 from harness.suite.matrix import Cell, Matrix
+from harness.text import pluralize
 
 if TYPE_CHECKING:
     from harness.measure.latency import Samples
@@ -48,7 +49,12 @@ class State:
         self.exit_code = 0
         #: The finished cells on the disk, until they are in the run file or in the printed tables.
         self.journal: Journal | None = None
+        #: Whether the tables were printed, whether a run file was written, and whether one could not be written.
         self.shown = False
+        self.written = False
+        self.failed_to_write = False
+        #: Why files could not be written, such as a full disk.
+        self.unwritten: list[str] = []
         self.termination = Termination()
         #: Whether the run ended before its last cell.
         self.interrupted = False
@@ -61,6 +67,11 @@ class State:
     def records(self) -> list[Record]:
         """The records made so far."""
         return [] if self.session is None else self.session.recorder.records
+
+    @property
+    def needs_journal(self) -> bool:
+        """Whether the measured cells are nowhere but in the journal."""
+        return not self.written and (self.failed_to_write or not self.shown)
 
     @property
     def unmeasured_cells(self) -> list[Unmeasured]:
@@ -228,6 +239,33 @@ def _benchmark_document(config: pytest.Config, benchmarks: Sequence[Any]) -> dic
     return document
 
 
+def _write_run_files_atomically(config: pytest.Config, state: State) -> None:
+    """Make pytest-benchmark write whole files; if one cannot be written, note that and let the run print its tables."""
+    from pytest_benchmark import utils
+
+    benchmarks: Any = config._benchmarksession  # type: ignore[attr-defined]
+
+    def write(file: Path, document: dict[str, Any]) -> None:
+        try:
+            with atomic_write(file, "or choose another file") as temporary:
+                text: str = utils.safe_dumps(document, ensure_ascii=True, indent=4)  # type: ignore[no-untyped-call]
+                temporary.write_bytes(text.encode())
+        except StoreError as error:
+            state.unwritten.append(str(error))
+            state.failed_to_write = True
+        else:
+            state.written = True
+            benchmarks.logger.info(f"Wrote benchmark data in: {file}", purple=True)
+
+    def save(document: dict[str, Any], name: str) -> None:
+        write(storage.get(f"{storage._next_num}_{name}.json"), document)
+
+    benchmarks.save_json = lambda document: write(benchmarks.json, document)
+    storage: Any = benchmarks.storage
+    if hasattr(storage, "_next_num"):  # a folder, not Elasticsearch
+        storage.save = save
+
+
 def _measure(run: Session, cell: Cell) -> tuple[Record, Samples | None] | HarnessError:
     if cell.problem is not None:
         return UsageError(cell.problem)
@@ -275,6 +313,7 @@ def pytest_runtestloop(session: pytest.Session) -> Iterator[None]:
                 session.items.clear()
                 return (yield)
             _open_journal(state, run, config)
+            _write_run_files_atomically(config, state)
             state.termination.start()
             run.build()
             try:
@@ -320,7 +359,10 @@ def _judge(run: Session, state: State, baseline: Baseline, config: pytest.Config
     background = Background(baseline.file, baseline.documents, documents, options, here)
     files = (config.getoption(option) for option in ("--harness-summary", "--harness-junit"))
     state.verdict, state.exit_code = gate_text(judgement, background), judgement.exit_code
-    write_findings(judgement, background, *(None if file is None else Path(file) for file in files))
+    try:
+        write_findings(judgement, background, *(None if file is None else Path(file) for file in files))
+    except StoreError as error:
+        state.unwritten.append(str(error))
 
 
 def _check_output(option: str, name: str | Path | None) -> None:
@@ -363,6 +405,8 @@ def pytest_sessionfinish(session: pytest.Session, exitstatus: int) -> None:
             session.exitstatus = NOTHING_MEASURED
         elif state.exit_code:
             session.exitstatus = state.exit_code
+        elif state.unwritten:
+            session.exitstatus = pytest.ExitCode.TESTS_FAILED
 
 
 @pytest.hookimpl(optionalhook=True)
@@ -419,7 +463,12 @@ def pytest_terminal_summary(terminalreporter: Any, config: pytest.Config) -> Non
             terminalreporter.write_line("harness: no cell was measured")
         for problem in _new_problems(config):
             terminalreporter.write_line(problem)
+    for problem in state.unwritten:
+        terminalreporter.write_line(f"harness: {problem}")
     state.shown = True
+    if state.journal is not None and state.needs_journal:
+        cells, file = f"{state.journal.cells} of {pluralize(len(state.records), 'measured cell')}", state.journal.file
+        terminalreporter.write_line(f"harness: {file} keeps {cells}; with room on the disk: {recovery(file)}")
 
 
 def pytest_unconfigure(config: pytest.Config) -> None:
@@ -429,7 +478,7 @@ def pytest_unconfigure(config: pytest.Config) -> None:
         return
     state.termination.stop()
     if state.journal is not None:
-        if state.shown:
-            state.journal.remove()
-        else:
+        if state.needs_journal:
             state.journal.close()
+        else:
+            state.journal.remove()

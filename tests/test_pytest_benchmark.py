@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import json
+import os
 import sys
 from pathlib import Path
 from types import ModuleType
@@ -11,6 +13,9 @@ from typing import Any
 import numpy as np
 import pytest
 from fakes import TOYS, Suite, Workers, benchmarks
+from pytest_benchmark.utils import get_machine_id
+
+from harness.cli.main import main
 
 JSON = "--benchmark-json=run.json"
 CONV = ("-k", "conv", JSON)
@@ -69,6 +74,83 @@ def test_a_run_is_saved_in_the_storage(suite: Suite, option: list[str], has_samp
     suite(TOYS, "-k", "conv", "--benchmark-storage=kept", "--benchmark-save=mine", *option)
     (file,) = Path("kept").rglob("0001_mine.json")
     assert ("data" in benchmarks(str(file))[HALF]["stats"]) is has_samples
+
+
+# ------------------------------------------------------------------------------------------------------ a full disk
+
+
+@pytest.fixture
+def full(monkeypatch: pytest.MonkeyPatch) -> set[str]:
+    """Names of folders on a full disk: a file that is written there is cut off."""
+    folders: set[str] = set()
+    for name in ("write_bytes", "write_text"):
+        original = getattr(Path, name)
+
+        def write(path: Path, content: Any, *args: Any, _original: Any = original, **options: Any) -> int:
+            if path.parent.name in folders:
+                _original(path, content[: len(content) // 2], *args, **options)
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+            return int(_original(path, content, *args, **options))
+
+        monkeypatch.setattr(Path, name, write)
+    return folders
+
+
+@pytest.mark.parametrize("option", ["--benchmark-json=out/run.json", "--benchmark-save=out"], ids=["json", "save"])
+def test_a_full_disk_leaves_no_torn_file_and_the_tables_are_printed(
+    suite: Suite, full: set[str], option: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    options = [option, "--benchmark-storage=kept"]
+    if "json" in option:
+        Path("out").mkdir()
+        Path("out/run.json").write_text("earlier")
+    full |= {"out", get_machine_id()}  # the storage has a folder a machine
+    result = suite(TOYS, *CONV[:2], *options)
+    assert result.ret == pytest.ExitCode.TESTS_FAILED
+    (line,) = [line for line in result.outlines if "the disk is full" in line]
+    assert line.startswith("harness: cannot write ")
+    assert "2 toys were measured" in said(result)
+    assert len(table(result)) == 2, "the table of pytest-benchmark"
+    assert "Traceback" not in said(result)
+    assert not [file for file in Path("kept").rglob("*") if file.is_file()]
+    if "json" in option:
+        assert Path("out/run.json").read_text() == "earlier"
+    (journal,) = [*Path("out").glob("*.journal"), *Path(".harness/runs").glob("*.journal")]
+    assert f"{journal} keeps 2 of 2 measured cells; with room on the disk: harness recover" in said(result)
+    full.clear()
+    assert main(["recover", str(journal), "-o", "recovered.json"]) == 0
+    assert list(benchmarks("recovered.json")) == [FULL, HALF]
+
+
+def test_a_summary_on_a_full_disk_costs_the_summary_alone(suite: Suite, full: set[str]) -> None:
+    suite(TOYS, *CONV)
+    full.add("out")
+    result = suite(TOYS, *CONV[:2], "--benchmark-json=new.json", "--harness-against=run.json", *(
+        f"--harness-{form}=out/gate.{form}" for form in ("summary", "junit")
+    ))  # fmt: skip
+    assert result.ret == pytest.ExitCode.TESTS_FAILED
+    assert "cannot write out/gate.summary: the disk is full" in said(result)
+    assert "2 cells compared, 2 fine" in said(result)
+    assert len(benchmarks("new.json")) == 2
+    assert list(Path("out").iterdir()) == []
+    assert not list(Path().rglob("*.journal"))
+
+
+def test_a_full_disk_under_the_inputs_of_workers_fails_one_cell(suite: Suite, monkeypatch: pytest.MonkeyPatch) -> None:
+    original, calls = np.save, []
+
+    def save(file: Any, array: Any, *args: Any, **options: Any) -> None:
+        calls.append(file)
+        if len(calls) == 1:
+            file.write(b"torn")
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        original(file, array, *args, **options)
+
+    suite(TOYS, *CONV[:2])  # builds the models
+    monkeypatch.setattr(np, "save", save)
+    result = suite(TOYS, *CONV)
+    result.assert_outcomes(passed=1, failed=1, deselected=2)
+    assert "the disk is full: free some space, or choose another store" in said(result)
 
 
 # ------------------------------------------------------------------------------------------------ what is run at all

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import sys
 from collections.abc import Sequence
 from typing import Any, NoReturn
@@ -18,7 +19,7 @@ from harness.cli.plugin import add_plugin_command
 from harness.cli.recover import add_recover_command
 from harness.cli.report import add_report_command
 from harness.cli.store import add_store_command
-from harness.errors import HarnessError, UsageError, nearest
+from harness.errors import FULL_DISK, HarnessError, UsageError, nearest
 from harness.plugin.manager import KERNEL
 from harness.progress import log_to
 
@@ -42,6 +43,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         options = _parser().parse_args(arguments)
         with log_to(sys.stderr):
             code: int | None = options.run(options)
+        sys.stdout.flush()
         return code or 0
     except HarnessError as error:
         print(f"harness: {error}", file=sys.stderr)
@@ -52,6 +54,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except BrokenPipeError:
         sys.stderr.close()
         return 0
+    except OSError as error:
+        if error.errno not in FULL_DISK:
+            raise
+        print("harness: the disk is full: free some space, and run the command again", file=sys.stderr)
+        with contextlib.suppress(OSError):
+            sys.stdout.close()  # Python would write the rest at exit, and fail again
+        return USAGE_ERROR
 
 
 class Parser(argparse.ArgumentParser):

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from harness.api import Data, Profile, Runtime
 from harness.data.library import Library
 from harness.errors import CellError, explain_disk_errors
+from harness.files import atomic_write
 from harness.plugin.manager import Plugins
 from harness.store.entry import Artefact, sha256_of
 from harness.suite.matrix import Cell
@@ -110,6 +111,7 @@ class Deployment:
         """The file from which workers read inputs, written once."""
         file = self._folder / f"{cell.dataset}-{self._plugins.architectures.get(cell.architecture).layout}-{use}.npy"
         if not file.exists():
-            with explain_disk_errors(f"cannot write the inputs of workers to {file}", "or choose another store"):
-                np.save(file, np.ascontiguousarray(inputs))
+            # Whole or not at all, because the next cell uses the file if it exists.
+            with atomic_write(file, "or choose another store", sync=False) as temporary, temporary.open("wb") as stream:
+                np.save(stream, np.ascontiguousarray(inputs))
         return file

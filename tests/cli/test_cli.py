@@ -378,6 +378,15 @@ def test_an_interruption_is_one_line(monkeypatch: pytest.MonkeyPatch, capsys: py
     assert capsys.readouterr().err == "harness: interrupted\n"
 
 
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="only Linux has a device that is always full")
+def test_an_output_on_a_full_disk_is_one_line() -> None:
+    with Path("/dev/full").open("w") as full:
+        command = [sys.executable, "-m", "harness.cli.main", "list"]
+        listed = subprocess.run(command, stdout=full, stderr=subprocess.PIPE, text=True, check=False)
+    assert listed.returncode == 4
+    assert listed.stderr == "harness: the disk is full: free some space, and run the command again\n"
+
+
 def test_version_prints_the_name_of_the_distribution_and_its_version(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as ended:
         main(["--version"])

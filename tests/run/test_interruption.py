@@ -88,7 +88,7 @@ def test_a_signal_in_the_second_cell_keeps_the_first(
     else:
         assert run.returncode == pytest.ExitCode.INTERRUPTED
         assert f"KeyboardInterrupt: {number.name}" in output or number == signal.SIGINT
-        assert "- harness -" in output, "the tables are printed"
+        assert "= harness =" in output, "the tables are printed"
     assert names(tmp_path / "run.json") == [EAGER]
     assert [entry.cell for entry in read(tmp_path / "run.json").unmeasured] == [HANGS]
     assert json.loads((tmp_path / "run.json").read_text())["harness"]["interrupted"] is True
