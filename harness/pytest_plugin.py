@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -19,7 +19,7 @@ from harness.records.journal import Journal, announce_interrupted, recovery
 from harness.records.record import FIELD, SAMPLES, Record, Unmeasured, to_json
 from harness.run.termination import Termination
 from harness.store.shared import shared_url, without_password
-from harness.suite.collect import cells_of
+from harness.suite.collect import cells_of, is_suite
 from harness.suite.matrix import Cell, Matrix
 from harness.text import pluralize
 
@@ -122,6 +122,27 @@ class ReplayClock:
 
     def __call__(self) -> float:
         return self.now
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_collect_file(
+    file_path: Path, parent: pytest.Collector
+) -> Generator[None, list[pytest.Collector], list[pytest.Collector]]:
+    """Collect the suites in a folder that the user names, whatever they are called.
+
+    Plain ``pytest``, in any folder, must not start benchmarks that take hours, and neither must a folder above.
+    """
+    collectors = yield
+    folder = file_path.parent
+    if (
+        file_path.suffix == ".py"
+        and all(type(collector) is not pytest.Module for collector in collectors)
+        and parent.session.isinitpath(folder)
+        and folder != parent.config.invocation_params.dir
+        and is_suite(file_path)
+    ):
+        return [*collectors, parent.ihook.pytest_pycollect_makemodule(module_path=file_path, parent=parent)]
+    return collectors
 
 
 def pytest_pycollect_makeitem(collector: pytest.Module, name: str, obj: object) -> list[CellItem] | None:
@@ -382,7 +403,9 @@ def _check_histograms(histogram: Sequence[str]) -> None:
         try:
             import pytest_benchmark.histogram  # noqa: F401
         except ImportError as error:
-            raise UsageError(f"--benchmark-histogram: {error.args[-1]}") from None
+            raise UsageError(
+                f"--benchmark-histogram: {error.args[-1]}; the extra compression-harness[histogram] brings them"
+            ) from None
 
 
 def _skips_all(config: pytest.Config) -> bool:

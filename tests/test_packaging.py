@@ -90,7 +90,9 @@ def test_torch_has_no_upper_bound() -> None:
 def test_the_constraints_pin_every_direct_dependency_to_a_version_that_it_allows() -> None:
     lines = (ROOT / "constraints.txt").read_text().splitlines()
     pins = {pin.name.lower(): pin for pin in (Requirement(line) for line in lines if line and line[0] != "#")}
-    direct = [Requirement(text) for text in [*PROJECT["dependencies"], *EXTRAS["s3"], *EXTRAS["test"]]]
+    direct = [
+        Requirement(text) for text in [*PROJECT["dependencies"], *EXTRAS["s3"], *EXTRAS["histogram"], *EXTRAS["test"]]
+    ]
     for requirement in direct:
         if requirement.name != PROJECT["name"]:
             (clause,) = pins[requirement.name.lower()].specifier

@@ -211,6 +211,52 @@ def test_a_plan_runs_nothing(suite: Suite) -> None:
     assert not list(Path(".harness").glob("artefacts/*"))
 
 
+# --------------------------------------------------------------------------------------------- a folder of suites
+
+
+COLLECT = ("--collect-only", "-q", "-p", "no:cacheprovider")
+
+
+def collected(pytester: pytest.Pytester, *arguments: str) -> list[str]:
+    """The files of the collected items, each once."""
+    result = pytester.runpytest_inprocess(*COLLECT, *arguments)
+    return list(dict.fromkeys(line.partition("::")[0] for line in result.outlines if "::" in line))
+
+
+@pytest.fixture
+def folder(
+    everything_imported: None, toy_installed: object, pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch
+) -> pytest.Pytester:
+    """A project with suites, one of them in the root, beside tests and modules."""
+    monkeypatch.delenv("PYTEST_ADDOPTS", raising=False)
+    sources = {
+        "bench/one.py": HEAD + TOYS,
+        "bench/test_two.py": HEAD + TOYS + "def test_plain(): pass\n",
+        "bench/below/three.py": HEAD + TOYS,
+        "bench/helper.py": "from harness import Matrix\nraise SystemExit('was imported')\n",
+        "bench/conftest.py": "",
+        "four.py": HEAD + TOYS,
+        "tests/test_it.py": "def test_it(): pass\n",
+    }
+    for name, source in sources.items():
+        (pytester.path / name).parent.mkdir(parents=True, exist_ok=True)
+        (pytester.path / name).write_text(source)
+    return pytester
+
+
+def test_a_named_folder_is_collected_with_its_suites(folder: pytest.Pytester) -> None:
+    assert collected(folder, "bench") == ["bench/one.py", "bench/test_two.py"]
+    assert collected(folder, "bench/below", "bench/one.py") == ["bench/below/three.py", "bench/one.py"]
+    by_name = folder.runpytest_inprocess(*COLLECT, "bench/one.py").outlines
+    of_folder = folder.runpytest_inprocess(*COLLECT, "bench").outlines
+    assert [line for line in of_folder if "one.py::" in line] == [line for line in by_name if "one.py::" in line] != []
+
+
+@pytest.mark.parametrize("arguments", [[], ["."]])
+def test_pytest_alone_collects_no_suite(folder: pytest.Pytester, arguments: list[str]) -> None:
+    assert collected(folder, *arguments) == ["bench/test_two.py", "tests/test_it.py"]
+
+
 # ------------------------------------------------------------------------------------------------------- failing
 
 

@@ -1,7 +1,8 @@
-"""Read suite files without pytest, and expand a matrix into the cells that this machine can run."""
+"""Find and read suite files without pytest, and expand a matrix into the cells that this machine can run."""
 
 from __future__ import annotations
 
+import ast
 import importlib.util
 from collections.abc import Iterator
 from pathlib import Path
@@ -51,6 +52,34 @@ def cells_of(
             "fetch the missing ones or remove them from the matrix"
         )
     return matrix.cells(name, suite, matrix.seeds[: preset.seeds], datasets, missing)
+
+
+def is_suite(file: Path) -> bool:
+    """Return whether a Python file makes a ``Matrix`` of the harness at its top level, by its source alone.
+
+    The top level calls Matrix, or a function of a file in which some function calls Matrix. A file that names both
+    words and cannot be parsed counts, so that its error is reported.
+    """
+    source = file.read_bytes()
+    if b"harness" not in source or b"Matrix" not in source:
+        return False
+    try:
+        statements = ast.parse(source).body
+    except (SyntaxError, ValueError):
+        return True
+    kinds = ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef
+    definitions = [statement for statement in statements if isinstance(statement, kinds)]
+    makers = {"Matrix"}
+    if any("Matrix" in _called(definition) for definition in definitions):
+        makers |= {definition.name for definition in definitions}
+    return any(makers & _called(statement) for statement in statements if not isinstance(statement, kinds))
+
+
+def _called(statement: ast.stmt) -> set[str]:
+    """The names of what a statement calls, without the modules in front."""
+    functions = [node.func for node in ast.walk(statement) if isinstance(node, ast.Call)]
+    names = [function.id for function in functions if isinstance(function, ast.Name)]
+    return {*names, *(function.attr for function in functions if isinstance(function, ast.Attribute))}
 
 
 def load(file: Path) -> dict[str, Matrix]:

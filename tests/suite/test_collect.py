@@ -9,7 +9,7 @@ import toy
 
 from harness import Matrix, UsageError
 from harness.plugin.manager import Plugins
-from harness.suite.collect import cells_of, load
+from harness.suite.collect import cells_of, is_suite, load
 from harness.suite.presets import PRESETS, preset
 
 MATRIX = "Matrix(dataset='toy', architecture='conv', training={'plain': []})"
@@ -114,3 +114,32 @@ def test_an_architecture_whose_layout_the_data_set_lacks_is_refused(
     monkeypatch.setattr(toy.Toy, "layouts", {})
     with pytest.raises(UsageError, match="it has only its own"):
         ids(plugins, architecture="flat")
+
+
+# -------------------------------------------------------------------------------------------------- finding suites
+
+
+@pytest.mark.parametrize(
+    ("source", "found"),
+    [
+        ("from harness import Matrix\nm = Matrix()", True),
+        ("import harness\nif True:\n    m = harness.Matrix()", True),
+        ("from harness import *\nM = {'a': Matrix()}['a']", True),
+        ("from harness import Matrix\ndef make(): return Matrix()\ndef twice(): return make()\nm = twice()", True),
+        ("from harness import Matrix\nm = Matrix(", True),
+        ("from harness import Matrix\ndef make(): return Matrix()", False),
+        ("from harness import Matrix\ndef test(): Matrix()\nx = len('')", False),
+        ("from harness import train\nm = 'Matrix()'", False),
+        ("from sympy import Matrix\nm = Matrix()", False),
+        ("", False),
+    ],
+)
+def test_a_suite_is_told_by_its_source(tmp_path: Path, source: str, found: bool) -> None:
+    (tmp_path / "file.py").write_text(source)
+    assert is_suite(tmp_path / "file.py") is found
+
+
+def test_the_suites_of_this_project_are_suites() -> None:
+    files = sorted((Path(__file__).parents[2] / "suites").glob("*.py"))
+    assert len(files) >= 5
+    assert all(map(is_suite, files))
