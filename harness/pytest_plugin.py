@@ -17,6 +17,7 @@ from harness.progress import log_to
 from harness.pytest_options import add_options, check_options, chosen_preset, repeated_options, run_options
 from harness.records.journal import Journal, announce_interrupted, recovery
 from harness.records.record import FIELD, SAMPLES, Record, Unmeasured, to_json
+from harness.records.samples import encode
 from harness.run.termination import Termination
 from harness.store.shared import shared_url, without_password
 from harness.suite.collect import cells_of, is_suite
@@ -215,7 +216,8 @@ def _run_cell(request: pytest.FixtureRequest, benchmark: Any) -> None:
     if samples is None:
         benchmark.pedantic(lambda: None)
     else:
-        benchmark.extra_info[SAMPLES] = samples.arrays
+        timings = state.session.samples.pop(item.cell.name)
+        benchmark.extra_info[SAMPLES] = {versus: encode(arrays) for versus, arrays in timings.items()}
         clock: ReplayClock = item.get_closest_marker("benchmark").kwargs["timer"]  # type: ignore[union-attr]
         clock.load(samples.candidate.ravel().tolist())
         benchmark.pedantic(clock.play, rounds=samples.candidate.size, iterations=1)

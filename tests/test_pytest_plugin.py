@@ -20,7 +20,10 @@ from harness import MeasureError, MetricSpec, Profile, hookimpl
 from harness.cli.main import main
 from harness.measure.machine import facts
 from harness.plugin.manager import KERNEL, Origin, Problem, installed
+from harness.records.runs import read_records
+from harness.records.samples import decode, read_samples
 from harness.run import planner
+from harness.stats.ratios import paired_ratio
 from harness.suite.presets import preset
 from harness_compress import _fx_int8  # noqa: F401 (pytester forgets what is first imported within it)
 
@@ -104,7 +107,8 @@ def test_a_run_leaves_records_samples_and_tables(suite: Suite) -> None:
     result = suite(TOYS, "--benchmark-json=run.json")
     result.assert_outcomes(passed=4)
     found = benchmarks()["toys[toy-synthetic-conv-half-seed0]"]
-    record, samples = found["extra_info"]["harness"], found["extra_info"]["harness_samples"]
+    record = found["extra_info"]["harness"]
+    samples = decode(found["extra_info"]["harness_samples"]["reference"])
     assert (record["cell"], record["reference"]) == ("toy-synthetic-conv-half-seed0", "toy-synthetic-conv-full-seed0")
     assert (record["synthetic"], record["preset"], record["axes"]["pruning"]) == (True, "smoke", "half")
     assert [step["step"] for step in record["steps"]] == ["train(epochs=1)", "halve(factor=0.5)"]
@@ -121,6 +125,19 @@ def test_a_run_leaves_records_samples_and_tables(suite: Suite) -> None:
     text = "\n".join(result.outlines)
     for part in ("conv on toy-synthetic", "lstm on toy-synthetic", "SYNTHETIC DATA", "4 toys were measured"):
         assert part in text
+
+
+def test_each_ratio_is_computed_again_from_the_samples_in_the_file(suite: Suite) -> None:
+    suite(TOYS, "--benchmark-json=run.json")
+    samples = read_samples(Path("run.json"))
+    records = read_records(Path("run.json"))
+    assert len(records) == 4
+    for record in records:
+        timing = record.timing
+        assert timing is not None
+        arrays = samples[record.name, "reference"]
+        again = paired_ratio(arrays["reference"], arrays["candidate"])
+        assert (again.ratio, list(again.per_process)) == (timing.ratio.value, timing.per_process)
 
 
 def test_the_reference_is_compared_with_itself(suite: Suite) -> None:
@@ -387,9 +404,13 @@ def test_what_is_slower_is_confirmed_before_the_file_is_written(suite: Suite, mo
     found = verdicts()["toy-synthetic-conv-half-seed0"]
     assert found["kind"] == "slower"
     assert found["confirmation"]["ratio"]["value"] == pytest.approx(1.5, rel=0.001)
-    samples = json.loads(Path("run.json").read_text())["harness"]["confirmation_samples"]
-    assert len(samples["suite.py::toys[toy-synthetic-conv-half-seed0]"]["reference"]["candidate"]) == (
-        preset("smoke").processes
+    samples = read_samples(Path("run.json"), confirmations=True)
+    fresh = samples["suite.py::toys[toy-synthetic-conv-half-seed0]", "reference"]
+    assert len(fresh["candidate"]) == preset("smoke").processes
+    again = paired_ratio(fresh["reference"], fresh["candidate"])
+    assert (again.ratio, list(again.per_process)) == (
+        found["confirmation"]["ratio"]["value"],
+        found["confirmation"]["per_process"],
     )
     assert "harness: 1 cell is slower than its reference" in "\n".join(result.outlines)
 

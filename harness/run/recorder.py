@@ -23,6 +23,7 @@ from harness.records.record import (
     Unmeasured,
     to_json,
 )
+from harness.records.samples import encode
 from harness.records.verdicts import TimingId, Verdicts, attach, decide
 from harness.run.confirmation import Confirmations
 from harness.run.options import Options
@@ -100,9 +101,9 @@ class Recorder:
 
     def sections(self) -> dict[str, Any]:
         """The sections of a run file: key documents, verdicts, and samples of confirmations."""
-        samples: dict[str, dict[str, SampleArrays]] = {}
+        samples: dict[str, dict[str, Any]] = {}
         for (name, versus), arrays in self._confirmation_samples.items():
-            samples.setdefault(name, {})[versus] = arrays
+            samples.setdefault(name, {})[versus] = encode(arrays)
         sections = {"documents": self.documents(self.records), "verdicts": to_json(self._verdicts)}
         return sections | ({"confirmation_samples": samples} if samples else {})
 

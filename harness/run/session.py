@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, TextIO
 from harness.build.plan import Plan
 from harness.data.library import Library
 from harness.errors import CellError, UsageError
-from harness.measure.latency import LatencyTimer, Pair, Samples
+from harness.measure.latency import LatencyTimer, Pair, SampleArrays, Samples
 from harness.plugin.manager import Plugins
 from harness.progress import Display
 from harness.records.record import ArtefactRef, Record, Timing
@@ -62,6 +62,8 @@ class Session:
         self._workers: Workers | None = None
         self._timer: LatencyTimer | None = None
         self._confirmations: Confirmations | None = None
+        #: The samples of each cell's timings, by the model beside it.
+        self.samples: dict[str, dict[Versus, SampleArrays]] = {}
         self._scratch = self.store.scratch()
         self._deployment = Deployment(
             plugins, self.library, options.preset.evaluation, self._scratch.folder, lambda: self._pool
@@ -171,11 +173,14 @@ class Session:
         if self._timer is None:
             self._timer = LatencyTimer(self._pool, self.options.preset)
         if self.options.protocol_of(pair.cell) == "single":
-            return self._timer.time_single(pair)
-        if self._confirmations is None:
-            self._confirmations = Confirmations(self._pool, self._timer)
-        self._confirmations.remember(pair, versus)
-        return self._timer.time(pair)
+            timing, samples = self._timer.time_single(pair)
+        else:
+            if self._confirmations is None:
+                self._confirmations = Confirmations(self._pool, self._timer)
+            self._confirmations.remember(pair, versus)
+            timing, samples = self._timer.time(pair)
+        self.samples.setdefault(pair.cell.name, {})[versus] = samples.arrays
+        return timing, samples
 
     @property
     def _pool(self) -> Workers:

@@ -25,7 +25,9 @@ from harness.measure import pool, profile
 from harness.measure.machine import Disturbance
 from harness.measure.pool import PairedSamples
 from harness.policy.baseline import Baseline
+from harness.records.samples import read_samples
 from harness.stats.quality import macro_auroc
+from harness.stats.ratios import paired_ratio
 
 if TYPE_CHECKING:
     import torch
@@ -180,6 +182,12 @@ def test_a_compressor_that_became_slower_fails(pull: Any) -> None:
     code, text = pull(source("layers=1"), "--harness-summary=out/gate.md", "--harness-junit=out/gate.xml")
     assert code == 10
     assert "harness: 1 cell is slower than its model of the earlier run" in text
+    against = benchmarks("new.json")[SMALL]["extra_info"]["harness"]["against"]
+    for confirmations in (False, True):
+        samples = read_samples(Path("new.json"), confirmations)[f"suite.py::{SMALL}", "earlier"]
+        again = paired_ratio(samples["reference"], samples["candidate"])
+        assert confirmations or again.ratio == against["timing"]["ratio"]["value"]
+        assert len(again.per_process) == 2
     for part in (
         f"REGRESSED suite.py::{SMALL}",
         "allowed 1 %: timed in pairs with the earlier model, 2 processes, confirmed by fresh processes",
