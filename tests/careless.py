@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import ctypes
 import dataclasses
 import os
 import threading
@@ -32,6 +33,24 @@ def breaks(model: torch.nn.Module, context: StepContext) -> torch.nn.Module:
 def leaves(model: torch.nn.Module, context: StepContext) -> torch.nn.Module:
     """End the interpreter."""
     raise SystemExit(3)
+
+
+@compressor
+def vanishes(model: torch.nn.Module, context: StepContext, how: str = "_exit") -> torch.nn.Module:
+    """End the process without any clean-up, as if nothing had happened."""
+    match how:
+        case "_exit":
+            os._exit(0)
+        case "execl":
+            os.execl("/bin/true", "true")
+        case "fork":
+            child = os.fork()
+            if child == 0:
+                os._exit(7)
+            raise ValueError(f"the child ended with {os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])}")
+        case "libc":
+            ctypes.CDLL(None)._exit(0)
+    return model
 
 
 @compressor
@@ -171,8 +190,8 @@ def clean() -> None:
 
 
 STEPS = (
-    breaks, leaves, recurs, mute, forgets, poisons, widens, trains, freezes, Promises, Wonders, chatters, leaks,
-    switches,
+    breaks, leaves, vanishes, recurs, mute, forgets, poisons, widens, trains, freezes, Promises, Wonders, chatters,
+    leaks, switches,
 )  # fmt: skip
 
 

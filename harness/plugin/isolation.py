@@ -1,10 +1,11 @@
 """Run plugin code in isolation: convert its exceptions, capture its output, restore process-wide settings.
 
-All of it is attributed to the plugin. These cannot be isolated: ``os._exit``, a crash of the interpreter, a call that
-never returns, an exception derived from BaseException alone (it interrupts, as Ctrl-C does), and what C code or child
-processes write to file descriptor 1. Only code that runs in a worker process (deployed files and their runtimes) can do
-all that and fail nothing but its own cell. Threads and files that plugin code leaves behind harm no measurement; the
-conformance kit reports them (``harness.testing``).
+All of it is attributed to the plugin. These cannot be isolated: an end of the process by C code or by another thread, a
+crash of the interpreter, a call that never returns, an exception derived from BaseException alone (it interrupts, as
+Ctrl-C does), and what C code or child processes write to file descriptor 1. Only code that runs in a worker process
+(deployed files and their runtimes) can do all that and fail nothing but its own cell. Where the process ends, the
+journal of the run keeps its finished cells (``harness.records.journal``). Threads and files that plugin code leaves
+behind harm no measurement; the conformance kit reports them (``harness.testing``).
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ import io
 import logging
 import os
 import sys
+import threading
 import traceback
 import warnings
 from collections.abc import Callable, Iterator, Mapping
@@ -45,7 +47,7 @@ def isolated(
     """
     settings, output = Settings.now(), _Output(label)
     try:
-        with contextlib.redirect_stdout(output.stream):
+        with contextlib.redirect_stdout(output.stream), _refusing_process_ends():
             yield
     except HarnessError as raised:
         traceback.clear_frames(raised.__traceback__)
@@ -61,6 +63,49 @@ def isolated(
             remark = f"changed {change}; it was restored"
             logger.warning(f"{label} {remark}")
             note(remark)
+
+
+# ------------------------------------------------------------------------------------------------- process ends
+
+
+class ProcessEnd(SystemExit):
+    """Plugin code called a function that would end the process of the run at once, without its records."""
+
+
+#: The functions that end a process without any clean-up, or replace its program. The others of os call these.
+_ENDING = {name: getattr(os, name) for name in ("_exit", "execv", "execve")}
+_refusals = threading.Lock()
+#: How many calls of plugin code are running, and in which thread of which process.
+_refusing: list[tuple[int, int]] = []
+
+
+@contextlib.contextmanager
+def _refusing_process_ends() -> Iterator[None]:
+    """Let functions that end this process raise ProcessEnd in this thread. A forked child may end itself."""
+    here = os.getpid(), threading.get_ident()
+    with _refusals:
+        if not _refusing:
+            for name in _ENDING:
+                setattr(os, name, _refusal(name))
+        _refusing.append(here)
+    try:
+        yield
+    finally:
+        with _refusals:
+            _refusing.remove(here)
+            if not _refusing:
+                for name, function in _ENDING.items():
+                    setattr(os, name, function)
+
+
+def _refusal(name: str) -> Callable[..., Any]:
+    def end(*arguments: Any) -> Any:
+        if (os.getpid(), threading.get_ident()) in _refusing:
+            shown = ", ".join(map(repr, arguments[:1]))
+            raise ProcessEnd(f"os.{name}({shown}) would end the run without its records; raise an exception instead")
+        return _ENDING[name](*arguments)
+
+    return end
 
 
 # ---------------------------------------------------------------------------------------------------------- output

@@ -104,8 +104,9 @@ def _check(plugin: str, installed: bool, thing: str | None) -> int:
     rows = _rows(log)
     begun = [line["begins"] for line in log if "begins" in line]
     ended = {line["ends"] for line in log if "ends" in line}
-    if process.returncode not in (0, 1, 5):
-        crashed = begun[-1].rpartition("::")[2] if begun and begun[-1] not in ended else "before the first check"
+    unfinished = bool(begun) and begun[-1] not in ended
+    if unfinished or process.returncode not in (0, 1, 5):  # a plugin may end the process with any status
+        crashed = begun[-1].rpartition("::")[2] if unfinished else "before the first check"
         reason = f"the process {how_it_ended(process.returncode)}; later checks did not run: {last}"
         rows.append({"object": plugin, "check": crashed, "outcome": "crashed", "reason": reason})
     print(_format(plugin, rows))

@@ -7,6 +7,7 @@ import os
 import time
 import warnings
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,7 @@ from harness.api import Training
 from harness.build.executor import Executor
 from harness.build.trainings import undeclared_difference, with_changes
 from harness.cli.main import main
+from harness.plugin import isolation
 from harness.plugin.isolation import LINES, WIDTH, isolated
 from harness.plugin.manager import Origin, Plugins, installed
 from harness.suite.matrix import Cell
@@ -153,6 +155,21 @@ def test_a_step_that_breaks_keeps_no_file_open(tmp_path: Path) -> None:
 
 
 @pytest.mark.timing
+def test_other_threads_and_the_code_after_a_plugin_may_end_the_process(monkeypatch: pytest.MonkeyPatch) -> None:
+    ended: list[int] = []
+    monkeypatch.setattr(os, "_exit", os._exit)  # restored after this test
+    monkeypatch.setitem(isolation._ENDING, "_exit", ended.append)
+    with isolated("p"):
+        with pytest.raises(CellError, match=r"q raised ProcessEnd: os\._exit\(1\) would end the run"), isolated("q"):
+            os._exit(1)
+        with pytest.raises(SystemExit):
+            os._exit(2)
+        with ThreadPoolExecutor() as threads:
+            threads.submit(os._exit, 3).result()
+    os._exit(4)
+    assert ended == [3, 4]
+
+
 def test_isolation_takes_no_time() -> None:
     began = time.process_time()
     for _ in range(50):
@@ -202,6 +219,13 @@ def test_a_method_is_called_by_its_name_and_errors_of_the_harness_pass(plugins: 
     [
         (careless.breaks(), "apply() of step 'breaks' raised LookupError: in the middle of apply ("),
         (careless.leaves(), "apply() of step 'leaves' raised SystemExit: 3 ("),
+        (
+            careless.vanishes(),
+            "apply() of step 'vanishes' raised ProcessEnd: os._exit(0) would end the run without its records; raise an "
+            "exception instead (",
+        ),
+        (careless.vanishes("execl"), "raised ProcessEnd: os.execv('/bin/true') would end the run without its records"),
+        (careless.vanishes("fork"), "apply() of step 'vanishes' raised ValueError: the child ended with 7 ("),
         (careless.recurs(), "apply() of step 'recurs' raised RecursionError: maximum recursion depth exceeded"),
         (careless.mute(), "apply() of step 'mute' raised MuteError: (its text cannot be read) ("),
         (careless.poisons(), "network that poisons() gives answers NaN or infinity for 1 of 2 labels of one example"),

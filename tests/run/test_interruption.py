@@ -11,6 +11,7 @@ import time
 from pathlib import Path
 from typing import Any
 
+import careless
 import pytest
 from fakes import TOYS, Suite, Workers, benchmarks
 
@@ -93,6 +94,32 @@ def test_a_signal_in_the_second_cell_keeps_the_first(
     assert [entry.cell for entry in read(tmp_path / "run.json").unmeasured] == [HANGS]
     assert json.loads((tmp_path / "run.json").read_text())["harness"]["interrupted"] is True
     assert list(tmp_path.glob("*.journal")) == []
+
+
+@pytest.mark.slow
+def test_a_plugin_that_ends_the_process_from_c_leaves_a_journal(
+    nowhere: None, toy_distribution: Path, tmp_path: Path
+) -> None:
+    """Pytest then ends with 0, as after a complete run, and nothing in this process can prevent it."""
+    source = SUITE.replace('steps={"plain": [', 'steps={"plain": [step("vanishes", how="libc"), ')
+    with (toy_distribution / "toy.py").open("a") as plugin:
+        plugin.write(
+            "\nfrom careless import vanishes\n@hookimpl\ndef harness_steps(register):\n    register(vanishes)\n"
+        )
+    (toy_distribution / "careless.py").write_text(Path(careless.__file__).read_text())
+    command = [sys.executable, "-m", "pytest", "suite.py", "-p", "no:cacheprovider", "--harness-preset=smoke"]
+    environment = {"PYTHONPATH": str(toy_distribution), "PATH": os.environ["PATH"], "HOME": str(tmp_path)}
+    outputs = []
+    for text in (source, SUITE.replace('"eager", "hanging"', '"eager"')):
+        (tmp_path / "suite.py").write_text(text.replace('"eager", "hanging"', '"eager"'))
+        run = subprocess.run(
+            [*command, "--benchmark-json=run.json"], env=environment, cwd=tmp_path, capture_output=True, text=True
+        )
+        assert run.returncode == 0
+        outputs.append(run.stdout)
+        assert len(list(tmp_path.glob("run.json.*.journal"))) == (text is source)
+    assert " passed" not in outputs[0]
+    assert "ended before a cell was measured, and wrote no run file" in outputs[1]
 
 
 # ------------------------------------------------------------------------------------------ a run in this process

@@ -71,12 +71,13 @@ def test_a_failed_check_says_how_to_fix_it(site: Path, capsys: pytest.CaptureFix
     assert "1 failed" in output
 
 
-def test_a_crash_names_the_check_that_ran(site: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    write(site, "os._exit(9)")
+@pytest.mark.parametrize("status", [9, 0])
+def test_a_crash_names_the_check_that_ran(site: Path, capsys: pytest.CaptureFixture[str], status: int) -> None:
+    write(site, f"os._exit({status})")
     assert check("plugin_of_ones") == 1
     output = capsys.readouterr().out
     assert "test_metric_describes_itself" in output
-    assert "exited with status 9" in output
+    assert f"exited with status {status}" in output
 
 
 def test_a_module_that_cannot_be_imported_is_reported(site: Path, capsys: pytest.CaptureFixture[str]) -> None:
