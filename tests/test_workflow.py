@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import shlex
+import shutil
 import subprocess
 from pathlib import Path
 from typing import Any
@@ -87,6 +89,7 @@ def run(script: str, folder: Path, event: str, **commands: str) -> subprocess.Co
     """A script as a runner starts it, with some commands played."""
     played = "\n".join(f"{name}() {{ {body}; }}" for name, body in commands.items())
     environment = {"PATH": os.environ["PATH"], "GITHUB_EVENT_NAME": event, "SUITE": "s.py", "CELLS": "c", "STORE": "st"}
+    environment |= {"MARKER": WORKFLOW["env"]["MARKER"], "GH_REPO": "o/r", "PULL": "5"}
     return subprocess.run(
         ["bash", "-e", "-c", f"{played}\n{script}"], cwd=folder, env=environment, text=True, capture_output=True
     )
@@ -94,6 +97,7 @@ def run(script: str, folder: Path, event: str, **commands: str) -> subprocess.Co
 
 (FETCH,) = [script for script in SCRIPTS if "gh run download" in script]
 (MEASURE,) = [script for script in SCRIPTS if "--harness-against" in script]
+(COMMENT,) = [script for script in SCRIPTS if "gh api" in script]
 
 
 @pytest.mark.parametrize(("event", "fails"), [("pull_request", True), ("push", False), ("workflow_dispatch", False)])
@@ -111,10 +115,119 @@ def test_the_first_run_has_no_baseline(tmp_path: Path) -> None:
 def test_what_was_merged_is_the_next_baseline_and_not_judged(tmp_path: Path, event: str, judged: bool) -> None:
     (tmp_path / "baseline").mkdir()
     (tmp_path / "baseline" / "run.json").touch()
-    result = run(MEASURE, tmp_path, event, pytest='echo "$@"')
+    result = run(MEASURE, tmp_path, event, pytest='echo "$@"; touch run.json gate.md')
+    assert result.returncode == 0
     assert ("--harness-against=baseline/run.json" in result.stdout) == judged
 
 
 def test_the_baseline_is_never_that_of_a_pull_request() -> None:
     """A fork's branch may be called main."""
     assert 'select(.event != "pull_request")' in FETCH
+
+
+# ------------------------------------------------------------------------------------------------- no run file, no pass
+
+
+@pytest.mark.parametrize("written", ["", "run.json", "gate.md"])
+def test_a_run_that_ends_with_0_and_lacks_a_file_fails(tmp_path: Path, written: str) -> None:
+    """As after os._exit(0) in C code; files of an earlier run, which a pull request may bring, do not count."""
+    (tmp_path / "baseline").mkdir()
+    for name in ("baseline/run.json", "run.json", "gate.md"):
+        (tmp_path / name).touch()
+    result = run(MEASURE, tmp_path, "pull_request", pytest=f"touch ./{written}")
+    assert result.returncode == 1
+    missing = "gate.md" if written == "run.json" else "run.json"
+    assert f"::error::pytest ended with 0 and wrote no {missing}" in result.stdout
+
+
+def test_a_push_needs_no_summary(tmp_path: Path) -> None:
+    assert run(MEASURE, tmp_path, "push", pytest="touch run.json").returncode == 0
+    assert run(MEASURE, tmp_path, "push", pytest=":").returncode == 1
+
+
+@pytest.mark.parametrize("code", [1, 10, 14])
+def test_the_exit_code_of_a_failed_run_is_that_of_the_step(tmp_path: Path, code: int) -> None:
+    assert run(MEASURE, tmp_path, "push", pytest=f"touch run.json; return {code}").returncode == code
+
+
+# ----------------------------------------------------------------------------------------------------------- comments
+
+BOT = {"login": "github-actions[bot]"}
+#: Answers the listing of comments from a file, with the filter of the command, and prints every other request.
+GH = 'if [ "$2" = --paginate ]; then jq -r "$5" comments.json; else echo "$@"; cat comment.md; fi'
+
+
+def test_the_marker_is_hidden_and_names_the_workflow() -> None:
+    assert re.fullmatch(r"<!-- compression-harness: [\w-]+ -->", WORKFLOW["env"]["MARKER"])
+    assert "--edit-last" not in TEXT
+
+
+@pytest.mark.skipif(shutil.which("jq") is None, reason="needs jq")
+@pytest.mark.parametrize("present", [True, False])
+def test_its_comment_is_the_one_that_begins_with_the_marker(tmp_path: Path, present: bool) -> None:
+    marker = WORKFLOW["env"]["MARKER"]
+    comments = [
+        {"id": 1, "user": {"login": "stranger"}, "body": f"{marker}\na comment that pretends"},
+        {"id": 2, "user": BOT, "body": "<!-- compression-harness: another -->\nof another workflow"},
+        {"id": 3, "user": BOT, "body": f"quotes {marker}"},
+        {"id": 5, "user": BOT, "body": "of another action, and the last"},
+    ]
+    if present:
+        comments.insert(3, {"id": 4, "user": BOT, "body": f"{marker}\nthe former findings"})
+    (tmp_path / "comments.json").write_text(json.dumps(comments))
+    (tmp_path / "kept").mkdir()
+    (tmp_path / "kept" / "gate.md").write_text("the findings\n")
+    result = run(COMMENT, tmp_path, "pull_request", gh=GH)
+    request, *body = result.stdout.splitlines()
+    if present:
+        assert request == "api --silent --method PATCH repos/o/r/issues/comments/4 --field body=@comment.md"
+    else:
+        assert request == "api --silent --method POST repos/o/r/issues/5/comments --field body=@comment.md"
+    assert body == [marker, "the findings"]
+
+
+def test_without_findings_there_is_no_comment(tmp_path: Path) -> None:
+    result = run(COMMENT, tmp_path, "pull_request", gh="echo called")
+    assert (result.returncode, result.stdout) == (0, "")
+
+
+# ----------------------------------------------------------------------------------------- pull requests from outside
+
+HOSTED = re.compile(r"(ubuntu|macos|windows)-latest|\$\{\{ matrix\.os \}\}")
+OWN = "github.event.pull_request.head.repo.full_name == github.repository"
+CI = (ROOT / "docs" / "ci.md").read_text()
+(SHOWN,) = re.findall(r"^```yaml\n(.*?)^```", CI, re.MULTILINE | re.DOTALL)
+
+
+def refusals(job: dict[str, Any]) -> list[str]:
+    """Why a job may run code of a fork's pull request on a runner that is not GitHub's."""
+    if isinstance(job["runs-on"], str) and HOSTED.fullmatch(job["runs-on"]):
+        return []
+    condition = f"${{{{ github.event_name != 'pull_request' || {OWN} }}}}"
+    return [] if job.get("if") == condition and job.get("environment") else ["runs pull requests of forks"]
+
+
+@pytest.mark.parametrize("file", sorted(FILE.parent.glob("*.yml")), ids=lambda file: file.stem)
+def test_no_code_of_a_fork_runs_with_rights_or_on_a_runner_of_ours(file: Path) -> None:
+    workflow = yaml.safe_load(file.read_text())
+    events = workflow[True]  # YAML 1.1 reads the key "on" so
+    assert set(events) <= {"push", "pull_request", "workflow_dispatch"}, (
+        "the others run with the rights of the main branch"
+    )
+    assert [reason for job in workflow["jobs"].values() for reason in refusals(job)] == []
+    assert "secrets." not in file.read_text()
+
+
+def test_only_the_job_without_foreign_code_may_write() -> None:
+    comment = WORKFLOW["jobs"]["comment"]
+    assert "!github.event.pull_request.head.repo.fork" in comment["if"]
+    assert not any("checkout" in step.get("uses", "") for step in comment["steps"])
+
+
+def test_the_job_shown_for_a_runner_of_one_s_own_refuses_forks() -> None:
+    (job,) = yaml.safe_load(SHOWN).values()
+    assert "self-hosted" in job["runs-on"]
+    assert refusals(job) == []
+    assert refusals({**job, "if": "${{ always() }}"}) == refusals({"runs-on": "self-hosted"}) != []
+    for trap in ("pull_request_target", "required reviewers", "runner group", "fork"):
+        assert trap in CI
