@@ -105,6 +105,11 @@ def add_options(parser: pytest.Parser) -> None:
     group.addoption("--harness-junit", metavar="FILE.xml", help="write the gate's findings as JUnit XML")
     group.addoption("--harness-report", metavar="FILE", help="write the report of this run, as *.html, *.md or *.csv")
     group.addoption(
+        "--harness-continue",
+        metavar="RUN.json",
+        help="skip the cells that this run file, or this journal of an interrupted run, has of the same models",
+    )
+    group.addoption(
         "--harness-device",
         choices=("cpu", "cuda"),
         default="cpu",
@@ -123,6 +128,11 @@ def check_options(config: pytest.Config) -> None:
     for option in ("--harness-gate", "--harness-summary", "--harness-junit"):
         if config.getoption(option) and not config.getoption("--harness-against"):
             raise pytest.UsageError(f"{option} needs a comparison: name an earlier run with --harness-against")
+    if config.getoption("--harness-continue") and config.getoption("--harness-against"):
+        raise pytest.UsageError(
+            "--harness-continue leaves out cells, which --harness-against would call lost: measure all cells, or judge "
+            "run files with harness compare"
+        )
     if config.getoption("--harness-trusted") and not shared_url(config.getoption("--harness-shared")):
         raise pytest.UsageError(
             "--harness-trusted restricts a shared store, and there is none: name it with --harness-shared"

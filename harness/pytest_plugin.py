@@ -224,12 +224,25 @@ def _run_cell(request: pytest.FixtureRequest, benchmark: Any) -> None:
     _journal_measured(state, item, benchmark)
 
 
+def _skip_measured(items: Sequence[CellItem], state: State, run: Session, file: Path) -> None:
+    """Skip the cells that an earlier session measured, with the same models and options, into this file.
+
+    Their records stay in that file: each session's timings and verdicts belong to its own run file.
+    """
+    names = run.cells_measured_in(file)
+    for item in items:
+        if item.cell.name in names:
+            item.add_marker(pytest.mark.skip(reason=f"measured in {file}"))
+            state.unmeasured[item.cell.name] = f"measured in {file}"
+            state.unsupported.add(item.cell.name)
+
+
 def _open_journal(state: State, run: Session, config: pytest.Config) -> None:
     """Announce the cells of interrupted runs with this run file, and start the journal of this run."""
     run_file = config.getoption("benchmark_json") or run.store.runs() / "run.json"
     announce_interrupted(run_file)
     header = _benchmark_document(config, [])
-    state.journal = Journal(run_file, {**header, FIELD: {"left": to_json(run.recorder.unmeasured({}, ()))}})
+    state.journal = Journal(run_file, {**header, FIELD: {"left": to_json(state.unmeasured_cells)}})
 
 
 def _journal_measured(state: State, item: CellItem, benchmark: Any) -> None:
@@ -335,6 +348,8 @@ def pytest_runtestloop(session: pytest.Session) -> Iterator[None]:
                     reporter.write(plan_text(run))
                 session.items.clear()
                 return (yield)
+            if config.getoption("--harness-continue"):
+                _skip_measured(items, state, run, Path(config.getoption("--harness-continue")))
             _open_journal(state, run, config)
             _write_run_files_atomically(config, state)
             state.termination.start()

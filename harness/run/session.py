@@ -5,15 +5,17 @@ from __future__ import annotations
 import functools
 import logging
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, TextIO
 
 from harness.build.plan import Plan
 from harness.data.library import Library
-from harness.errors import CellError, UsageError
+from harness.errors import CellError, HarnessError, UsageError
 from harness.measure.latency import LatencyTimer, Pair, SampleArrays, Samples
 from harness.plugin.manager import Plugins
 from harness.progress import Display
 from harness.records.record import ArtefactRef, Record, Timing
+from harness.records.runs import read_records
 from harness.records.verdicts import Versus
 from harness.run.confirmation import Confirmations
 from harness.run.deployment import Deployment
@@ -156,6 +158,34 @@ class Session:
             against,
         )
         return record, samples
+
+    def cells_measured_in(self, file: Path) -> set[str]:
+        """Return the names of the selected cells that a run file has, of the same models, with the same options.
+
+        Raises UsageError for a file that is no run.
+        """
+        records = {record.name: record for record in read_records(file)}
+        names = {
+            cell.name
+            for cell in self.planner.runnable
+            if cell.name in records and self._would_repeat(cell, records[cell.name])
+        }
+        logger.info(f"{len(names)} of {pluralize(len(self.planner.selected), 'cell')} are in {file}; the others follow")
+        return names
+
+    def _would_repeat(self, cell: Cell, record: Record) -> bool:
+        """Whether measuring the cell again would repeat this record, but for the noise of its timing."""
+        try:
+            key, reference_key = self.planner.key_of(cell), self.planner.key_of(self.planner.reference_of(cell))
+        except (HarnessError, KeyError):  # it cannot be built, or not be timed here
+            return False
+        options, timing = self.options, record.timing
+        return (
+            (record.artefact.key, record.reference_artefact.key) == (key, reference_key)
+            and (record.preset, record.device) == (options.preset.name, options.device)
+            and (timing is not None) == options.timed
+            and (timing is None or timing.margin in (None, options.margin))
+        )
 
     def finalize_verdicts(self, confirm: bool = True) -> None:
         """Decide the verdicts on all cells recorded so far.

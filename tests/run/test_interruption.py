@@ -16,6 +16,7 @@ import pytest
 from fakes import TOYS, Suite, Workers, benchmarks
 
 from harness.cli.main import main
+from harness.pytest_plugin import NOTHING_MEASURED
 from harness.records.runs import read
 
 #: A runtime whose files cannot be loaded in a worker within the time of a test.
@@ -209,3 +210,42 @@ def test_the_next_run_announces_the_interrupted_one(suite: Suite) -> None:
         f"harness: the run that began at 2026-03-01 12:00 UTC was interrupted; 1 of 1 cell are in {journal}" in output
     )
     assert journal.exists(), "only its owner removes it"
+
+
+def test_a_run_goes_on_from_an_interrupted_one_without_mixing_sessions(suite: Suite) -> None:
+    suite(TOYS, "-k", "conv", "--benchmark-json=first.json")
+    result = suite(TOYS, "-rs", "--benchmark-json=rest.json", "--harness-continue=first.json")
+    result.assert_outcomes(passed=2, skipped=2)
+    output = str(result.stdout)
+    assert "harness: 2 of 4 cells are in first.json; the others follow" in output
+    assert "measured in first.json" in output
+    assert all("lstm" in name for name in names(Path("rest.json")))
+    reasons = {(entry.cell, entry.outcome, entry.reason) for entry in read(Path("rest.json")).unmeasured}
+    assert reasons == {(name, "skipped", "measured in first.json") for name in names(Path("first.json"))}
+    assert main(["report", "first.json", "rest.json"]) == 0
+
+
+@pytest.mark.parametrize(
+    ("change", "option"),
+    [("epochs=1", None), ("", "--harness-margin=5%"), ("", "--benchmark-disable"), ("", "--harness-preset=quick")],
+)
+def test_what_another_model_or_option_measured_is_measured_again(suite: Suite, change: str, option: str | None) -> None:
+    suite(TOYS, "-k", "conv and full", "--benchmark-json=first.json")
+    source = TOYS.replace("epochs=1", "epochs=2") if change else TOYS
+    options = [option] if option else []
+    result = suite(source, "-k", "conv and full", "--harness-continue=first.json", *options)
+    result.assert_outcomes(passed=1, deselected=3)
+
+
+def test_continuing_needs_a_run_and_excludes_a_comparison(suite: Suite) -> None:
+    result = suite(TOYS, "--harness-continue=absent.json")
+    assert result.ret == pytest.ExitCode.USAGE_ERROR
+    assert "there is no file absent.json" in str(result.stderr)
+    result = suite(TOYS, "--harness-continue=a.json", "--harness-against=b.json")
+    assert result.ret == pytest.ExitCode.USAGE_ERROR
+    assert "--harness-continue leaves out cells, which --harness-against would call lost" in str(result.stderr)
+
+
+def test_continuing_where_nothing_is_left_measures_nothing(suite: Suite) -> None:
+    suite(TOYS, "-k", "conv", "--benchmark-json=first.json")
+    assert suite(TOYS, "-k", "conv", "--harness-continue=first.json").ret == NOTHING_MEASURED
