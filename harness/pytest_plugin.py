@@ -237,9 +237,20 @@ def _skip_measured(items: Sequence[CellItem], state: State, run: Session, file: 
             state.unsupported.add(item.cell.name)
 
 
+def _close_journal(state: State) -> None:
+    """End the journal; it stays on the disk if its cells are nowhere else."""
+    if state.journal is not None:
+        if state.needs_journal:
+            state.journal.close()
+        else:
+            state.journal.remove()
+
+
 def _open_journal(state: State, run: Session, config: pytest.Config) -> None:
     """Announce the cells of interrupted runs with this run file, and start the journal of this run."""
-    run_file = config.getoption("benchmark_json") or run.store.runs() / "run.json"
+    run_file = config.getoption("benchmark_json")
+    if run_file is None or (run_file.exists() and not run_file.is_file()):  # no file, or a device such as /dev/stdout
+        run_file = run.store.runs() / "run.json"
     announce_interrupted(run_file)
     header = _benchmark_document(config, [])
     state.journal = Journal(run_file, {**header, FIELD: {"left": to_json(state.unmeasured_cells)}})
@@ -291,6 +302,7 @@ def _write_run_files_atomically(config: pytest.Config, state: State) -> None:
             state.failed_to_write = True
         else:
             state.written = True
+            _close_journal(state)  # now, because the next lines fail where the terminal is gone
             benchmarks.logger.info(f"Wrote benchmark data in: {file}", purple=True)
 
     def save(document: dict[str, Any], name: str) -> None:
@@ -512,13 +524,9 @@ def pytest_terminal_summary(terminalreporter: Any, config: pytest.Config) -> Non
 
 
 def pytest_unconfigure(config: pytest.Config) -> None:
-    """Remove the journal, unless its cells are nowhere else."""
+    """Restore the handlers of signals, and end the journal."""
     state = config.stash.get(STATE, None)
     if state is None:
         return
     state.termination.stop()
-    if state.journal is not None:
-        if state.needs_journal:
-            state.journal.close()
-        else:
-            state.journal.remove()
+    _close_journal(state)

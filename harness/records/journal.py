@@ -141,7 +141,8 @@ def announce_interrupted(run_file: Path) -> None:
             logger.warning(f"{began} was interrupted; {count_cells(document)} are in {file}: {recovery(file)}")
         else:
             logger.warning(f"{began} ended before a cell was measured, and wrote no run file")
-            file.unlink(missing_ok=True)
+            if is_running(file) is False:
+                file.unlink(missing_ok=True)
 
 
 def count_cells(document: Mapping[str, Any]) -> str:
@@ -155,10 +156,13 @@ def recovery(file: Path, run_file: str = "recovered.json") -> str:
     return f"harness recover {file} -o {run_file}"
 
 
-def is_running(file: Path) -> bool:
-    """Return whether the process that writes this journal is running; always False on Windows."""
+def is_running(file: Path) -> bool | None:
+    """Return whether the process that writes this journal is running; None if that is unknown.
+
+    It is unknown on Windows, on file systems without locks, and for a file that cannot be read.
+    """
     if sys.platform == "win32":
-        return False
+        return None
     import fcntl
 
     try:
@@ -166,8 +170,8 @@ def is_running(file: Path) -> bool:
             fcntl.flock(stream, fcntl.LOCK_SH | fcntl.LOCK_NB)
     except BlockingIOError:
         return True
-    except OSError:  # it is gone, or its file system has no locks
-        return False
+    except OSError:
+        return None
     return False
 
 

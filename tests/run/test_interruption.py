@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import signal
 import subprocess
 import sys
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -52,6 +54,11 @@ def soon(condition: Any) -> bool:
     return bool(condition())
 
 
+def hangs(folder: Path) -> bool:
+    """Whether a worker hangs. Not by rglob(), which fails when a folder disappears meanwhile."""
+    return any("hangs" in files for _, _, files in os.walk(folder / ".harness" / "tmp"))
+
+
 def names(file: Path) -> list[str]:
     return [record.cell for record in read(file).records]
 
@@ -77,7 +84,7 @@ def test_a_signal_in_the_second_cell_keeps_the_first(
         text=True,
         start_new_session=True,
     ) as run:
-        assert soon(lambda: bool(list((tmp_path / ".harness" / "tmp").rglob("hangs"))))
+        assert soon(lambda: hangs(tmp_path))
         os.killpg(run.pid, number)
         output = run.communicate()[0]
     if number == signal.SIGKILL:
@@ -94,6 +101,43 @@ def test_a_signal_in_the_second_cell_keeps_the_first(
     assert names(tmp_path / "run.json") == [EAGER]
     assert [entry.cell for entry in read(tmp_path / "run.json").unmeasured] == [HANGS]
     assert json.loads((tmp_path / "run.json").read_text())["harness"]["interrupted"] is True
+    assert list(tmp_path.glob("*.journal")) == []
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(sys.platform == "win32", reason="Windows has no such terminals")
+def test_a_terminal_that_goes_away_leaves_the_run_file(nowhere: None, toy_distribution: Path, tmp_path: Path) -> None:
+    """As when a connection breaks: SIGHUP comes, and writing to the terminal fails from then on."""
+    import pty
+
+    with (toy_distribution / "toy.py").open("a") as plugin:
+        plugin.write(HANGING)
+    (tmp_path / "suite.py").write_text(SUITE)
+    command = [sys.executable, "-m", "pytest", "suite.py", "-p", "no:cacheprovider", "--harness-preset=smoke"]
+    environment = {"PYTHONPATH": str(toy_distribution), "PATH": os.environ["PATH"], "HOME": str(tmp_path)}
+    ours, theirs = pty.openpty()
+    with subprocess.Popen(
+        [*command, "--benchmark-json=run.json"],
+        env=environment,
+        cwd=tmp_path,
+        stdin=theirs,
+        stdout=theirs,
+        stderr=theirs,
+        start_new_session=True,
+    ) as run:
+        os.close(theirs)
+        os.set_blocking(ours, False)
+
+        def read_until_it_hangs() -> bool:
+            with contextlib.suppress(BlockingIOError):
+                os.read(ours, 2**16)
+            return hangs(tmp_path)
+
+        assert soon(read_until_it_hangs)
+        os.close(ours)
+        os.killpg(run.pid, signal.SIGHUP)
+    assert run.returncode != 0
+    assert names(tmp_path / "run.json") == [EAGER]
     assert list(tmp_path.glob("*.journal")) == []
 
 
@@ -249,3 +293,13 @@ def test_continuing_needs_a_run_and_excludes_a_comparison(suite: Suite) -> None:
 def test_continuing_where_nothing_is_left_measures_nothing(suite: Suite) -> None:
     suite(TOYS, "-k", "conv", "--benchmark-json=first.json")
     assert suite(TOYS, "-k", "conv", "--harness-continue=first.json").ret == NOTHING_MEASURED
+
+
+def test_a_device_gets_no_journal_beside_it(suite: Suite, journals: list[list[str]]) -> None:
+    os.mkfifo("pipe")
+    with ThreadPoolExecutor() as threads:
+        content = threads.submit(Path("pipe").read_text)
+        suite(TOYS, "-k", "conv and full", "--benchmark-json=pipe").assert_outcomes(passed=1, deselected=3)
+        assert len(json.loads(content.result())["benchmarks"]) == 1
+    assert journals
+    assert not list(Path().rglob("*.journal"))
