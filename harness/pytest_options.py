@@ -15,14 +15,21 @@ from harness.report.output import check_form
 from harness.store.shared import shared_url
 from harness.suite.matrix import PROTOCOLS
 from harness.suite.presets import PRESETS, Preset, preset
-from harness.text import DEFAULT_MARGIN, format_margin, parse_margin
+from harness.text import DEFAULT_MARGIN, format_margin, parse_duration, parse_margin
 
 if TYPE_CHECKING:
     from harness.run.options import Options
 
+
+def parse_budget(text: str) -> float:
+    """The seconds of a budget that a user wrote as a duration, or as 0."""
+    return 0.0 if text.strip() == "0" else parse_duration(text)
+
+
 CHECKS: Mapping[str, Callable[[str], object]] = {
     "--harness-preset": preset,
     "--harness-margin": parse_margin,
+    "--harness-budget": parse_budget,
     "--harness-gate": lambda text: policy(parse_rules(text)),
     "--harness-report": lambda text: check_form(Path(text)),
 }
@@ -37,6 +44,7 @@ REPEATED = tuple(
         "trusted",
         "margin",
         "processes",
+        "budget",
         "protocol",
         "device",
         "against",
@@ -82,7 +90,14 @@ def add_options(parser: pytest.Parser) -> None:
         "--harness-processes",
         type=int,
         metavar="N",
-        help="processes that time each cell, at least 2 (default: the preset's); more of them detect smaller changes",
+        help="processes that time each cell at first, at least 2 (default: the preset's); --harness-budget adds "
+        "more to undecided cells",
+    )
+    group.addoption(
+        "--harness-budget",
+        metavar="TIME",
+        help="how long a cell may be timed, as 10s or 2min: processes are added until its verdict is decided or "
+        "this is spent (default: the preset's); 0 adds none",
     )
     group.addoption(
         "--harness-protocol",
@@ -161,9 +176,12 @@ def repeated_options(config: pytest.Config) -> dict[str, str | None]:
 
 
 def chosen_preset(config: pytest.Config) -> Preset:
-    """Return the preset, with the number of processes of the command line."""
+    """Return the preset, with the number of processes and the budget of the command line."""
     chosen, processes = preset(config.getoption("--harness-preset")), config.getoption("--harness-processes")
-    return chosen if processes is None else dataclasses.replace(chosen, processes=processes)
+    if processes is not None:
+        chosen = dataclasses.replace(chosen, processes=processes)
+    budget = config.getoption("--harness-budget")
+    return chosen if budget is None else dataclasses.replace(chosen, budget=parse_budget(budget))
 
 
 def run_options(config: pytest.Config) -> Options:

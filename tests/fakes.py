@@ -47,16 +47,18 @@ class Workers:
     def __init__(self) -> None:
         self.renewed = 0
 
-    def time_pair(self, reference: Path, candidate: Path, processes: int, amount: Amount, **_: Any) -> PairedSamples:
+    def time_pair(
+        self, reference: Path, candidate: Path, processes: int, amount: Amount, first: int = 0, **_: Any
+    ) -> PairedSamples:
         assert reference.is_file()
         assert candidate.is_file()
-        base = np.random.default_rng(0).integers(*self.between, (processes, amount.pairs))
+        base = np.random.default_rng(0).integers(*self.between, (first + processes, amount.pairs))[first:]
         return PairedSamples(
             reference=base,
             candidate=base if reference == candidate else (base * self.speed).astype(int),
             reference_first=base % 2 == 0,
             inputs=base % 64,
-            environment=tuple(ENVIRONMENT | {"pid": pid} for pid in range(processes)),
+            environment=tuple(ENVIRONMENT | {"pid": first + index} for index in range(processes)),
             warmup=20,
             steady=True,
             canary=np.full((processes, 5, 5), 200_000),

@@ -139,7 +139,7 @@ def test_every_kind_of_signal_is_told() -> None:
         "spread": "spreads",
         "drift": "drifts",
         "moved": "moved",
-        "itself": "timed against a copy of itself",
+        "itself": "timed against a copy of itself",  # the A/A ratio
     }
     assert list(words) == list(SIGNALS)
     (section,) = re.findall(r"## When the machine is disturbed (.*?) ## ", PAGE)

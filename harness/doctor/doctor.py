@@ -28,11 +28,13 @@ from harness.measure.pool import PairedSamples, Workers
 from harness.measure.profile import resolve_allocator
 from harness.measure.timing import Amount
 from harness.stats.ratios import Ratio, minimum_detectable_effect, paired_ratio
-from harness.stats.verdict import MOST_PROCESSES, Verdict, decide_verdicts
+from harness.stats.verdict import MOST_PROCESSES, Comparison, Verdict, decide_verdicts
 from harness.text import format_margin, percent
 
 logger = logging.getLogger(__name__)
 PROCESSES, AMOUNT = 6, Amount(pairs=100, warmup=300)
+#: Each comparison is judged beside so many A/A runs, as in the presets quick and study.
+AA_RUNS = 3
 #: A/A comparisons; if they take more than SECONDS, fewer, but at least LEAST_COMPARISONS.
 COMPARISONS, LEAST_COMPARISONS, SECONDS = 8, 3, 40.0
 #: The planted slowdown in margins; a fit machine detects it.
@@ -157,17 +159,24 @@ def diagnose(margin: float, host: Host, aa_runs: Sequence[PairedSamples], plante
     """Diagnose a machine from A/A comparisons and the comparison with the ``planted`` slowdown.
 
     It is fit for the margin if a slowdown of twice the margin is detected in 4 of 5 comparisons, the planted one is
-    detected, no A/A comparison is faster or slower, and none was disturbed. Raises MeasureError for samples of a single
-    process.
+    detected, and no A/A comparison is faster or slower. Noise signals are shown, and decide nothing. Raises
+    MeasureError for samples of a single process.
     """
     first = aa_runs[0]
     ratios = [paired_ratio(samples.reference, samples.candidate) for samples in (*aa_runs, planted)]
     per_process = [ratio.per_process for ratio in ratios[:-1]]
-    effect = minimum_detectable_effect(per_process)
-    if effect is None:
+    detectable = minimum_detectable_effect(per_process, aa_runs=AA_RUNS)
+    if detectable is None:
         raise MeasureError("a diagnosis needs at least two processes")
+    effect = detectable.value
+    # Each comparison is judged as in a run: beside other A/A runs.
+    cells = [
+        Comparison(own, [*per_process[index + 1 :], *per_process[:index]][:AA_RUNS])
+        for index, own in enumerate(per_process)
+    ]
     # The planted slowdown is decided alone: as a true difference it would loosen the tests of the A/A comparisons.
-    verdicts = decide_verdicts(per_process, margin) + decide_verdicts([ratios[-1].per_process], margin)
+    verdicts = decide_verdicts(cells, margin)
+    verdicts += decide_verdicts([Comparison(ratios[-1].per_process, per_process[:AA_RUNS])], margin)
     *alone, slowed = (
         TimedComparison(ratio, verdict, tuple(noise_signals(samples, None if samples is first else first)))
         for samples, ratio, verdict in zip((*aa_runs, planted), ratios, verdicts, strict=True)
@@ -192,8 +201,8 @@ def diagnose(margin: float, host: Host, aa_runs: Sequence[PairedSamples], plante
 def _processes_needed(per_process: Sequence[Sequence[float]], margin: float) -> int | None:
     """Return the fewest processes whose MDE is at most the margin; None if more than MOST_PROCESSES."""
     for processes in range(2, MOST_PROCESSES + 1):
-        effect = minimum_detectable_effect(per_process, processes)
-        if effect is not None and effect <= margin:
+        effect = minimum_detectable_effect(per_process, processes, aa_runs=AA_RUNS)
+        if effect is not None and effect.value <= margin:
             return processes
     return None
 
@@ -220,12 +229,6 @@ def _troubles(
         yield (
             f"{different} of {len(aa_runs)} A/A comparisons were called faster or slower by more than {shown}, "
             "although both networks are equal: find what disturbs one of them, or use a larger margin"
-        )
-    disturbed = sum(comparison.disturbed for comparison in (*aa_runs, planted))
-    if disturbed:
-        yield (
-            f"{disturbed} of {len(aa_runs) + 1} comparisons were disturbed, and a run gives such cells no verdict: "
-            "try again while nothing else runs, and follow the advice"
         )
 
 

@@ -328,8 +328,11 @@ def _judge_pairs(timing: Timing, earlier: float | None, now: float | None, toler
 def _judge_ratios(
     old: Record, new: Record, before: Timing, now: Timing, same_file: bool, tolerance: Tolerance
 ) -> Finding:
-    """Judge the quotient of both runs' ratios to the reference, by Welch's t interval; the unit is the process."""
-    from harness.stats.ratios import quotient
+    """Judge the quotient of both runs' ratios to the reference, by Welch's t interval; the unit is the process.
+
+    Each run's A/A runs widen it. A run of version 0.1 may have discarded the ratio as contaminated.
+    """
+    from harness.stats.ratios import mean_log_ratio, quotient
 
     not_timed = f" ({new.against.reason})" if new.against is not None and new.against.reason else ""
     problem, contaminated = _incomparable(old, new), ""
@@ -346,7 +349,8 @@ def _judge_ratios(
     if contaminated:
         return _latency_finding("contaminated", tolerance, reason=contaminated)
     margin = max(tolerance.value, BETWEEN_RUNS)
-    change = FigureChange(*quotient(before.per_process, now.per_process))
+    earlier, later = (mean_log_ratio(timing.per_process, timing.aa_ratios) for timing in (before, now))
+    change = FigureChange(*quotient(earlier, later))
     kind, reason = classify(change.map(math.log), math.log1p(margin))
     if kind == "inconclusive" and same_file:  # only the runtime can have become slower, and that is not shown
         kind, reason = "fine", "the same file"

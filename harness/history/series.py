@@ -234,7 +234,7 @@ def _ratio(number: int, record: Record, reference: str) -> Point:
     value = _number(ratio.value, positive=True)
     low, high = _number(ratio.low, positive=True), _number(ratio.high, positive=True)
     error = _error_of_log(ratio, low, high, timing.processes)
-    left_out = "undefined" if value is None else ("contaminated" if record.disturbed else "")
+    left_out = "undefined" if value is None else ("contaminated" if record.contaminated else "")
     if record.reference != reference:
         left_out = "of another reference"
     return Point(number, value, low, high, error, left_out)
@@ -251,7 +251,7 @@ def _figure(number: int, record: Record, name: str) -> Point:
     value = _number(figure.value, positive=clock)
     interval = figure.interval
     low, high = (None, None) if interval is None else (_number(interval.low), _number(interval.high))
-    left_out = "undefined" if value is None else ("contaminated" if record.disturbed else "") if clock else ""
+    left_out = "undefined" if value is None else ("contaminated" if record.contaminated else "") if clock else ""
     return Point(number, value, low, high, left_out=left_out)
 
 

@@ -1,9 +1,11 @@
-"""Time a cell beside its reference, and the reference beside itself (the A/A run)."""
+"""Time a cell beside its reference until its verdict is decided, and the reference beside itself (A/A runs)."""
 
 from __future__ import annotations
 
 import dataclasses
 import random
+import time
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -12,16 +14,23 @@ from harness.keys import to_jsonable
 from harness.records.record import AARun, Confirmation, Cost, Interval, SignalRecord, Timing
 from harness.suite.matrix import Cell
 from harness.suite.presets import Preset
+from harness.text import pluralize
 
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
+    from harness.measure.noise import NoiseSignal
     from harness.measure.pool import PairedSamples, SingleSamples, Workers
     from harness.stats.ratios import Ratio
+    from harness.stats.verdict import Looks
 
 #: Untimed calls before the timed ones in study B's protocol, "single".
 SINGLE_WARMUP = 100
+#: The error rate of a verdict over all looks.
+LEVEL = 0.05
+#: Seconds after which A/A runs describe other minutes, and a new one replaces the oldest.
+AA_AGE = 120.0
 #: The sampled arrays that the run file gets.
 ARRAYS = ("reference", "candidate", "reference_first", "inputs")
 #: Samples for the run file: by array, a list for each process.
@@ -33,7 +42,7 @@ class Pair:
     """A cell with the two deployed files to compare, and the .npy file of the inputs that both get.
 
     ``aa_file`` is timed against itself (A/A run) to estimate noise; None stands for the reference. Pass a shared file
-    to avoid one A/A run per cell where each cell has its own reference. ``margin`` is the relative difference that
+    to avoid A/A runs of each reference where each cell has its own. ``margin`` is the relative difference that
     matters (0.01 is 1 %).
     """
 
@@ -64,45 +73,48 @@ class Samples:
     candidate_sha256: str
 
 
-@dataclasses.dataclass(frozen=True, eq=False)
-class _Measurement:
-    """One comparison in pairs: its samples, ratio and noise signals, and the A/A run beside it."""
+@dataclasses.dataclass(eq=False)
+class _AARun:
+    """The samples of an A/A run, and when it was made, in seconds of the clock."""
 
     samples: PairedSamples
-    ratio: Ratio
-    signals: list[SignalRecord]
-    aa_run: _Measurement | None
-
-    @property
-    def disturbed(self) -> bool:
-        return any(signal.beyond for signal in self.signals)
-
-    @property
-    def arrays(self) -> SampleArrays:
-        return {name: getattr(self.samples, name).tolist() for name in ARRAYS}
+    made: float
 
 
 class LatencyTimer:
-    """Times the cells of a run, one after the other."""
+    """Times the cells of a run, one after the other. ``clock`` gives seconds."""
 
-    def __init__(self, pool: Workers, preset: Preset) -> None:
+    def __init__(self, pool: Workers, preset: Preset, clock: Callable[[], float] = time.monotonic) -> None:
         self._pool = pool
         self._preset = preset
-        self._aa_runs: dict[tuple[Profile, str, Path, float], _Measurement] = {}
+        self._clock = clock
+        self._aa_runs: dict[tuple[Profile, str, Path], list[_AARun]] = {}
+        self._aa_count = 0
         self._single: dict[tuple[Profile, str, Path], SingleSamples] = {}
 
     def time(self, pair: Pair) -> tuple[Timing, Samples]:
         """Time a cell in pairs with its reference. Raises as the pool does.
 
-        A cell during which the machine was disturbed is timed once more, after its A/A run was repeated. The noise
-        signals alone decide on that, never the result.
+        Processes are added until the verdict on this cell alone is decided at the margin, or the budget is spent. The
+        A/A runs get as many processes; their time is not counted, because other cells share them. A reference as its
+        own candidate is its newest A/A run.
         """
-        measurement = self._measure(pair, self._aa_run(pair))
-        if measurement.disturbed:
-            measurement = self._measure(pair, self._aa_run(pair, repeat=True), "cell again")
-        samples = measurement.samples
-        timed = Samples(samples.candidate, measurement.arrays, samples.reference_sha256, samples.candidate_sha256)
-        return _timing(pair, measurement), timed
+        from harness.stats.verdict import Comparison, Looks, decide_alone
+
+        looks, processes = Looks(), self._preset.processes
+        aa_runs = self._aa_samples(pair, processes)
+        if pair.candidate == pair.reference:
+            looks.next(last=True)
+            return self._result(pair, aa_runs[-1], aa_runs, looks)
+        samples = self._measure(pair, "cell", processes)
+        while True:
+            more = self._preset.more_processes(processes, samples.wall)
+            comparison = Comparison(_ratios(samples), list(map(_ratios, aa_runs)), looks.next(last=more is None))
+            if more is None or decide_alone(comparison, pair.margin) != "inconclusive":
+                return self._result(pair, samples, aa_runs, looks)
+            processes = more
+            samples = self._measure(pair, "cell", processes, samples)
+            aa_runs = self._aa_samples(pair, processes)
 
     def time_single(self, pair: Pair) -> tuple[Timing, Samples]:
         """Time a cell as study B did: the mean of one process, and then the reference's mean of one process."""
@@ -120,62 +132,100 @@ class LatencyTimer:
         arrays = {"reference": [reference.times.tolist()], "candidate": [candidate.times.tolist()]}
         return timing, Samples(candidate.times[None], arrays, reference.sha256, candidate.sha256)
 
-    def confirm(self, pair: Pair) -> tuple[Confirmation, SampleArrays]:
-        """Time a cell that looks slower again, in the pool's present processes. Raises as the pool does.
+    def confirm(self, pair: Pair, timing: Timing) -> tuple[Confirmation, SampleArrays]:
+        """Time a cell that looks slower again, in as many of the pool's present processes. Raises as the pool does.
 
-        A confirmation during which the machine was disturbed is repeated once.
+        ``timing`` is the cell's first measurement, whose A/A runs widen the interval here too.
         """
-        measurement = self._measure(pair, None, "confirm")
-        if measurement.disturbed:
-            measurement = self._measure(pair, None, "confirm again")
-        ratio = measurement.ratio
-        confirmation = Confirmation(
-            ratio=_interval(ratio), per_process=list(ratio.per_process), signals=measurement.signals
-        )
-        return confirmation, measurement.arrays
-
-    def _aa_run(self, pair: Pair, repeat: bool = False) -> _Measurement:
-        """The A/A run in the cell's profile; made once for all cells that share it, unless ``repeat``."""
-        aa_pair = pair.aa_pair
-        key = (dataclasses.replace(pair.cell.profile, name=""), pair.cell.runtime, aa_pair.reference, pair.margin)
-        if repeat or key not in self._aa_runs:
-            measurement = self._measure(aa_pair, None, "itself again" if repeat else "itself")
-            if measurement.disturbed and not repeat:
-                measurement = self._measure(aa_pair, None, "itself again")
-            self._aa_runs[key] = measurement
-        return self._aa_runs[key]
-
-    def _measure(self, pair: Pair, aa_run: _Measurement | None, purpose: str = "cell") -> _Measurement:
-        """One comparison with its signals; a reference as its own candidate is its A/A run."""
-        from harness.measure.noise import aa_signal, noise_signals
-        from harness.measure.timing import Amount
         from harness.stats.ratios import paired_ratio
 
-        same_file = pair.candidate == pair.reference
-        if aa_run is not None and same_file:
-            return aa_run
-        preset = self._preset
+        samples = self._measure(pair, "confirm", timing.processes)
+        ratio = paired_ratio(samples.reference, samples.candidate, aa_runs=timing.aa_ratios)
+        interval = _interval(ratio, len(timing.aa_runs))
+        confirmation = Confirmation(ratio=interval, per_process=list(ratio.per_process), signals=_signals(samples))
+        return confirmation, _arrays(samples)
+
+    def _aa_samples(self, pair: Pair, processes: int) -> list[PairedSamples]:
+        """The A/A runs of these minutes in the cell's profile, the newest last, each of at least ``processes``.
+
+        All cells that share profile, runtime and file share them.
+        """
+        aa_pair = pair.aa_pair
+        key = (dataclasses.replace(pair.cell.profile, name=""), pair.cell.runtime, aa_pair.reference)
+        runs = self._aa_runs.setdefault(key, [])
+        for run in runs:
+            if len(run.samples.reference) < processes:
+                run.samples = self._measure(aa_pair, self._aa_purpose(), processes, run.samples)
+        while len(runs) < self._preset.aa_runs or self._clock() - runs[-1].made > AA_AGE:
+            runs.append(_AARun(self._measure(aa_pair, self._aa_purpose(), processes), self._clock()))
+            del runs[: -self._preset.aa_runs]
+        return [run.samples for run in runs]
+
+    def _aa_purpose(self) -> str:
+        self._aa_count += 1
+        return f"A/A {self._aa_count}"
+
+    def _measure(self, pair: Pair, purpose: str, processes: int, before: PairedSamples | None = None) -> PairedSamples:
+        """Time one comparison, or add processes to it; the order of the calls is drawn by ``purpose``."""
+        from harness.measure.timing import Amount
+
+        preset, first = self._preset, 0 if before is None else len(before.reference)
+        pairs = preset.paced_pairs if pair.cell.profile.pause else preset.pairs
+        amount = Amount(pairs, preset.warmup, seconds=preset.seconds)
+        if before is not None:
+            amount = Amount(before.reference.shape[1], before.warmup, until_steady=False)
         samples = self._pool.time_pair(
             profile=pair.cell.profile,
             runtime=pair.cell.runtime,
             reference=pair.reference,
             candidate=pair.candidate,
             inputs=pair.inputs,
-            processes=preset.processes,
-            amount=Amount(
-                preset.paced_pairs if pair.cell.profile.pause else preset.pairs, preset.warmup, seconds=preset.seconds
-            ),
+            processes=processes - first,
+            amount=amount,
             seed=random.Random(f"{purpose} {pair.cell.name}").getrandbits(32),
+            first=first,
         )
-        ratio = paired_ratio(samples.reference, samples.candidate)
-        signals = noise_signals(samples, None if aa_run is None else aa_run.samples)
-        if aa_run is not None or same_file:
-            signals.append(aa_signal(ratio if aa_run is None else aa_run.ratio, pair.margin))
-        records = [
-            SignalRecord(signal=signal.signal, value=signal.value, limit=signal.limit, beyond=signal.beyond)
-            for signal in signals
-        ]
-        return _Measurement(samples, ratio, records, aa_run)
+        return samples if before is None else before.joined(samples)
+
+    def _result(
+        self, pair: Pair, samples: PairedSamples, aa_runs: Sequence[PairedSamples], looks: Looks
+    ) -> tuple[Timing, Samples]:
+        """The record of a cell's timing, and its samples; ``looks`` were made, and the last one stopped it."""
+        import numpy as np
+
+        from harness.measure.noise import aa_signal
+        from harness.stats.ratios import paired_ratio
+
+        newest = aa_runs[-1]
+        is_aa_run = samples is newest
+        noise = [] if is_aa_run else list(map(_ratios, aa_runs))
+        ratio = paired_ratio(samples.reference, samples.candidate, 1 - looks.level, noise)
+        signals = _signals(samples, None if is_aa_run else newest)
+        signals.append(_signal_record(aa_signal(paired_ratio(newest.reference, newest.candidate), pair.margin)))
+        calls = samples.reference.sum() + samples.candidate.sum()
+        timing = Timing(
+            protocol="paired",
+            profile=to_jsonable(pair.cell.profile),
+            processes=ratio.processes,
+            pairs=ratio.pairs,
+            warmup=samples.warmup,
+            steady=samples.steady,
+            margin=pair.margin,
+            ratio=_interval(ratio, len(noise), looks.level),
+            bootstrap=_bootstrapped(samples, ratio),
+            per_process=list(ratio.per_process),
+            environment=[dict(entry) for entry in samples.environment],
+            involuntary_switches=[entry.involuntary_switches for entry in samples.disturbances],
+            load=to_jsonable(samples.load),
+            signals=signals,
+            canary=np.median(samples.canary, axis=2).astype(int).tolist(),
+            recorded_aa_runs=list(map(_aa_record, aa_runs)),
+            looks=looks.count,
+            level=looks.level,
+            cost=Cost(wall=samples.wall, calls=float(calls) / 1e9),
+        )
+        arrays = _arrays(samples)
+        return timing, Samples(samples.candidate, arrays, samples.reference_sha256, samples.candidate_sha256)
 
     def _measure_single(self, pair: Pair, file: Path) -> SingleSamples:
         key = (dataclasses.replace(pair.cell.profile, name=""), pair.cell.runtime, file)
@@ -186,53 +236,55 @@ class LatencyTimer:
         return self._single[key]
 
 
-def _timing(pair: Pair, measurement: _Measurement) -> Timing:
-    import numpy as np
+def _ratios(samples: PairedSamples) -> tuple[float, ...]:
+    """The ratio of each process."""
+    from harness.stats.ratios import per_process_ratios
 
-    samples, ratio = measurement.samples, measurement.ratio
-    calls = samples.reference.sum() + samples.candidate.sum()
-    return Timing(
-        protocol="paired",
-        profile=to_jsonable(pair.cell.profile),
-        processes=ratio.processes,
-        pairs=ratio.pairs,
-        warmup=samples.warmup,
-        steady=samples.steady,
-        margin=pair.margin,
-        ratio=_interval(ratio),
-        bootstrap=_bootstrapped(measurement),
-        per_process=list(ratio.per_process),
-        environment=[dict(entry) for entry in samples.environment],
-        involuntary_switches=[entry.involuntary_switches for entry in samples.disturbances],
-        load=to_jsonable(samples.load),
-        signals=measurement.signals,
-        canary=np.median(samples.canary, axis=2).astype(int).tolist(),
-        aa_run=_aa_record(measurement.aa_run or measurement),
-        cost=Cost(wall=samples.wall, calls=float(calls) / 1e9),
-    )
+    return per_process_ratios(samples.reference, samples.candidate)
 
 
-def _interval(ratio: Ratio) -> Interval:
+def _arrays(samples: PairedSamples) -> SampleArrays:
+    return {name: getattr(samples, name).tolist() for name in ARRAYS}
+
+
+def _signals(samples: PairedSamples, aa_run: PairedSamples | None = None) -> list[SignalRecord]:
+    from harness.measure.noise import noise_signals
+
+    return list(map(_signal_record, noise_signals(samples, aa_run)))
+
+
+def _signal_record(signal: NoiseSignal) -> SignalRecord:
+    return SignalRecord(signal=signal.signal, value=signal.value, limit=signal.limit, beyond=signal.beyond)
+
+
+def _interval(ratio: Ratio, aa_runs: int, level: float = LEVEL) -> Interval:
+    """The 95 % interval of a ratio; after a look at the ``level`` it is valid over all looks."""
     method = ratio.reason or f"Student's t over {ratio.processes} processes"
-    return Interval(ratio.ratio, ratio.low, ratio.high, ratio.level, method)
+    if not ratio.reason and aa_runs:
+        method += f", widened by {pluralize(aa_runs, 'A/A run')}"
+    if not ratio.reason and level < LEVEL:
+        method += ", valid over all looks"
+    return Interval(ratio.ratio, ratio.low, ratio.high, 1 - LEVEL, method)
 
 
-def _bootstrapped(measurement: _Measurement) -> Interval | None:
+def _bootstrapped(samples: PairedSamples, ratio: Ratio) -> Interval | None:
     from harness.stats.ratios import hierarchical_bootstrap
 
-    if measurement.ratio.processes < 2:
+    if ratio.processes < 2:
         return None
-    low, high = hierarchical_bootstrap(measurement.samples.reference, measurement.samples.candidate)
-    return Interval(measurement.ratio.ratio, low, high, 0.95, "hierarchical bootstrap over processes, then pairs")
+    low, high = hierarchical_bootstrap(samples.reference, samples.candidate)
+    return Interval(ratio.ratio, low, high, 0.95, "hierarchical bootstrap over processes, then pairs")
 
 
-def _aa_record(measurement: _Measurement) -> AARun:
-    from harness.stats.ratios import minimum_detectable_effect
+def _aa_record(samples: PairedSamples) -> AARun:
+    from harness.stats.ratios import minimum_detectable_effect, paired_ratio
 
+    ratio = paired_ratio(samples.reference, samples.candidate)
+    effect = minimum_detectable_effect([ratio.per_process], around_one=True)
     return AARun(
-        sha256=measurement.samples.reference_sha256,
-        ratio=_interval(measurement.ratio),
-        per_process=list(measurement.ratio.per_process),
-        smallest_change=minimum_detectable_effect([measurement.ratio.per_process], around_one=True),
-        disturbed=measurement.disturbed,
+        sha256=samples.reference_sha256,
+        ratio=_interval(ratio, 0),
+        per_process=list(ratio.per_process),
+        smallest_change=None if effect is None else effect.value,
+        disturbed=any(signal.beyond for signal in _signals(samples)),
     )

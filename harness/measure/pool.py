@@ -56,6 +56,14 @@ class PairedSamples:
     reference_sha256: str
     candidate_sha256: str
 
+    def joined(self, more: PairedSamples) -> PairedSamples:
+        """Add the samples of further processes, timed by the same number of calls."""
+        arrays = ("reference", "candidate", "reference_first", "inputs", "canary")
+        entries = ("environment", "collections", "disturbances")
+        together: dict[str, Any] = {name: np.concatenate([getattr(self, name), getattr(more, name)]) for name in arrays}
+        together |= {name: getattr(self, name) + getattr(more, name) for name in entries}
+        return dataclasses.replace(self, **together, wall=self.wall + more.wall)
+
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class SingleSamples:
@@ -111,19 +119,21 @@ class Workers:
         processes: int,
         amount: Amount,
         seed: int,
+        first: int = 0,
     ) -> PairedSamples:
         """Time two deployed files in pairs, in ``processes`` workers one after the other.
 
         The first process times ``amount``; the others make as many calls as it did. ``inputs`` is a .npy of examples
         (n, *input_shape). Reference and candidate may be the same file (A/A): each process then loads it twice. The
-        order in each process is drawn from ``seed``.
+        order in each process is drawn from ``seed``. To add processes to an earlier measurement, ``first`` skips the
+        workers that made it.
         """
         began = time.perf_counter()
         files = {"reference": _with_hash(reference), "candidate": _with_hash(candidate)}
-        crew = self._crew(self._crews, profile, processes)
+        crew = self._crew(self._crews, profile, first + processes)[first:]
         load_before = load()
         replies: list[Any] = []
-        for index, worker in enumerate(crew):
+        for index, worker in enumerate(crew, first):
             if replies:
                 amount = Amount(pairs=len(replies[0]["reference"]), warmup=replies[0]["warmup"], until_steady=False)
             reply = worker.ask(

@@ -59,7 +59,7 @@ class MetricValue(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True)
 
 
 class SignalRecord(msgspec.Struct, frozen=True, kw_only=True):
-    """A noise signal: a sign that the machine was disturbed. ``beyond`` its limit it contaminates the cell.
+    """A noise signal: a sign that the machine was disturbed, if it is ``beyond`` its limit. It decides nothing.
 
     ``value`` is None if the machine does not report it.
     """
@@ -77,10 +77,10 @@ class SignalRecord(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class AARun(msgspec.Struct, frozen=True, kw_only=True):
-    """The reference timed against a copy of itself in the same run and profile.
+    """The reference timed against a copy of itself in the same minutes and profile.
 
-    ``smallest_change`` is the relative change that the cell's number of processes would have detected with a power of
-    80 %. ``disturbed``: the machine was disturbed during the run, and during its repetition too.
+    ``smallest_change`` is the minimum detectable effect of as many processes, by their spread in this run alone.
+    ``disturbed``: a noise signal was beyond its limit.
     """
 
     sha256: str
@@ -104,9 +104,10 @@ class Confirmation(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class VerdictRecord(msgspec.Struct, frozen=True, kw_only=True):
-    """The verdict on a ratio at a ``margin`` (0.01 is 1 %): faster, slower, same, inconclusive, or contaminated.
+    """The verdict on a ratio at a ``margin`` (0.01 is 1 %): faster, slower, same or inconclusive.
 
-    ``p`` is adjusted for the cells of the matrix; ``processes_needed`` would decide an inconclusive cell.
+    ``p`` is adjusted for the looks and for the cells of the matrix; ``processes_needed`` would decide an inconclusive
+    cell. Version 0.1 also had "contaminated": the machine was disturbed, and the result discarded.
     """
 
     kind: str
@@ -126,6 +127,9 @@ class Cost(msgspec.Struct, frozen=True, kw_only=True):
 
 class Timing(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """How the latency was measured: ``ratio`` is candidate / reference, ``environment`` what each worker verified.
+
+    Processes were added until the verdict was decided or the budget spent: ``looks`` counts how often it was tested,
+    and ``level`` is the level of the last test.
 
     ``protocol`` is "paired" or "single" (study B's: the mean of one process), which has only the fields that both
     have. ``steady``: whether the warm-up ended with steady times; ``bootstrap``: a second interval of the ratio;
@@ -151,7 +155,11 @@ class Timing(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     load: dict[str, Any] = {}
     signals: list[SignalRecord] = []
     canary: list[list[int]] = []
-    aa_run: AARun | None = field(default=None, name="itself")
+    recorded_aa_runs: list[AARun] = field(default_factory=list, name="aa_runs")
+    #: Version 0.1 had one A/A run, here.
+    itself: AARun | None = None
+    looks: int = 1
+    level: float = 0.05
     cost: Cost | None = None
     #: It depends on the other cells of the matrix, so it stands in a section of the run file of its own and is attached
     #: on reading (harness.records.verdicts). Old files have it here.
@@ -168,9 +176,19 @@ class Timing(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
         return str(self.profile.get("pace", BACK_TO_BACK))
 
     @property
-    def disturbed(self) -> bool:
-        """Whether a signal is beyond its limit, or the verdict says "contaminated"."""
-        return bool(self.exceeded) or (self.verdict is not None and self.verdict.kind == "contaminated")
+    def aa_runs(self) -> list[AARun]:
+        """The A/A runs of the same minutes, the newest last; empty in the oldest files."""
+        return self.recorded_aa_runs or ([] if self.itself is None else [self.itself])
+
+    @property
+    def aa_ratios(self) -> list[list[float]]:
+        """The per-process ratios of each A/A run."""
+        return [run.per_process for run in self.aa_runs]
+
+    @property
+    def contaminated(self) -> bool:
+        """Whether the verdict is "contaminated", which only version 0.1 gave."""
+        return self.verdict is not None and self.verdict.kind == "contaminated"
 
 
 class ArtefactRef(msgspec.Struct, frozen=True):
@@ -267,9 +285,9 @@ class Record(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
         return None if self.timing is None else self.timing.protocol
 
     @property
-    def disturbed(self) -> bool:
-        """Whether the machine was disturbed while the cell was timed."""
-        return self.timing is not None and self.timing.disturbed
+    def contaminated(self) -> bool:
+        """Whether the verdict on the latency is "contaminated", which only version 0.1 gave."""
+        return self.timing is not None and self.timing.contaminated
 
     @property
     def verdict(self) -> VerdictRecord | None:

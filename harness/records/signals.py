@@ -14,6 +14,7 @@ class SignalSpec:
     PyTorch's benchmarks call a spread of 25 % gross; the other limits are ours, several times the values of an idle
     machine. A switch to a short task of the system hardly affects a long call, so only one switch per call is too many;
     the waiting shows whether other programs really had the CPU. The run's margin replaces the limit of the A/A signal.
+    A signal beyond its limit explains an inconclusive verdict and decides none: the A/A runs widen the intervals.
     """
 
     name: str

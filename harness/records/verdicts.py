@@ -31,29 +31,28 @@ Verdicts = Mapping[str, CellVerdicts]
 def decide(
     records: Iterable[Record], confirmations: Mapping[TimingId, Confirmation | str] = MappingProxyType({})
 ) -> Verdicts:
-    """Decide the verdict on each timing in pairs that states its margin.
+    """Decide the verdict on each timing in pairs that states its margin; a reference has none about itself.
 
     The cells of a matrix are judged together, because among many cells some look slower by chance. A cell is
     called slower only with its entry in ``confirmations``: the measurement of fresh processes, or the reason against.
     """
     by_cell: dict[str, dict[str, VerdictRecord]] = defaultdict(dict)
     for versus, family in _families(records):
-        for name, verdict in _decide_family(family):
+        for name, timing, verdict in _decide_family(family):
             if verdict.kind == "slower":
-                confirmation = confirmations.get((name, versus))
-                verdict = _confirmed(verdict, confirmation)
+                verdict = _confirmed(verdict, timing, confirmations.get((name, versus)))
             by_cell[name][versus] = verdict
     return {name: CellVerdicts(**verdicts) for name, verdicts in by_cell.items()}
 
 
-def suspects(records: Iterable[Record]) -> list[TimingId]:
+def suspects(records: Iterable[Record]) -> dict[TimingId, Timing]:
     """The timings that look slower and need confirmation by fresh processes, in the order of the records."""
-    return [
-        (name, versus)
+    return {
+        (name, versus): timing
         for versus, family in _families(records)
-        for name, verdict in _decide_family(family)
+        for name, timing, verdict in _decide_family(family)
         if verdict.kind == "slower"
-    ]
+    }
 
 
 def attach(records: Iterable[Record], verdicts: Verdicts) -> list[Record]:
@@ -79,7 +78,7 @@ def _families(records: Iterable[Record]) -> Iterator[tuple[Versus, list[tuple[st
     families: dict[tuple[Versus, float, str, str], list[tuple[str, Timing]]] = defaultdict(list)
     for record in records:
         timings: tuple[tuple[Versus, Timing | None], ...] = (
-            ("reference", record.timing),
+            ("reference", None if record.is_reference else record.timing),
             ("earlier", None if record.against is None else record.against.timing),
         )
         for versus, timing in timings:
@@ -89,23 +88,21 @@ def _families(records: Iterable[Record]) -> Iterator[tuple[Versus, list[tuple[st
         yield versus, family
 
 
-def _decide_family(family: Sequence[tuple[str, Timing]]) -> Iterator[tuple[str, VerdictRecord]]:
-    from harness.stats.verdict import decide_verdicts
+def _decide_family(family: Sequence[tuple[str, Timing]]) -> Iterator[tuple[str, Timing, VerdictRecord]]:
+    from harness.stats.verdict import Comparison, decide_verdicts, two_modes
 
     margin = family[0][1].margin
     assert margin is not None  # _families omits timings without a margin
-    undisturbed = [(name, timing) for name, timing in family if not timing.exceeded]
-    decided = decide_verdicts([timing.per_process for _, timing in undisturbed], margin)
-    verdicts = dict(zip((name for name, _ in undisturbed), decided, strict=True))
-    for name, timing in family:
-        if name in verdicts:
-            verdict = verdicts[name]
-            yield name, _verdict(margin, verdict.kind, verdict.reason, verdict.p, verdict.processes_needed)
-        else:
-            yield name, _verdict(margin, "contaminated", _sentences(timing))
+    cells = [Comparison(timing.per_process, timing.aa_ratios, timing.level) for _, timing in family]
+    for (name, timing), verdict in zip(family, decide_verdicts(cells, margin), strict=True):
+        reasons = [verdict.reason]
+        if verdict.kind == "inconclusive":
+            modes = two_modes(timing.per_process, margin)
+            reasons += ([] if modes is None else [str(modes)]) + [signal.sentence for signal in timing.exceeded]
+        yield name, timing, _verdict(margin, verdict.kind, "; ".join(reasons), verdict.p, verdict.processes_needed)
 
 
-def _confirmed(suspicion: VerdictRecord, confirmation: Confirmation | str | None) -> VerdictRecord:
+def _confirmed(suspicion: VerdictRecord, timing: Timing, confirmation: Confirmation | str | None) -> VerdictRecord:
     """The verdict on a cell that looks slower: slower if fresh processes confirm it, else inconclusive."""
     from harness.stats.verdict import confirms_slower
 
@@ -115,14 +112,11 @@ def _confirmed(suspicion: VerdictRecord, confirmation: Confirmation | str | None
         return _verdict(margin, "inconclusive", reason)
     if isinstance(confirmation, str):
         return _verdict(margin, "inconclusive", f"slower, but could not be timed again: {confirmation}")
-    if confirmation.exceeded:
-        reason = f"slower, but its confirmation was disturbed: {_sentences(confirmation)}"
-        verdict = _verdict(margin, "inconclusive", reason)
-    elif not confirms_slower(confirmation.per_process, margin):
+    verdict = suspicion
+    if not confirms_slower(confirmation.per_process, margin, timing.aa_ratios):
         reason = f"slower at first, but fresh processes gave {confirmation.ratio.value:.4f}"
-        verdict = _verdict(margin, "inconclusive", reason)
-    else:
-        verdict = suspicion
+        reasons = [reason, *(signal.sentence for signal in confirmation.exceeded)]
+        verdict = _verdict(margin, "inconclusive", "; ".join(reasons))
     return msgspec.structs.replace(verdict, confirmation=confirmation)
 
 
@@ -132,10 +126,6 @@ def _verdict(
     return VerdictRecord(
         kind=kind, margin=margin, p=p, processes_needed=processes_needed, reason=reason, confirmation=None
     )
-
-
-def _sentences(timing: Timing | Confirmation) -> str:
-    return "; ".join(signal.sentence for signal in timing.exceeded)
 
 
 def _with_verdicts(record: Record, verdicts: CellVerdicts) -> Record:

@@ -4,22 +4,29 @@ from __future__ import annotations
 
 import statistics
 from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING
 
 from harness.api.runtimes import BACK_TO_BACK
 from harness.records.record import Record, Timing
 from harness.text import format_margin, percent, pluralize
 
+if TYPE_CHECKING:
+    from harness.stats.ratios import DetectableEffect
+
 VERDICTS = (
-    "verdict: slower or faster by more than the margin, or the same within it. On average, at most 5 % of the "
-    "differences found in one matrix are false, and at most 5 % of the equalities; fresh processes confirmed each "
-    "slower. inconclusive (n): n processes would decide it in 4 of 5 runs. contaminated: the machine was disturbed, "
-    "twice. (Same: the 90 % interval lies within the margin; slower and faster: the 95 % interval lies beyond it.)"
+    "verdict: slower or faster by more than the margin, or the same within it; what the A/A runs of the same minutes "
+    "show of the machine widens every interval. On average, at most 5 % of the differences found in one matrix are "
+    "false, and at most 5 % of the equalities; fresh processes confirmed each slower. inconclusive (n): n processes "
+    "would decide it in 4 of 5 runs. (Slower and faster: the 95 % interval lies beyond the margin; same: the 90 % "
+    "interval lies within it. Both hold over all looks at a cell.)"
 )
 REGIMES = (
     "back-to-back: each timed call follows another call of the same network at once. A pause such as 20ms: the process "
     "sleeps so long before each timed call, as where a network is called now and then. Caches and clocks make the "
     "ratios of the two regimes differ."
 )
+#: Version 0.1 discarded results.
+CONTAMINATED = "contaminated, in runs of version 0.1: the machine was disturbed, and the result was discarded."
 #: The spread of fewer processes is too uncertain to report.
 MIN_PROCESSES = 4
 
@@ -48,35 +55,41 @@ def notes(records: Sequence[Record]) -> list[str]:
 
 
 def _detectable(timings: Sequence[Timing]) -> Iterator[str]:
-    """The minimum detectable effect, by the spread of the A/A run and by that of the cells."""
-    copies = {run.sha256: run for timing in timings if (run := timing.aa_run) is not None}
-    calm = [entry for entry in copies.values() if not entry.disturbed]
-    if not calm:
+    """The A/A runs, and the minimum detectable effect by their spread and by that of the cells."""
+    runs = list({(run.sha256, tuple(run.per_process)): run for timing in timings for run in timing.aa_runs}.values())
+    if not runs:
         return
-    values = [entry.ratio.value for entry in calm]
-    low, high = calm[0].ratio.low, calm[0].ratio.high
+    values = [run.ratio.value for run in runs]
+    low, high = runs[0].ratio.low, runs[0].ratio.high
     shown = f"{values[0]:.4f}" if len(values) == 1 else f"{min(values):.4f} to {max(values):.4f}"
     if len(values) == 1 and low is not None and high is not None:
         shown += f" [{low:.4f}, {high:.4f}]"
-    yield f"A/A run (the reference against itself): {shown}."
+    yield f"{pluralize(len(runs), 'A/A run')} (a reference against itself): {shown}."
     from harness.stats.ratios import minimum_detectable_effect
 
     processes = min(timing.processes for timing in timings)
     if processes < MIN_PROCESSES:
         yield f"The minimum detectable effect is unknown: {processes} processes are too few to estimate it."
         return
-    by_copies = minimum_detectable_effect([entry.per_process for entry in calm], processes, around_one=True)
-    cells = [timing.per_process for timing in timings if timing.per_process and not timing.exceeded]
-    by_cells = minimum_detectable_effect(cells, processes)
-    if by_copies is None:
+    beside = max(len(timing.aa_runs) for timing in timings)
+    ratios = [run.per_process for run in runs]
+    by_runs = minimum_detectable_effect(ratios, processes, around_one=True, aa_runs=beside)
+    cells = [timing.per_process for timing in timings if timing.per_process]
+    by_cells = minimum_detectable_effect(cells, processes, aa_runs=beside)
+    if by_runs is None:
         return
-    text = f"Minimum detectable effect with {processes} processes (power 80 %): {percent(by_copies)}"
+    text = f"Minimum detectable effect with {processes} processes (power 80 %): {_effect(by_runs)}"
     if by_cells is not None:
-        text += f" by the spread of the A/A run, {percent(by_cells)} by that of these cells"
+        text += f" by the spread of the A/A runs, {_effect(by_cells)} by that of these cells"
     margins = {verdict.margin for timing in timings if (verdict := timing.verdict)}
     if len(margins) == 1:
         text += f"; a verdict also needs the margin of {format_margin(margins.pop())}"
     yield f"{text}."
+
+
+def _effect(effect: DetectableEffect) -> str:
+    """The effect with its 90 % interval."""
+    return f"{percent(effect.value)} [{percent(effect.low)}, {percent(effect.high)}]"
 
 
 def _warmup(timings: Sequence[Timing]) -> Iterator[str]:

@@ -229,8 +229,8 @@ def _trace(cell: RunCell, report: Report, shared: Shared) -> dict[str, Any]:
         }
         if (verdict := timing.verdict) is not None:
             facts["verdict"] = f"{verdict.kind}: {verdict.reason}"
-        if timing.aa_run is not None:
-            facts["A/A run@"] = shared.index(_interval(timing.aa_run.ratio))
+        if timing.aa_runs:
+            facts["A/A run@"] = shared.index(_interval(timing.aa_runs[-1].ratio))
     return facts
 
 

@@ -30,7 +30,7 @@ from harness.report.model import (
     step_axes,
     warnings_of,
 )
-from harness.report.noise import REGIMES, VERDICTS, notes
+from harness.report.noise import CONTAMINATED, REGIMES, VERDICTS, notes
 from harness.run.declarations import figures_by_role
 from harness.text import fit_table, format_margin, one_line, printable
 
@@ -94,6 +94,8 @@ def network_tables(records: Sequence[Record], width: int = 120) -> str:
         legends.append(REGIMES)
     if any(record.verdict for record in records):
         legends.append(VERDICTS)
+    if any(record.contaminated for record in records):
+        legends.append(CONTAMINATED)
     return "\n\n".join([*(_table(group, width) for group in groups.values()), *legends])
 
 

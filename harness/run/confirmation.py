@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from harness.errors import HarnessError
 from harness.measure.latency import LatencyTimer, Pair, SampleArrays
-from harness.records.record import Confirmation, Record
+from harness.records.record import Confirmation, Record, Timing
 from harness.records.verdicts import TimingId, Versus, suspects
 from harness.text import pluralize
 
@@ -37,7 +37,9 @@ class Confirmations:
 
     def run(self, records: Sequence[Record]) -> None:
         """Time the cells of these records that look slower again, unless that was tried before."""
-        waiting = [timing_id for timing_id in suspects(records) if timing_id not in self.results]
+        waiting = {
+            timing_id: timing for timing_id, timing in suspects(records).items() if timing_id not in self.results
+        }
         for versus, model in VERSUS.items():
             family = [timing_id for timing_id in waiting if timing_id[1] == versus]
             if not family:
@@ -46,10 +48,10 @@ class Confirmations:
             logger.info(f"{pluralize(len(family), 'cell')} {is_slower} {model}; timing {it} in fresh processes")
             self._pool.renew()
             for timing_id in family:
-                self._confirm(timing_id)
+                self._confirm(timing_id, waiting[timing_id])
 
-    def _confirm(self, timing_id: TimingId) -> None:
+    def _confirm(self, timing_id: TimingId, timing: Timing) -> None:
         try:
-            self.results[timing_id], self.samples[timing_id] = self._timer.confirm(self._pairs[timing_id])
+            self.results[timing_id], self.samples[timing_id] = self._timer.confirm(self._pairs[timing_id], timing)
         except HarnessError as error:
             self.results[timing_id] = str(error)

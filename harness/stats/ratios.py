@@ -6,16 +6,21 @@ The independent unit is the process: samples of different processes are never po
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Sequence
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
-from scipy import stats
+from scipy import special, stats
 
 from harness.errors import MeasureError, UsageError
+from harness.stats.estimates import Mean, welch_difference
 
 #: A percentile is reported only if at least two samples lie beyond it with this confidence.
 PERCENTILE_CONFIDENCE = 0.99
+
+#: Log ratios are rounded to this many decimals, far finer than any clock: 1 / 1.01 then lies exactly on the margin 1 %.
+DECIMALS = 12
 
 #: Times that a bootstrap resamples at once (16 bytes each); this bounds its memory.
 RESAMPLED_AT_ONCE = 2_000_000
@@ -39,27 +44,57 @@ class Ratio:
     reason: str | None = None
 
 
-def paired_ratio(reference: ArrayLike, candidate: ArrayLike, level: float = 0.95) -> Ratio:
+def mean_log_ratio(per_process: Sequence[float], aa_runs: Sequence[Sequence[float]] = ()) -> Mean:
+    """Compute the mean log ratio of one comparison, with the standard error that the A/A runs enlarge.
+
+    Both arguments are per-process ratios; ``aa_runs`` are of a file compared with itself, in the same minutes. With P
+    processes of standard deviation s, and K A/A runs whose mean log ratios are y(1) to y(K), the squared error is
+
+        s² / P + (y(1)² + ... + y(K)²) / K
+
+    The true y is 0, so each y² is a direct observation of the squared error that the machine gives to a ratio. It
+    includes a shift that all processes of a comparison share, which s cannot show. The degrees of freedom of the sum
+    are Satterthwaite's (1946, doi:10.2307/3002019), from P - 1 and K. Without A/A runs this is the error of Student's
+    t test; the error is None for fewer than two processes.
+
+    Raises MeasureError for ratios that are not positive and finite, and if there is none.
+    """
+    logs = np.round(log_ratios(per_process), DECIMALS)
+    if not len(logs):
+        raise MeasureError("a mean ratio needs at least one process")
+    if len(logs) < 2:
+        return Mean(float(logs[0]))
+    # The mean of equal numbers need not be that number.
+    centre, deviation = (float(logs[0]), 0.0) if np.ptp(logs) == 0 else (float(logs.mean()), float(logs.std(ddof=1)))
+    mean = Mean(centre, deviation / math.sqrt(len(logs)), len(logs) - 1)
+    shifts = [float(np.round(log_ratios(run), DECIMALS).mean()) for run in aa_runs if len(run)]
+    if not shifts:
+        return mean
+    return welch_difference(mean, Mean(0.0, float(np.sqrt(np.mean(np.square(shifts)))), len(shifts)))
+
+
+def per_process_ratios(reference: ArrayLike, candidate: ArrayLike) -> tuple[float, ...]:
+    """Compute the ratio of each process, exp of the median log ratio of its pairs. Raises as `paired_ratio`."""
+    return tuple(float(ratio) for ratio in np.exp(np.median(_paired_logs(reference, candidate), axis=1)))
+
+
+def paired_ratio(
+    reference: ArrayLike, candidate: ArrayLike, level: float = 0.95, aa_runs: Sequence[Sequence[float]] = ()
+) -> Ratio:
     """Compute the ratio of paired times ``reference`` and ``candidate``, both (processes, pairs), in the same unit.
 
-    The ratio is exp of the mean over processes of the median log ratio, with Student's t interval over processes. The
-    process is the unit (Kalibera and Jones, ISMM 2013, doi:10.1145/2464157.2464160): the samples of one process share
-    its memory layout, so their spread does not predict the next process. Raises MeasureError for unpaired or empty
-    arrays and for times that are not positive.
+    The ratio is exp of the mean over processes of the median log ratio, with Student's t interval over processes that
+    ``aa_runs`` widen (`mean_log_ratio`). The process is the unit (Kalibera and Jones, ISMM 2013,
+    doi:10.1145/2464157.2464160): the samples of one process share its memory layout, so their spread does not predict
+    the next process. Raises MeasureError for unpaired or empty arrays and for times that are not positive.
     """
     _check_share("level", level)
-    logs = _paired_logs(reference, candidate)
-    processes, pairs = logs.shape
-    medians = np.median(logs, axis=1)
-    centre = float(medians.mean())
-    low = high = reason = None
-    if processes < 2:
-        reason = "an interval over processes needs at least two processes"
-    else:
-        half = float(stats.t.ppf((1 + level) / 2, processes - 1) * stats.sem(medians))
-        low, high = float(np.exp(centre - half)), float(np.exp(centre + half))
-    each = tuple(float(value) for value in np.exp(medians))
-    return Ratio(float(np.exp(centre)), low, high, level, processes, pairs, each, reason)
+    each = per_process_ratios(reference, candidate)
+    processes, pairs = np.shape(reference)
+    mean = mean_log_ratio(each, aa_runs)
+    low, high = (None if bound is None else math.exp(bound) for bound in mean.bounds(level))
+    reason = None if processes >= 2 else "an interval over processes needs at least two processes"
+    return Ratio(math.exp(mean.value), low, high, level, processes, pairs, each, reason)
 
 
 def hierarchical_bootstrap(
@@ -91,22 +126,34 @@ def hierarchical_bootstrap(
     return float(low), float(high)
 
 
+@dataclasses.dataclass(frozen=True)
+class DetectableEffect:
+    """A minimum detectable effect (MDE), a relative change (0.004 is 0.4 %), with its 90 % interval."""
+
+    value: float
+    low: float
+    high: float
+
+
 def minimum_detectable_effect(
     per_process: Sequence[Sequence[float]],
     processes: int | None = None,
     power: float = 0.8,
     level: float = 0.95,
     around_one: bool = False,
-) -> float | None:
-    """Compute the minimum detectable effect (MDE), a relative change: 0.004 is 0.4 %.
+    aa_runs: int = 0,
+) -> DetectableEffect | None:
+    """Compute the minimum detectable effect (MDE) of a comparison.
 
     A comparison of P processes finds a change of this size with probability ``power``: its interval at ``level``
-    excludes 1. A verdict at a margin needs the margin in addition. The MDE is
+    excludes 1. A verdict at a margin needs the margin in addition. The MDE is exp(d * e) - 1, where e is the standard
+    error of the mean log ratio, and d the noncentrality at which the noncentral t distribution exceeds Student's
+    quantile with that probability. Without A/A runs e is s / sqrt(P), with P - 1 degrees of freedom; ``aa_runs`` of
+    P processes each, as noisy as the comparison, enlarge it (`mean_log_ratio`).
 
-        exp((t((1 + level) / 2, P - 1) + t(power, P - 1)) * s / sqrt(P)) - 1
-
-    where s is the standard deviation of the log ratios, pooled over the comparisons. Deviations are from the mean of
-    each comparison or, with ``around_one``, from 0, the true log ratio of an A/A run.
+    s is the standard deviation of the log ratios, pooled over the comparisons. Deviations are from the mean of each
+    comparison or, with ``around_one``, from 0, the true log ratio of an A/A run. The interval is that of s, by the
+    chi-square distribution.
 
     ``per_process`` holds the per-process ratios of each A/A comparison. P is ``processes``, by default the smallest
     number of processes of any comparison that has at least two. Returns None if no comparison has two processes. Raises
@@ -122,28 +169,34 @@ def minimum_detectable_effect(
     freedom = sum(len(logs) - (0 if around_one else 1) for logs in comparisons)
     centres = [0.0 if around_one else logs.mean() for logs in comparisons]
     squares = sum(np.square(logs - centre).sum() for logs, centre in zip(comparisons, centres, strict=True))
-    deviation = np.sqrt(squares / freedom)
     planned = processes or min(map(len, comparisons))
-    quantiles = stats.t.ppf((1 + level) / 2, planned - 1) + stats.t.ppf(power, planned - 1)
-    return float(np.expm1(quantiles * deviation / np.sqrt(planned)))
+    unit = Mean(0.0, 1 / math.sqrt(planned), planned - 1)
+    if aa_runs:
+        unit = welch_difference(unit, Mean(0.0, 1 / math.sqrt(planned), aa_runs))
+    assert unit.error is not None
+    effect = noncentrality((1 - level) / 2, power, unit.freedom) * unit.error * math.sqrt(squares / freedom)
+    low, high = (math.sqrt(freedom / special.chdtri(freedom, tail)) for tail in (0.05, 0.95))
+    return DetectableEffect(*(math.expm1(effect * factor) for factor in (1.0, low, high)))
 
 
-def quotient(before: Sequence[float], now: Sequence[float], level: float = 0.95) -> tuple[float, float, float]:
+def noncentrality(tail: float, power: float, freedom: float) -> float:
+    """Compute the effect, in standard errors, that a one-sided t test at the level ``tail`` finds with this power."""
+    return float(special.nctdtrinc(freedom, 1 - power, special.stdtrit(freedom, 1 - tail)))
+
+
+def quotient(before: Mean, now: Mean, level: float = 0.95) -> tuple[float, float, float]:
     """Compute how a ratio changed between two runs: estimate, low and high of now / before.
 
-    Both arguments are per-process ratios. The interval is exp of Welch's t interval for the difference of the mean
-    logs, because the runs' processes are independent and may differ in spread. Raises MeasureError for fewer than two
-    processes in either run.
+    Both arguments are mean log ratios (`mean_log_ratio`). The interval is exp of Welch's t interval for their
+    difference, because the runs' processes are independent and may differ in spread. Raises MeasureError for fewer than
+    two processes in either run.
     """
     _check_share("level", level)
-    old, new = log_ratios(before), log_ratios(now)
-    if min(len(old), len(new)) < 2:
+    difference = welch_difference(now, before)
+    low, high = difference.bounds(level)
+    if low is None or high is None:
         raise MeasureError("comparing the ratios of two runs needs at least two processes in each run")
-    centre = float(new.mean() - old.mean())
-    if np.ptp(old) == 0 and np.ptp(new) == 0:
-        return (float(np.exp(centre)),) * 3
-    interval = stats.ttest_ind(new, old, equal_var=False).confidence_interval(level)
-    return float(np.exp(centre)), float(np.exp(interval.low)), float(np.exp(interval.high))
+    return math.exp(difference.value), math.exp(low), math.exp(high)
 
 
 def log_ratios(per_process: Sequence[float]) -> NDArray[np.float64]:

@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 
 from harness.api import Architecture, Phase, Training
 from harness.errors import CellError, UsageError, nearest
+
+#: Processes are added to an undecided cell up to this number: each takes some 200 MB.
+SAMPLING_LIMIT = 12
 
 
 @dataclasses.dataclass(frozen=True)
@@ -14,9 +18,11 @@ class Preset:
 
     Each of ``processes`` times ``pairs`` pairs after at most ``warmup`` untimed calls; warm-up ends once the latency is
     steady. ``seconds`` is the approximate time per process after which both are cut short (None: never). Where the
-    profile has a pause before each timed call, ``paced_pairs`` are timed, because pauses take their time. The single
-    protocol times ``calls`` calls, or with pauses as many as all processes would in pairs. ``seeds`` limits the seeds
-    of a matrix, ``evaluation`` the number of validation and of test examples; None means no limit.
+    profile has a pause before each timed call, ``paced_pairs`` are timed, because pauses take their time. A cell that
+    these processes leave undecided gets more of them, until it has taken ``budget`` seconds or has `SAMPLING_LIMIT`.
+    ``aa_runs`` is the number of A/A runs in the same minutes. The single protocol times ``calls`` calls, or with pauses
+    as many as all processes would in pairs. ``seeds`` limits the seeds of a matrix, ``evaluation`` the number of
+    validation and of test examples; None means no limit.
     """
 
     name: str
@@ -26,9 +32,20 @@ class Preset:
     paced_pairs: int
     warmup: int
     calls: int
+    budget: float = 0.0
+    aa_runs: int = 3
     seconds: float | None = None
     seeds: int | None = None
     evaluation: int | None = None
+
+    def more_processes(self, processes: int, seconds: float) -> int | None:
+        """The number of processes at the next look at a cell; None if that exceeds the budget or the most.
+
+        ``seconds`` is what these ``processes`` took. The ratios must not count: whether a look is the last depends on
+        the time alone.
+        """
+        more = min(SAMPLING_LIMIT, math.ceil(1.5 * processes))
+        return more if more > processes and seconds * more / processes <= self.budget else None
 
     def training(self, architecture: Architecture, phase: Phase) -> Training:
         """Return the architecture's training, shortened to this preset. Raises CellError if it is not a Training."""
@@ -67,6 +84,7 @@ PRESETS = {
             paced_pairs=12,
             warmup=60,
             calls=50,
+            aa_runs=1,
             seconds=0.2,
             seeds=1,
             evaluation=512,
@@ -79,6 +97,7 @@ PRESETS = {
             paced_pairs=16,
             warmup=100,
             calls=300,
+            budget=10.0,
             seconds=0.3,
             seeds=1,
         ),
@@ -91,6 +110,7 @@ PRESETS = {
             paced_pairs=40,
             warmup=300,
             calls=1000,
+            budget=60.0,
         ),
     )
 }

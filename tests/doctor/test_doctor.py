@@ -15,7 +15,7 @@ import pytest
 from fakes import logged
 from hypothesis import given
 from hypothesis import strategies as st
-from scipy import stats
+from scipy import optimize, stats
 
 from harness.doctor import doctor
 from harness.doctor.doctor import Diagnosis, Host, diagnose, examine
@@ -65,9 +65,17 @@ def of(itself: Sequence[PairedSamples], planted: PairedSamples = SLOWED, margin:
     return diagnose(margin, HOST, itself, planted)
 
 
+def effect_of(deviation: float, processes: int = 6) -> float:
+    """The change that so many processes detect beside three A/A runs, by the noncentral t distribution."""
+    freedom = 4 / (1 / (processes - 1) + 1 / 3)
+    limit = stats.t.ppf(0.975, freedom)
+    errors = optimize.brentq(lambda effect: stats.nct.sf(limit, freedom, effect) - 0.8, 0, 50)
+    return float(np.expm1(errors * deviation * np.sqrt(2 / processes)))
+
+
 def deviation_of(change: float) -> float:
     """The standard deviation of six log ratios with which that change is just detected."""
-    return float(np.log1p(change) * np.sqrt(6) / (stats.t.ppf(0.975, 5) + stats.t.ppf(0.8, 5)))
+    return float(np.log1p(change) / np.log1p(effect_of(1.0)))
 
 
 # ------------------------------------------------------------------------------------------------------- diagnosing
@@ -89,14 +97,13 @@ def test_the_smallest_change_is_pooled_over_the_comparisons_and_has_no_part_of_t
     deviations, ratios = (0.001, 0.003, 0.002), (1.0, 0.999, 1.002)
     found = of([samples(ratio, deviation) for ratio, deviation in zip(ratios, deviations, strict=True)])
     pooled = np.sqrt(np.mean(np.square(deviations)))
-    expected = np.expm1((stats.t.ppf(0.975, 5) + stats.t.ppf(0.8, 5)) * pooled / np.sqrt(6))
-    assert found.smallest_change == pytest.approx(expected, rel=1e-5)
+    assert found.smallest_change == pytest.approx(effect_of(pooled), rel=1e-4)
 
 
 @pytest.mark.parametrize(("change", "fit"), [(0.99 * MARGIN, True), (1.01 * MARGIN, False)])
 def test_the_smallest_change_must_be_within_the_margin(change: float, fit: bool) -> None:
     found = of([samples(deviation=deviation_of(change))] * 4)
-    assert found.smallest_change == pytest.approx(change, rel=1e-5)
+    assert found.smallest_change == pytest.approx(change, rel=1e-4)
     assert found.fit is fit
     if not fit:
         (trouble,) = found.troubles
@@ -105,29 +112,25 @@ def test_the_smallest_change_must_be_within_the_margin(change: float, fit: bool)
 
 
 def test_a_noisy_machine_is_told_which_margin_it_is_good_for() -> None:
-    noisy = [samples(deviation=deviation_of(0.034))] * 4
-    (trouble,) = of(noisy, samples(1.02, deviation=deviation_of(0.034))).troubles
-    assert "only slowdowns of 4.4 % or more are detected in 4 of 5 comparisons" in trouble
+    noisy = [samples(deviation=deviation_of(0.03))] * 4
+    (trouble,) = of(noisy, samples(1.02, deviation=deviation_of(0.03))).troubles
+    assert "only slowdowns of 4 % or more are detected in 4 of 5 comparisons" in trouble
     assert "instead of twice the margin (2 %): use a margin of at least 4 %, or about 46 processes" in trouble
     assert of(noisy, samples(1.08), margin=0.04).fit
 
 
-@pytest.mark.parametrize("change", [0.004, 0.02, 0.034])
+@pytest.mark.parametrize("change", [0.004, 0.02, 0.03])
 def test_so_many_processes_are_needed_and_no_fewer(change: float) -> None:
     deviation = deviation_of(change)
     needed = of([samples(deviation=deviation)] * 4).processes_needed
     assert needed is not None
-    resolved = [
-        np.expm1((stats.t.ppf(0.975, count - 1) + stats.t.ppf(0.8, count - 1)) * deviation / np.sqrt(count))
-        for count in (needed - 1, needed)
-        if count > 1
-    ]
+    resolved = [effect_of(deviation, count) for count in (needed - 1, needed) if count > 1]
     assert resolved[-1] <= MARGIN
     assert all(value > MARGIN for value in resolved[:-1])
 
 
 def test_beyond_so_many_processes_more_of_them_are_no_advice() -> None:
-    found = of([samples(deviation=deviation_of(0.3))] * 4, samples(1.02, deviation=deviation_of(0.3)))
+    found = of([samples(deviation=deviation_of(0.299))] * 4, samples(1.02, deviation=deviation_of(0.299)))
     assert found.processes_needed is None
     assert "at least 30 %" in found.troubles[0]
     assert "processes" not in found.troubles[0]
@@ -135,10 +138,10 @@ def test_beyond_so_many_processes_more_of_them_are_no_advice() -> None:
 
 @pytest.mark.parametrize("ratio", [1.03, 0.97])
 def test_a_network_that_differs_from_itself_is_a_trouble(ratio: float) -> None:
-    found = of([samples(), samples(ratio), samples()])
+    found = of([samples()] * 3 + [samples(ratio)])
     assert not found.fit
     (trouble,) = found.troubles
-    assert trouble.startswith("1 of 3 A/A comparisons were called faster or slower by more than 1 %")
+    assert trouble.startswith("1 of 4 A/A comparisons were called faster or slower by more than 1 %")
 
 
 def test_a_planted_slowdown_that_is_missed_is_a_trouble() -> None:
@@ -170,12 +173,11 @@ ELSEWHERE = np.full((6, 5, 5), 300_000)
         ([samples(), samples(collections=(0, 0, 1, 0, 0, 0))], SLOWED, {"collections"}),
     ],
 )
-def test_a_comparison_that_was_disturbed_is_a_trouble(
+def test_a_disturbance_is_shown_and_decides_nothing(
     itself: list[PairedSamples], planted: PairedSamples, signals: set[str]
 ) -> None:
     found = of(itself, planted)
-    assert not found.fit
-    assert found.troubles[0].startswith("1 of 3 comparisons were disturbed")
+    assert found.fit
     beyond = {entry.signal for one in (*found.itself, found.planted) for entry in one.findings if entry.beyond}
     assert beyond == signals
 

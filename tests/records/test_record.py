@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -195,16 +196,28 @@ def test_a_record_answers_how_it_was_timed() -> None:
     assert slower.kind == "slower"
 
 
-def test_a_record_answers_whether_it_was_disturbed() -> None:
-    signal = {"signal": "steal", "value": 0.5, "limit": 0.01}
-    beyond, within = ([signal | {"beyond": answer}] for answer in (True, False))
-    answers = [decoded(cell(timing={"signals": signals})).disturbed for signals in (beyond, within)]
-    assert answers == [True, False]
-    assert decoded(contaminated()).disturbed
-    assert not decoded(cell(None)).disturbed
+def test_only_old_records_are_contaminated() -> None:
+    signals = [{"signal": "steal", "value": 0.5, "limit": 0.01, "beyond": True}]
+    assert not decoded(cell(timing={"signals": signals})).contaminated
+    assert decoded(contaminated()).contaminated
+    assert not decoded(cell(None)).contaminated
     timing = decoded(complete()).timing
     assert timing is not None
     assert [signal.signal for signal in timing.exceeded] == ["steal"]
+
+
+def test_the_one_a_a_run_of_old_records_is_read_as_a_list_of_one() -> None:
+    timing = decoded(complete()).timing
+    assert timing is not None
+    assert timing.itself is not None
+    assert timing.aa_runs == [timing.itself]
+    assert timing.aa_ratios == [[1.0]]
+    assert (timing.looks, timing.level) == (1, 0.05)
+    newer = msgspec.structs.replace(timing, itself=None, recorded_aa_runs=[timing.itself] * 2)
+    assert newer.aa_runs == [timing.itself] * 2
+    bare = decoded(cell()).timing
+    assert bare is not None
+    assert bare.aa_runs == []
 
 
 def test_a_record_answers_for_its_figures_and_its_name() -> None:

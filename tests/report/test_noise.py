@@ -63,30 +63,47 @@ def test_verdicts_of_several_seeds_are_counted() -> None:
 
 
 def test_the_resolution_is_worked_out_from_the_comparison_with_itself_and_from_the_cells() -> None:
-    # Logs 0.001, -0.001, 0.002, 0: about 0, s = sqrt(6e-6 / 4) = 0.00122, and (t(.975, 3) + t(.8, 3)) s / 2 =
-    # (3.182 + 0.978) * 0.000612 = 0.25 %; about their mean, s = 0.00129 and 0.27 %.
+    # Logs 0.001, -0.001, 0.002, 0: about 0, s = sqrt(6e-6 / 4) = 0.001224 with 4 degrees of freedom; with one A/A run
+    # the error is s sqrt(1 / 4 + 1 / 4) with 3 degrees: 4.255898 * 0.000866 = 0.37 %. The 90 % interval has the factors
+    # sqrt(4 / 9.488) and sqrt(4 / 0.711). About the mean, s = 0.00129 and 0.39 %.
     wider = timed("slower", pruning="half")
     assert wider["timing"] is not None
     wider["timing"]["per_process"] = [1.101, 1.099, 1.102, 1.1]  # 1/1.1 of that spread, about another mean
     (itself, resolution, cost) = notes([timed(), wider])
-    assert itself == "A/A run (the reference against itself): 1.0005 [0.9985, 1.0025]."
-    assert "effect with 4 processes (power 80 %): 0.25 % by the spread of the A/A run, 0.26 %" in resolution
+    assert itself == "1 A/A run (a reference against itself): 1.0005 [0.9985, 1.0025]."
+    assert "effect with 4 processes (power 80 %): 0.37 % [0.24 %, 0.88 %] by the spread of the A/A runs, " in resolution
     assert "a verdict also needs the margin of 1 %" in resolution
     assert cost == "Timing a cell took 2.0 s (median), 0.5 s of it outside the timed calls."
 
 
 def test_several_references_are_pooled() -> None:
     noisy = timed(seed=1, sha256="b", per_process=[1.01, 0.99, 1.02, 1.0])
-    assert "(power 80 %): 1.8 % by the spread of the A/A run" in notes([timed(), noisy])[1]
+    # The squares are those of logs .001 -.001 .002 0 and of .00995 -.01005 .0198 0: s = .00868 of 8 values.
+    assert "(power 80 %): 2.6 % [1.9 %, 4.6 %] by the spread of the A/A runs" in notes([timed(), noisy])[1]
 
 
-def test_what_was_disturbed_has_no_part_in_it() -> None:
-    wild = timed("contaminated", pruning="half")
-    assert wild["timing"] is not None
-    wild["timing"]["per_process"] = [0.5, 2.0, 1.0, 1.5]
+def test_the_note_gives_the_range_of_all_a_a_runs() -> None:
+    several = timed()
+    runs = [several["timing"]["itself"] | {"per_process": [1.0, value]} for value in (1.01, 0.98, 1.03)]
+    for run, value in zip(runs, (1.0012, 0.9877, 1.0151), strict=True):
+        run["ratio"] = interval(value, 0.9, 1.1)
+    several["timing"] |= {"aa_runs": runs}
+    same = timed("slower", pruning="half")
+    same["timing"] |= {"aa_runs": runs[1:]}
+    assert notes([several, same])[0] == "3 A/A runs (a reference against itself): 0.9877 to 1.0151."
+
+
+def test_what_was_disturbed_has_its_part_in_it() -> None:
     disturbed = timed(seed=1, sha256="b", per_process=[1.1, 0.9, 1.2, 1.0], disturbed=True)
-    assert "0.25 % by the spread of the A/A run, 0.27 % by" in notes([timed(), wild, disturbed])[1]
-    assert not any("A/A run" in line for line in notes([disturbed]))
+    calm, both = notes([timed()])[1], notes([timed(), disturbed])[1]
+    assert "0.37 %" in calm
+    assert "0.37 %" not in both
+    assert any("A/A run" in line for line in notes([disturbed]))
+
+
+def test_contaminated_is_explained_where_an_old_run_has_it() -> None:
+    assert noise.CONTAMINATED in tables([timed("contaminated")])
+    assert noise.CONTAMINATED not in tables([timed("inconclusive")])
 
 
 def test_a_few_processes_have_no_resolution() -> None:

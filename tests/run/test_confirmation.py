@@ -1,8 +1,9 @@
-"""Timing cells and deciding verdicts: with workers whose machine is quiet, disturbed, or lost."""
+"""Time cells and decide verdicts: with workers whose machine is quiet, disturbed, or lost."""
 
 from __future__ import annotations
 
 import dataclasses
+import math
 import re
 from collections.abc import Iterator
 from pathlib import Path
@@ -16,17 +17,17 @@ from records import decoded, record
 
 from harness import Matrix, Profile, train
 from harness.errors import CellError
-from harness.measure.latency import SINGLE_WARMUP, LatencyTimer, Pair, Samples
+from harness.measure.latency import AA_AGE, SINGLE_WARMUP, LatencyTimer, Pair, Samples
 from harness.measure.machine import Disturbance
 from harness.measure.pool import PairedSamples
-from harness.records.record import AARun, Confirmation, Interval, Record, Timing, VerdictRecord
+from harness.records.record import Confirmation, Interval, Record, Timing, VerdictRecord, to_json
 from harness.records.verdicts import attach, decide
 from harness.run.confirmation import Confirmations
 from harness.store.entry import sha256_of
 from harness.suite.matrix import Cell
-from harness.suite.presets import preset
+from harness.suite.presets import SAMPLING_LIMIT, preset
 
-PROCESSES = preset("quick").processes
+PROCESSES, AA_RUNS = preset("quick").processes, preset("quick").aa_runs
 
 
 class Bench(Workers):
@@ -36,6 +37,10 @@ class Bench(Workers):
         super().__init__()
         self.asked: list[tuple[str, str, int]] = []
         self.noise = 0.001
+        #: The clock, which only tests advance.
+        self.now = 0.0
+        #: How much slower the second of two copies is, as a log ratio.
+        self.shift = 0.0
         #: How the machine is disturbed the next times that this candidate is timed.
         self.disturbances: dict[str, list[Disturbance]] = {}
         #: What a candidate takes once the workers are fresh.
@@ -51,10 +56,10 @@ class Bench(Workers):
         if text == "crash":
             raise CellError("the timing worker was killed by SIGSEGV")
         ratio = float(text) / float(reference.read_text())
-        effects = np.exp(
-            self.noise
-            * np.random.default_rng(list(candidate.name.encode())).standard_normal((len(samples.reference), 1))
-        )
+        first = arguments.get("first", 0)
+        draws = np.random.default_rng(list(candidate.name.encode())).standard_normal(first + len(samples.reference))
+        shift = self.shift if reference == candidate else 0.0
+        effects = np.exp(self.noise * draws[first:, None] + shift)
         waiting = self.disturbances.get(candidate.name)
         disturbance = waiting.pop(0) if waiting else samples.disturbances[0]
         return dataclasses.replace(
@@ -63,12 +68,17 @@ class Bench(Workers):
             disturbances=(disturbance,) * len(samples.disturbances),
         )
 
+    @property
+    def candidates(self) -> list[str]:
+        """What was timed, in order."""
+        return [candidate for _, candidate, _ in self.asked]
+
 
 class Run:
     """A run without building and evaluation: times pairs, and decides their verdicts."""
 
     def __init__(self, bench: Bench) -> None:
-        self.timer = LatencyTimer(bench, preset("quick"))  # type: ignore[arg-type]
+        self.timer = LatencyTimer(bench, preset("quick"), lambda: bench.now)  # type: ignore[arg-type]
         self.confirmations = Confirmations(bench, self.timer)  # type: ignore[arg-type]
         self.records: list[Record] = []
 
@@ -145,13 +155,7 @@ def confirmed(timing: Timing) -> Confirmation:
     return confirmation
 
 
-def aa_run(timing: Timing) -> AARun:
-    """The A/A run, which must be there."""
-    assert timing.aa_run is not None
-    return timing.aa_run
-
-
-def itself(folder: Path, cell: Cell | None = None) -> Pair:
+def reference_pair(folder: Path, cell: Cell | None = None) -> Pair:
     return dataclasses.replace(pair(folder, 1), cell=cell or cells()[0], candidate=folder / "reference")
 
 
@@ -174,24 +178,50 @@ def test_a_cell_is_judged_at_the_end(run: Run, tmp_path: Path, takes: float, kin
     assert verdict.p <= 0.05
 
 
-def test_the_a_a_run_of_a_reference_serves_all_its_cells(run: Run, bench: Bench, tmp_path: Path) -> None:
+def test_the_a_a_runs_of_a_reference_serve_all_its_cells(run: Run, bench: Bench, tmp_path: Path) -> None:
     first, _ = run.time(pair(tmp_path, 0.5, name="one"))
     second, _ = run.time(pair(tmp_path, 0.7, name="two"))
-    own, _ = run.time(itself(tmp_path))
-    assert [candidate for _, candidate, _ in bench.asked] == ["reference", "one", "two"]
-    assert first.aa_run == second.aa_run == own.aa_run
-    assert own.aa_run is not None
-    assert own.ratio == own.aa_run.ratio
-    assert own.aa_run.smallest_change is not None
-    assert 0 < own.aa_run.smallest_change < 0.02
+    own, _ = run.time(reference_pair(tmp_path))
+    assert bench.candidates == ["reference"] * AA_RUNS + ["one", "two"]
+    assert first.aa_runs == second.aa_runs == own.aa_runs
+    assert len(own.aa_runs) == AA_RUNS
+    assert own.per_process == own.aa_runs[-1].per_process
+    assert own.aa_runs[0].smallest_change is not None
+    assert 0 < own.aa_runs[0].smallest_change < 0.02
     run.time(pair(tmp_path, 0.5, cell=cells(threads=2)[1]))
-    assert [candidate for _, candidate, _ in bench.asked[3:]] == ["reference", "candidate"], "in each profile"
+    assert bench.candidates[5:] == ["reference"] * AA_RUNS + ["candidate"], "in each profile"
 
 
-def test_an_a_a_run_is_judged_at_the_margin_of_its_cells(run: Run, bench: Bench, tmp_path: Path) -> None:
-    run.time(pair(tmp_path, 0.5))
-    run.time(dataclasses.replace(pair(tmp_path, 0.5), margin=0.05))
-    assert [candidate for _, candidate, _ in bench.asked] == ["reference", "candidate"] * 2
+def test_a_reference_has_no_verdict_about_itself(run: Run, tmp_path: Path) -> None:
+    run.time(reference_pair(tmp_path))
+    run.records = [msgspec.structs.replace(entry, reference=entry.cell) for entry in run.records]
+    run.time(pair(tmp_path, 0.9))
+    (verdict,) = run.verdicts()
+    assert verdict.kind == "faster"
+    assert run.records[0].verdict is None
+
+
+def test_old_a_a_runs_are_replaced_one_by_one(run: Run, bench: Bench, tmp_path: Path) -> None:
+    first, _ = run.time(pair(tmp_path, 0.9))
+    bench.now += AA_AGE
+    run.time(pair(tmp_path, 0.9))
+    assert bench.candidates == ["reference"] * AA_RUNS + ["candidate"] * 2
+    bench.now += 1
+    bench.disturbances["reference"] = [STOLEN]
+    later, _ = run.time(pair(tmp_path, 0.9))
+    assert bench.candidates[5:] == ["reference", "candidate"]
+    assert later.aa_runs[:-1] == first.aa_runs[1:]
+    assert [entry.disturbed for entry in later.aa_runs] == [False, False, True]
+
+
+def test_the_signal_of_the_a_a_runs_has_the_margin_of_each_cell_as_its_limit(
+    run: Run, bench: Bench, tmp_path: Path
+) -> None:
+    one, _ = run.time(pair(tmp_path, 0.5))
+    other, _ = run.time(dataclasses.replace(pair(tmp_path, 0.5), margin=0.05))
+    assert bench.candidates == ["reference"] * AA_RUNS + ["candidate"] * 2
+    limits = [{signal.signal: signal.limit for signal in timing.signals}["itself"] for timing in (one, other)]
+    assert limits == [0.01, 0.05]
 
 
 def test_one_slower_cell_is_announced_in_the_singular(run: Run, lines: list[str], tmp_path: Path) -> None:
@@ -209,7 +239,7 @@ def test_slower_cells_are_timed_again_by_fresh_processes(
     before = len(bench.asked)
     slower, faster, _ = run.verdicts()
     assert bench.renewed == 1
-    assert [candidate for _, candidate, _ in bench.asked[before:]] == ["1.1", "1.2"]
+    assert bench.candidates[before:] == ["1.1", "1.2"]
     assert len({seed for _, _, seed in bench.asked}) > 1, "the order of the calls is drawn anew"
     assert lines == ["2 cells are slower than their reference; timing them in fresh processes"]
     assert slower.confirmation is not None
@@ -245,52 +275,68 @@ def test_an_interrupted_run_calls_nothing_slower(run: Run, bench: Bench, tmp_pat
 STOLEN = Disturbance(0, steal=0.3, throttled_periods=0)
 
 
-def test_a_disturbed_cell_is_timed_once_more(run: Run, bench: Bench, tmp_path: Path) -> None:
-    bench.disturbances["stolen"] = [STOLEN]
-    run.time(pair(tmp_path, 1.3, name="stolen"))
-    assert [candidate for _, candidate, _ in bench.asked] == ["reference", "stolen", "reference", "stolen"]
-    assert len({seed for _, _, seed in bench.asked}) == 4, "the order of the calls is drawn anew"
-    (verdict,) = run.verdicts()
-    assert verdict.kind == "slower"
-
-
-def test_a_cell_that_is_disturbed_twice_is_contaminated_and_leaves_the_others_alone(
-    run: Run, bench: Bench, tmp_path: Path
+@pytest.mark.parametrize(("takes", "kind"), [(0.7, "faster"), (1.0, "same"), (1.3, "slower")])
+def test_a_disturbed_cell_gets_the_verdict_that_its_ratios_support(
+    run: Run, bench: Bench, tmp_path: Path, takes: float, kind: str
 ) -> None:
     bench.disturbances["stolen"] = [STOLEN, STOLEN]
-    timing, _ = run.time(pair(tmp_path, 1.3, name="stolen"))
-    run.time(pair(tmp_path, 1.3, name="clean"))
-    stolen, clean = run.verdicts()
-    assert stolen.kind == "contaminated"
-    assert "the hypervisor gave 30 % of the CPU's time to other machines" in stolen.reason
-    assert clean.kind == "slower"
+    timing, _ = run.time(pair(tmp_path, takes, name="stolen"))
     assert [signal.signal for signal in timing.exceeded] == ["steal"]
-
-
-@pytest.mark.parametrize(("times", "disturbed"), [(1, False), (2, True)])
-def test_a_disturbed_a_a_run_is_repeated(run: Run, bench: Bench, tmp_path: Path, times: int, disturbed: bool) -> None:
-    bench.disturbances["reference"] = [STOLEN] * times
-    timing, _ = run.time(pair(tmp_path, 0.9))
-    assert [candidate for _, candidate, _ in bench.asked] == ["reference", "reference", "candidate"]
-    assert timing.aa_run is not None
-    assert timing.aa_run.disturbed == disturbed
+    assert bench.candidates == ["reference"] * AA_RUNS + ["stolen"], "it is not timed again"
     (verdict,) = run.verdicts()
-    assert verdict.kind == "faster", "the cell itself was not disturbed"
+    assert verdict.kind == kind
 
 
-@pytest.mark.parametrize(("times", "kind"), [(1, "slower"), (2, "inconclusive")])
-def test_a_disturbed_confirmation_is_repeated_and_confirms_nothing(
-    run: Run, bench: Bench, tmp_path: Path, times: int, kind: str
+def test_an_inconclusive_verdict_names_the_disturbance(run: Run, bench: Bench, tmp_path: Path) -> None:
+    bench.noise = 0.3
+    bench.disturbances["stolen"] = [STOLEN] * 9
+    run.time(pair(tmp_path, 1.0, name="stolen"))
+    (verdict,) = run.verdicts()
+    assert verdict.kind == "inconclusive"
+    assert "processes needed" in verdict.reason
+    assert "the hypervisor gave 30 % of the CPU's time to other machines" in verdict.reason
+
+
+def test_what_the_a_a_runs_show_widens_the_interval(run: Run, bench: Bench, tmp_path: Path) -> None:
+    calm, _ = run.time(pair(tmp_path, 1.02))
+    bench.shift = 0.01
+    shifted, _ = run.time(pair(tmp_path, 1.02, cell=cells(threads=2)[1]))
+    assert calm.per_process == shifted.per_process[:PROCESSES]
+    assert calm.ratio.low is not None
+    assert shifted.ratio.low is not None
+    assert shifted.ratio.low < calm.ratio.low - 0.01
+    assert shifted.ratio.high is not None
+    assert shifted.ratio.high > 1.03
+    assert calm.ratio.method.startswith("Student's t over 4 processes, widened by 3 A/A runs")
+    assert [verdict.kind for verdict in run.verdicts()] == ["slower", "inconclusive"]
+    assert shifted.processes == SAMPLING_LIMIT, "more processes cannot decide against a shift of the machine"
+
+
+@pytest.mark.parametrize(("after", "kind"), [("1.1", "slower"), ("1.0", "inconclusive")])
+def test_a_disturbed_confirmation_counts_by_its_ratios(
+    run: Run, bench: Bench, tmp_path: Path, after: str, kind: str
 ) -> None:
     run.time(pair(tmp_path, 1.1))
-    bench.disturbances["candidate"] = [STOLEN] * times
+    bench.after = {"candidate": after}
+    bench.disturbances["candidate"] = [STOLEN]
     (verdict,) = run.verdicts()
     assert verdict.kind == kind
     assert verdict.confirmation is not None
-    assert bool(verdict.confirmation.exceeded) == (times == 2)
+    assert verdict.confirmation.exceeded
     assert len(run.samples(0)["reference_first"]) == PROCESSES
-    if kind == "inconclusive":
-        assert "its confirmation was disturbed" in verdict.reason
+    assert ("the hypervisor gave 30 %" in verdict.reason) == (kind == "inconclusive")
+
+
+def test_a_confirmation_has_as_many_processes_and_the_error_of_the_a_a_runs(
+    run: Run, bench: Bench, tmp_path: Path
+) -> None:
+    bench.noise = 0.01
+    timing, _ = run.time(pair(tmp_path, 1.025, name="x"))
+    assert timing.processes > PROCESSES
+    (verdict,) = run.verdicts()
+    assert verdict.confirmation is not None
+    assert len(verdict.confirmation.per_process) == timing.processes
+    assert "widened by 3 A/A runs" in verdict.confirmation.ratio.method
 
 
 @pytest.mark.parametrize("nth", [1, 2])
@@ -315,19 +361,14 @@ def test_an_interrupted_confirmation_leaves_nothing_unconfirmed(
     assert all(verdict.p is None for verdict in verdicts[nth - 1 :])
 
 
-def test_a_biased_a_a_run_contaminates_its_cells(run: Run, bench: Bench, tmp_path: Path) -> None:
+def test_a_shift_in_the_a_a_runs_is_named_and_leaves_small_differences_inconclusive(
+    run: Run, bench: Bench, tmp_path: Path
+) -> None:
     bench.noise = 0
-    (tmp_path / "reference").write_text("1")
-    original = bench.time_pair
-
-    def biased(**arguments: Any) -> PairedSamples:
-        samples = original(**arguments)
-        return dataclasses.replace(samples, candidate=samples.candidate * 2)
-
-    bench.time_pair = biased  # type: ignore[method-assign]
-    run.time(dataclasses.replace(pair(tmp_path, 1.0), margin=0.0001))
+    bench.shift = math.log(2)
+    run.time(dataclasses.replace(pair(tmp_path, 1.5), margin=0.0001))
     (verdict,) = run.verdicts()
-    assert verdict.kind == "contaminated"
+    assert verdict.kind == "inconclusive"
     assert "the A/A run of the reference shows a difference of at least 100 %" in verdict.reason
 
 
@@ -370,7 +411,7 @@ def test_the_single_protocol_is_the_mean_of_one_process(run: Run, bench: Bench, 
     assert not bench.asked
 
 
-def test_cells_with_references_of_their_own_share_one_a_a_run(run: Run, bench: Bench, tmp_path: Path) -> None:
+def test_cells_with_references_of_their_own_share_the_a_a_runs(run: Run, bench: Bench, tmp_path: Path) -> None:
     steady = tmp_path / "steady"
     steady.write_text("3")
     for name, cell in zip("ab", cells()[1:3], strict=True):
@@ -379,10 +420,54 @@ def test_cells_with_references_of_their_own_share_one_a_a_run(run: Run, bench: B
         candidate = pair(tmp_path, 2.2, cell, name).candidate
         timing, _ = run.time(Pair(cell, earlier, candidate, tmp_path / "inputs.npy", margin=0.01, aa_file=steady))
         assert timing.ratio.value == pytest.approx(1.1, rel=0.01)
-        assert timing.aa_run is not None
-        assert timing.aa_run.sha256 == sha256_of(steady)
-    assert [(reference, candidate) for reference, candidate, _ in bench.asked] == [
-        ("3", "steady"),
-        ("2", "a"),
-        ("2", "b"),
-    ]
+        assert {entry.sha256 for entry in timing.aa_runs} == {sha256_of(steady)}
+    timed = [(reference, candidate) for reference, candidate, _ in bench.asked]
+    assert timed == [("3", "steady")] * AA_RUNS + [("2", "a"), ("2", "b")]
+
+
+# --------------------------------------------------------------------------------------------------------- more looks
+
+
+def test_processes_are_added_until_the_verdict_is_decided(run: Run, bench: Bench, tmp_path: Path) -> None:
+    bench.noise = 0.01
+    timing, samples = run.time(pair(tmp_path, 1.025, name="x"))
+    assert (timing.processes, timing.looks) == (9, 3)
+    assert timing.level == 0.05 / 8, "each look spends half of what is left"
+    assert "valid over all looks" in timing.ratio.method
+    assert len(samples.arrays["candidate"]) == len(timing.canary) == timing.processes
+    assert len({entry["pid"] for entry in timing.environment}) == timing.processes
+    assert [len(entry.per_process) for entry in timing.aa_runs] == [timing.processes] * AA_RUNS
+    (verdict,) = run.verdicts()
+    assert verdict.kind == "slower"
+
+
+def test_sampling_ends_at_the_limit_with_all_of_the_level(run: Run, bench: Bench, tmp_path: Path) -> None:
+    bench.noise = 0.1
+    timing, _ = run.time(pair(tmp_path, 1.0))
+    assert (timing.processes, timing.looks) == (SAMPLING_LIMIT, 4)
+    assert timing.level == 0.05 / 8
+    assert run.verdicts()[0].kind == "inconclusive"
+
+
+@pytest.mark.parametrize(("budget", "processes"), [(0.0, 4), (0.7, 4), (0.76, 6), (5.0, SAMPLING_LIMIT)])
+def test_sampling_ends_with_the_budget(bench: Bench, tmp_path: Path, budget: float, processes: int) -> None:
+    bench.noise = 0.1
+    size = dataclasses.replace(preset("quick"), budget=budget)
+    timing, _ = LatencyTimer(bench, size).time(pair(tmp_path, 1.0))  # type: ignore[arg-type]
+    assert timing.processes == processes, "0.5 s for each call of the pool"
+    assert timing.level == pytest.approx(0.05 / 2 ** (timing.looks - 1))
+
+
+def test_a_clear_cell_stops_at_its_first_look(run: Run, tmp_path: Path) -> None:
+    timing, _ = run.time(pair(tmp_path, 0.5))
+    assert (timing.processes, timing.looks, timing.level) == (PROCESSES, 1, 0.025)
+
+
+def test_the_record_decides_as_the_run_did(run: Run, bench: Bench, tmp_path: Path) -> None:
+    bench.noise = 0.01
+    for takes in (0.5, 0.965, 1.0, 1.02):
+        run.time(pair(tmp_path, takes, name=str(takes)))
+    verdicts = run.verdicts()
+    copies = [decoded(to_json(msgspec.structs.replace(entry))) for entry in run.records]
+    again = decide(copies, run.confirmations.results)
+    assert [again[entry.name].reference for entry in copies] == verdicts

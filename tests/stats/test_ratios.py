@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import numpy as np
 import pytest
@@ -10,14 +11,16 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 from numpy.typing import NDArray
-from scipy import stats
+from scipy import optimize, stats
 
 from harness.errors import MeasureError, UsageError
 from harness.stats import ratios as statistics
 from harness.stats.ratios import (
     hierarchical_bootstrap,
     log_ratios,
+    mean_log_ratio,
     minimum_detectable_effect,
+    noncentrality,
     paired_ratio,
     percentile,
     samples_needed,
@@ -191,32 +194,60 @@ def test_a_wrong_level_or_number_is_an_error() -> None:
         minimum_detectable_effect([[1.0, 1.1]], processes=1)
 
 
+def effect_of(*arguments: Any, **options: Any) -> float:
+    """The minimum detectable effect, which must be known."""
+    effect = minimum_detectable_effect(*arguments, **options)
+    assert effect is not None
+    return effect.value
+
+
+def scipy_noncentrality(tail: float, power: float, freedom: float) -> float:
+    """The noncentrality by scipy.stats, which computes it in another way than scipy.special."""
+    limit = stats.t.isf(tail, freedom)
+    return float(optimize.brentq(lambda effect: stats.nct.sf(limit, freedom, effect) - power, 0, 100))
+
+
+@pytest.mark.parametrize("freedom", [1, 2, 2.7, 5, 11, 40])
+@pytest.mark.parametrize(("tail", "power"), [(0.025, 0.8), (0.05, 0.8), (0.0125, 0.9)])
+def test_the_noncentrality_is_that_of_scipy_s_noncentral_t(freedom: float, tail: float, power: float) -> None:
+    assert noncentrality(tail, power, freedom) == pytest.approx(scipy_noncentrality(tail, power, freedom), rel=1e-4)
+
+
 def test_the_smallest_change_by_hand() -> None:
     # Log ratios .00 .02 | .01 .04 .07, about their means: squares .0002 + .0018 with 1 + 2 degrees of freedom.
     comparisons = [list(np.exp([0.00, 0.02])), list(np.exp([0.01, 0.04, 0.07]))]
     deviation = math.sqrt(0.0020 / 3)
-    # t(.975, 5) = 2.570582, t(.8, 5) = 0.919544; for 2 processes t(.975, 1) = 12.706205, t(.8, 1) = 1.376382.
-    assert minimum_detectable_effect(comparisons, 6) == pytest.approx(
-        math.exp(3.490126 * deviation / math.sqrt(6)) - 1, rel=1e-6
-    )
-    assert minimum_detectable_effect(comparisons) == pytest.approx(
-        math.exp(14.082587 * deviation / math.sqrt(2)) - 1, rel=1e-6
-    )
+    # Noncentral t with power .8 beyond t(.975): 3.513904 for 5 degrees of freedom, 16.334 for one.
+    effect = minimum_detectable_effect(comparisons, 6)
+    assert effect is not None
+    log = 3.513904 * deviation / math.sqrt(6)
+    assert effect.value == pytest.approx(math.exp(log) - 1, rel=1e-6)
+    assert effect_of(comparisons) == pytest.approx(math.exp(16.334015 * deviation / math.sqrt(2)) - 1, rel=1e-5)
+    # The 90 % interval of a deviation with 3 degrees of freedom: chi-square quantiles .351846 and 7.814728.
+    assert effect.low == pytest.approx(math.exp(log * math.sqrt(3 / 7.814728)) - 1, rel=1e-5)
+    assert effect.high == pytest.approx(math.exp(log * math.sqrt(3 / 0.351846)) - 1, rel=1e-5)
+
+
+def test_a_a_runs_enlarge_the_smallest_change() -> None:
+    # s = .02: variances .0004 / 4 of 4 processes and of each A/A run, with 3 and 3 degrees of freedom: 6 in the sum.
+    comparison = list(np.exp([0.02 * math.sqrt(1.5), 0.0, -0.02 * math.sqrt(1.5), 0.0]))
+    expected = scipy_noncentrality(0.025, 0.8, 6) * math.sqrt(2 * 0.0004 / 4)
+    assert effect_of([comparison], aa_runs=3) == pytest.approx(math.exp(expected) - 1, rel=1e-4)
 
 
 def test_a_model_beside_itself_has_a_ratio_of_one_that_is_known() -> None:
-    # Logs a, a: no spread about their mean, a about 0. (t(.975, 1) + t(.8, 1)) = 14.082587.
-    assert minimum_detectable_effect([[1.01, 1.01]]) == 0
-    expected = math.exp(14.082587 * math.log(1.01) / math.sqrt(2)) - 1
-    assert minimum_detectable_effect([[1.01, 1.01]], around_one=True) == pytest.approx(expected, rel=1e-6)
+    # Logs a, a: no spread about their mean, a about 0. 16.334015 is the noncentrality for one degree of freedom.
+    assert effect_of([[1.01, 1.01]]) == 0
+    expected = math.exp(16.334015 * math.log(1.01) / math.sqrt(2)) - 1
+    assert effect_of([[1.01, 1.01]], around_one=True) == pytest.approx(expected, rel=1e-5)
 
 
 def test_only_the_spread_over_processes_counts_for_the_smallest_change() -> None:
     comparison = [0.99, 1.0, 1.02]
-    alone = minimum_detectable_effect([comparison])
-    assert minimum_detectable_effect([comparison, [2 * ratio for ratio in comparison]]) == pytest.approx(alone)
-    assert minimum_detectable_effect([comparison, [5.0], []]) == alone
-    assert minimum_detectable_effect([[1.0, 1.0]]) == 0
+    alone = effect_of([comparison])
+    assert effect_of([comparison, [2 * ratio for ratio in comparison]]) == pytest.approx(alone)
+    assert effect_of([comparison, [5.0], []]) == alone
+    assert effect_of([[1.0, 1.0]]) == 0
 
 
 @pytest.mark.parametrize("comparisons", [[], [[1.0]], [[1.0], []]])
@@ -224,16 +255,67 @@ def test_without_two_processes_no_smallest_change_is_known(comparisons: list[lis
     assert minimum_detectable_effect(comparisons) is None
 
 
-@pytest.mark.parametrize("processes", [4, 6, 12])
+@pytest.mark.parametrize("processes", [2, 4, 6, 12])
 def test_the_smallest_change_is_detected_as_often_as_its_power_says(processes: int) -> None:
     rng = np.random.default_rng(7)
-    against_itself = np.exp(rng.normal(0, 0.002, (4000, processes)))
-    change = minimum_detectable_effect(list(against_itself))
-    assert change is not None
+    change = effect_of(list(np.exp(rng.normal(0, 0.002, (4000, processes)))))
     logs = rng.normal(math.log(1 + change), 0.002, (20_000, processes))
     interval = stats.ttest_1samp(logs, 0, axis=1).confidence_interval(0.95)
     detected = np.mean((interval.low > 0) | (interval.high < 0))
-    assert detected == pytest.approx(0.8, abs=0.03)
+    assert detected == pytest.approx(0.8, abs=0.02)
+
+
+def test_the_interval_of_the_smallest_change_holds_the_true_one_in_nine_of_ten_runs() -> None:
+    rng = np.random.default_rng(8)
+    true = math.exp(scipy_noncentrality(0.025, 0.8, 3) * 0.01 / 2) - 1
+    held = []
+    for ratios in np.exp(rng.normal(0, 0.01, (4000, 4))):
+        effect = minimum_detectable_effect([list(ratios)], around_one=True)
+        assert effect is not None
+        held.append(effect.low < true < effect.high)
+    assert np.mean(held) == pytest.approx(0.9, abs=0.015)
+
+
+# ------------------------------------------------------------------------------------------------- what A/A runs show
+
+
+def test_the_error_of_a_mean_by_hand() -> None:
+    # Logs .01 .02 .03 .06: mean .03, variance .00014 / 3; A/A means .004 and -.002: mean square .00001.
+    ratios = list(np.exp([0.01, 0.02, 0.03, 0.06]))
+    runs = [list(np.exp([0.003, 0.005])), list(np.exp([-0.002, -0.002, -0.002]))]
+    mean = mean_log_ratio(ratios, runs)
+    own, noise = 0.0014 / 3 / 4, 0.00001
+    assert mean.value == pytest.approx(0.03)
+    assert mean.error == pytest.approx(math.sqrt(own + noise))
+    assert mean.freedom == pytest.approx((own + noise) ** 2 / (own**2 / 3 + noise**2 / 2))
+
+
+def test_without_a_a_runs_the_error_is_that_of_scipy_s_t_test() -> None:
+    ratios = list(np.exp(np.random.default_rng(9).normal(0.1, 0.02, 5)))
+    mean = mean_log_ratio(ratios)
+    assert (mean.error, mean.freedom) == (pytest.approx(stats.sem(np.log(ratios))), 4)
+    assert mean_log_ratio(ratios[:1]).error is None
+    with pytest.raises(MeasureError, match="at least one process"):
+        mean_log_ratio([])
+
+
+def test_quiet_a_a_runs_change_little() -> None:
+    ratios = list(np.exp(np.random.default_rng(10).normal(0.1, 0.02, 6)))
+    alone, quiet = mean_log_ratio(ratios), mean_log_ratio(ratios, [[1.0001, 0.9999, 1.0002]] * 3)
+    assert quiet.error == pytest.approx(alone.error, rel=1e-3)
+    assert quiet.freedom == pytest.approx(alone.freedom, rel=1e-2)
+
+
+@given(paired(), st.lists(st.lists(st.floats(0.5, 2), min_size=1, max_size=6), max_size=4))
+def test_a_a_runs_only_add_to_the_error(
+    arms: tuple[NDArray[np.float64], NDArray[np.float64]], runs: list[list[float]]
+) -> None:
+    alone, beside = paired_ratio(*arms), paired_ratio(*arms, aa_runs=runs)
+    assert alone.ratio == beside.ratio
+    means = mean_log_ratio(alone.per_process), mean_log_ratio(alone.per_process, runs)
+    assert means[0].error is not None
+    assert means[1].error is not None
+    assert means[1].error >= means[0].error
 
 
 @pytest.mark.parametrize("ratio", [0.0, -1.0, math.nan, math.inf])

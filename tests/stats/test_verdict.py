@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
+from collections.abc import Callable
 
 import numpy as np
 import pytest
@@ -13,7 +14,8 @@ from numpy.typing import NDArray
 from scipy import stats
 
 from harness.errors import MeasureError, UsageError
-from harness.stats.verdict import Verdict, confirms_slower, decide_verdicts
+from harness.stats.ratios import noncentrality
+from harness.stats.verdict import Comparison, Verdict, confirms_slower, decide_alone, decide_verdicts, two_modes
 
 Cells = list[list[float]]
 
@@ -101,8 +103,7 @@ def test_a_cell_held_back_by_its_fellows_says_so() -> None:
     mean = float(np.log(with_t_of(0.03)).mean())
 
     def distance(processes: int) -> float:
-        quantiles = stats.t.isf(0.05 / 2 / 4, processes - 1) + stats.t.isf(0.2, processes - 1)
-        return float(quantiles * 0.01 / math.sqrt(processes))
+        return noncentrality(0.05 / 2 / 4, 0.8, processes - 1) * 0.01 / math.sqrt(processes)
 
     assert distance(verdict.processes_needed) < mean <= distance(verdict.processes_needed - 1)
 
@@ -123,19 +124,19 @@ def test_equivalence_is_a_family_of_its_own() -> None:
 @pytest.mark.parametrize(
     ("mean", "deviation", "processes", "needed"),
     [
-        # Outside: (t(.975, P-1) + t(.8, P-1)) * .03 / sqrt(P) < .02: P = 19 has (2.100922 + .862049) * .006882 =
-        # .02039, 20 has (2.093024 + .860951) * .006708 = .01982.
+        # Outside: d(P - 1) * .03 / sqrt(P) < .02, where noncentral t by d exceeds t(.975) in 4 of 5 cases: P = 19 has
+        # 2.962676 * .006882 = .02039, 20 has 2.953588 * .006708 = .01981.
         (math.log(1.01) + 0.02, 0.03, 6, 20),
         (-math.log(1.01) - 0.02, 0.03, 6, 20),
-        # Inside: (t(.95, P-1) + t(.8, P-1)) * .01 / sqrt(P) < .005: P = 26 has (1.708141 + .856236) * .001961 =
-        # .00503, 27 has (1.705618 + .855665) * .001925 = .00493.
+        # Inside, beyond t(.95): d * .01 / sqrt(P) < .005: P = 26 has 2.556643 * .001961 = .00501, 27 has 2.553834 *
+        # .001925 = .00491.
         (math.log(1.01) - 0.005, 0.01, 6, 27),
         (0.005 - math.log(1.01), 0.01, 6, 27),
-        # At P = 3, (4.302653 + 1.060660) * .0004 / sqrt(3) = .00124; at 4, (3.182446 + .978472) * .0002 = .00083.
+        # At P = 3, 5.653489 * .0004 / sqrt(3) = .00131; at 4, 4.255898 * .0002 = .00085.
         (math.log(1.01) + 0.001, 0.0004, 2, 4),
-        # (t(.975, 49) + t(.8, 49)) * .01 / sqrt(50) = .0040427.
+        # 2.858009 * .01 / sqrt(50) = .0040418.
         (math.log(1.01) + 0.004043, 0.01, 6, 50),
-        (math.log(1.01) + 0.004042, 0.01, 6, None),
+        (math.log(1.01) + 0.004041, 0.01, 6, None),
         (math.log(1.01), 0.01, 6, None),
     ],
 )
@@ -219,7 +220,9 @@ def test_a_wrong_level_is_an_error(level: float) -> None:
     with pytest.raises(UsageError, match=r"must lie between 0 and 0\.5"):
         decide_verdicts([[1.0, 1.0]], 0.01, level)
     with pytest.raises(UsageError, match=r"must lie between 0 and 0\.5"):
-        confirms_slower([1.0, 1.0], 0.01, level)
+        confirms_slower([1.0, 1.0], 0.01, level=level)
+    with pytest.raises(UsageError, match=r"must lie above 0, and be at most 0\.05"):
+        decide_verdicts([Comparison([1.0, 1.0], level=level)], 0.01)
 
 
 @given(matrices, margins)
@@ -328,7 +331,7 @@ def test_a_slowdown_is_confirmed_as_scipy_s_one_sided_test_says() -> None:
         ratios = list(np.exp(rng.normal(centre, 0.002, 6)))
         p = stats.ttest_1samp(np.log(ratios), math.log(1.01), alternative="greater").pvalue
         for level in (0.001, 0.05, 0.2):
-            assert confirms_slower(ratios, 0.01, level) == (p <= level)
+            assert confirms_slower(ratios, 0.01, level=level) == (p <= level)
             outcomes.add(bool(p <= level))
     assert outcomes == {True, False}
     assert not confirms_slower(about(-0.05, 0.001), 0.01)
@@ -339,3 +342,106 @@ def test_a_slowdown_is_confirmed_as_scipy_s_one_sided_test_says() -> None:
 def test_fewer_than_two_processes_confirm_nothing() -> None:
     with pytest.raises(MeasureError, match="at least two fresh processes, not 1"):
         confirms_slower([1.5], 0.01)
+
+
+# --------------------------------------------------------------------------------------- A/A runs, looks and two modes
+
+
+def test_a_a_runs_enlarge_the_error_of_the_tests() -> None:
+    # Variances .002² / 6 of the cell and .003² of the A/A means: p by Student's t with Satterthwaite's degrees.
+    ratios, runs = about(math.log(1.03), 0.002), [[math.exp(0.003)] * 6, [math.exp(-0.003)] * 6]
+    own, noise = 0.002**2 / 6, 0.003**2
+    freedom = (own + noise) ** 2 / (own**2 / 5 + noise**2 / 2)
+    expected = 2 * stats.t.sf((math.log(1.03) - math.log(1.01)) / math.sqrt(own + noise), freedom)
+    (verdict,) = decide_verdicts([Comparison(ratios, runs)], 0.01)
+    assert verdict.p == pytest.approx(expected, rel=1e-6)
+    assert verdict.kind == "slower"
+    shifted = Comparison(ratios, [[1.01] * 6, [0.99] * 6])
+    assert kinds(decide_verdicts([shifted, ratios], 0.01)) == ["inconclusive", "slower"]
+
+
+def test_what_is_far_beyond_the_margin_stands_beside_shifted_a_a_runs() -> None:
+    noisy = [[1.01] * 4, [0.985] * 4, [1.02] * 4]
+    assert kinds(decide_verdicts([Comparison(about(math.log(0.63), 0.004), noisy)], 0.01)) == ["faster"]
+
+
+def test_the_p_value_counts_the_level_of_the_look() -> None:
+    ratios = with_t_of(0.012)
+    whole, half = (decide_verdicts([Comparison(ratios, level=level)], 0.0)[0] for level in (0.05, 0.0125))
+    assert whole.p == pytest.approx(0.012, rel=1e-6)
+    assert half.p == pytest.approx(0.048, rel=1e-6)
+    assert kinds([whole, half]) == ["slower", "slower"]
+    assert decide_verdicts([Comparison(ratios, level=0.01)], 0.0)[0].kind == "inconclusive"
+
+
+def test_the_advice_on_processes_counts_the_a_a_runs() -> None:
+    ratios = about(math.log(1.01) + 0.01, 0.012)
+    (alone,) = decide_verdicts([ratios], 0.01)
+    (beside,) = decide_verdicts([Comparison(ratios, [[1.004] * 6, [0.996] * 6, [1.003] * 6])], 0.01)
+    assert alone.processes_needed is not None
+    assert beside.processes_needed is not None
+    assert beside.processes_needed > alone.processes_needed
+
+
+def test_fresh_processes_confirm_beside_the_a_a_runs() -> None:
+    ratios = about(math.log(1.03), 0.002)
+    assert confirms_slower(ratios, 0.01)
+    assert confirms_slower(ratios, 0.01, [[1.002] * 6, [0.999] * 6, [1.001] * 6])
+    assert not confirms_slower(ratios, 0.01, [[1.02] * 6, [0.99] * 6, [1.01] * 6])
+
+
+@given(cell | tight, st.lists(st.lists(st.floats(0.9, 1.1), min_size=1, max_size=6), max_size=3), margins)
+def test_a_cell_alone_is_decided_as_in_a_matrix_of_its_own(
+    ratios: list[float], runs: list[list[float]], margin: float
+) -> None:
+    comparison = Comparison(ratios, runs, level=0.025)
+    (verdict,) = decide_verdicts([comparison], margin)
+    assert decide_alone(comparison, margin) == verdict.kind
+
+
+def test_a_bimodal_cell_is_recognised() -> None:
+    # The largest gap of the logs is .889 of the range: p = 3 (1 - .889)² = .037.
+    modes = two_modes([2.29, 2.62, 0.78, 2.34], 0.01)
+    assert modes is not None
+    assert modes.processes == (1, 3)
+    assert modes.ratios == pytest.approx((0.78, (2.29 * 2.62 * 2.34) ** (1 / 3)))
+    assert str(modes) == "the processes have two modes: 1 near 0.78 and 3 near 2.41"
+
+
+@pytest.mark.parametrize(
+    "ratios",
+    [
+        [1.0, 1.001, 1.002, 1.003, 1.004],
+        [0.9, 1.0, 1.0, 1.0, 1.0, 1.0],  # one of six processes is an outlier, not a mode
+        [1.0, 1.0, 1.0],
+        [1.2] * 6,
+        [1.0, 1.0005, 1.006, 1.0065],  # a gap within the margin
+        [],
+    ],
+)
+def test_a_cell_with_one_mode_is_left_alone(ratios: list[float]) -> None:
+    assert two_modes(ratios, 0.01) is None
+
+
+def false_modes(draw: Callable[[tuple[int, int]], NDArray[np.float64]], processes: int, runs: int = 3000) -> float:
+    return float(np.mean([two_modes(list(row), 0.0) is not None for row in np.exp(draw((runs, processes)))]))
+
+
+@pytest.mark.parametrize("processes", [4, 6, 9, 12])
+def test_unimodal_cells_have_two_modes_at_most_at_the_stated_rate(processes: int) -> None:
+    rng = np.random.default_rng(11)
+    # For uniform ratios the rate is exact; 0.012 is three binomial standard errors.
+    assert false_modes(rng.random, processes) == pytest.approx(0.05, abs=0.012)
+    assert false_modes(rng.standard_normal, processes) <= 0.05
+    assert false_modes(lambda shape: rng.laplace(size=shape), processes) <= 0.06
+    assert false_modes(lambda shape: rng.standard_t(3, shape), processes) <= 0.06
+    assert false_modes(lambda shape: rng.exponential(size=shape), processes) <= 0.1
+
+
+def test_two_modes_are_found_by_enough_processes() -> None:
+    rng = np.random.default_rng(12)
+
+    def draw(shape: tuple[int, int]) -> NDArray[np.float64]:
+        return rng.normal(0, 0.02, shape) + (rng.random(shape) < 0.4) * 0.4
+
+    assert false_modes(draw, 12) > 0.9
