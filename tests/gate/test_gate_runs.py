@@ -368,7 +368,7 @@ def test_a_busy_machine_hides_no_regression(pull: Any, monkeypatch: pytest.Monke
     options = [f"--harness-gate={rules}"] if rules else []
     found, text = pull(source("layers=1"), *options)
     assert found == code, "no new run is contaminated"
-    assert f"REGRESSED {SMALL}" in text
+    assert f"REGRESSED suite.py::{SMALL}" in text
 
 
 def test_without_the_earlier_model_the_ratios_of_both_runs_are_compared(pull: Any) -> None:
