@@ -89,7 +89,7 @@ def run(script: str, folder: Path, event: str, **commands: str) -> subprocess.Co
     """A script as a runner starts it, with some commands played."""
     played = "\n".join(f"{name}() {{ {body}; }}" for name, body in commands.items())
     environment = {"PATH": os.environ["PATH"], "GITHUB_EVENT_NAME": event, "SUITE": "s.py", "CELLS": "c", "STORE": "st"}
-    environment |= {"MARKER": WORKFLOW["env"]["MARKER"], "GH_REPO": "o/r", "PULL": "5"}
+    environment |= {"GITHUB_WORKFLOW": WORKFLOW["name"], "GH_REPO": "o/r", "PULL": "5"}
     return subprocess.run(
         ["bash", "-e", "-c", f"{played}\n{script}"], cwd=folder, env=environment, text=True, capture_output=True
     )
@@ -157,15 +157,17 @@ BOT = {"login": "github-actions[bot]"}
 GH = 'if [ "$2" = --paginate ]; then jq -r "$5" comments.json; else echo "$@"; cat comment.md; fi'
 
 
-def test_the_marker_is_hidden_and_names_the_workflow() -> None:
-    assert re.fullmatch(r"<!-- compression-harness: [\w-]+ -->", WORKFLOW["env"]["MARKER"])
+def test_a_copy_needs_another_name_alone() -> None:
+    """Its baseline, its comment and its group are found by it."""
+    lines = [line for line in TEXT.splitlines() if WORKFLOW["name"] in line.replace("compression-harness", "")]
+    assert lines == [f"name: {WORKFLOW['name']}"]
     assert "--edit-last" not in TEXT
 
 
 @pytest.mark.skipif(shutil.which("jq") is None, reason="needs jq")
 @pytest.mark.parametrize("present", [True, False])
 def test_its_comment_is_the_one_that_begins_with_the_marker(tmp_path: Path, present: bool) -> None:
-    marker = WORKFLOW["env"]["MARKER"]
+    marker = f"<!-- compression-harness: {WORKFLOW['name']} -->"
     comments = [
         {"id": 1, "user": {"login": "stranger"}, "body": f"{marker}\na comment that pretends"},
         {"id": 2, "user": BOT, "body": "<!-- compression-harness: another -->\nof another workflow"},
