@@ -39,12 +39,17 @@ def _compare(options: argparse.Namespace) -> int:
     from harness.gate.text import Background, format_options, gate_text
     from harness.policy.baseline import Baseline
     from harness.policy.rules import check_figures, parse_rules, policy, project_rules
-    from harness.records.runs import read
+    from harness.records.runs import later_journal, read
     from harness.run.declarations import default_rules
 
     project, rules = project_rules(Path()), parse_rules(options.gate) if options.gate else {}
     earlier, later = options.runs
     run = read(later)
+    if (journal := later_journal(later)) is not None:
+        raise UsageError(
+            f"{later} is of an earlier run, because the run that was to replace it was interrupted and left {journal}: "
+            "compare that file, or delete it to compare the earlier run"
+        )
     check_figures(rules, {name: figure.better for record in run.records for name, figure in record.figures.items()})
     new = {record.name: record for record in run.records}
     baseline = Baseline.of(earlier, run.records[0].preset).aligned({record.suite for record in run.records})

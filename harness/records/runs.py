@@ -168,10 +168,17 @@ def _warn_of_interruption(file: Path, document: Mapping[str, Any]) -> None:
     if isinstance(ours, Mapping) and ours.get("interrupted") is True and isinstance(ours.get("left"), list):
         cause = "its run goes on" if file.name.endswith(SUFFIX) and is_running(file) else "its run was interrupted"
         logger.warning(f"{file} has {count_cells(document)}: {cause}")
-    for journal in interrupted_journals(file):
+    if (journal := later_journal(file)) is not None:
+        logger.warning(f"{file} is of an earlier run: a later one was interrupted and left {journal}")
+
+
+def later_journal(file: Path) -> Path | None:
+    """Return the last journal of an interrupted run that was to replace this run file; None if there is none."""
+    for journal in reversed(interrupted_journals(file)):
         with contextlib.suppress(OSError):  # it was removed just now
             if journal.stat().st_mtime > file.stat().st_mtime:
-                logger.warning(f"{file} is of an earlier run: a later one was interrupted and left {journal}")
+                return journal
+    return None
 
 
 def _with_verdicts(document: Mapping[str, Any], records: list[Record]) -> list[Record]:

@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 from fakes import logged
 from records import decoded
-from run_files import cell
+from run_files import cell, write
 
 from harness import UsageError
 from harness.cli.main import main
@@ -246,6 +246,20 @@ def test_a_run_file_that_an_interrupted_run_was_to_replace_is_named(tmp_path: Pa
         os.utime(file, (0, 0))
         read_records(run_file)
     assert lines == [f"{run_file} is of an earlier run: a later one was interrupted and left {file}"]
+
+
+def test_compare_refuses_a_run_file_that_an_interrupted_run_was_to_replace(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """As after a process that ended with 0 and wrote nothing: the earlier file must not pass for its run."""
+    base, later = (write(tmp_path / name, [cell(cell="a")]) for name in ("base.json", "run.json"))
+    assert main(["compare", str(base), str(later)]) == 0
+    os.utime(later, (1000, 1000))
+    journal = journal_of(tmp_path)
+    assert main(["compare", str(base), str(later)]) == 4
+    assert f"{later} is of an earlier run, because" in capsys.readouterr().err
+    journal.unlink()
+    assert main(["compare", str(base), str(later)]) == 0
 
 
 def test_recover_makes_a_run_file_that_says_it_is_incomplete(
