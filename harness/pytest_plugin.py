@@ -520,7 +520,8 @@ def pytest_terminal_summary(terminalreporter: Any, config: pytest.Config) -> Non
     state.shown = True
     if state.journal is not None and state.needs_journal:
         cells, file = f"{state.journal.cells} of {pluralize(len(state.records), 'measured cell')}", state.journal.file
-        terminalreporter.write_line(f"harness: {file} keeps {cells}; with room on the disk: {recovery(file)}")
+        advice = f"with room on the disk: {recovery(file)}" if state.journal.cells else "copy the tables above"
+        terminalreporter.write_line(f"harness: {file} keeps {cells}; {advice}")
 
 
 def pytest_unconfigure(config: pytest.Config) -> None:

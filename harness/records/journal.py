@@ -140,7 +140,7 @@ def announce_interrupted(run_file: Path) -> None:
         if document["benchmarks"]:
             logger.warning(f"{began} was interrupted; {count_cells(document)} are in {file}: {recovery(file)}")
         else:
-            logger.warning(f"{began} ended before a cell was measured, and wrote no run file")
+            logger.warning(f"{began} ended with no measured cell on the disk, and wrote no run file")
             if is_running(file) is False:
                 file.unlink(missing_ok=True)
 

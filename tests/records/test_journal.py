@@ -197,7 +197,7 @@ def test_a_journal_without_a_cell_is_announced_once(tmp_path: Path) -> None:
         announce_interrupted(tmp_path / "run.json")
         announce_interrupted(tmp_path / "run.json")
     assert lines == [
-        "the run that began at 2026-03-01 12:00 UTC ended before a cell was measured, and wrote no run file"
+        "the run that began at 2026-03-01 12:00 UTC ended with no measured cell on the disk, and wrote no run file"
     ]
     assert not file.exists()
 

@@ -164,7 +164,7 @@ def test_a_plugin_that_ends_the_process_from_c_leaves_a_journal(
         outputs.append(run.stdout)
         assert len(list(tmp_path.glob("run.json.*.journal"))) == (text is source)
     assert " passed" not in outputs[0]
-    assert "ended before a cell was measured, and wrote no run file" in outputs[1]
+    assert "ended with no measured cell on the disk, and wrote no run file" in outputs[1]
 
 
 # ------------------------------------------------------------------------------------------ a run in this process
