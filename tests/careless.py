@@ -6,6 +6,7 @@ import copy
 import ctypes
 import dataclasses
 import os
+import signal
 import threading
 import warnings
 from collections.abc import Mapping, Sequence
@@ -171,6 +172,7 @@ def switches(model: torch.nn.Module, context: StepContext) -> torch.nn.Module:
     os.environ["CARELESS"] = "1"
     os.environ["PATH"] = "/careless"
     warnings.simplefilter("ignore")
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
     torch.set_default_dtype(torch.float64)
     torch.set_grad_enabled(False)
     torch.set_num_threads(torch.get_num_threads() + 1)

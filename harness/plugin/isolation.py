@@ -15,6 +15,7 @@ import dataclasses
 import io
 import logging
 import os
+import signal
 import sys
 import threading
 import traceback
@@ -151,12 +152,17 @@ class _Output(io.RawIOBase):
 # -------------------------------------------------------------------------------------------------------- settings
 
 
+#: The signals that end a run; Windows has no SIGHUP.
+_END_SIGNALS = [getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name)]
+
+
 @dataclasses.dataclass(frozen=True)
 class Settings:
     """The process-wide settings that would change the results or the speed of other cells.
 
     - the current folder: the store, data sets and result files may have relative paths;
     - the environment: workers inherit from it, and libraries read their number of threads there;
+    - the handlers of SIGINT, SIGTERM and SIGHUP, by which a run ends and keeps its records;
     - warning filters: with the filter "error", other code fails at a warning;
     - torch's dtype, grad mode, threads, determinism and precision: they change weights, answers and training times.
 
@@ -165,6 +171,7 @@ class Settings:
 
     folder: str | None
     environment: Mapping[str, str]
+    handlers: Mapping[signal.Signals, Any]
     filters: list[Any]
     torch: Mapping[str, Any]
     #: The number of imported modules. A module may set variables and filters on import; these are kept.
@@ -173,7 +180,8 @@ class Settings:
     @classmethod
     def now(cls) -> Settings:
         switches = {name: getter() for name, (getter, _) in _torch_switches().items()}
-        return cls(_folder(), dict(os.environ), list(warnings.filters), switches, len(sys.modules))
+        handlers = {number: signal.getsignal(number) for number in _END_SIGNALS}
+        return cls(_folder(), dict(os.environ), handlers, list(warnings.filters), switches, len(sys.modules))
 
     def restore(self) -> list[str]:
         """Restore each setting that differs now; return a description of each change."""
@@ -192,6 +200,12 @@ class Settings:
             else:
                 os.environ[name] = before
             changes.append(f"the environment's {name}")
+        for number, handler in self.handlers.items():
+            # Only the main thread may set one; None is a handler of C code.
+            here = threading.current_thread() is threading.main_thread()
+            if here and handler is not None and signal.getsignal(number) != handler:
+                signal.signal(number, handler)
+                changes.append(f"the handler of {number.name}")
         if list(warnings.filters) != self.filters and not imported:
             warnings.simplefilter("default")  # makes Python notice the change below
             warnings.filters[:] = self.filters  # type: ignore[index]

@@ -8,8 +8,8 @@ from collections.abc import Callable
 from types import FrameType
 from typing import Any
 
-#: Windows has no SIGHUP.
-SIGNALS = tuple(getattr(signal, name) for name in ("SIGTERM", "SIGHUP") if hasattr(signal, name))
+#: The signals that end a run besides SIGINT; Windows has no SIGHUP.
+END_SIGNALS = tuple(getattr(signal, name) for name in ("SIGTERM", "SIGHUP") if hasattr(signal, name))
 
 
 class Termination:
@@ -27,7 +27,7 @@ class Termination:
 
     def start(self) -> None:
         """Install the handlers; outside the main thread this is impossible, and does nothing."""
-        for number in SIGNALS:
+        for number in END_SIGNALS:
             previous = signal.getsignal(number)
             if previous == signal.SIG_DFL or (previous == signal.SIG_IGN and number == signal.SIGTERM):
                 try:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import time
 import warnings
 from collections.abc import Callable, Iterator
@@ -120,10 +121,12 @@ class _Here:
 def test_settings_are_restored_and_reported(executor: Build, plugins: Plugins, tmp_path: Path) -> None:
     torch.use_deterministic_algorithms(False)  # what it imports has filters of its own
     before = torch.get_num_threads(), list(warnings.filters), dict(os.environ)
+    handler = signal.getsignal(signal.SIGTERM)
     run = executor(cells(careless.switches()))
     with logged() as lines:
         run.build_all()
     run.build(list(run.plan.nodes)[-1])
+    assert signal.getsignal(signal.SIGTERM) == handler
     assert Path.cwd() == tmp_path
     assert (torch.get_num_threads(), list(warnings.filters), dict(os.environ)) == before
     assert torch.get_default_dtype() is torch.float32
@@ -133,7 +136,7 @@ def test_settings_are_restored_and_reported(executor: Build, plugins: Plugins, t
     for part in (
         "the current folder to /", "the environment's CARELESS", "the environment's PATH", "the filters of warnings",
         "torch's default dtype to torch.float64", "torch's grad mode to False", "torch's number of threads to",
-        "torch's deterministic mode to",
+        "torch's deterministic mode to", "the handler of SIGTERM",
     ):  # fmt: skip
         assert any(f"apply() of step 'switches' changed {part}" in reason for reason in reasons), part
     assert all(reason.endswith("; it was restored") for reason in reasons)

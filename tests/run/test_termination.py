@@ -9,7 +9,7 @@ import threading
 
 import pytest
 
-from harness.run.termination import SIGNALS, Termination
+from harness.run.termination import END_SIGNALS, Termination
 
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="Windows sends no such signals")
 
@@ -85,7 +85,7 @@ def test_handlers_are_restored_and_foreign_ones_stay(monkeypatch: pytest.MonkeyP
     def foreign(*_: object) -> None:
         raise AssertionError
 
-    before = {number: signal.getsignal(number) for number in SIGNALS}
+    before = {number: signal.getsignal(number) for number in END_SIGNALS}
     signal.signal(signal.SIGHUP, foreign)
     try:
         termination = Termination()
