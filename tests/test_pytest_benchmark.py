@@ -136,7 +136,7 @@ def test_a_summary_on_a_full_disk_costs_the_summary_alone(suite: Suite, full: se
     ))  # fmt: skip
     assert result.ret == pytest.ExitCode.TESTS_FAILED
     assert "cannot write out/gate.summary: the disk is full" in said(result)
-    assert "2 cells compared, 2 fine" in said(result)
+    assert "figures of 2 cells judged, 2 fine" in said(result)
     assert len(benchmarks("new.json")) == 2
     assert list(Path("out").iterdir()) == []
     assert not list(Path().rglob("*.journal"))

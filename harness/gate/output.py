@@ -8,7 +8,16 @@ from pathlib import Path
 
 from harness.files import atomic_write
 from harness.gate.judge import CellComparison, Finding, Judgement
-from harness.gate.text import Background, cell_lines, change_text, conclusion, summary, unsettled, value_text
+from harness.gate.text import (
+    Background,
+    cell_lines,
+    change_text,
+    conclusion,
+    summary,
+    unresolved,
+    unsettled,
+    value_text,
+)
 from harness.policy.rules import OUTCOMES
 from harness.text import escape_html, escape_markdown, one_line
 
@@ -32,6 +41,7 @@ def write_findings(judgement: Judgement, background: Background, markdown: Path 
 
 def gate_markdown(judgement: Judgement, background: Background) -> str:
     """The conclusion, a table of the figures that became worse, and the rest in folded blocks."""
+    shared = unresolved(judgement)
     mark = "closed" if judgement.failures else "open"
     paragraphs = [
         f"### Compression gate: {mark}",
@@ -51,10 +61,13 @@ def gate_markdown(judgement: Judgement, background: Background) -> str:
     details = [
         line
         for entry in regressed
-        for line in ("", one_line(entry.name), *(f"  {line}" for line in cell_lines(entry, background)))
+        for line in ("", one_line(entry.name), *(f"  {line}" for line in cell_lines(entry, background, shared)))
     ]
     paragraphs += _folded("What changed, and how to measure it again", details)
-    open_ends = [f"{one_line(entry.name)}: {line}" for entry in judgement.comparisons for line in unsettled(entry)]
+    open_ends = [*shared.values()]
+    open_ends += [
+        f"{one_line(entry.name)}: {line}" for entry in judgement.comparisons for line in unsettled(entry, shared)
+    ]
     paragraphs += _folded(f"Not settled ({len(open_ends)})", open_ends)
     improved = [
         f"{one_line(entry.name)}: {finding.figure}, {change_text(finding)}"

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import dataclasses
 import shlex
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 
 from harness.gate.judge import CellComparison, Finding, FindingKind, Judgement
-from harness.policy.rules import OUTCOMES, Outcome
+from harness.policy.rules import LATENCY, OUTCOMES, Outcome
 from harness.records.changes import Documents, changes, surrounding_changes
 from harness.records.record import Record
 from harness.text import one_line, pluralize, printable
@@ -38,6 +39,7 @@ def format_options(options: Mapping[str, object]) -> str:
 
 def gate_text(judgement: Judgement, background: Background) -> str:
     """The whole judgement, for a terminal."""
+    shared = unresolved(judgement)
     lines = [f"against {background.baseline}: {summary(judgement)}"]
     if surroundings := surroundings_text(judgement):
         lines.append(f"changed around the models: {surroundings}")
@@ -45,23 +47,63 @@ def gate_text(judgement: Judgement, background: Background) -> str:
     for outcome in grave:
         for comparison in judgement.having(outcome):
             lines += ["", f"{outcome.upper()} {one_line(comparison.name)}"]
-            lines += [f"  {line}" for line in cell_lines(comparison, background)]
-    inconclusive = [entry for entry in judgement.comparisons if entry.outcomes and not entry.outcomes & set(grave)]
-    if inconclusive:
-        lines += ["", "not settled:"]
-        lines += [f"  {one_line(entry.name)}: {line}" for entry in inconclusive for line in unsettled(entry)]
+            lines += [f"  {line}" for line in cell_lines(comparison, background, shared)]
+    rest = [entry for entry in judgement.comparisons if entry.outcomes and not entry.outcomes & set(grave)]
+    open_ends = [*shared.values()]
+    open_ends += [f"{one_line(entry.name)}: {line}" for entry in rest for line in unsettled(entry, shared)]
+    if open_ends:
+        lines += ["", "not settled:", *(f"  {line}" for line in open_ends)]
     lines += ["", conclusion(judgement)]
     return printable("\n".join(lines))
 
 
 def summary(judgement: Judgement) -> str:
-    """The number of cells by outcome, in one line."""
+    """The number of figures that were judged, then the number of cells by outcome, in one line."""
     compared = [entry for entry in judgement.comparisons if entry.old is not None and entry.new is not None]
-    counts = [f"{pluralize(len(compared), 'cell')} compared", f"{sum(not entry.outcomes for entry in compared)} fine"]
+    findings = [finding for entry in compared for finding in entry.findings]
+    judged = sum(finding.kind in ("regressed", "improved", "fine") for finding in findings)
+    of_cells = f"{pluralize(len(findings), 'figure')} of {pluralize(len(compared), 'cell')}"
+    counts = [f"{judged} of {of_cells} judged", f"{sum(not entry.outcomes for entry in compared)} fine"]
     counts += [f"{len(cells)} {outcome}" for outcome in OUTCOMES if (cells := judgement.having(outcome))]
     new = sum(entry.old is None for entry in judgement.comparisons)
     counts += [f"{new} new, not judged"] if new else []
     return ", ".join([*counts, *([f"{judgement.not_selected} not selected"] if judgement.not_selected else [])])
+
+
+#: What so few test examples cannot resolve, by the name of the figure and its tolerance: a line for all cells.
+Unresolved = Mapping[tuple[str, str], str]
+NOTHING: Unresolved = MappingProxyType({})
+
+
+def unresolved(judgement: Judgement) -> Unresolved:
+    """The figures whose intervals cross the tolerance in several cells: each is described once, not once a cell."""
+    groups: dict[tuple[str, str], list[tuple[CellComparison, Finding]]] = {}
+    for comparison in judgement.comparisons:
+        for finding in comparison.findings:
+            if _crosses(finding):
+                groups.setdefault((finding.figure, str(finding.tolerance)), []).append((comparison, finding))
+    return {key: _unresolved(*key, group) for key, group in groups.items() if len(group) > 1}
+
+
+def _crosses(finding: Finding) -> bool:
+    """Whether the interval of a difference crosses its tolerance."""
+    return finding.kind == "inconclusive" and finding.figure != LATENCY and _half_width(finding) is not None
+
+
+def _half_width(finding: Finding) -> float | None:
+    change = finding.change
+    return None if change is None or change.low is None or change.high is None else (change.high - change.low) / 2
+
+
+def _unresolved(figure: str, tolerance: str, group: Sequence[tuple[CellComparison, Finding]]) -> str:
+    widths = [width for _, finding in group if (width := _half_width(finding)) is not None]
+    counts = sorted({comparison.new.test_examples for comparison, _ in group if comparison.new is not None})
+    examples = str(counts[0]) if len(counts) == 1 else f"{counts[0]} to {counts[-1]}"
+    cells = pluralize(len(group), "cell")
+    return (
+        f"inconclusive: {figure} in {cells}: {examples} test examples do not resolve {tolerance}, the intervals of the "
+        f"change reach ±{max(widths):.2g}; use more test examples"
+    )
 
 
 def surroundings_text(judgement: Judgement) -> str:
@@ -94,23 +136,30 @@ def headline(finding: Finding) -> str:
     return f"{text}, {'at least' if finding.tolerance.kind == 'kept' else 'allowed'} {finding.tolerance}"
 
 
-def cell_lines(comparison: CellComparison, background: Background) -> list[str]:
-    """The findings against a cell, a line each, then what changed and the command that measures it again."""
+def cell_lines(comparison: CellComparison, background: Background, shared: Unresolved = NOTHING) -> list[str]:
+    """The findings against a cell, a line each, then what changed and the command that measures it again.
+
+    Findings that ``shared`` describes for several cells are left out.
+    """
     if comparison.old is None or comparison.new is None:
         return [comparison.reason] if comparison.reason else []
     lines = [f"{headline(finding)}: {finding.method}" for finding in _having(comparison, "regressed")]
     if lines:
         better = _having(comparison, "improved")
         lines += [f"better, which does not make up for it: {headline(finding)}" for finding in better]
-    lines += unsettled(comparison)
+    lines += unsettled(comparison, shared)
     lines += [f"changed: {line}" for line in background.changed(comparison.old, comparison.new)]
     return [*lines, f"again: {_command(comparison, background)}"]
 
 
-def unsettled(comparison: CellComparison) -> list[str]:
-    """The contaminated and inconclusive findings of a cell, a line each."""
+def unsettled(comparison: CellComparison, shared: Unresolved = NOTHING) -> list[str]:
+    """The contaminated and inconclusive findings of a cell, a line each, without those that ``shared`` describes."""
     findings = _having(comparison, "contaminated", "inconclusive")
-    return [f"{finding.kind}: {headline(finding)}: {finding.reason}" for finding in findings]
+    return [
+        f"{finding.kind}: {headline(finding)}: {finding.reason}"
+        for finding in findings
+        if not (_crosses(finding) and (finding.figure, str(finding.tolerance)) in shared)
+    ]
 
 
 def value_text(finding: Finding, value: float | None) -> str:

@@ -115,7 +115,7 @@ def test_a_noisy_machine_is_told_which_margin_it_is_good_for() -> None:
     noisy = [samples(deviation=deviation_of(0.03))] * 4
     (trouble,) = of(noisy, samples(1.02, deviation=deviation_of(0.03))).troubles
     assert "only slowdowns of 4 % or more are detected in 4 of 5 comparisons" in trouble
-    assert "instead of twice the margin (2 %): use a margin of at least 4 %, or about 46 processes" in trouble
+    assert "instead of twice the margin (2 %): use a margin of at least 4 %, or about 48 processes" in trouble
     assert of(noisy, samples(1.08), margin=0.04).fit
 
 

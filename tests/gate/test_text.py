@@ -90,7 +90,8 @@ def test_a_headline(changes: Any, line: str) -> None:
 def test_the_text_holds_every_finding() -> None:
     found = text(ALL)
     assert found.splitlines()[0] == (
-        "against base run.json: 2 cells compared, 0 fine, 1 regressed, 1 lost, 1 contaminated, 1 new, not judged"
+        "against base run.json: 2 of 3 figures of 2 cells judged, 0 fine, 1 regressed, 1 lost, 1 contaminated, 1 new, "
+        "not judged"
     )
     assert "REGRESSED s.py::m[a]\n  latency 100.0 -> 110.0 us" in found
     assert "  better, which does not make up for it: file_size 100.0" in found
@@ -105,7 +106,7 @@ def test_an_open_gate_names_the_outcomes_that_it_ignored() -> None:
     assert conclusion(Judgement((cell(finding("fine")),))) == "The gate is open."
     found = conclusion(Judgement((cell(finding("inconclusive")), cell(finding("contaminated")))))
     assert found == "The gate is open: fail_on of the policy does not include contaminated or inconclusive."
-    assert summary(Judgement((cell(finding("fine")),))) == "1 cell compared, 1 fine"
+    assert summary(Judgement((cell(finding("fine")),))) == "1 of 1 figure of 1 cell judged, 1 fine"
 
 
 def test_markdown_has_a_table_of_regressions_and_folds_the_rest() -> None:
@@ -175,3 +176,50 @@ def test_a_name_from_a_file_controls_neither_a_terminal_nor_a_ci_system() -> Non
 def test_the_command_names_the_suite_from_the_working_directory() -> None:
     background = dataclasses.replace(BACKGROUND, suites={"s.py": "../there/s.py"})
     assert "again: pytest '../there/s.py::m[a]' " in gate_text(ALL, background)
+
+
+def auroc(**changes: Any) -> Finding:
+    """An AUROC whose interval crosses the tolerance."""
+    made: Any = {
+        "figure": "auroc",
+        "old": 0.93,
+        "new": 0.926,
+        "unit": "",
+        "digits": 4,
+        "tolerance": Tolerance("absolute", 0.005),
+        "change": FigureChange(-0.004, -0.02, 0.012),
+    }
+    return finding("inconclusive", **(made | changes))
+
+
+def test_what_the_test_examples_do_not_resolve_is_said_once() -> None:
+    wider = auroc(change=FigureChange(-0.006, -0.03, 0.018))
+    judgement = Judgement(
+        (cell(finding("fine"), auroc(), name="s.py::m[a]"), cell(finding(), wider, name="s.py::m[b]"))
+    )
+    sentence = (
+        "inconclusive: auroc in 2 cells: 20 test examples do not resolve 0.005, the intervals of the change reach "
+        "±0.024; use more test examples"
+    )
+    for shown in (text(judgement), gate_markdown(judgement, BACKGROUND)):
+        assert shown.count(sentence) == 1
+        assert shown.count("auroc") == 1
+    assert junit_xml(judgement, BACKGROUND).count("auroc") == 2, "each test case stands alone"
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"figure": "latency", "tolerance": Tolerance("share", 0.01)},
+        {"change": None},
+        {"change": FigureChange(-0.02)},
+        {"tolerance": Tolerance("absolute", 0.01)},
+    ],
+)
+def test_what_is_open_for_other_reasons_is_said_of_each_cell(changes: dict[str, Any]) -> None:
+    name = changes.get("figure", "auroc")
+    cells = (cell(auroc(**changes), name="s.py::m[a]"), cell(auroc(), name="s.py::m[b]"))
+    shown = text(Judgement(cells))
+    assert f"s.py::m[a]: inconclusive: {name}" in shown
+    assert "s.py::m[b]: inconclusive: auroc" in shown
+    assert "do not resolve" not in shown
