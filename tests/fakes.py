@@ -7,7 +7,6 @@ import json
 import logging
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any, ClassVar
 
 import numpy as np
@@ -15,6 +14,7 @@ import pytest
 
 from harness import Profile
 from harness.measure.machine import Disturbance
+from harness.measure.memory import Memory
 from harness.measure.pool import PairedSamples, SingleSamples
 from harness.measure.timing import Amount
 from harness.plugin.manager import installed
@@ -78,8 +78,8 @@ class Workers:
     def renew(self) -> None:
         self.renewed += 1
 
-    def memory(self, *_: Any) -> SimpleNamespace:
-        return SimpleNamespace(baseline=10**8, peak=10**8 + 4096)
+    def memory(self, *_: Any) -> Memory:
+        return Memory(baseline=10**8, loaded=10**8 + 4096, peak=10**8 + 8192)
 
     def predict(self, profile: Profile, runtime: str, file: Path, inputs: Path, output: Path) -> Any:
         import torch

@@ -86,9 +86,11 @@ class EvalContext(Protocol):
     patients: NDArray[Any]
     #: Nanoseconds of each timed call (processes, calls); None when nothing was timed.
     samples: NDArray[Any] | None
-    #: Resident bytes at the peak of inference, and before the file was loaded; None when nothing was timed.
-    peak_memory: int | None
+    #: Bytes of the process before the file was loaded, after that, and at the peak of inference. Interpreter, libraries
+    #: and caches of kernels are in all three. None when nothing was timed, or where the system is not Linux.
     base_memory: int | None
+    loaded_memory: int | None
+    peak_memory: int | None
 
     @property
     def model(self) -> torch.nn.Module:

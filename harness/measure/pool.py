@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from harness.api import Profile
 from harness.api.runtimes import BACK_TO_BACK
 from harness.measure.machine import Disturbance, Load, load
+from harness.measure.memory import Memory
 from harness.measure.process import WorkerProcess
 from harness.measure.profile import WorkerEnvironment, worker_environment
 from harness.measure.timing import Amount
@@ -72,14 +73,6 @@ class SingleSamples:
     times: NDArray[np.int64]
     environment: Mapping[str, Any]
     sha256: str
-
-
-@dataclasses.dataclass(frozen=True)
-class Memory:
-    """Resident bytes before a deployed file is loaded (torch is loaded by then), and at the peak of running it."""
-
-    baseline: int
-    peak: int
 
 
 class Workers:
@@ -186,10 +179,15 @@ class Workers:
         while self._crews:
             _end(self._crews.popitem()[1])
 
-    def memory(self, profile: Profile, runtime: str, file: Path, inputs: Path) -> Memory:
-        """Measure the peak memory of running each of ``inputs`` once through a deployed file, in a separate process."""
-        (worker,) = self._crew(self._forkers, profile, 1)
-        return Memory(**worker.ask("memory", runtime=runtime, file=_with_hash(file), inputs=str(inputs)))
+    def memory(self, profile: Profile, runtime: str, file: Path, inputs: Path) -> Memory | None:
+        """Measure what a deployed file needs in memory, when it runs each of ``inputs`` once; None if that is unknown.
+
+        The allocator is the C library's whatever the profile names: how much free memory an allocator retains, and
+        for how long, says nothing about the file.
+        """
+        (worker,) = self._crew(self._forkers, dataclasses.replace(profile, allocator="system"), 1)
+        sizes = worker.ask("memory", runtime=runtime, file=_with_hash(file), inputs=str(inputs))
+        return None if sizes is None else Memory(**sizes)
 
     def predict(self, profile: Profile, runtime: str, file: Path, inputs: Path, output: Path) -> NDArray[np.float32]:
         """Compute a deployed file's outputs for ``inputs`` in the environment of its timing.

@@ -27,6 +27,7 @@ from harness import errors
 from harness.errors import CellError, HarnessError, describe_error
 from harness.measure.environment import environment, libraries, mapped_files, pin, verify, verify_allocator
 from harness.measure.machine import read_counters
+from harness.measure.memory import measure_memory
 from harness.measure.process import how_it_ended
 from harness.measure.timing import Amount, time_pairs, time_single
 
@@ -143,8 +144,8 @@ class Worker:
         gc.collect()
         return times
 
-    def memory(self, runtime: str, file: Mapping[str, str], inputs: str) -> dict[str, int]:
-        """Measure resident bytes: before the file is loaded, and the peak of running each input once afterwards.
+    def memory(self, runtime: str, file: Mapping[str, str], inputs: str) -> dict[str, int] | None:
+        """Measure what the file needs in memory (see `measure_memory`); None where the system does not report it.
 
         A fork of this process measures. As long as this process runs no model itself, every file finds the same
         memory, as in a fresh process, without another import of torch.
@@ -168,21 +169,28 @@ class Worker:
         reply = json.loads(text)
         if "error" in reply:
             raise getattr(errors, reply["error"]["kind"], CellError)(reply["error"]["text"])
-        result: dict[str, int] = reply["ok"]
+        result: dict[str, int] | None = reply["ok"]
         return result
 
-    def _memory(self, runtime: str, file: Mapping[str, str], inputs: str) -> dict[str, int]:
+    def _memory(self, runtime: str, file: Mapping[str, str], inputs: str) -> dict[str, int] | None:
         import torch
 
         engine = self._runtime(runtime)
         examples = _batches(inputs, 1)
-        baseline = _resident("VmRSS")
-        with torch.inference_mode():
-            predictor = _load(engine, file)
-            _reset_peak()  # loading a network can take more memory than running it
+
+        def run(predictor: Predictor) -> None:
+            for example in examples:
+                predictor(example)
+
+        def check(predictor: Predictor) -> None:
             for example in examples:
                 _check_finite(predictor(example))
-        return {"baseline": baseline, "peak": _resident("VmHWM")}
+
+        if not Path("/proc/self/smaps").exists():
+            return None
+        with torch.inference_mode():
+            memory = measure_memory(Path(file["path"]), lambda: _load(engine, file), run, check)
+        return dataclasses.asdict(memory)
 
     def predict(self, runtime: str, file: Mapping[str, str], inputs: str, output: str) -> None:
         """Write the file's outputs for all inputs (n, *input_shape) to ``output``, a .npy of (n, labels)."""
@@ -245,23 +253,6 @@ def _check_finite(output: torch.Tensor) -> None:
         raise CellError(
             "the deployed file returns NaN or infinity on real inputs, so its latency is meaningless: check the model"
         )
-
-
-def _reset_peak() -> None:
-    """Reset the peak of resident memory, if the kernel allows it."""
-    with contextlib.suppress(OSError):
-        Path("/proc/self/clear_refs").write_text("5")
-
-
-def _resident(field: str) -> int:
-    """Resident bytes: VmRSS (now) or VmHWM (the peak); without /proc, the peak in both cases."""
-    try:
-        status = Path("/proc/self/status").read_text()
-    except FileNotFoundError:
-        import resource
-
-        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss  # bytes on macOS
-    return int(status.partition(f"{field}:")[2].split()[0]) * 1024
 
 
 # -------------------------------------------------------------------------------------------------------- protocol

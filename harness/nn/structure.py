@@ -14,6 +14,7 @@ from typing import Any, ClassVar, NamedTuple, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
 
 from harness.errors import CellError, HarnessError
 from harness.former_names import former_export, warn
@@ -159,7 +160,7 @@ def drop_parameter(layer: nn.Module, name: str) -> None:
 
     For example the redundant second bias of nn.LSTM.
     """
-    zeros = torch.zeros_like(getattr(layer, name)).detach()
+    zeros = _zeros(getattr(layer, name))
     delattr(layer, name)
     layer.register_buffer(name, zeros, persistent=False)
 
@@ -299,7 +300,27 @@ def _give_zeros(layer: nn.Module, like: Tensor | None) -> None:
     """Set the dropped parameters to zeros of the dtype and on the device of ``like``."""
     if like is not None:
         for name in _dropped(layer):
-            setattr(layer, name, torch.zeros_like(getattr(layer, name), dtype=like.dtype, device=like.device))
+            setattr(layer, name, _zeros(getattr(layer, name), like))
+
+
+def _zeros(tensor: Tensor, like: Tensor | None = None) -> Tensor:
+    """Make zeros of the shape of ``tensor``, of its own dtype and device or those of ``like``."""
+    like = tensor if like is None else like
+    # Not zeros_like(), which imports sympy and 485 other modules for a tensor on the meta device.
+    return torch.zeros(tensor.shape, dtype=like.dtype, device=like.device)
+
+
+class _WithoutNormal(TorchFunctionMode):
+    """Leave tensors as they are instead of drawing from a normal distribution.
+
+    On the meta device, where it draws nothing, that imports PyTorch's compiler: 822 modules.
+    """
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        kwargs = kwargs or {}
+        if getattr(func, "__name__", "") in ("normal_", "_no_grad_normal_"):
+            return args[0] if args else kwargs["tensor"]
+        return func(*args, **kwargs)
 
 
 def _describe(module: nn.Module) -> dict[str, Any]:
@@ -314,7 +335,7 @@ def _describe(module: nn.Module) -> dict[str, Any]:
 
 
 def _build(kind: type[nn.Module], values: Mapping[str, Any], dropped: Sequence[str] = ()) -> nn.Module:
-    with torch.device("meta"):
+    with torch.device("meta"), _WithoutNormal():
         layer = kind(**{name: tuple(v) if isinstance(v, list) else v for name, v in values.items()})
     for name in dropped:
         drop_parameter(layer, name)

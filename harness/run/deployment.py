@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
 from collections.abc import Callable
 from pathlib import Path
@@ -95,7 +96,8 @@ class Deployment:
     def measure_memory(self, cell: Cell, context: CellContext) -> None:
         """Measure the memory of the deployed file in the cell's profile."""
         memory = self._pool().memory(cell.profile, cell.runtime, context.file, self.inputs(cell))
-        context.peak_memory, context.base_memory = memory.peak, memory.baseline
+        if memory is not None:
+            context.base_memory, context.loaded_memory, context.peak_memory = dataclasses.astuple(memory)
 
     def inputs(self, cell: Cell) -> Path:
         """The .npy file of the test examples that the cell's calls are timed on."""

@@ -36,8 +36,9 @@ class CellContext:
         self.targets = data.test.targets
         self.patients = data.test.patients
         self.samples: NDArray[Any] | None = None
-        self.peak_memory: int | None = None
         self.base_memory: int | None = None
+        self.loaded_memory: int | None = None
+        self.peak_memory: int | None = None
         self._artefact_file = artefact_file
         self._data = data
 

@@ -51,6 +51,16 @@ def _deprecated() -> Iterator[None]:
             yield
         finally:
             torch.backends.quantized.engine, torch.fx.config.do_not_emit_stack_traces = before
+            _forget_networks()
+
+
+def _forget_networks() -> None:
+    """Clear PyTorch's cache of devices, which otherwise keeps the float network of every int8 one in memory."""
+    from torch.ao.quantization.fx import utils
+
+    clear = getattr(utils.assert_and_get_unique_device, "cache_clear", None)  # a plain function before version 2.9
+    if clear is not None:
+        clear()
 
 
 def _check_api() -> None:
@@ -187,6 +197,8 @@ def convert(prepared: torch.fx.GraphModule) -> torch.fx.GraphModule:
                 f"PyTorch's FX quantization cannot convert this network to int8: {_first_line(error)}"
             ) from error
         replaced(converted, _dynamic_linear)
+        for node in converted.graph.nodes:
+            node.meta.clear()  # its observers hold the float layers, and thereby their weights
         return converted.requires_grad_(False).eval()
 
 

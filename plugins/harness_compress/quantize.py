@@ -174,10 +174,14 @@ class _Scheme(Protocol):
 
 
 def _module_of(scheme: str) -> _Scheme:
-    from harness_compress import _fx_int8, _uniform8
+    """Import the module of one scheme alone, because each imports much of PyTorch that the other does not use."""
+    if scheme == "ptq-int8":
+        from harness_compress import _fx_int8
 
-    schemes: dict[str, _Scheme] = {"ptq-int8": _fx_int8, "uniform8": _uniform8}
-    return schemes[scheme]
+        return _fx_int8
+    from harness_compress import _uniform8
+
+    return _uniform8
 
 
 def _blueprint(model: torch.nn.Module) -> dict[str, Any]:

@@ -95,11 +95,12 @@ def test_renewed_workers_get_the_environment_of_the_first(
 def test_renewed_workers_are_other_processes(workers: Workers, tmp_path: Path) -> None:
     before = pids(time_pair(workers, tmp_path))
     memory = workers.memory(PROFILE, "torch", tmp_path / "well", tmp_path / "inputs.npy")
+    assert memory is not None
     workers.renew()
     assert all(gone(pid) for pid in before)
     assert not set(before) & set(pids(time_pair(workers, tmp_path)))
     kept = workers.memory(PROFILE, "torch", tmp_path / "well", tmp_path / "inputs.npy")
-    assert kept.peak == memory.peak, "what times no model need not be new"
+    assert kept == memory, "what times no model need not be new"
 
 
 def test_the_environment_is_the_list_and_nothing_else(
@@ -169,9 +170,10 @@ def test_a_worker_that_cannot_start_is_told() -> None:
 def test_memory_is_measured_in_a_process_of_its_own(workers: Workers, tmp_path: Path) -> None:
     timed = pids(time_pair(workers, tmp_path, processes=1))
     memory = workers.memory(PROFILE, "torch", tmp_path / "well", tmp_path / "inputs.npy")
+    assert memory is not None
     assert memory.peak not in timed  # the fake's peak is its process number
     again = workers.memory(PROFILE, "torch", tmp_path / "well", tmp_path / "inputs.npy")
-    assert again.peak == memory.peak, "the process that forks is kept"
+    assert again == memory, "the process that forks is kept"
 
 
 def test_predictions_come_back(workers: Workers, tmp_path: Path) -> None:

@@ -30,8 +30,9 @@ class EvalContext:
     scores: Any
     targets: Any
     samples: Any = None
-    peak_memory: int | None = None
     base_memory: int | None = None
+    loaded_memory: int | None = None
+    peak_memory: int | None = None
     task: Task = TASK
     example: torch.Tensor = dataclasses.field(default_factory=lambda: torch.zeros(1, 2, 9))
     patients: Any = None
@@ -178,6 +179,6 @@ def test_latency_takes_all_processes_together_and_nothing_when_nothing_was_timed
 
 
 def test_memory_is_in_megabytes(evidence: EvalContext) -> None:
-    assert values(Memory(), evidence) == {"memory": None, "memory_before": None}
-    evidence.peak_memory, evidence.base_memory = 123_400_000, 120_000_000
-    assert values(Memory(), evidence) == pytest.approx({"memory": 123.4, "memory_before": 120.0})
+    assert values(Memory(), evidence) == {"inference_memory": None, "loaded_memory": None}
+    evidence.base_memory, evidence.loaded_memory, evidence.peak_memory = 120_000_000, 121_000_000, 123_400_000
+    assert values(Memory(), evidence) == pytest.approx({"inference_memory": 3.4, "loaded_memory": 1.0})
