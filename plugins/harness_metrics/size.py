@@ -14,7 +14,9 @@ class Size(Metric):
 
     Parameters are those of the deployed model: int8 folds batch normalisation into convolutions, so it has fewer than
     the float model, whose count study B reports. ``state_size`` is the size of ``torch.save(model.state_dict())``, as B
-    measures it (later PyTorch versions differ by some hundred bytes). ``file_size`` is that of the deployed file.
+    measures it (later PyTorch versions differ by some hundred bytes). The archive repeats its own name in front of each
+    tensor; here that name is "archive", which PyTorch chooses when it saves to memory. Saved to a file, it is the
+    file's name, so the size of the same network depends on it. ``file_size`` is that of the deployed file.
     """
 
     name: ClassVar[str] = "size"

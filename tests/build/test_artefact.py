@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import json
 import math
 import os
@@ -10,6 +11,7 @@ import random
 import resource
 import subprocess
 import sys
+import zlib
 from pathlib import Path
 from types import ModuleType
 from typing import Any, ClassVar
@@ -113,12 +115,36 @@ def test_a_form_from_before_a_step_that_teaches_does_not_count(plugins: Plugins,
         assert torch.equal(back.state_dict()[name], tensor)
 
 
-def test_the_file_is_safetensors_with_readable_json(tmp_path: Path) -> None:
+def test_the_file_is_safetensors_with_compressed_json(tmp_path: Path) -> None:
     artefact.save(tmp_path / "m", network(), [], "conv", TASK)
     with safe_open(tmp_path / "m", framework="pt") as stream:
-        assert json.loads(stream.metadata()["harness"])["architecture"] == "conv"
+        compressed = stream.metadata()["harness"]
+        assert json.loads(zlib.decompress(base64.b85decode(compressed)))["architecture"] == "conv"
+        assert len(compressed) < 1000
         assert set(stream.keys()) == set(network().state_dict())
     assert artefact.header(tmp_path / "m")["task"] == {"input_shape": [2, 16], "labels": ["high", "shaky"]}
+
+
+def test_a_file_of_an_earlier_version_with_plain_json_is_read(plugins: Plugins, tmp_path: Path) -> None:
+    model = network()
+    artefact.save(tmp_path / "m", model, [], "conv", TASK)
+    rewrite(tmp_path / "m", tmp_path / "n", artefact.header(tmp_path / "m"))
+    back = artefact.load(tmp_path / "n", plugins).state_dict()
+    assert all(torch.equal(back[name], tensor) for name, tensor in model.state_dict().items())
+
+
+def compressed(content: bytes) -> str:
+    return base64.b85encode(zlib.compress(content, 9)).decode()
+
+
+@pytest.mark.parametrize(
+    "header", ["c", compressed(b'{"architecture"')[:-5], compressed(b" " * (artefact.HEADER_BYTES + 1)), "c~~~~~"]
+)
+def test_a_compressed_header_is_bounded_and_checked(plugins: Plugins, tmp_path: Path, header: str) -> None:
+    artefact.save(tmp_path / "m", network(), [], "conv", TASK)
+    rewrite(tmp_path / "m", tmp_path / "n", header)
+    with pytest.raises(StoreError, match="is not an artefact of this harness"):
+        artefact.load(tmp_path / "n", plugins)
 
 
 class Bomb:

@@ -136,6 +136,16 @@ def test_size_counts_and_weighs(evidence: EvalContext) -> None:
     }
 
 
+def test_the_archive_s_name_is_archive(evidence: EvalContext, tmp_path: Path) -> None:
+    """The docs say so: the name stands in front of each tensor, so that it changes the size."""
+    sizes = {}
+    for name in ("archive", "model", "a"):
+        torch.save(evidence.model.state_dict(), tmp_path / f"{name}.pt")
+        sizes[name] = (tmp_path / f"{name}.pt").stat().st_size / 1000
+    assert values(Size(), evidence)["state_size"] == sizes["archive"]
+    assert sizes["a"] != sizes["archive"]
+
+
 def test_operations_are_those_of_one_example(evidence: EvalContext) -> None:
     assert values(Operations(), evidence) == {"macs": 7 * 18 + 42, "int8_weights": 0, "int8_macs": 0}
 
