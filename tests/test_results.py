@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 import re
+import statistics
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -85,6 +87,59 @@ def test_other_observers_were_tried_on_the_networks_of_the_records(table: Path) 
         assert float(auroc) == pytest.approx(whole["auroc"].value, abs=1e-4)
         if scheme == "ptq-int8" and table == OBSERVERS[0]:
             assert (float(size), float(smaller)) == (whole["state_size"].value, int8["state_size"].value)
+
+
+def spreads(run: str) -> tuple[float, float]:
+    """How far the median latencies, and the paired ratios, of networks of one shape differ in a run, in per cent."""
+    shapes: dict[Any, list[Record]] = {}
+    for record in read_records(RESULTS / f"{run}.json"):
+        shape = [record.axes.get(axis) for axis in ("architecture", "precision", "profile")]
+        shape += [record.figures[figure].value for figure in ("parameters", "macs")]
+        shapes.setdefault(tuple(shape), []).append(record)
+    alike = [records for records in shapes.values() if len(records) > 1]
+    medians = [[record.figures["latency"].value or 0.0 for record in records] for records in alike]
+    ratios = [[record.timing.ratio.value for record in records if record.timing] for records in alike]
+    return tuple(100 * max((max(of) / min(of) - 1 for of in each), default=0.0) for each in (medians, ratios))  # type: ignore[return-value]
+
+
+def test_the_spread_of_latencies_is_that_of_the_records() -> None:
+    found = {run: spreads(run) for run in make.RUNS if run != "ptbxl/channels"}  # no two networks there are alike
+    text = " ".join((RESULTS / "README.md").read_text().split())
+    for run, (medians, _) in found.items():
+        assert f"{medians:.0f} % (`{run}`)" in text
+    most = max(ratios for _, ratios in found.values())
+    assert f"paired ratios differ by at most {most:.0f} %" in text
+    measuring = " ".join((RESULTS.parent / "docs" / "measuring.md").read_text().split())
+    widest = max(medians for medians, _ in found.values())
+    assert f"by up to {widest:.0f} % within one run, their paired ratios by at most {most:.0f} %" in measuring
+
+
+def test_the_latencies_of_study_a_are_paired_ratios() -> None:
+    """A variant's is its paired ratio, times the medians of the full networks, of which no pair was timed."""
+    seeds: dict[tuple[str, ...], list[Record]] = {}
+    for record in read_records(RESULTS / "icu" / "physionet2012.json"):
+        seeds.setdefault(tuple(str(record.axes[axis]) for axis in ("architecture", "pruning", "precision")), []).append(
+            record
+        )
+
+    def median(name: str) -> float:
+        return statistics.mean(record.figures["latency"].value or 0.0 for record in seeds[name, "full", "float32"])
+
+    def over_lstm(name: str, pruning: str, precision: str) -> float:
+        pairs = [record.timing.ratio.value for record in seeds[name, pruning, precision] if record.timing]
+        return statistics.geometric_mean(pairs) * median(name) / median("lstm")
+
+    table = (RESULTS.parent / "docs" / "studies.md").read_text()
+    (row,) = (line for line in table.splitlines() if line.startswith("| latency over the LSTM's"))
+    measured = [re.split(r"[ (]", cell.strip())[0] for cell in row.strip("|").split("|")[1:]]
+    cells = [("lstm", "full", "float32"), ("lstm", "below0.5", "float32"), ("hlstm", "full", "float32"),
+             ("hlstm", "below0.5", "float32"), ("dnn", "full", "float32"), ("dnn", "full", "uniform8")]  # fmt: skip
+    expected = [f"{over_lstm(*cell):.2f}" for cell in cells]
+    assert ["1.00", *measured[1:]] == expected
+    shares = [f"{100 * over_lstm(*cell):.0f} %" for cell in (cells[2], cells[1])]
+    in_its_own = [record.timing.ratio.value for record in seeds[cells[5]] if record.timing]
+    text = (RESULTS / "README.md").read_text()
+    assert f"Measured: {', '.join(shares)}, and {100 * statistics.geometric_mean(in_its_own):.0f} %" in text
 
 
 @pytest.mark.parametrize("run", make.RUNS)

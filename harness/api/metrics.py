@@ -46,6 +46,8 @@ class MetricSpec:
     #: deployed file; shown where it shrinks otherwise than its metric's headline figure. "int8 weights", "int8 macs":
     #: the shares of weights and of multiply-accumulates in int8, in per cent.
     role: Role | None = None
+    #: The value that guessing gives. Beside a reference that is not shown to be better, the report makes no choice.
+    chance: float | None = None
 
     def __post_init__(self) -> None:
         if self.gate is not None and self.better is None:

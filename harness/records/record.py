@@ -55,6 +55,7 @@ class MetricValue(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True)
     per_machine: bool = False
     gate: str | None = None
     role: str | None = None
+    chance: float | None = None
     interval: Interval | None = None
 
 

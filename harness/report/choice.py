@@ -57,11 +57,34 @@ def _loses(variant: Variant, sure: bool) -> float:
     return float("inf") if variant.loss.high is None else variant.loss.high
 
 
+def no_better_than_chance(network: Network) -> str | None:
+    """Say which reference is not shown to be better than chance; None where each is, or chance is not known.
+
+    Beside such a reference every network that guesses is "within the loss".
+    """
+    quality = network.quality
+    if quality is None or quality.chance is None:
+        return None
+    for variant in network.variants:
+        if variant.is_reference and variant.quality is not None:
+            worst = variant.quality.high if quality.better == "lower" else variant.quality.low
+            bound = _or(worst, variant.quality.value)
+            if bound >= quality.chance if quality.better == "lower" else bound <= quality.chance:
+                return (
+                    f"The reference is not shown to be better than chance ({quality.name} "
+                    f"{variant.quality.text(quality.digits)}, chance {quality.chance:g}), so nothing is chosen: "
+                    "a network that guesses loses nothing beside it."
+                )
+    return None
+
+
 def lead(network: Network, margin: float = 0.005) -> str:
     """Summarize the network: its smallest and its fastest variant within the margin."""
     quality = network.quality
     if quality is None or len(network.variants) < 2:
         return "Nothing to choose: the quality of no two variants was compared."
+    if (guessing := no_better_than_chance(network)) is not None:
+        return guessing
     sure, likely = choice(network, margin, True), choice(network, margin, False)
     best = sure if sure.smallest is not None or sure.fastest is not None else likely
     variants = []
@@ -69,6 +92,10 @@ def lead(network: Network, margin: float = 0.005) -> str:
         variants.append(f"the smallest is {_name(best.smallest)}{_size_text(best.smallest)}")
     if best.fastest is not None:
         variants.append(f"the fastest is {_name(best.fastest)}{_latency_text(best.fastest)}")
+        if best.fastest.is_reference and (faster := _faster(network)) is not None:
+            variants.append(
+                f"faster, with a loss that is not shown to be within it: {faster.label}{_latency_text(faster)}"
+            )
     within = f"within {margin:g} {quality.name} of the reference"
     if not variants:
         return f"No variant is {within}."
@@ -79,6 +106,13 @@ def lead(network: Network, margin: float = 0.005) -> str:
     if best is sure and likely.smallest is not sure.smallest and likely.smallest is not None:
         text += f" Probably within it too, and smaller: {likely.smallest.label}{_size_text(likely.smallest)}."
     return text
+
+
+def _faster(network: Network) -> Variant | None:
+    """The fastest of the variants that are surely faster than the reference, whatever their loss."""
+    timed = [variant for variant in network.variants if variant.disturbed < len(variant.cells)]
+    faster = [variant for variant in timed if variant.ratio is not None and _or(variant.ratio.high, 1.0) < 1.0]
+    return min(faster, key=lambda variant: _value(variant.ratio), default=None)
 
 
 def _name(variant: Variant) -> str:

@@ -37,6 +37,7 @@ class ShownFigure:
     unit: str
     digits: int
     better: str | None
+    chance: float | None = None
 
     def __str__(self) -> str:
         return f"{self.name}, {self.unit}" if self.unit else self.name
@@ -310,7 +311,7 @@ def _size(records: Sequence[Record]) -> ShownFigure | None:
 
 def _shown(record: Record, name: str) -> ShownFigure:
     figure = record.figures[name]
-    return ShownFigure(name, figure.unit, figure.digits, figure.better)
+    return ShownFigure(name, figure.unit, figure.digits, figure.better, declaration(name, figure).chance)
 
 
 def _qualities(records: Sequence[Record], quality: ShownFigure | None) -> Estimate | None:

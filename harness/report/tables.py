@@ -7,7 +7,7 @@ from typing import Any
 
 from harness.api.sections import MISSING, Table
 from harness.records.record import Record, Timing
-from harness.report.choice import Choice, choices
+from harness.report.choice import Choice, choices, no_better_than_chance
 from harness.report.model import (
     NONZERO_LEFT,
     Network,
@@ -27,8 +27,8 @@ MACHINE = ("cpu", "microcode", "architecture", "cpus", "cores", "hypervisor", "m
 
 
 def choice_table(network: Network) -> Table | None:
-    """The best variants within each margin, sure and probable; None if nothing was compared."""
-    if network.quality is None or len(network.variants) < 2:
+    """The best variants within each margin, sure and probable; None if nothing was compared, or with a guess only."""
+    if network.quality is None or len(network.variants) < 2 or no_better_than_chance(network) is not None:
         return None
     headers = ("loss at most", "certainty", "smallest", "size / reference", "fastest", "latency / reference")
     digits = network.quality.digits

@@ -37,8 +37,8 @@ def specs_of(name: str, task: Task, plugins: Plugins) -> tuple[MetricSpec, ...]:
 def declaration(name: str, figure: MetricValue) -> MetricSpec:
     """Return the declaration of the figure ``name`` of a record.
 
-    Records of version 0.1 hold neither ``exact``, ``per_machine``, ``gate`` nor ``role``; there, the installed metric's
-    declaration counts.
+    Records of version 0.1 hold neither ``exact``, ``per_machine``, ``gate`` nor ``role``, and early ones of 0.2 no
+    ``chance``; there, the installed metric's declaration counts.
     """
     installed = _specs().get((figure.metric, name))
     if installed is not None and not (figure.exact or figure.per_machine or figure.gate is not None or figure.role):
@@ -53,6 +53,7 @@ def declaration(name: str, figure: MetricValue) -> MetricSpec:
         per_machine=figure.per_machine,
         gate=figure.gate,
         role=figure.role,  # type: ignore[arg-type]
+        chance=figure.chance if figure.chance is not None or installed is None else installed.chance,
     )
 
 

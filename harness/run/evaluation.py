@@ -82,6 +82,7 @@ def figures(context: CellContext) -> dict[str, MetricValue]:
                 per_machine=spec.per_machine,
                 gate=spec.gate,
                 role=spec.role,
+                chance=spec.chance,
                 interval=interval,
             )
     return values_by_name

@@ -27,8 +27,8 @@ class Quality(Metric):
     def specs(self, task: Task) -> tuple[MetricSpec, ...]:
         return (
             # Studies of compression call networks equal within half a point of AUROC.
-            MetricSpec("auroc", better="higher", headline=True, gate="0.005"),
-            *(MetricSpec(f"auroc_{label}", better="higher") for label in task.labels),
+            MetricSpec("auroc", better="higher", headline=True, gate="0.005", chance=0.5),
+            *(MetricSpec(f"auroc_{label}", better="higher", chance=0.5) for label in task.labels),
             MetricSpec("auprc", better="higher"),
             MetricSpec("brier", better="lower"),
             MetricSpec("calibration_error", better="lower"),

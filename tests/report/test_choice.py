@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -13,6 +14,7 @@ from hypothesis import strategies as st
 from harness.records.runs import read
 from harness.report.choice import OFF, ON, OPEN, choice, choices, front, lead
 from harness.report.model import Network, report
+from harness.report.tables import choice_table
 from harness.stats.estimates import Estimate
 
 #: The option of pruning, the difference in quality with its interval, the ratio of latency, the parameters.
@@ -88,6 +90,35 @@ def test_the_lead_names_the_smallest_and_the_fastest(tmp_path: Path) -> None:
     assert "the fastest is plain-half-float32 (0.700 [0.698, 0.702] of the reference's latency)" in text
     assert "Probably within it too, and smaller: plain-third-float32 (33 % of the reference's size)." in text
     assert "Nothing to choose" in lead(network(CASES[:1], tmp_path))
+
+
+def test_beside_a_reference_that_guesses_nothing_is_chosen(tmp_path: Path) -> None:
+    found = network(CASES, tmp_path)
+    assert found.quality is not None
+    assert found.quality.chance == 0.5, "records without it have the installed metric's"
+
+    def having(value: float, low: float | None) -> Network:
+        high = None if low is None else 2 * value - low
+        (reference, *others) = found.variants
+        changed = dataclasses.replace(reference, quality=Estimate(value, low, high))
+        return dataclasses.replace(found, variants=(changed, *others))
+
+    for guess in (having(0.5, None), having(0.5, 0.4), having(0.6, 0.49)):
+        assert lead(guess).startswith("The reference is not shown to be better than chance (auroc 0.")
+        assert "urely" not in lead(guess)
+        assert choice_table(guess) is None
+    for better in (having(0.51, None), having(0.6, 0.51)):
+        assert lead(better).startswith("Surely within 0.005 auroc")
+        assert choice_table(better) is not None
+
+
+def test_what_is_faster_beyond_the_loss_is_named_where_the_reference_is_the_fastest(tmp_path: Path) -> None:
+    text = lead(network([CASES[0], CASES[3]], tmp_path))
+    assert (
+        "the fastest is the reference itself; faster, with a loss that is not shown to be within it: plain-te" in text
+    )
+    slower: Case = ("slow", (-0.05, -0.06, -0.04), 1.2, 100)
+    assert "faster, with" not in lead(network([CASES[0], slower], tmp_path))
 
 
 def test_every_margin_has_what_is_sure_and_what_is_likely(tmp_path: Path) -> None:
