@@ -11,7 +11,7 @@ import copy
 import importlib
 import operator
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -93,6 +93,7 @@ def quantize(model: nn.Module, batches: Sequence[torch.Tensor]) -> tuple[torch.f
             )
         seen = ranges(prepared)
         int8 = convert(prepared)
+        _refuse_simulated(int8)
         difference = _largest_difference(answers, [_run(int8, batch) for batch in batches])
     return int8, {"engine": ENGINE, "ranges": seen, "max_probability_difference": difference}
 
@@ -108,7 +109,16 @@ def _shared(prepared: torch.fx.GraphModule) -> str:
     twice = sorted({call for call in calls if calls.count(call) > 1} - observers)
     if not twice:
         return "no layer runs twice, so the reason is another one"
-    return f"it runs these layers more than once, and folds a normalisation into them: {', '.join(twice)}"
+    return f"it runs these layers more than once, and folds a normalisation or ReLU into them: {', '.join(twice)}"
+
+
+def _refuse_simulated(int8: torch.fx.GraphModule) -> None:
+    """Raise Unsupported for a layer that PyTorch simulates in float, because it found no int8 kernel for its place."""
+    for path, module in int8.named_modules():
+        if type(module).__module__.startswith("torch.ao.nn.quantized.reference"):
+            raise Unsupported(
+                f"int8: PyTorch has no int8 kernel for {path} ({type(module).__name__}) in its place in this network"
+            )
 
 
 def _run(network: torch.fx.GraphModule, batch: torch.Tensor) -> torch.Tensor:
@@ -128,6 +138,13 @@ def _run(network: torch.fx.GraphModule, batch: torch.Tensor) -> torch.Tensor:
         raise
     except Exception as error:  # foreign code: torch raises many types
         node = running[-1]
+        observed = node.target if isinstance(node.target, str) and "activation_post_process" in node.target else None
+        if observed and isinstance(node.args[0], torch.fx.Node):
+            node = node.args[0]
+            raise Unsupported(
+                f"int8: the output of {node.name} has no range, because it is not a tensor of floats: "
+                f"{_first_line(error)}"
+            ) from error
         name = node.target if isinstance(node.target, str) else getattr(node.target, "__name__", str(node.target))
         raise Unsupported(f"int8: {name} ({node.name}) cannot run: {_first_line(error)}") from error
     return answer
@@ -280,6 +297,8 @@ def _numbers(model: nn.Module) -> dict[str, tuple[nn.Module, str]]:
 #: Equivalents of methods and functions that FX recognises; others would cost a dequantize and a second rounding.
 _SPELLING: dict[Any, Any] = {
     "flatten": torch.flatten,
+    "reshape": torch.reshape,
+    "view": torch.reshape,  # int8 kernels give other strides
     "relu": nn.functional.relu,
     torch.relu: nn.functional.relu,
 }
@@ -348,13 +367,19 @@ def _dynamic_linear(module: nn.Module) -> nn.Module | None:
 
 
 def _trace(model: nn.Module, whole: list[str]) -> torch.fx.GraphModule:
-    """Trace the network to a graph whose operations FX quantization recognises, so that none stays float."""
+    """Trace the network to a graph whose operations FX quantization recognises, so that none stays float by accident.
+
+    ``whole`` has the names of modules that stay one node; those that must stay float are added to it.
+    """
     from torch.ao.quantization.fx.tracer import QuantizationTracer
 
     for path, module in model.named_modules():
         if isinstance(module, nn.modules.conv._ConvNd) and isinstance(module.padding, str):
             module.padding = _numeric_padding(path, module)
         elif isinstance(module, nn.RNNBase):
+            if isinstance(module, nn.LSTM | nn.GRU) and not (module.bias and not module.proj_size):
+                lacks = "without bias" if not module.bias else "with a projection"
+                raise Unsupported(f"int8: PyTorch has no int8 kernel for {path} ({type(module).__name__} {lacks})")
             # What ``structure.drop_parameter`` replaced by a buffer: int8 kernels add it as a parameter.
             for name, zeros in list(module.named_buffers(recurse=False)):
                 delattr(module, name)
@@ -372,11 +397,55 @@ def _trace(model: nn.Module, whole: list[str]) -> torch.fx.GraphModule:
         if node.op == "call_module" and isinstance(layer := model.get_submodule(node.target), nn.Flatten):
             node.args = (*node.args, layer.start_dim, layer.end_dim)
             node.op, node.target = "call_function", torch.flatten
-        elif node.op == "call_method" and node.target == "view":
-            node.target = "reshape"  # int8 kernels give other strides
         elif node.op in ("call_method", "call_function") and node.target in _SPELLING:
             node.op, node.target = "call_function", _SPELLING[node.target]
+            if node.target is torch.reshape and not node.kwargs and not isinstance(node.args[1], tuple | list):
+                node.args = (node.args[0], tuple(node.args[1:]))
+    whole += _keep_wide_float(graph, model)
     return torch.fx.GraphModule(model, graph)
+
+
+#: Layers whose int8 output has a fixed range with all eight bits; the functions and methods that compute the same; and
+#: the products that may read it.
+_WIDE_LAYERS = (nn.Sigmoid, nn.Tanh, nn.Hardsigmoid, nn.Softmax)
+_WIDE: Mapping[Any, Callable[[], nn.Module]] = {
+    **dict.fromkeys((torch.sigmoid, nn.functional.sigmoid, "sigmoid", "sigmoid_"), nn.Sigmoid),
+    **dict.fromkeys((torch.tanh, nn.functional.tanh, "tanh", "tanh_"), nn.Tanh),
+    **dict.fromkeys((nn.functional.hardsigmoid, "hardsigmoid", "hardsigmoid_"), nn.Hardsigmoid),
+}
+_PRODUCTS = (operator.mul, torch.mul, "mul", "mul_")
+
+
+def _keep_wide_float(graph: torch.fx.Graph, model: nn.Module) -> list[str]:
+    """Compute a sigmoid, tanh or softmax in float unless it gates a product or gives the network's output.
+
+    In int8 its output would have all eight bits, with which the AVX2 kernels of the layer that reads it saturate. In
+    float, the reader's observer gives it seven. Returns the names of the float layers.
+    """
+    names = []
+    for node in list(graph.nodes):
+        layer: nn.Module | None = None
+        if node.op == "call_module" and isinstance(model.get_submodule(node.target), _WIDE_LAYERS):
+            layer = model.get_submodule(node.target)
+        elif node.op in ("call_function", "call_method") and node.target in _WIDE:
+            layer = _WIDE[node.target]()
+        if layer is not None and not all(user.op == "output" or user.target in _PRODUCTS for user in node.users):
+            names.append(f"{node.name}_in_float")
+            model.add_module(names[-1], _InFloat(layer))
+            node.op, node.target, node.args, node.kwargs = "call_module", names[-1], (*node.all_input_nodes,), {}
+    return names
+
+
+class _InFloat(nn.Module):
+    """Apply a layer; FX quantization does not know this type, so it leaves it float."""
+
+    def __init__(self, layer: nn.Module) -> None:
+        super().__init__()
+        self.layer = layer
+
+    def forward(self, values: torch.Tensor) -> torch.Tensor:
+        answer: torch.Tensor = self.layer(values)
+        return answer
 
 
 def _numeric_padding(path: str, conv: nn.modules.conv._ConvNd) -> tuple[int, ...]:

@@ -142,7 +142,11 @@ def quantize(model: nn.Module, batches: Sequence[Tensor]) -> tuple[nn.Module, di
         small: dict[nn.Module, nn.Module] = {layer: Linear8.of(layer, *affine(*ends)) for layer, ends in ranges.items()}
         network = replaced(network, lambda module: small.get(module))
         pairs = zip(batches, answers, strict=True)
-        difference = max(float((network(batch).sigmoid() - answer).abs().max()) for batch, answer in pairs)
+        try:
+            difference = max(float((network(batch).sigmoid() - answer).abs().max()) for batch, answer in pairs)
+        except Exception as error:  # the network's own code, which may read the weight of a layer that is int8 now
+            reason = str(error).strip().partition("\n")[0][:200]
+            raise Unsupported(f"uniform8: the network cannot run with 8-bit linear layers: {reason}") from error
     return network, {"engine": engine(), "ranges": seen, "max_probability_difference": difference}
 
 

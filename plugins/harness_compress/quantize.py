@@ -77,6 +77,12 @@ class Quantize(Step):
 
         if _fx_int8.is_int8(model) or getattr(model, "gives_probabilities", False):
             raise Unsupported("the network is already int8, or gives probabilities: quantize once, as the last step")
+        for path, module in model.named_modules():
+            if module._forward_hooks or module._forward_pre_hooks:
+                raise Unsupported(
+                    f"{path or 'the network'} ({type(module).__name__}) has hooks, which an int8 layer loses: remove "
+                    "them first (a mask by torch.nn.utils.prune.remove, weight_norm by remove_weight_norm)"
+                )
         scheme, blueprint = _module_of(self.scheme), _blueprint(model)
         inputs = context.calibration(self.calibration)
         int8, facts = scheme.quantize(copy.deepcopy(model), torch.split(inputs, 128))

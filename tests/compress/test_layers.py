@@ -1,0 +1,190 @@
+"""Try quantize and prune on a small network for each layer and pattern; docs/layers.md lists the outcomes.
+
+``PYTHONPATH=tests python tests/compress/test_layers.py`` writes the page's tables again.
+"""
+
+from __future__ import annotations
+
+import copy
+import json
+import re
+import warnings
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from layers import LEADS, LENGTH, NETWORKS, inputs, make
+from safetensors.torch import load, save
+from torch import nn
+
+from harness.errors import Unsupported
+from harness.nn import structure
+from harness_compress.prune import Prune
+from harness_compress.quantize import Quantize
+from harness_compress.tracing import trace
+
+PAGE = Path(__file__).parents[2] / "docs" / "layers.md"
+START = "<!-- tables -->\n"
+#: The root of the mean squared difference between the probabilities of the int8 network and of the float one, at most.
+TOLERANCE = 0.07
+SCHEMES = ("ptq-int8", "uniform8")
+ROWS = [(section, name) for section, rows in NETWORKS.items() for name in rows]
+#: The rows that every run of the tests tries: faults of PyTorch that were found, and one row of each kind of outcome.
+QUICK = {
+    "ELU", "PReLU", "Sigmoid", "Softmax(channels)", "Conv3d", "LSTM, no bias", "layer that runs twice",
+    "convolution with two BatchNorms", "weight_norm (old)", "padding_mode='circular'", "TransformerEncoderLayer",
+    "view", "residual block", "chunk and cat", "GRU",
+}  # fmt: skip
+
+
+class Context:
+    """The part of StepContext that the steps use; a training changes nothing."""
+
+    example = torch.zeros(1, LEADS, LENGTH)
+
+    def __init__(self) -> None:
+        self.facts: dict[str, Any] = {}
+
+    def calibration(self, examples: int) -> torch.Tensor:
+        return inputs(examples)
+
+    def fit(self, model: nn.Module, phase: str, name: str) -> nn.Module:
+        return model
+
+    def report(self, **facts: Any) -> None:
+        self.facts.update(facts)
+
+
+@pytest.fixture(autouse=True)
+def _quiet_on_one_thread() -> Iterator[None]:
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        yield
+    torch.set_num_threads(threads)
+
+
+def probabilities(model: nn.Module, batch: torch.Tensor) -> torch.Tensor:
+    with torch.no_grad():
+        answer: torch.Tensor = model.eval()(batch)
+    return answer if getattr(model, "gives_probabilities", False) else answer.sigmoid()
+
+
+def quantized(build: Callable[[], nn.Module], scheme: str) -> str:
+    """The outcome of quantize on a network: the share of int8 work, or the reason of the refusal."""
+    model, context, batch = make(build), Context(), inputs(64, seed=5)
+    step = Quantize(scheme=scheme, coverage=0.0)
+    float_answers = probabilities(model, batch)
+    try:
+        int8 = step.apply(copy.deepcopy(model), context)  # type: ignore[arg-type]
+    except Unsupported as error:
+        return f"refused: {_gist(error)}"
+    answers = probabilities(int8, batch)
+    difference = float((answers - float_answers).square().mean().sqrt())
+    assert difference <= TOLERANCE, f"int8 answers another function: {difference:.3f}"
+    tensors, notes = step.dump(int8)
+    torch.manual_seed(7)
+    restored = step.restore(build().eval(), load(save(tensors)), json.loads(json.dumps(notes)))
+    assert torch.equal(probabilities(restored, batch), answers), "the reloaded network answers otherwise"
+    share = context.facts["int8_macs"]
+    return "right" if share == 1 else "right, all float" if not share else f"right, {share:.0%} of the work in int8"
+
+
+def pruned(build: Callable[[], nn.Module]) -> str:
+    """The outcome of prune on a network: right, or the reason of the refusal.
+
+    The pruned network must equal the whole one in which nothing reads the removed units: the weights of all consumers
+    are zero there.
+    """
+    model, context, batch = make(build), Context(), inputs(64, seed=5)
+    try:
+        small = Prune(keep=0.5).apply(model, context)  # type: ignore[arg-type]
+        tracing = trace(model, Context.example)
+    except Unsupported as error:
+        return f"refused: {_gist(error)}"
+    masked, removed = copy.deepcopy(model), 0
+    kept = {
+        label: index in units
+        for name, units in context.facts["units"].items()
+        for index, label in enumerate(tracing.roots(tracing.cells[name].outputs))
+    }
+    for cell in tracing.cells.values():
+        gone = [not kept.get(label, True) for label in tracing.roots(cell.inputs)]
+        removed += sum(gone)
+        if cell.makes and (any(gone) or cell.name != cell.path):
+            layer: Any = masked.get_submodule(cell.path)
+            suffix = cell.name.removeprefix(cell.path).removeprefix(".")
+            with torch.no_grad():
+                getattr(layer, f"weight_ih_{suffix}" if suffix else "weight")[:, torch.tensor(gone)] = 0
+                if suffix:
+                    out = [not kept.get(label, True) for label in tracing.roots(cell.outputs)]
+                    getattr(layer, f"weight_hh_{suffix}")[:, torch.tensor(out)] = 0
+    if any(isinstance(cell.module, nn.LayerNorm) for cell in tracing.cells.values()):
+        assert probabilities(small, batch).isfinite().all()
+        return "right, it normalises over the units that remain"
+    torch.testing.assert_close(probabilities(small, batch), probabilities(masked, batch), rtol=0, atol=1e-5)
+    tensors, notes = structure.dump(small)
+    torch.manual_seed(7)
+    restored = structure.restore(build().eval(), load(save(tensors)), json.loads(json.dumps(notes)))
+    assert torch.equal(probabilities(restored, batch), probabilities(small, batch))
+    return "right" if removed else "right, nothing to remove"
+
+
+def _gist(error: Exception) -> str:
+    """The reason of a refusal without what depends on the network, on one line of a table."""
+    text = re.sub(r"^(int8|uniform8|prune): |^prune cannot follow Net's units through ", "", str(error))
+    text = text.replace("|", "/").partition("\n")[0]
+    return text if len(text) <= 110 else text[:107].rsplit(" ", 1)[0] + " ..."
+
+
+def outcomes(section: str, name: str) -> list[str]:
+    """The outcomes of one row: those of the two schemes of quantize, and that of prune."""
+    build = NETWORKS[section][name]
+    return [*(quantized(build, scheme) for scheme in SCHEMES), pruned(build)]
+
+
+def row(section: str, name: str) -> str:
+    return f"| {' | '.join([f'`{name}`' if section != 'Patterns' else name, *outcomes(section, name)])} |"
+
+
+def rows_of_page() -> dict[str, str]:
+    lines = PAGE.read_text().partition(START)[2].splitlines()
+    return {line.split(" | ")[0].strip("| `"): line for line in lines if line.startswith("| ")}
+
+
+def test_the_page_has_each_row_once() -> None:
+    names = [line for line in rows_of_page() if line not in ("layer", "---")]
+    assert names == [name for _, name in ROWS]
+    assert {name for _, name in ROWS} >= QUICK
+
+
+@pytest.mark.parametrize(
+    ("section", "name"),
+    [pytest.param(*entry, marks=[] if entry[1] in QUICK else [pytest.mark.slow], id=entry[1]) for entry in ROWS],
+)
+def test_the_page_says_what_becomes_of_each_layer(section: str, name: str) -> None:
+    assert row(section, name) == rows_of_page()[name]
+
+
+def write() -> None:
+    """Write the tables of the page again."""
+    text = [PAGE.read_text().partition(START)[0] + START.rstrip()]
+    for section, rows in NETWORKS.items():
+        text += [
+            "",
+            f"## {section}",
+            "",
+            f"| layer | {' | '.join(f'`{s}`' for s in SCHEMES)} | `prune` |",
+            "|---|---|---|---|",
+        ]
+        text += [row(section, name) for name in rows]
+    PAGE.write_text("\n".join(text) + "\n")
+
+
+if __name__ == "__main__":
+    warnings.simplefilter("ignore")
+    torch.set_num_threads(1)
+    write()
