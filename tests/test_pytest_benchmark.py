@@ -19,14 +19,14 @@ from pytest_benchmark.utils import get_machine_id
 from harness.cli.main import main
 from harness.records.samples import decode
 
+with contextlib.suppress(ImportError):  # pytester forgets what is first imported within it
+    import pygal  # noqa: F401
+
 JSON = "--benchmark-json=run.json"
 CONV = ("-k", "conv", JSON)
 FULL, HALF = "toys[toy-synthetic-conv-full-seed0]", "toys[toy-synthetic-conv-half-seed0]"
 
 #: A function of pytest-benchmark's own, whose timer is told what each call took.
-with contextlib.suppress(ImportError):  # pytester forgets what is first imported within it
-    import pygal  # noqa: F401
-
 PLAIN = """
 import itertools, json, pytest
 

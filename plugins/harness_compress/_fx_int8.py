@@ -405,8 +405,8 @@ def _trace(model: nn.Module, whole: list[str]) -> torch.fx.GraphModule:
     return torch.fx.GraphModule(model, graph)
 
 
-#: Layers whose int8 output has a fixed range with all eight bits; the functions and methods that compute the same; and
-#: the products that may read it.
+#: Layers whose int8 output has a fixed range with all eight bits; the functions and methods that compute the same; the
+#: products that may read it, and the operations between that only change its shape.
 _WIDE_LAYERS = (nn.Sigmoid, nn.Tanh, nn.Hardsigmoid, nn.Softmax)
 _WIDE: Mapping[Any, Callable[[], nn.Module]] = {
     **dict.fromkeys((torch.sigmoid, nn.functional.sigmoid, "sigmoid", "sigmoid_"), nn.Sigmoid),
@@ -414,6 +414,7 @@ _WIDE: Mapping[Any, Callable[[], nn.Module]] = {
     **dict.fromkeys((nn.functional.hardsigmoid, "hardsigmoid", "hardsigmoid_"), nn.Hardsigmoid),
 }
 _PRODUCTS = (operator.mul, torch.mul, "mul", "mul_")
+_SHAPES = ("unsqueeze", "squeeze", "expand", "expand_as", torch.unsqueeze, torch.squeeze, torch.reshape, torch.flatten)
 
 
 def _keep_wide_float(graph: torch.fx.Graph, model: nn.Module) -> list[str]:
@@ -429,11 +430,19 @@ def _keep_wide_float(graph: torch.fx.Graph, model: nn.Module) -> list[str]:
             layer = model.get_submodule(node.target)
         elif node.op in ("call_function", "call_method") and node.target in _WIDE:
             layer = _WIDE[node.target]()
-        if layer is not None and not all(user.op == "output" or user.target in _PRODUCTS for user in node.users):
+        if layer is not None and not _only_gates(node):
             names.append(f"{node.name}_in_float")
             model.add_module(names[-1], _InFloat(layer))
             node.op, node.target, node.args, node.kwargs = "call_module", names[-1], (*node.all_input_nodes,), {}
     return names
+
+
+def _only_gates(node: torch.fx.Node) -> bool:
+    """Whether only products and the network's output read a value, or its elements in another shape."""
+    return all(
+        user.op == "output" or user.target in _PRODUCTS or (user.target in _SHAPES and _only_gates(user))
+        for user in node.users
+    )
 
 
 class _InFloat(nn.Module):

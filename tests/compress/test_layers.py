@@ -15,7 +15,7 @@ from typing import Any
 
 import pytest
 import torch
-from layers import LEADS, LENGTH, NETWORKS, inputs, make
+from layers import LEADS, LENGTH, NETWORKS, chain, inputs, make
 from safetensors.torch import load, save
 from torch import nn
 
@@ -167,6 +167,37 @@ def test_the_page_has_each_row_once() -> None:
 )
 def test_the_page_says_what_becomes_of_each_layer(section: str, name: str) -> None:
     assert row(section, name) == rows_of_page()[name]
+
+
+@pytest.mark.parametrize(
+    "wide",
+    [
+        nn.Sigmoid(), nn.Hardsigmoid(), nn.Softmax(1), torch.sigmoid, torch.tanh, lambda x: x.tanh(),
+        nn.functional.hardsigmoid,
+    ],
+    ids=str,
+)  # fmt: skip
+def test_what_a_layer_reads_has_seven_bits(wide: Any) -> None:
+    """With eight, two products may exceed the 16 bits in which AVX2 kernels add them."""
+    context = Context()
+    Quantize().apply(make(lambda: chain(wide)), context)  # type: ignore[arg-type]
+    widest = [entry["quant_max"] for entry in context.facts["ranges"].values()]
+    assert sorted(widest)[-2:] == [127, 255], "only the network's own sigmoid has all eight bits"
+
+
+def test_a_gate_that_a_product_reads_stays_int8() -> None:
+    context = Context()
+    Quantize().apply(make(NETWORKS["Patterns"]["squeeze and excite"]), context)  # type: ignore[arg-type]
+    widest = [entry["quant_max"] for entry in context.facts["ranges"].values()]
+    assert widest.count(255) == 2
+
+
+@pytest.mark.parametrize("scheme", SCHEMES)
+def test_a_hook_is_refused_with_its_layer(scheme: str) -> None:
+    network = make(NETWORKS["Linear and other products"]["Linear"])
+    network.get_submodule("first").register_forward_hook(lambda module, arguments, output: 2 * output)
+    with pytest.raises(Unsupported, match=r"first \(Linear\) has hooks, which an int8 layer loses"):
+        Quantize(scheme=scheme).apply(network, Context())  # type: ignore[arg-type]
 
 
 def write() -> None:
