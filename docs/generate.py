@@ -27,7 +27,7 @@ CONTRACTS = {
     "Steps": ("Step", "StepContext", "Loss"),
     "Data sets": ("Dataset", "Task", "Data", "Split", "Progress", "silent"),
     "Architectures": ("Architecture", "Training"),
-    "Metrics": ("Metric", "MetricSpec", "EvalContext", "WeightedMetric"),
+    "Metrics": ("Metric", "MetricSpec", "Absent", "EvalContext", "WeightedMetric"),
     "Runtimes": ("Runtime", "Predictor", "Profile"),
     "Report sections": ("Section", "Table", "Chart", "ReportContext"),
     "Kinds of things": ("Kind",),

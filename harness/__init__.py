@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from harness import former_names
 from harness.api import (
+    Absent,
     Architecture,
     Chart,
     Data,
@@ -71,6 +72,7 @@ def __getattr__(name: str) -> Any:
 
 
 __all__ = [
+    "Absent",
     "Architecture",
     "CellError",
     "Chart",

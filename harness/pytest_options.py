@@ -46,6 +46,7 @@ REPEATED = tuple(
         "processes",
         "budget",
         "protocol",
+        "metrics",
         "device",
         "against",
         "gate",
@@ -104,6 +105,11 @@ def add_options(parser: pytest.Parser) -> None:
         choices=PROTOCOLS,
         help="how latency is measured, instead of the suite's protocol: paired with the reference in several "
         "processes, or single, the mean of one process, as in most papers",
+    )
+    group.addoption(
+        "--harness-metrics",
+        metavar="NAMES",
+        help="optional metrics to compute too, such as instructions,energy; harness list names them",
     )
     group.addoption(
         "--harness-against",
@@ -205,4 +211,5 @@ def run_options(config: pytest.Config) -> Options:
         baseline=None if against is None else Baseline.of(Path(against), size.name),
         project_rules=project_rules(config.rootpath) if against else {},
         rules=parse_rules(rules) if rules else {},
+        metrics=tuple(filter(None, map(str.strip, (config.getoption("--harness-metrics") or "").split(",")))),
     )

@@ -26,7 +26,9 @@ from harness.run import planner
 from harness.stats.ratios import paired_ratio
 from harness.suite.presets import preset
 from harness_compress import _fx_int8  # noqa: F401 (pytester forgets what is first imported within it)
+from harness_metrics import Energy
 
+HALF = "toys[toy-synthetic-conv-half-seed0]"
 FAILING = """
 toys = Matrix(
     dataset="toy", architecture="conv", runtime="eager",
@@ -138,6 +140,69 @@ def test_each_ratio_is_computed_again_from_the_samples_in_the_file(suite: Suite)
         arrays = samples[record.name, "reference"]
         again = paired_ratio(arrays["reference"], arrays["candidate"])
         assert (again.ratio, list(again.per_process)) == (timing.ratio.value, timing.per_process)
+
+
+OPTIONAL = TOYS.replace("seed=range(2)", "seed=0, metrics='energy'")
+
+
+@pytest.fixture
+def _energy(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Register the optional metric ``energy`` with the toys."""
+    register_toys = toy.harness_metrics
+
+    @hookimpl
+    def harness_metrics(register: Any) -> None:
+        register_toys(register)
+        register(Energy())
+
+    monkeypatch.setattr(toy, "harness_metrics", harness_metrics)
+
+
+@pytest.mark.usefixtures("_energy")
+@pytest.mark.parametrize("by", ["suite", "option"])
+def test_an_optional_metric_is_computed_where_it_is_named(
+    suite: Suite, monkeypatch: pytest.MonkeyPatch, by: str
+) -> None:
+    def count(self: Workers, profile: Profile, runtime: str, file: Path, inputs: Path, counter: str) -> float:
+        assert (profile, runtime, counter) == (Profile(), "eager", "energy")
+        assert np.load(inputs).shape[1:] == (2, 16)
+        return 0.005
+
+    monkeypatch.setattr(Workers, "count", count, raising=False)
+    options = ["--harness-metrics=energy"] if by == "option" else []
+    result = suite(TOYS if by == "option" else OPTIONAL, "-k", "conv and half", "--benchmark-json=run.json", *options)
+    assert result.ret == 0
+    figures = benchmarks()[HALF]["extra_info"]["harness"]["figures"]
+    assert (figures["energy"]["value"], figures["energy"]["unit"]) == (5, "mJ")
+    assert "energy, mJ" in "\n".join(result.outlines)
+
+
+@pytest.mark.usefixtures("_energy")
+def test_an_optional_metric_that_the_machine_lacks_is_absent_with_the_reason(
+    suite: Suite, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def count(self: Workers, *_: Any) -> float:
+        raise MeasureError("there is no energy counter here")
+
+    monkeypatch.setattr(Workers, "count", count, raising=False)
+    result = suite(OPTIONAL, "-k", "conv", "--benchmark-json=run.json")
+    assert result.ret == 0
+    figure = benchmarks()[HALF]["extra_info"]["harness"]["figures"]["energy"]
+    assert (figure["value"], figure["reason"]) == (None, "there is no energy counter here")
+    assert "energy is absent from 2 cells: there is no energy counter here." in result.outlines
+    untimed = suite(OPTIONAL, "-k", "conv and half", "--benchmark-json=run.json", "--benchmark-disable")
+    assert untimed.ret == 0
+    assert "energy is absent from 1 cell: nothing was timed." in untimed.outlines
+
+
+@pytest.mark.usefixtures("_energy")
+def test_an_unknown_metric_is_an_error_before_anything_is_built(suite: Suite) -> None:
+    result = suite(TOYS, "--harness-metrics=enrgy")
+    assert result.ret == pytest.ExitCode.USAGE_ERROR
+    assert "--harness-metrics names metric 'enrgy'; did you mean 'energy'?" in "\n".join(result.errlines)
+    result = suite(OPTIONAL.replace("energy", "power"))
+    assert result.ret == pytest.ExitCode.USAGE_ERROR
+    assert "matrix toys names metric 'power'" in "\n".join(result.errlines)
 
 
 def test_the_reference_is_compared_with_itself(suite: Suite) -> None:

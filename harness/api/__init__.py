@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from harness.api.architectures import Architecture, Phase, Training
 from harness.api.data import Data, Dataset, Progress, Split, Task, silent
 from harness.api.kinds import Kind
-from harness.api.metrics import Better, EvalContext, Metric, MetricSpec, Role, WeightedMetric
+from harness.api.metrics import Absent, Better, Counter, EvalContext, Metric, MetricSpec, Role, WeightedMetric
 from harness.api.runtimes import ALLOCATORS, INSTRUCTION_SETS, Predictor, Profile, Runtime
 from harness.api.sections import Chart, ReportContext, Section, Table
 from harness.api.steps import Loss, Step, StepContext
@@ -27,9 +27,11 @@ def __getattr__(name: str) -> Any:
 __all__ = [
     "ALLOCATORS",
     "INSTRUCTION_SETS",
+    "Absent",
     "Architecture",
     "Better",
     "Chart",
+    "Counter",
     "Data",
     "Dataset",
     "EvalContext",

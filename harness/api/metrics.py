@@ -22,6 +22,20 @@ Better = Literal["higher", "lower"]
 Role = Literal["parameters", "nonzero", "file", "int8 weights", "int8 macs"]
 
 
+#: What `EvalContext.count` measures of one call. "instructions": executed in user mode, by perf.
+#: "instructions_valgrind": the same by valgrind, which takes minutes and runs kernels for AVX2 at most.
+#: "energy": joules of the whole processor, by RAPL. "repeated_input": the time on an input that the model got just
+#: before / on a new one.
+Counter = Literal["instructions", "instructions_valgrind", "energy", "repeated_input"]
+
+
+@dataclasses.dataclass(frozen=True)
+class Absent:
+    """The value of a figure that is undefined here, with the reason, which records and reports state."""
+
+    reason: str
+
+
 @dataclasses.dataclass(frozen=True)
 class MetricSpec:
     """Declare one figure of a metric: how to print it, which direction is better, how to judge and follow it.
@@ -94,6 +108,13 @@ class EvalContext(Protocol):
     loaded_memory: int | None
     peak_memory: int | None
 
+    def count(self, counter: Counter) -> float:
+        """Run the deployed file in a worker of the cell's profile, and measure what one call costs.
+
+        Raises MeasureError where this machine cannot count it, and where nothing was timed.
+        """
+        ...
+
     @property
     def model(self) -> torch.nn.Module:
         """The artefact's model, in evaluation mode."""
@@ -113,14 +134,16 @@ class Metric(FormerNames, abc.ABC):
     version: ClassVar[str] = "1"
     #: One line for ``harness list``.
     summary: ClassVar[str] = ""
+    #: Computed only where a suite (``Matrix(metrics=[...])``) or the option ``--harness-metrics`` names it.
+    optional: ClassVar[bool] = False
 
     @abc.abstractmethod
     def specs(self, task: Task) -> tuple[MetricSpec, ...]:
         """Declare the figures that ``compute`` returns for this task."""
 
     @abc.abstractmethod
-    def compute(self, evidence: EvalContext) -> Mapping[str, float | None]:
-        """Return the figures by name; None for a figure that is undefined here."""
+    def compute(self, evidence: EvalContext) -> Mapping[str, float | Absent | None]:
+        """Return the figures by name; None, or Absent with the reason, for a figure that is undefined here."""
 
     def weighted(self, task: Task) -> Mapping[str, WeightedMetric]:
         """Return the figures that depend on scores and targets alone, as functions of the examples' weights.

@@ -7,6 +7,7 @@ import dataclasses
 import hashlib
 import random
 import sys
+import tempfile
 import time
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
@@ -16,7 +17,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from harness.api import Profile
+from harness.api.metrics import Counter
 from harness.api.runtimes import BACK_TO_BACK
+from harness.errors import CellError, MeasureError
+from harness.measure.counters import valgrind_command, valgrind_instructions
 from harness.measure.machine import Disturbance, Load, load
 from harness.measure.memory import Memory
 from harness.measure.process import WorkerProcess
@@ -26,6 +30,8 @@ from harness.measure.timing import Amount
 COMMAND = (sys.executable, "-m", "harness.measure.worker")
 #: Profiles whose workers are kept; those unused for longest end first, because a worker takes some 200 MB.
 KEPT_PROFILES = 3
+#: Calls whose instructions are counted in valgrind, where each takes some fifty times as long.
+VALGRIND_CALLS = 20
 Crews = collections.OrderedDict[Profile, list[WorkerProcess]]
 
 
@@ -89,6 +95,8 @@ class Workers:
         self._crews: Crews = collections.OrderedDict()
         #: Workers that never run a model themselves; a fork of theirs does.
         self._forkers: Crews = collections.OrderedDict()
+        #: Workers in valgrind, and the folder of its logs.
+        self._in_valgrind: tuple[Workers, tempfile.TemporaryDirectory[str]] | None = None
 
     def __enter__(self) -> Workers:
         return self
@@ -101,6 +109,10 @@ class Workers:
         for crews in (self._crews, self._forkers):
             while crews:
                 _end(crews.popitem()[1])
+        if self._in_valgrind is not None:
+            workers, logs = self._in_valgrind
+            workers.close()
+            logs.cleanup()
 
     def time_pair(
         self,
@@ -199,6 +211,37 @@ class Workers:
         worker.ask("predict", runtime=runtime, file=_with_hash(file), inputs=str(inputs), output=str(output))
         scores: NDArray[np.float32] = np.load(output, allow_pickle=False)
         return scores
+
+    def count(self, profile: Profile, runtime: str, file: Path, inputs: Path, counter: Counter) -> float:
+        """Measure what one call of a deployed file costs; harness.EvalContext describes the counters.
+
+        Also raises MeasureError if this machine cannot count it.
+        """
+        if counter == "instructions_valgrind":
+            return self._count_in_valgrind(profile, runtime, file, inputs)
+        (worker,) = self._crew(self._crews, profile, 1)
+        return float(worker.ask("count", counter=counter, runtime=runtime, file=_with_hash(file), inputs=str(inputs)))
+
+    def _count_in_valgrind(self, profile: Profile, runtime: str, file: Path, inputs: Path) -> float:
+        """Count instructions as the difference of two processes, of which one runs VALGRIND_CALLS calls more."""
+        if self._in_valgrind is None:
+            logs = tempfile.TemporaryDirectory()
+            command = valgrind_command(self._command, Path(logs.name))
+            self._in_valgrind = Workers(command, self._timeout), logs
+        workers, logs = self._in_valgrind
+        try:
+            (worker,) = workers._crew(workers._forkers, profile, 1)
+            few, many = worker.ask(
+                "run_in_forks",
+                runtime=runtime,
+                file=_with_hash(file),
+                inputs=str(inputs),
+                calls=[1, 1 + VALGRIND_CALLS],
+            )
+        except CellError as error:
+            raise MeasureError(f"valgrind cannot run the model: {error}") from error
+        few, many = (valgrind_instructions(Path(logs.name), process) for process in (few, many))
+        return float(many - few) / VALGRIND_CALLS
 
     def _crew(self, crews: Crews, profile: Profile, processes: int) -> list[WorkerProcess]:
         """Return verified, idle workers of ``crews`` for ``profile``; replace dead ones."""

@@ -13,23 +13,27 @@ import functools
 import gc
 import hashlib
 import json
+import math
 import os
 import platform
 import select
 import signal
+import statistics
 import sys
-from collections.abc import Callable, Iterator, Mapping
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TextIO
 
 from harness import errors
 from harness.errors import CellError, HarnessError, describe_error
+from harness.measure.counters import count_energy, count_instructions
 from harness.measure.environment import environment, libraries, mapped_files, pin, verify, verify_allocator
 from harness.measure.machine import read_counters
 from harness.measure.memory import measure_memory
 from harness.measure.process import how_it_ended
-from harness.measure.timing import Amount, time_pairs, time_single
+from harness.measure.timing import Amount, time_pairs, time_repeated, time_single
 
 if TYPE_CHECKING:
     import torch
@@ -38,6 +42,11 @@ if TYPE_CHECKING:
 
 #: Examples per call of `Worker.predict`.
 BATCH = 128
+#: Calls whose instructions are counted, after as many others. Energy is measured for longer, because its counter
+#: changes once in a millisecond.
+COUNTED_CALLS, ENERGY_SECONDS = 20, 1.0
+#: Rounds of the comparison of repeated with new inputs, after untimed calls.
+REPEATED_ROUNDS, REPEATED_WARMUP = 100, 50
 PR_SET_PDEATHSIG = 1
 
 
@@ -55,6 +64,8 @@ class Worker:
             "time_single": self.time_single,
             "memory": self.memory,
             "predict": self.predict,
+            "count": self.count,
+            "run_in_forks": self.run_in_forks,
         }
 
     def __call__(self, request: dict[str, Any]) -> Any:
@@ -207,6 +218,62 @@ class Worker:
                     raise TypeError(f"it returns {type(tensor).__name__}, not a tensor")
             scores = torch.cat(outputs).numpy()
         np.save(output, scores, allow_pickle=False)
+
+    def count(self, counter: str, runtime: str, file: Mapping[str, str], inputs: str) -> float:
+        """Load one file and measure what one call costs; harness.EvalContext names the counters."""
+        import torch
+
+        examples = _batches(inputs, 1)
+        with torch.inference_mode():
+            predictor = _load(self._runtime(runtime), file)
+            if counter == "repeated_input":
+                return _repeated_ratio(predictor, examples)
+            began = time.perf_counter()
+            _run(predictor, examples, COUNTED_CALLS)
+            seconds = (time.perf_counter() - began) / COUNTED_CALLS
+            if counter == "energy":
+                calls = max(COUNTED_CALLS, math.ceil(ENERGY_SECONDS / seconds))
+                return count_energy(lambda: _run(predictor, examples, calls)) / calls
+            return count_instructions(lambda: _run(predictor, examples, COUNTED_CALLS)) / COUNTED_CALLS
+
+    def run_in_forks(self, runtime: str, file: Mapping[str, str], inputs: str, calls: Sequence[int]) -> list[int]:
+        """Run one file so many times, each number in a fork of this process; return the forks' process numbers."""
+        return [self._run_in_fork(runtime, file, inputs, number) for number in calls]
+
+    def _run_in_fork(self, runtime: str, file: Mapping[str, str], inputs: str, calls: int) -> int:
+        import torch
+
+        child = os.fork()
+        if child == 0:
+            die_with_parent()
+            with torch.inference_mode():
+                reply = _reply(lambda: _run(_load(self._runtime(runtime), file), _batches(inputs, 1), calls))
+            if "error" in reply:
+                sys.stderr.write(reply["error"]["text"])
+                sys.stderr.flush()
+            os._exit("error" in reply)
+        _, status = os.waitpid(child, 0)
+        if status:
+            end = how_it_ended(os.waitstatus_to_exitcode(status))
+            raise CellError(f"the process that ran {file['path']} {end}")
+        return child
+
+
+def _run(predictor: Predictor, examples: Sequence[torch.Tensor], calls: int) -> None:
+    """Run a number of calls on the examples in turn."""
+    for index in range(calls):
+        predictor(examples[index % len(examples)])
+
+
+def _repeated_ratio(predictor: Predictor, examples: Sequence[torch.Tensor]) -> float:
+    """The time of a call on a repeated input / that on a new one: the median over rounds."""
+    times = time_repeated(predictor, examples, _variant, REPEATED_ROUNDS, REPEATED_WARMUP, _check_finite)
+    return statistics.median(repeated / fresh for repeated, fresh in zip(*times, strict=True))
+
+
+def _variant(example: torch.Tensor, number: int) -> torch.Tensor:
+    """The example with values that differ a little, by another amount for each number."""
+    return example * (1 - (number + 1) * 2.0**-20) if example.is_floating_point() else example.roll(number + 1, -1)
 
 
 def _installed_runtime(name: str) -> Runtime:

@@ -40,7 +40,9 @@ class Interval(msgspec.Struct, frozen=True):
 
 
 class MetricValue(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """One figure of one metric; ``value`` is None where it is undefined. The rest is what its MetricSpec declares.
+    """One figure of one metric; ``value`` is None where it is undefined, with the ``reason`` if the metric gave one.
+
+    The rest is what its MetricSpec declares.
 
     Only a figure that follows from the answers alone has an ``interval``: by bootstrap over patients.
     """
@@ -57,6 +59,7 @@ class MetricValue(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True)
     role: str | None = None
     chance: float | None = None
     interval: Interval | None = None
+    reason: str = ""
 
 
 class SignalRecord(msgspec.Struct, frozen=True, kw_only=True):

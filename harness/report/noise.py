@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import collections
 import statistics
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
@@ -51,7 +52,7 @@ def protocol(timings: Sequence[Timing]) -> str:
 def notes(records: Sequence[Record]) -> list[str]:
     """The lines below a table: minimum detectable effect, warm-up, cost, and each undecided cell with the reason."""
     timings = [timing for record in records if (timing := record.timing) is not None]
-    return [*_detectable(timings), *_warmup(timings), *_cost(timings), *_undecided(records)]
+    return [*_detectable(timings), *_warmup(timings), *_cost(timings), *_absent(records), *_undecided(records)]
 
 
 def _detectable(timings: Sequence[Timing]) -> Iterator[str]:
@@ -107,6 +108,15 @@ def _cost(timings: Sequence[Timing]) -> Iterator[str]:
         wall = statistics.median(cost.wall for cost in costs)
         beyond = statistics.median(cost.wall - cost.calls for cost in costs)
         yield f"Timing a cell took {wall:.1f} s (median), {beyond:.1f} s of it outside the timed calls."
+
+
+def _absent(records: Sequence[Record]) -> Iterator[str]:
+    """The figures without a value, with the reasons that their metrics gave."""
+    absent = collections.Counter(
+        (name, figure.reason) for record in records for name, figure in record.figures.items() if figure.reason
+    )
+    for (name, reason), count in absent.items():
+        yield f"{name} is absent from {pluralize(count, 'cell')}: {reason}."
 
 
 def _undecided(records: Sequence[Record]) -> Iterator[str]:

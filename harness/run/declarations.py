@@ -6,10 +6,12 @@ import functools
 from collections.abc import Iterable, Mapping
 
 from harness.api import MetricSpec, Role, Task
-from harness.errors import CellError, HarnessError, UsageError
+from harness.errors import CellError, HarnessError, UsageError, nearest
 from harness.plugin.manager import Plugins, installed
 from harness.policy.rules import parse_tolerance
 from harness.records.record import MetricValue, Record
+from harness.run.options import Options
+from harness.suite.matrix import Cell
 
 #: Stands for the task of earlier runs, which their files lack; figures with a gate rule do not depend on it.
 ANY_TASK = Task(input_shape=(1,), labels=("label",))
@@ -32,6 +34,15 @@ def specs_of(name: str, task: Task, plugins: Plugins) -> tuple[MetricSpec, ...]:
             except UsageError as error:
                 raise CellError(f"specs() of metric {name!r}: {error}") from None
     return declared
+
+
+def chosen_metrics(cell: Cell, options: Options, plugins: Plugins) -> frozenset[str]:
+    """Return the metrics that the cell's matrix or the options name. Raises UsageError for an unknown one."""
+    for place, names in ((f"matrix {cell.matrix}", cell.metrics), ("--harness-metrics", options.metrics)):
+        for name in names:
+            if name not in plugins.metrics:
+                raise UsageError(f"{place} names metric {name!r}{nearest(name, plugins.metrics)}")
+    return frozenset({*cell.metrics, *options.metrics})
 
 
 def declaration(name: str, figure: MetricValue) -> MetricSpec:

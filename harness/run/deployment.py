@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from harness.api import Data, Profile, Runtime
+from harness.api import Counter, Data, Profile, Runtime
 from harness.data.library import Library
 from harness.errors import CellError, explain_disk_errors
 from harness.files import atomic_write
@@ -98,6 +98,10 @@ class Deployment:
         memory = self._pool().memory(cell.profile, cell.runtime, context.file, self.inputs(cell))
         if memory is not None:
             context.base_memory, context.loaded_memory, context.peak_memory = dataclasses.astuple(memory)
+
+    def counter(self, cell: Cell, context: CellContext) -> Callable[[Counter], float]:
+        """The function that measures a counter of the deployed file in the cell's profile."""
+        return lambda counter: self._pool().count(cell.profile, cell.runtime, context.file, self.inputs(cell), counter)
 
     def inputs(self, cell: Cell) -> Path:
         """The .npy file of the test examples that the cell's calls are timed on."""

@@ -15,6 +15,7 @@ from harness.plugin.manager import Plugins
 from harness.policy.baseline import Baseline
 from harness.policy.rules import FAIL_ON, LATENCY, check_figures
 from harness.records.record import Against, Record, Timing
+from harness.run.declarations import chosen_metrics
 from harness.run.deployment import Deployment
 from harness.run.options import Options
 from harness.store.local import Store
@@ -120,4 +121,6 @@ class EarlierModels:
             against = replace(against, timing=timing, latency=float(np.median(samples.candidate)) / 1000)
             model.samples = np.asarray(samples.arrays["reference"])
             self._deployment.measure_memory(cell, model)
-        return replace(against, figures=figures(model), differences=differences(model, candidate))
+            model.counter = self._deployment.counter(cell, model)
+        chosen = chosen_metrics(cell, self._options, self._plugins)
+        return replace(against, figures=figures(model, chosen), differences=differences(model, candidate, chosen))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -12,10 +12,10 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from harness.api import Data, Metric, Task, WeightedMetric
+from harness.api import Absent, Counter, Data, Metric, Task, WeightedMetric
 from harness.api.metrics import headlines
 from harness.build import artefact
-from harness.errors import CellError
+from harness.errors import CellError, MeasureError
 from harness.plugin.manager import Plugins
 from harness.records.record import Interval, MetricValue
 from harness.run.declarations import specs_of
@@ -39,8 +39,15 @@ class CellContext:
         self.base_memory: int | None = None
         self.loaded_memory: int | None = None
         self.peak_memory: int | None = None
+        #: Measures a counter in the profile of the cell that is being evaluated; None if nothing is timed.
+        self.counter: Callable[[Counter], float] | None = None
         self._artefact_file = artefact_file
         self._data = data
+
+    def count(self, counter: Counter) -> float:
+        if self.counter is None:
+            raise MeasureError("nothing was timed")
+        return self.counter(counter)
 
     @functools.cached_property
     def model(self) -> torch.nn.Module:
@@ -51,11 +58,19 @@ class CellContext:
         return torch.from_numpy(np.array(self._data.validation.inputs[:1]))
 
 
-def figures(context: CellContext) -> dict[str, MetricValue]:
-    """The values of all metrics. Raises CellError when a metric fails, or two report a figure of the same name."""
+def _computed_metrics(plugins: Plugins, chosen: Collection[str]) -> Iterator[str]:
+    """The names of the metrics to compute: those that are not optional, and the ``chosen`` ones."""
+    return (name for name in plugins.metrics if name in chosen or not plugins.metrics.get(name).optional)
+
+
+def figures(context: CellContext, chosen: Collection[str] = ()) -> dict[str, MetricValue]:
+    """The values of all metrics that are not optional, or are ``chosen``.
+
+    Raises CellError when a metric fails, or two report a figure of the same name.
+    """
     values_by_name: dict[str, MetricValue] = {}
     plugins = context.plugins
-    for name in plugins.metrics:
+    for name in _computed_metrics(plugins, chosen):
         metric = plugins.metrics.get(name)
         specs = specs_of(name, context.task, plugins)
         values = plugins.call(metric, "compute", context)
@@ -67,7 +82,7 @@ def figures(context: CellContext) -> dict[str, MetricValue]:
                 raise CellError(
                     f"metrics {earlier_metric!r} and {name!r} both report a figure {spec.name!r}; rename one"
                 )
-            value = _value(name, spec.name, values)
+            value, reason = _value(name, spec.name, values)
             interval = None
             if value is not None and spec.name in weighted:
                 interval = plugins.call(metric, bootstrapped, weighted[spec.name], context)
@@ -84,15 +99,16 @@ def figures(context: CellContext) -> dict[str, MetricValue]:
                 role=spec.role,
                 chance=spec.chance,
                 interval=interval,
+                reason=reason,
             )
     return values_by_name
 
 
-def differences(reference: CellContext, candidate: CellContext) -> dict[str, Interval]:
+def differences(reference: CellContext, candidate: CellContext, chosen: Collection[str] = ()) -> dict[str, Interval]:
     """The differences candidate minus reference, of the values that have an interval."""
     intervals: dict[str, Interval] = {}
     plugins = candidate.plugins
-    for metric in map(plugins.metrics.get, plugins.metrics):
+    for metric in map(plugins.metrics.get, _computed_metrics(plugins, chosen)):
         for name, function in _weighted(metric, candidate).items():
             intervals[name] = plugins.call(metric, bootstrapped, function, candidate, reference)
     return intervals
@@ -107,8 +123,8 @@ def _weighted(metric: Metric, context: CellContext) -> Mapping[str, WeightedMetr
     return functions
 
 
-def _value(metric: str, figure: str, values: object) -> float | None:
-    """One checked value: records hold finite numbers only."""
+def _value(metric: str, figure: str, values: object) -> tuple[float | None, str]:
+    """One checked value, because records hold finite numbers only, and the reason if it is absent."""
     if not isinstance(values, Mapping):
         raise CellError(f"compute() of metric {metric!r} gives {type(values).__name__}, not a mapping from figures")
     if figure not in values:
@@ -116,14 +132,16 @@ def _value(metric: str, figure: str, values: object) -> float | None:
             f"compute() of metric {metric!r} gives no {figure!r}, which its specs() name (given: {list(values)})"
         )
     if values[figure] is None:
-        return None
+        return None, ""
+    if isinstance(values[figure], Absent):
+        return None, values[figure].reason
     try:
         value = float(values[figure])
     except (TypeError, ValueError) as error:
         raise CellError(f"compute() of metric {metric!r} gives {values[figure]!r} as {figure!r}, no number") from error
     if not math.isfinite(value):
         raise CellError(f"compute() of metric {metric!r} gives {value} as {figure!r}; return None if it is undefined")
-    return value
+    return value, ""
 
 
 def bootstrapped(function: WeightedMetric, candidate: CellContext, reference: CellContext | None = None) -> Interval:

@@ -36,6 +36,8 @@ class Options:
     baseline: Baseline | None = None
     project_rules: Mapping[str, str] = dataclasses.field(default_factory=dict)
     rules: Mapping[str, str] = dataclasses.field(default_factory=dict)
+    #: Optional metrics to compute, beside those that the matrices name.
+    metrics: tuple[str, ...] = ()
 
     def policy(self, declared: Mapping[str, str], defaults: Mapping[str, str] = MappingProxyType({})) -> Policy:
         """The policy for a cell whose matrix declares these rules, over the defaults that metrics declare."""

@@ -18,6 +18,7 @@ from harness.records.record import ArtefactRef, Record, Timing
 from harness.records.runs import read_records
 from harness.records.verdicts import Versus
 from harness.run.confirmation import Confirmations
+from harness.run.declarations import chosen_metrics
 from harness.run.deployment import Deployment
 from harness.run.earlier import EarlierModels, check_gate_rules
 from harness.run.options import Options
@@ -59,6 +60,8 @@ class Session:
         if options.baseline is not None:
             check_gate_rules(self.planner.runnable, plugins, options)
             self.baseline = options.baseline.aligned({cell.suite for cell in cells_by_name.values()})
+        for cell in self.planner.runnable:
+            chosen_metrics(cell, options, plugins)  # before hours of building
         self.recorder = Recorder(self.planner, plugins, self.store, options)
         self._executor: Executor | None = None
         self._workers: Workers | None = None
@@ -142,8 +145,10 @@ class Session:
                 )
             candidate.samples = samples.candidate
             self._deployment.measure_memory(cell, candidate)
-        values = figures(candidate)
-        changes = differences(base, candidate)
+            candidate.counter = self._deployment.counter(cell, candidate)
+        chosen = chosen_metrics(cell, self.options, self.plugins)
+        values = figures(candidate, chosen)
+        changes = differences(base, candidate, chosen)
         against = None
         if self._earlier is not None:
             against = self._earlier.measure(cell, base, candidate, functools.partial(self._time, versus="earlier"))

@@ -66,6 +66,8 @@ class Cell:
     protocol: str = "paired"
     #: The rules that the matrix declares for the gate.
     gate: Mapping[str, str] = dataclasses.field(default_factory=dict)
+    #: The optional metrics that the matrix asks for.
+    metrics: tuple[str, ...] = ()
 
     @property
     def name(self) -> str:
@@ -110,7 +112,8 @@ class Matrix:
     "single" takes the mean of 1,000 calls in one process after 100 untimed ones (fewer in the smaller presets), as most
     papers do. ``columns`` is the axis that tables spread over their columns, by default the axis of steps with the most
     options. ``gate`` maps a figure to how much worse than in an earlier run it may be, for example
-    ``{"latency": "2%", "auroc": "0.01"}`` (see harness.policy.rules).
+    ``{"latency": "2%", "auroc": "0.01"}`` (see harness.policy.rules). ``metrics`` names optional metrics to compute,
+    such as "instructions".
 
     Raises UsageError, naming the axis, for invalid values.
     """
@@ -128,6 +131,7 @@ class Matrix:
         columns: str | None = None,
         protocol: str = "paired",
         gate: Mapping[str, str] | None = None,
+        metrics: Names = (),
         **axes: Mapping[str, Sequence[Step]],
     ) -> None:
         self.datasets = _names("dataset", dataset)
@@ -150,6 +154,7 @@ class Matrix:
             raise UsageError(f"protocol {protocol!r} is unknown{nearest(protocol, PROTOCOLS)}")
         self.protocol = protocol
         self.gate = check_rules(gate or {}, "gate")
+        self.metrics = _names("metrics", metrics) if metrics else ()
         self.reference: dict[str, str | int] = {name: next(iter(options)) for name, options in self.axes.items()}
         self.reference.update(reference or {})
         self._check_names()
@@ -255,6 +260,7 @@ class Matrix:
                         problem=(missing or {}).get(dataset),
                         protocol=self.protocol,
                         gate=self.gate,
+                        metrics=self.metrics,
                     )
 
     def _id(self, axes: Mapping[str, str | int], show_dataset: bool) -> str:

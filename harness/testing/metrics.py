@@ -8,12 +8,12 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeGuard
 
 import numpy as np
 import pytest
 
-from harness.api import Metric, Split
+from harness.api import Absent, Metric, Split
 from harness.testing._failing import fail_check, imports_cleanly, listing
 from harness.testing._world import LABELS, MLP, SHAPE, World, examples, temporarily_registered
 
@@ -98,7 +98,7 @@ def test_metric_gives_numbers_or_none(metric: Metric, what: str, case: Case) -> 
     invalid = {
         name: value
         for name, value in _computed(metric, context).items()
-        if value is not None and not (_is_number(value) and math.isfinite(value))
+        if not (value is None or isinstance(value, Absent) or (_is_number(value) and math.isfinite(value)))
     }
     if invalid:
         fail_check(
@@ -140,7 +140,7 @@ def test_metric_weighs_as_it_computes(metric: Metric, case: Case) -> None:
             (computed[name], values[0], "weights of 1 give the value of compute()"),
             (whole, values[1], "an example of weight 2 counts as two"),
         ):
-            if expected is not None and not math.isclose(expected, value, rel_tol=TOLERANCE, abs_tol=TOLERANCE):
+            if _is_number(expected) and not math.isclose(expected, value, rel_tol=TOLERANCE, abs_tol=TOLERANCE):
                 fail_check(
                     f"metric {metric.name!r}, figure {name!r}",
                     wanted=rule,
@@ -191,7 +191,7 @@ def test_metric_leaves_the_evidence(metric: Metric, case: Case) -> None:
         )
 
 
-def _computed(metric: Metric, context: Any) -> Mapping[str, float | None]:
+def _computed(metric: Metric, context: Any) -> Mapping[str, float | Absent | None]:
     try:
         return metric.compute(context)
     except Exception as error:
@@ -203,13 +203,13 @@ def _computed(metric: Metric, context: Any) -> Mapping[str, float | None]:
         )
 
 
-def _is_number(value: object) -> bool:
+def _is_number(value: object) -> TypeGuard[float]:
     return not isinstance(value, bool) and isinstance(value, int | float | np.integer | np.floating)
 
 
 def _close(one: Any, other: Any) -> bool:
-    if one is None or other is None:
-        return one is other
+    if not (_is_number(one) and _is_number(other)):
+        return bool(one == other)
     if math.isnan(one) and math.isnan(other):
         return True
     return math.isclose(one, other, rel_tol=TOLERANCE, abs_tol=TOLERANCE)

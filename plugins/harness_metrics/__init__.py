@@ -1,20 +1,21 @@
-"""Register the metrics of every cell: quality, size, operations, latency, memory. It loads no torch."""
+"""Register the metrics of every cell (quality, size, operations, latency, memory), and optional ones, without torch."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 
 from harness import Metric, hookimpl
+from harness_metrics.counters import Energy, Instructions, RepeatedInput
 from harness_metrics.latency import Latency
 from harness_metrics.memory import Memory
 from harness_metrics.operations import Operations
 from harness_metrics.quality import Quality
 from harness_metrics.size import Size
 
-__all__ = ["Latency", "Memory", "Operations", "Quality", "Size"]
+__all__ = ["Energy", "Instructions", "Latency", "Memory", "Operations", "Quality", "RepeatedInput", "Size"]
 
 
 @hookimpl
 def harness_metrics(register: Callable[[Metric], None]) -> None:
-    for metric in (Quality(), Size(), Operations(), Latency(), Memory()):
+    for metric in (Quality(), Size(), Operations(), Latency(), Memory(), Instructions(), Energy(), RepeatedInput()):
         register(metric)

@@ -41,6 +41,11 @@ def answer(request: dict[str, Any]) -> Any:
             return [50 + request["warmup"]] * request["calls"]
         case "memory":
             return {"baseline": 1000, "loaded": 2000, "peak": os.getpid()}
+        case "count":
+            return 7
+        case "run_in_forks":
+            misbehave(Path(request["file"]["path"]).stem)
+            return [1, 2]
         case "predict":
             import numpy as np  # here, for it would be most of this worker's start
 

@@ -30,6 +30,7 @@ from harness.measure.timing import (
     is_steady,
     schedule,
     time_pairs,
+    time_repeated,
     time_single,
 )
 
@@ -221,6 +222,31 @@ def test_a_model_alone_is_timed_call_by_call(bench: Bench) -> None:
     assert taken == [100, 101, 102, 100, 101, 102, 100]
     assert [entry[0] for entry in bench.log] == ["model"] * 11 + ["consumed"] * 11
     assert bench.collecting[4:] == [False] * 7
+
+
+def test_repeated_inputs_are_compared_with_new_ones(bench: Bench) -> None:
+    """A model that keeps its last answer needs no time for it again."""
+    seen: list[int] = []
+
+    def keeps_its_answer(example: int) -> tuple[str, int]:
+        bench.now += 5 if seen[-1:] == [example] else 100
+        seen.append(example)
+        return "output", example
+
+    repeated, fresh = time_repeated(
+        keeps_its_answer,
+        [10, 20],
+        lambda example, number: example + (number + 1) * 100,
+        rounds=4,
+        warmup=3,
+        consume=bench.consume,
+        clock=bench.clock,
+    )
+    assert (repeated, fresh) == ([5] * 4, [100] * 4)
+    calls = seen[3:]
+    assert calls[:4] == [10, 10, 20, 110], "repeated first, then a new input after another"
+    assert calls[4:8] == [10, 220, 20, 20], "then the other way round"
+    assert [entry[0] for entry in bench.log] == ["consumed"] * (3 + 4 * 4)
 
 
 @pytest.mark.parametrize("enabled", [True, False])

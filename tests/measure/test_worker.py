@@ -5,6 +5,8 @@ from __future__ import annotations
 import dataclasses
 import os
 import platform
+import re
+import shutil
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -13,7 +15,7 @@ import numpy as np
 import pytest
 
 from harness.api import Profile
-from harness.errors import CellError, HarnessError, UsageError
+from harness.errors import CellError, HarnessError, MeasureError, UsageError
 from harness.measure.memory import RESOLUTION
 from harness.measure.pool import Workers
 from harness.measure.profile import resolve_allocator
@@ -37,6 +39,17 @@ class Busy(harness.Runtime):
         if times == "crash":
             import os, signal
             os.kill(os.getpid(), signal.SIGSEGV)
+
+        if times == "cached":
+            answers = {}
+
+            def cached(inputs):
+                key = inputs.numpy().tobytes()
+                if key not in answers:
+                    answers[key] = sum(torch.tanh(inputs) for _ in range(100)).mean(dim=(1,)).unsqueeze(1)
+                return answers[key]
+
+            return cached
 
         def predict(inputs):
             assert torch.is_inference_mode_enabled()
@@ -63,7 +76,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     metadata.mkdir()
     (metadata / "METADATA").write_text("Metadata-Version: 2.1\nName: busy-plugin\nVersion: 1.0\n")
     (metadata / "entry_points.txt").write_text("[harness]\nbusy = busy_plugin\n")
-    for name in ("10", "100", "crash", "nan"):
+    for name in ("10", "100", "cached", "crash", "nan"):
         (folder / name).write_text(name)
     np.save(folder / "inputs.npy", np.random.default_rng(0).standard_normal((64, 20_000), dtype=np.float32))
     with pytest.MonkeyPatch.context() as patch:
@@ -140,6 +153,37 @@ def test_a_real_worker_predicts_what_it_times(workers: Workers, folder: Path) ->
     for _ in range(10):
         expected = np.tanh(expected)
     np.testing.assert_allclose(scores[:, 0], expected.mean(axis=1), atol=1e-5)
+
+
+def test_a_runtime_that_keeps_answers_is_found(workers: Workers, folder: Path) -> None:
+    def ratio(file: str) -> float:
+        return workers.count(PROFILE, "busy", folder / file, folder / "inputs.npy", "repeated_input")
+
+    assert ratio("cached") < 0.5
+    assert 0.8 < ratio("100") < 1.25
+
+
+def test_a_real_worker_counts_or_says_why_not(workers: Workers, folder: Path) -> None:
+    for counter in ("instructions", "energy"):
+        reason = ""
+        try:
+            counted = workers.count(PROFILE, "busy", folder / "10", folder / "inputs.npy", counter)
+        except MeasureError as error:
+            counted, reason = 0.0, str(error)
+        assert counted > 0 or re.search("perf|RAPL", reason)
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(shutil.which("valgrind") is None, reason="valgrind is not installed")
+def test_valgrind_counts_a_real_worker_s_instructions(folder: Path) -> None:
+    profile = Profile(threads=1, onednn=False)
+    with Workers() as workers:
+        few, many = (
+            workers.count(profile, "busy", folder / file, folder / "inputs.npy", "instructions_valgrind")
+            for file in ("10", "100")
+        )
+    assert few > 10 * 20_000, "ten times the tangent of 20,000 numbers"
+    assert 7 < many / few < 10.5
 
 
 @pytest.mark.parametrize(

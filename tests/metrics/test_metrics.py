@@ -14,9 +14,9 @@ from scipy.stats import mannwhitneyu
 from torch import nn
 
 import harness_metrics
-from harness import Metric, Task
+from harness import Absent, MeasureError, Metric, Task
 from harness.stats.quality import auroc
-from harness_metrics import Latency, Memory, Operations, Quality, Size
+from harness_metrics import Energy, Instructions, Latency, Memory, Operations, Quality, RepeatedInput, Size
 
 TASK = Task(input_shape=(2, 9), labels=("NORM", "MI"))
 
@@ -36,6 +36,14 @@ class EvalContext:
     task: Task = TASK
     example: torch.Tensor = dataclasses.field(default_factory=lambda: torch.zeros(1, 2, 9))
     patients: Any = None
+    #: What each counter counts; a text is why it cannot.
+    counters: dict[str, float | str] = dataclasses.field(default_factory=dict)
+
+    def count(self, counter: str) -> float:
+        counted = self.counters[counter]
+        if isinstance(counted, str):
+            raise MeasureError(counted)
+        return counted
 
 
 @pytest.fixture
@@ -49,7 +57,7 @@ def evidence(tmp_path: Path) -> EvalContext:
     return EvalContext(file, model, random.random((50, 2)).astype(np.float32), targets)
 
 
-def values(metric: Metric, evidence: EvalContext) -> dict[str, float | None]:
+def values(metric: Metric, evidence: EvalContext) -> dict[str, Any]:
     found = dict(metric.compute(evidence))  # type: ignore[arg-type]
     assert list(found) == [figure.name for figure in metric.specs(TASK)]
     return found
@@ -58,7 +66,9 @@ def values(metric: Metric, evidence: EvalContext) -> dict[str, float | None]:
 def test_all_are_registered_under_distinct_names() -> None:
     metrics: list[Metric] = []
     harness_metrics.harness_metrics(metrics.append)  # type: ignore[arg-type]
-    assert [metric.name for metric in metrics] == ["quality", "size", "operations", "latency", "memory"]
+    always = [metric.name for metric in metrics if not metric.optional]
+    assert always == ["quality", "size", "operations", "latency", "memory"]
+    assert [metric.name for metric in metrics if metric.optional] == ["instructions", "energy", "repeated_input"]
     figures = [figure.name for metric in metrics for figure in metric.specs(TASK)]
     assert len(set(figures)) == len(figures)
     assert figures[0] == "auroc"
@@ -192,3 +202,41 @@ def test_memory_is_in_megabytes(evidence: EvalContext) -> None:
     assert values(Memory(), evidence) == {"inference_memory": None, "loaded_memory": None}
     evidence.base_memory, evidence.loaded_memory, evidence.peak_memory = 120_000_000, 121_000_000, 123_400_000
     assert values(Memory(), evidence) == pytest.approx({"inference_memory": 3.4, "loaded_memory": 1.0})
+
+
+@pytest.mark.parametrize(
+    ("counters", "expected"),
+    [
+        (
+            {"instructions": 2e6},
+            {"instructions": 2e6, "instructions_valgrind": Absent("perf counts instructions on this machine")},
+        ),
+        (
+            {"instructions": "no perf", "instructions_valgrind": 3e6},
+            {"instructions": Absent("no perf"), "instructions_valgrind": 3e6},
+        ),
+        (
+            {"instructions": "no perf", "instructions_valgrind": "no valgrind"},
+            {"instructions": Absent("no perf"), "instructions_valgrind": Absent("no valgrind")},
+        ),
+    ],
+)
+def test_valgrind_counts_only_where_perf_cannot(
+    evidence: EvalContext, counters: dict[str, float | str], expected: dict[str, Any]
+) -> None:
+    evidence.counters = counters
+    assert values(Instructions(), evidence) == expected
+
+
+def test_energy_is_in_millijoules(evidence: EvalContext) -> None:
+    evidence.counters = {"energy": 0.0123}
+    assert values(Energy(), evidence) == {"energy": pytest.approx(12.3)}
+    evidence.counters = {"energy": "no RAPL"}
+    assert values(Energy(), evidence) == {"energy": Absent("no RAPL")}
+
+
+def test_repeated_inputs_are_a_ratio(evidence: EvalContext) -> None:
+    evidence.counters = {"repeated_input": 0.97}
+    assert values(RepeatedInput(), evidence) == {"repeated_input": 0.97}
+    evidence.counters = {"repeated_input": "nothing was timed"}
+    assert values(RepeatedInput(), evidence) == {"repeated_input": Absent("nothing was timed")}
