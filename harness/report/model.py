@@ -338,12 +338,15 @@ def estimate(interval: Interval) -> Estimate:
 
 
 def network_key(record: Record) -> tuple[str, ...]:
-    """What the cells of one table share: everything except their steps and their seed."""
+    """What the cells of one table share: everything except their steps, their seed and the number of processes."""
     axes = record.axes
     fixed = (str(axes[name]) for name in ("dataset", "architecture", "runtime", "profile"))
     timing = record.timing
-    margin = "" if record.verdict is None else str(record.verdict.margin)
-    protocol = () if timing is None else (timing.protocol, timing.pace, str(timing.processes), margin)
+    protocol: tuple[str, ...] = ()
+    if timing is not None:
+        # A reference has no verdict, and old files have the margin in the verdict alone.
+        margin = timing.margin if record.verdict is None else record.verdict.margin
+        protocol = (timing.protocol, timing.pace, str(margin))
     return (record.suite, record.matrix, record.preset, record.device, *fixed, *protocol)
 
 

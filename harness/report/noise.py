@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import collections
 import statistics
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING
 
 from harness.api.runtimes import BACK_TO_BACK
@@ -36,17 +36,22 @@ def protocol(timings: Sequence[Timing]) -> str:
     """State in a few words how the cells of a table were timed."""
     first = timings[0]
     environment = first.environment[0]
-    counts = sorted({timing.pairs for timing in timings})
-    shown = str(counts[0]) if len(counts) == 1 else f"{counts[0]} to {counts[-1]}"
+    shown = _range(timing.pairs for timing in timings)
     if first.protocol == "single":
         how = (
             f"protocol single: {first.warmup} untimed calls, the mean of {shown} in 1 process, "
             "ratio of the means, no interval and no verdict"
         )
     else:
-        how = f"{first.processes} processes x {shown} pairs"
+        how = f"{_range(timing.processes for timing in timings)} processes x {shown} pairs"
     regime = first.pace if first.pace == BACK_TO_BACK else f"{first.pace} pause before each timed call"
     return f"{how}, {regime}, {pluralize(environment['threads'], 'thread')}, {environment['allocator']}"
+
+
+def _range(counts: Iterable[int]) -> str:
+    """The only number, or the smallest and the largest: "4 to 12"."""
+    numbers = sorted(set(counts))
+    return str(numbers[0]) if len(numbers) == 1 else f"{numbers[0]} to {numbers[-1]}"
 
 
 def notes(records: Sequence[Record]) -> list[str]:

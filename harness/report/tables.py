@@ -206,7 +206,7 @@ def environment_table(report: Report) -> Table:
 def _setting(timing: Timing) -> str:
     """The settings that timings of one line share."""
     environment = timing.environment[0]
-    return repr((timing.protocol, timing.processes, timing.pace, environment["threads"], environment["allocator"]))
+    return repr((timing.protocol, timing.pace, environment["threads"], environment["allocator"]))
 
 
 def _number(value: float | None, digits: int) -> str:

@@ -159,6 +159,17 @@ def test_the_heading_names_the_regime_and_the_legend_explains_it() -> None:
     assert "pairs, 20ms pause before each timed call, 1 thread" in tables([paced])
 
 
+def test_a_reference_and_cells_with_more_processes_are_in_one_table() -> None:
+    """A reference has no verdict, and processes are added until a cell is decided."""
+    reference, other = timed(), timed(pruning="half")
+    for made, processes in ((reference, 4), (other, 12)):
+        made["timing"] |= {"processes": processes, "margin": 0.01}
+    del reference["timing"]["verdict"]
+    text = tables([reference, other])
+    assert text.count("conv on toy") == 1
+    assert "4 to 12 processes x 50 pairs" in text
+
+
 def test_what_was_timed_in_two_regimes_is_not_in_one_table() -> None:
     paced = record(ratio=(0.9, None, None), pruning="half")
     assert paced["timing"] is not None
