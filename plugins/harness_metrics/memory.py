@@ -11,7 +11,7 @@ from harness import EvalContext, Metric, MetricSpec, Task
 class Memory(Metric):
     """What the deployed file needs, in MB (10^6 bytes), in a process that has imported and warmed all that it uses.
 
-    ``loaded_memory`` is what loading adds: weights, and the runtime's objects around them. ``inference_memory`` adds
+    ``loaded_memory`` is what loading adds: weights, and the runtime's objects around them. ``needed_memory`` adds
     the peak of activations and workspace, so it is the whole need. The input is in neither. Interpreter, libraries
     and their caches of kernels are in neither: they come before. Figures are of whole pages (4 KiB), and two
     measurements of one file differ by at most 0.07 MB (see `harness.measure.memory`). Both are None where the system
@@ -28,7 +28,7 @@ class Memory(Metric):
         return (
             MetricSpec(
                 # An amount, because 10 % of a small network's need is less than the resolution.
-                "inference_memory",
+                "needed_memory",
                 unit="MB",
                 better="lower",
                 digits=2,
@@ -42,6 +42,6 @@ class Memory(Metric):
     def compute(self, evidence: EvalContext) -> Mapping[str, float | None]:
         base, loaded, peak = evidence.base_memory, evidence.loaded_memory, evidence.peak_memory
         return {
-            "inference_memory": None if base is None or peak is None else (peak - base) / 1e6,
+            "needed_memory": None if base is None or peak is None else (peak - base) / 1e6,
             "loaded_memory": None if base is None or loaded is None else (loaded - base) / 1e6,
         }

@@ -199,9 +199,9 @@ def test_latency_takes_all_processes_together_and_nothing_when_nothing_was_timed
 
 
 def test_memory_is_in_megabytes(evidence: EvalContext) -> None:
-    assert values(Memory(), evidence) == {"inference_memory": None, "loaded_memory": None}
+    assert values(Memory(), evidence) == {"needed_memory": None, "loaded_memory": None}
     evidence.base_memory, evidence.loaded_memory, evidence.peak_memory = 120_000_000, 121_000_000, 123_400_000
-    assert values(Memory(), evidence) == pytest.approx({"inference_memory": 3.4, "loaded_memory": 1.0})
+    assert values(Memory(), evidence) == pytest.approx({"needed_memory": 3.4, "loaded_memory": 1.0})
 
 
 @pytest.mark.parametrize(

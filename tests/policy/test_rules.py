@@ -76,7 +76,7 @@ def test_the_defaults_judge_latency_size_memory_and_quality() -> None:
         "auroc": "0.005",
         "file_size": "1 %",
         "parameters": "0 %",
-        "inference_memory": "0.25",
+        "needed_memory": "0.25",
     }
 
 

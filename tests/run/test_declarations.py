@@ -74,7 +74,7 @@ def test_a_record_says_what_its_figures_declare() -> None:
 
 def test_a_record_of_version_0_1_has_the_installed_metric_s_declarations() -> None:
     assert declaration("parameters", figure("size")).exact
-    assert declaration("inference_memory", figure("memory")).per_machine
+    assert declaration("needed_memory", figure("memory")).per_machine
     assert declaration("int8_macs", figure("operations")).role == "int8 macs"
     # A figure of the same name that another metric gives is another figure.
     assert not declaration("parameters", figure("another")).exact
@@ -91,7 +91,7 @@ def test_a_figure_has_the_role_that_its_record_says_or_that_its_metric_declares(
 
 
 def test_default_rules_are_the_installed_metrics_and_then_the_records() -> None:
-    assert default_rules([]) == {"auroc": "0.005", "file_size": "1%", "parameters": "0%", "inference_memory": "0.25"}
+    assert default_rules([]) == {"auroc": "0.005", "file_size": "1%", "parameters": "0%", "needed_memory": "0.25"}
     old, new = record(figures={"joules": 3.0}), record(figures={"joules": 3.0})
     old["figures"]["joules"]["gate"], new["figures"]["joules"]["gate"] = "1%", "2%"
     old["figures"]["auroc"]["gate"] = "0.01"
