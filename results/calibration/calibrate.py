@@ -20,6 +20,7 @@ import math
 import platform
 import random
 import shlex
+import signal
 import sys
 import tempfile
 import time
@@ -348,7 +349,8 @@ def _shares(text: str) -> tuple[float, ...]:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the script; returns 0, 4 for an error that the user can fix, or 130 when interrupted."""
+    """Run the script; returns 0, 4 for an error that the user can fix, or 130 when interrupted or terminated."""
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # so that a load is taken back then too
     try:
         options = _parser().parse_args(arguments)
         plan = CalibrationPlan(
