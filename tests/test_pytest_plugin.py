@@ -18,6 +18,7 @@ from fakes import HEAD, TOYS, Suite, Workers, benchmarks
 import harness_compress
 from harness import MeasureError, MetricSpec, Profile, hookimpl
 from harness.cli.main import main
+from harness.measure.latency import LatencyTimer
 from harness.measure.machine import facts
 from harness.plugin.manager import KERNEL, Origin, Problem, installed
 from harness.records.runs import read_records
@@ -425,6 +426,30 @@ def test_a_store_that_cannot_be_used_is_said(suite: Suite) -> None:
     result = suite(TOYS, "--harness-store=file/store")
     assert result.ret == pytest.ExitCode.TESTS_FAILED
     assert "cannot create the store in file/store" in "\n".join([*result.outlines, *result.errlines])
+
+
+@pytest.mark.parametrize(
+    ("text", "budget"), [("10s", 10.0), ("2min", 120.0), ("0", 0.0), (None, preset("smoke").budget)]
+)
+def test_the_budget_of_a_cell_is_an_option(
+    suite: Suite, monkeypatch: pytest.MonkeyPatch, text: str | None, budget: float
+) -> None:
+    budgets = []
+    original = LatencyTimer.time
+
+    def time(self: LatencyTimer, pair: Any) -> Any:
+        budgets.append(self._preset.budget)
+        return original(self, pair)
+
+    monkeypatch.setattr(LatencyTimer, "time", time)
+    suite(TOYS, "-k", "conv and half", *([f"--harness-budget={text}"] if text else []))
+    assert budgets == [budget]
+
+
+def test_a_budget_that_is_no_duration_is_an_error_of_use(suite: Suite) -> None:
+    result = suite(TOYS, "--harness-budget=10")
+    assert result.ret == pytest.ExitCode.USAGE_ERROR
+    assert "--harness-budget: '10' is not a duration" in "\n".join([*result.outlines, *result.errlines])
 
 
 def test_a_device_that_is_not_there_is_an_error_of_use(suite: Suite, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -27,10 +27,11 @@ if TYPE_CHECKING:
 
 #: Untimed calls before the timed ones in study B's protocol, "single".
 SINGLE_WARMUP = 100
-#: The error rate of a verdict over all looks.
+#: That of harness.stats.verdict, which imports scipy.
 LEVEL = 0.05
-#: Seconds after which A/A runs describe other minutes, and a new one replaces the oldest.
-AA_AGE = 120.0
+#: Seconds after which A/A runs describe other minutes, and a new one replaces the oldest. For slow networks it is later,
+#: so that A/A runs take this share of the time at most.
+AA_AGE, AA_SHARE = 120.0, 0.1
 #: The sampled arrays that the run file gets.
 ARRAYS = ("reference", "candidate", "reference_first", "inputs")
 #: Samples for the run file: by array, a list for each process.
@@ -156,10 +157,13 @@ class LatencyTimer:
         for run in runs:
             if len(run.samples.reference) < processes:
                 run.samples = self._measure(aa_pair, self._aa_purpose(), processes, run.samples)
-        while len(runs) < self._preset.aa_runs or self._clock() - runs[-1].made > AA_AGE:
+        while len(runs) < self._preset.aa_runs or self._is_old(runs[-1]):
             runs.append(_AARun(self._measure(aa_pair, self._aa_purpose(), processes), self._clock()))
             del runs[: -self._preset.aa_runs]
         return [run.samples for run in runs]
+
+    def _is_old(self, run: _AARun) -> bool:
+        return self._clock() - run.made > max(AA_AGE, run.samples.wall / AA_SHARE)
 
     def _aa_purpose(self) -> str:
         self._aa_count += 1

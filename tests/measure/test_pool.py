@@ -70,6 +70,30 @@ def test_samples_are_kept_by_process_with_what_each_verified(workers: Workers, t
     assert samples.load.keys() == {"load_1min", "runnable"}
 
 
+def test_processes_are_added_to_a_measurement(workers: Workers, tmp_path: Path) -> None:
+    some = time_pair(workers, tmp_path)
+    more = workers.time_pair(
+        PROFILE,
+        "torch",
+        tmp_path / "reference",
+        tmp_path / "well",
+        tmp_path / "inputs.npy",
+        3,
+        Amount(some.reference.shape[1], some.warmup, until_steady=False),
+        seed=1,
+        first=2,
+    )
+    whole = some.joined(more)
+    assert len(set(pids(whole))) == 5
+    assert pids(whole)[:2] == pids(some)
+    assert whole.reference.shape == whole.candidate.shape == whole.inputs.shape == (5, 5)
+    assert (whole.reference[2:] == more.reference).all()
+    assert len(whole.collections) == len(whole.disturbances) == len(whole.canary) == 5
+    assert whole.wall == some.wall + more.wall
+    assert (whole.warmup, whole.steady, whole.load) == (some.warmup, some.steady, some.load)
+    assert pids(time_pair(workers, tmp_path, processes=5)) == pids(whole), "later cells use the same processes"
+
+
 def test_the_first_process_decides_how_much_all_do(workers: Workers, tmp_path: Path) -> None:
     samples = time_pair(workers, tmp_path, processes=3)
     assert (samples.reference.shape, samples.warmup, samples.steady) == ((3, 5), 3, True)

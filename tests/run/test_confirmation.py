@@ -37,8 +37,8 @@ class Bench(Workers):
         super().__init__()
         self.asked: list[tuple[str, str, int]] = []
         self.noise = 0.001
-        #: The clock, which only tests advance.
-        self.now = 0.0
+        #: The clock, which only tests advance, and the seconds of each call of the pool.
+        self.now, self.wall = 0.0, 0.5
         #: How much slower the second of two copies is, as a log ratio.
         self.shift = 0.0
         #: How the machine is disturbed the next times that this candidate is timed.
@@ -66,6 +66,7 @@ class Bench(Workers):
             samples,
             candidate=np.rint(samples.reference * ratio * effects).astype(int),
             disturbances=(disturbance,) * len(samples.disturbances),
+            wall=self.wall,
         )
 
     @property
@@ -273,6 +274,17 @@ def test_an_interrupted_run_calls_nothing_slower(run: Run, bench: Bench, tmp_pat
 
 
 STOLEN = Disturbance(0, steal=0.3, throttled_periods=0)
+
+
+def test_a_a_runs_of_slow_networks_are_replaced_less_often(run: Run, bench: Bench, tmp_path: Path) -> None:
+    bench.wall = 30.0
+    run.time(pair(tmp_path, 0.5))
+    bench.now += 299
+    run.time(pair(tmp_path, 0.5))
+    assert bench.candidates == ["reference"] * AA_RUNS + ["candidate"] * 2
+    bench.now += 2
+    run.time(pair(tmp_path, 0.5))
+    assert bench.candidates[5:] == ["reference", "candidate"]
 
 
 @pytest.mark.parametrize(("takes", "kind"), [(0.7, "faster"), (1.0, "same"), (1.3, "slower")])
