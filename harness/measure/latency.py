@@ -29,8 +29,8 @@ if TYPE_CHECKING:
 SINGLE_WARMUP = 100
 #: That of harness.stats.verdict, which imports scipy.
 LEVEL = 0.05
-#: Seconds after which A/A runs describe other minutes, and a new one replaces the oldest. For slow networks it is later,
-#: so that A/A runs take this share of the time at most.
+#: Seconds after which A/A runs describe other minutes, and a new one replaces the oldest. Later for slow networks, so
+#: that A/A runs take this share of the time at most.
 AA_AGE, AA_SHARE = 120.0, 0.1
 #: The sampled arrays that the run file gets.
 ARRAYS = ("reference", "candidate", "reference_first", "inputs")

@@ -39,8 +39,8 @@ QUALITY = (
     "±: standard deviation over seeds."
 )
 RATIO = (
-    "latency / reference: measured in pairs of calls, with Student's t interval over processes, widened by the A/A runs. "
-    "The latencies above it were measured at different moments, so their quotient is less reliable."
+    "latency / reference: measured in pairs of calls, with Student's t interval over processes, widened by the A/A "
+    "runs. The latencies above it were measured at different moments, so their quotient is less reliable."
 )
 T = TypeVar("T")
 Show = Callable[[Sequence[Record]], str]
