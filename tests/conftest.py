@@ -27,6 +27,9 @@ if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
 # Where pytest-benchmark finds this it times nothing, but runs that tests start are in no worker of pytest-xdist.
 os.environ.pop("PYTEST_XDIST_WORKER", None)
 
+# The tests' networks are so small that a second thread takes more time than it saves, above all beside other workers.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
 import environments
 import toy
 from fakes import HEAD, Suite, Workers, logged

@@ -81,7 +81,7 @@ def typing(folder: Path) -> dict[str, str]:
         "DISABLE_PIP_VERSION_CHECK": "1",
     }
     found = {f"PIP_{name}": value for name, value in pip.items()}
-    return variables | found | {"PYTHONDONTWRITEBYTECODE": "1", "COLUMNS": "120"}
+    return variables | found | {"COLUMNS": "120"}
 
 
 def prepare(terminal: Terminal) -> None:

@@ -256,7 +256,6 @@ def test_nothing_is_left_of_a_benchmark_that_is_killed(
     command = [sys.executable, "-m", "pytest", "suite.py", "-p", "no:cacheprovider", "--harness-preset=smoke"]
     environment = {
         "PYTHONPATH": str(toy_distribution),
-        "PYTHONDONTWRITEBYTECODE": "1",
         "PATH": os.environ["PATH"],
         "HOME": str(tmp_path),
         "TMPDIR": str(temporary),
