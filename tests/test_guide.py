@@ -34,8 +34,6 @@ HOOKS = {name: hook for name, hook in vars(hookspecs).items() if name.startswith
 INSTALL = "python3 -m venv .venv && . .venv/bin/activate\npip install -c ../harness/constraints.txt ../harness\n"
 #: The pages that are followed in one terminal, one after the other.
 FOLLOWED = ("tutorial.md", "other-plugins.md")
-#: Whose commands take more than a few seconds, and another test says nearly the same of.
-SLOW = {"5. The checks", "In a suite"}
 
 
 def test_every_block_says_what_it_is() -> None:
@@ -44,8 +42,8 @@ def test_every_block_says_what_it_is() -> None:
         assert block.language in ("sh", "text", "python", "toml"), f"{page}, line {block.line}"
 
 
-@pytest.mark.parametrize("thorough", [False, pytest.param(True, marks=pytest.mark.slow)])
-def test_the_tutorial_works_as_it_is_written(thorough: bool, tmp_path: Path) -> None:
+@pytest.mark.slow
+def test_the_tutorial_works_as_it_is_written(tmp_path: Path) -> None:
     (tmp_path / "harness").symlink_to(ROOT)
     printed = ""
     installed = False
@@ -53,15 +51,14 @@ def test_the_tutorial_works_as_it_is_written(thorough: bool, tmp_path: Path) -> 
     try:
         for page in FOLLOWED:
             for block in guide.blocks(PAGES[page]):
-                skipped = block.section in SLOW and not thorough
                 if block.language == "python":
                     guide.write(terminal.folder, block)
                 elif block.language == "sh" and block.text == INSTALL:
                     installed = True
                     prepare(terminal)
-                elif block.language == "sh" and not skipped:
+                elif block.language == "sh":
                     printed = terminal.type(block.text)
-                elif block.language == "text" and not skipped:
+                elif block.language == "text":
                     found = guide.differences(block.text, printed)
                     assert not found, "\n".join([f"{page}, line {block.line}", *found])
     finally:

@@ -87,11 +87,14 @@ MACHINES = {
     "study, shifts": Simulation(normal(0.002), shift=0.002, preset=PRESETS["study"]),
     "study, noisy": Simulation(normal(0.02), preset=PRESETS["study"]),
 }
+#: The others take as long, and are slow.
+QUICK_MACHINES = ("heavy tails", "shifts", "study, shifts")
+NAMES = [name if name in QUICK_MACHINES else pytest.param(name, marks=pytest.mark.slow) for name in MACHINES]
 #: Three binomial standard errors above the level, for RUNS.
 MOST = LEVEL + 3 * math.sqrt(LEVEL * (1 - LEVEL) / RUNS)
 
 
-@pytest.mark.parametrize("name", MACHINES)
+@pytest.mark.parametrize("name", NAMES)
 def test_a_cell_on_the_margin_is_decided_falsely_at_most_at_the_level(name: str) -> None:
     """On the margin "slower" and "same" are both false, and each kind of test has the whole level."""
     found = MACHINES[name].kinds(1 + MARGIN)
@@ -100,7 +103,7 @@ def test_a_cell_on_the_margin_is_decided_falsely_at_most_at_the_level(name: str)
     assert found["faster"] <= MOST / 2 * RUNS, found
 
 
-@pytest.mark.parametrize("name", MACHINES)
+@pytest.mark.parametrize("name", NAMES)
 def test_a_model_beside_itself_is_hardly_ever_slower_or_faster(name: str) -> None:
     found = MACHINES[name].kinds(1.0, seed=1)
     assert found["slower"] + found["faster"] <= MOST * RUNS, found
