@@ -16,10 +16,11 @@ from harness.api import Profile
 from harness.keys import to_jsonable
 from harness.records.changes import Documents, cell_changes, surrounding_changes
 from harness.records.machine_id import Fingerprint
-from harness.records.record import Interval, Record
+from harness.records.record import Record
 from harness.records.runs import Run
 from harness.run.declarations import declaration
 from harness.stats.changepoints import LEAST_RUNS, Scale, change_points
+from harness.stats.verdict import LEVEL
 
 #: The latency relative to the reference, which the harness itself measures.
 RATIO = "latency / reference"
@@ -233,7 +234,8 @@ def _ratio(number: int, record: Record, reference: str) -> Point:
     ratio = timing.ratio
     value = _number(ratio.value, positive=True)
     low, high = _number(ratio.low, positive=True), _number(ratio.high, positive=True)
-    error = _error_of_log(ratio, low, high, timing.processes)
+    level = 1 - (1 - ratio.level) * timing.level / LEVEL  # the interval holds over all looks
+    error = _error_of_log(level, low, high, timing.processes)
     left_out = "undefined" if value is None else ("contaminated" if record.contaminated else "")
     if record.reference != reference:
         left_out = "of another reference"
@@ -255,11 +257,14 @@ def _figure(number: int, record: Record, name: str) -> Point:
     return Point(number, value, low, high, left_out=left_out)
 
 
-def _error_of_log(ratio: Interval, low: float | None, high: float | None, processes: int) -> float | None:
-    """Return the standard error behind Student's t interval over processes; None without an interval."""
-    if low is None or high is None or not low < high or processes < 2 or not 0 < ratio.level < 1:
+def _error_of_log(level: float, low: float | None, high: float | None, processes: int) -> float | None:
+    """Return the standard error behind Student's t interval over processes; None without an interval.
+
+    The A/A runs may have widened it with other degrees of freedom, which makes the error approximate.
+    """
+    if low is None or high is None or not low < high or processes < 2 or not 0 < level < 1:
         return None
-    return math.log(high / low) / 2 / _student(ratio.level, min(processes, 10**6))
+    return math.log(high / low) / 2 / _student(level, min(processes, 10**6))
 
 
 @functools.cache

@@ -113,7 +113,7 @@ def _facts(record: Record) -> dict[str, str]:
     facts |= {name: _format(value) for name, value in record.machine.items() if name not in ENTRIES}
     timing = record.timing
     if timing is not None:
-        facts |= {"processes": str(timing.processes), "pace": timing.pace}
+        facts["pace"] = timing.pace
         workers = timing.environment
         for name in dict.fromkeys(name for worker in workers for name in worker if name not in IGNORED):
             facts[name] = ", ".join(dict.fromkeys(_format(worker.get(name)) for worker in workers))

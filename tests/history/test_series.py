@@ -180,3 +180,14 @@ def test_runs_are_sorted_by_time(tmp_path: Path) -> None:
     files = write_all(tmp_path, [[cell(value)] for value in STEP])
     found = history(collect(files[::-1])[0], 0.01)
     assert [change.first for change in series_of(only(found), RATIO).changes] == [5]
+
+
+def test_the_error_of_an_interval_over_all_looks_is_that_of_its_level(tmp_path: Path) -> None:
+    # Half of the level: t(.9875, 3) = 4.176535 errors instead of t(.975, 3) = 3.182446.
+    halved = cell(timing={"level": 0.025})
+    errors = [
+        series_of(only(of(tmp_path / name, [[made]])), RATIO).points[0].error
+        for name, made in zip("ab", (cell(), halved), strict=True)
+    ]
+    assert errors[0] is not None
+    assert errors[1] == pytest.approx(errors[0] * 3.182446 / 4.176535, rel=1e-5)

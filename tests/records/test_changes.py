@@ -146,7 +146,7 @@ ONE = [{"threads": 1, "allocator": "jemalloc", "pid": 3, "affinity": [1], "torch
         ({"machine": MACHINE | {"microcode": None}}, ["microcode 0x1 -> unknown"]),
         ({"machine": MACHINE | {"memory_bytes": 16 * 2**30 + 1}}, []),
         ({"machine": MACHINE | {"cpu": "another"}}, ["machine a CPU, 16 GB -> another, 16 GB"]),
-        ({"timing": {"processes": 6}}, ["processes 4 -> 6"]),
+        ({"timing": {"processes": 6}}, []),  # they are added until the verdict is decided
         ({"timing": {"environment": WORKERS}}, ["allocator jemalloc -> x, y"]),
         ({"timing": {"environment": ONE}}, []),
         ({"timing": {"profile": {"pace": "20ms"}}}, ["pace back-to-back -> 20ms"]),
