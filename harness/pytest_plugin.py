@@ -16,7 +16,7 @@ from harness.plugin.manager import installed
 from harness.progress import log_to
 from harness.pytest_options import add_options, check_options, chosen_preset, repeated_options, run_options
 from harness.records.journal import Journal, announce_interrupted, recovery
-from harness.records.record import FIELD, SAMPLES, Record, Unmeasured, to_json
+from harness.records.record import AA_SAMPLES, FIELD, SAMPLES, Record, Unmeasured, to_json
 from harness.records.samples import encode
 from harness.run.termination import Termination
 from harness.store.shared import shared_url, without_password
@@ -218,6 +218,9 @@ def _run_cell(request: pytest.FixtureRequest, benchmark: Any) -> None:
     else:
         timings = state.session.samples.pop(item.cell.name)
         benchmark.extra_info[SAMPLES] = {versus: encode(arrays) for versus, arrays in timings.items()}
+        if aa_runs := state.session.aa_samples:
+            benchmark.extra_info[AA_SAMPLES] = list(map(encode, aa_runs))
+            aa_runs.clear()
         clock: ReplayClock = item.get_closest_marker("benchmark").kwargs["timer"]  # type: ignore[union-attr]
         clock.load(samples.candidate.ravel().tolist())
         benchmark.pedantic(clock.play, rounds=samples.candidate.size, iterations=1)

@@ -22,7 +22,7 @@ from harness.measure.latency import LatencyTimer
 from harness.measure.machine import facts
 from harness.plugin.manager import KERNEL, Origin, Problem, installed
 from harness.records.runs import read_records
-from harness.records.samples import decode, read_samples
+from harness.records.samples import decode, read_aa_samples, read_samples
 from harness.run import planner
 from harness.stats.ratios import paired_ratio
 from harness.suite.presets import preset
@@ -141,6 +141,12 @@ def test_each_ratio_is_computed_again_from_the_samples_in_the_file(suite: Suite)
         arrays = samples[record.name, "reference"]
         again = paired_ratio(arrays["reference"], arrays["candidate"])
         assert (again.ratio, list(again.per_process)) == (timing.ratio.value, timing.per_process)
+    aa_samples = read_aa_samples(Path("run.json"))
+    runs = [list(paired_ratio(arrays["reference"], arrays["candidate"]).per_process) for arrays in aa_samples]
+    recorded = [run.per_process for record in records if record.timing for run in record.timing.aa_runs]
+    assert recorded
+    assert all(ratios in runs for ratios in recorded)
+    assert len(runs) < len(recorded), "cells share A/A runs, and the file has each once"
 
 
 OPTIONAL = TOYS.replace("seed=range(2)", "seed=0, metrics='energy'")

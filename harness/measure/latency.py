@@ -65,13 +65,14 @@ class Pair:
 class Samples:
     """A cell's samples in nanoseconds: the candidate's (processes, calls), and all arrays for the run file.
 
-    The hashes are of the files that were timed.
+    The hashes are of the files that were timed. Cells beside the same A/A runs share the arrays of these.
     """
 
     candidate: NDArray[np.int64]
     arrays: SampleArrays
     reference_sha256: str
     candidate_sha256: str
+    aa_runs: tuple[SampleArrays, ...] = ()
 
 
 @dataclasses.dataclass(eq=False)
@@ -90,6 +91,7 @@ class LatencyTimer:
         self._preset = preset
         self._clock = clock
         self._aa_runs: dict[tuple[Profile, str, Path], list[_AARun]] = {}
+        self._arrays_of_aa_runs: dict[PairedSamples, SampleArrays] = {}
         self._aa_count = 0
         self._single: dict[tuple[Profile, str, Path], SingleSamples] = {}
 
@@ -228,8 +230,14 @@ class LatencyTimer:
             level=looks.level,
             cost=Cost(wall=samples.wall, calls=float(calls) / 1e9),
         )
-        arrays = _arrays(samples)
-        return timing, Samples(samples.candidate, arrays, samples.reference_sha256, samples.candidate_sha256)
+        arrays, hashes = _arrays(samples), (samples.reference_sha256, samples.candidate_sha256)
+        return timing, Samples(samples.candidate, arrays, *hashes, tuple(map(self._aa_arrays, aa_runs)))
+
+    def _aa_arrays(self, samples: PairedSamples) -> SampleArrays:
+        """The arrays of an A/A run: the same object for all cells beside it."""
+        if samples not in self._arrays_of_aa_runs:
+            self._arrays_of_aa_runs[samples] = _arrays(samples)
+        return self._arrays_of_aa_runs[samples]
 
     def _measure_single(self, pair: Pair, file: Path) -> SingleSamples:
         key = (dataclasses.replace(pair.cell.profile, name=""), pair.cell.runtime, file)

@@ -22,6 +22,7 @@ SCHEMA = 1
 #: Where a benchmark's ``extra_info`` has the record and the paired samples; a file has its other entries under FIELD.
 FIELD = "harness"
 SAMPLES = "harness_samples"
+AA_SAMPLES = "harness_aa_samples"
 
 T = TypeVar("T")
 

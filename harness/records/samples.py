@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from harness.errors import UsageError
-from harness.records.record import FIELD, SAMPLES
+from harness.records.record import AA_SAMPLES, FIELD, SAMPLES
 from harness.records.runs import load
 from harness.records.verdicts import TimingId
 
@@ -89,6 +89,20 @@ def read_samples(file: Path, confirmations: bool = False) -> dict[TimingId, dict
             except UsageError as error:
                 raise UsageError(f"{file} is damaged: cell {name}: {error}") from None
     return samples
+
+
+def read_aa_samples(file: Path) -> list[dict[str, NDArray[Any]]]:
+    """Read the samples of a run file's A/A runs, in the order of time, with the arrays of `read_samples`.
+
+    Cells share A/A runs: ``aa_runs`` in a record has the ratio of each process, which identifies the run. Files of
+    version 0.1 have none. Raises UsageError as `read_samples` does.
+    """
+    document, _ = load(file)
+    extras = (benchmark.get("extra_info", {}) for benchmark in document["benchmarks"])
+    try:
+        return [decode(arrays) for extra in extras for arrays in extra.get(AA_SAMPLES, ())]
+    except UsageError as error:
+        raise UsageError(f"{file} is damaged: an A/A run: {error}") from None
 
 
 def _timings(document: Mapping[str, Any]) -> Iterator[tuple[str, Mapping[Any, Any]]]:

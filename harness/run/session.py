@@ -69,6 +69,9 @@ class Session:
         self._confirmations: Confirmations | None = None
         #: The samples of each cell's timings, by the model beside it.
         self.samples: dict[str, dict[Versus, SampleArrays]] = {}
+        #: The samples of A/A runs that no run file has yet: whoever writes them removes them here.
+        self.aa_samples: list[SampleArrays] = []
+        self._known_aa_runs: set[int] = set()
         self._scratch = self.store.scratch()
         self._deployment = Deployment(
             plugins, self.library, options.preset.evaluation, self._scratch.folder, lambda: self._pool
@@ -215,6 +218,10 @@ class Session:
             self._confirmations.remember(pair, versus)
             timing, samples = self._timer.time(pair)
         self.samples.setdefault(pair.cell.name, {})[versus] = samples.arrays
+        for arrays in samples.aa_runs:
+            if id(arrays) not in self._known_aa_runs:  # the timer keeps them, so no other object gets this number
+                self._known_aa_runs.add(id(arrays))
+                self.aa_samples.append(arrays)
         return timing, samples
 
     @property

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import array_shapes, arrays
 
 from harness.errors import UsageError
-from harness.records.samples import decode, encode, read_samples
+from harness.records.samples import decode, encode, read_aa_samples, read_samples
 
 NAME = "suites/toy.py::m[conv-plain-full-float32-0]"
 SHAPE = (4, 50)
@@ -79,6 +79,20 @@ def test_files_of_version_0_1_have_lists(tmp_path: Path) -> None:
         for name, array in SAMPLES.items():
             np.testing.assert_array_equal(samples[name], array)
             assert samples[name].dtype == array.dtype
+
+
+def test_the_samples_of_a_a_runs_are_read(tmp_path: Path) -> None:
+    file = write(tmp_path, None)
+    assert read_aa_samples(file) == []
+    document = json.loads(file.read_text())
+    document["benchmarks"][0]["extra_info"]["harness_aa_samples"] = [encode(SAMPLES), {"candidate": {}}]
+    file.write_text(json.dumps(document))
+    with pytest.raises(UsageError, match=r"run\.json is damaged: an A/A run: samples cannot be decoded"):
+        read_aa_samples(file)
+    document["benchmarks"][0]["extra_info"]["harness_aa_samples"].pop()
+    file.write_text(json.dumps(document))
+    (samples,) = read_aa_samples(file)
+    np.testing.assert_array_equal(samples["candidate"], SAMPLES["candidate"])
 
 
 @pytest.mark.parametrize("confirmations", [False, True])
