@@ -39,8 +39,8 @@ QUALITY = (
     "±: standard deviation over seeds."
 )
 RATIO = (
-    "latency / reference: measured in pairs of calls, with Student's t interval over processes, widened by the A/A "
-    "runs. The latencies above it were measured at different moments, so their quotient is less reliable."
+    "latency / reference: measured in pairs of calls, with Student's t interval over processes{}. The latencies above "
+    "it were measured at different moments, so their quotient is less reliable."
 )
 T = TypeVar("T")
 Show = Callable[[Sequence[Record]], str]
@@ -88,9 +88,11 @@ def network_tables(records: Sequence[Record], width: int = 120) -> str:
     for record in records:
         groups.setdefault(network_key(record), []).append(record)
     legends = [QUALITY]
-    if any(timing.ratio.low is not None for record in records if (timing := record.timing) is not None):
-        legends.append(RATIO)
-    if any(record.timing is not None for record in records):
+    timings = [record.timing for record in records if record.timing is not None]
+    if any(timing.ratio.low is not None for timing in timings):
+        widened = any(timing.recorded_aa_runs for timing in timings)  # not in files of version 0.1
+        legends.append(RATIO.format(", widened by the A/A runs" if widened else ""))
+    if timings:
         legends.append(REGIMES)
     if any(record.verdict for record in records):
         legends.append(VERDICTS)
