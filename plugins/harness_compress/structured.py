@@ -9,21 +9,20 @@ after an identity shortcut follow the layer that opened the residual stream.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+import copy
+from collections.abc import Mapping
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from harness.errors import CellError, Unsupported
-from harness.nn.structure import PrunableLayer, WeightBlock, rebuild
+from harness.nn.structure import PrunableLayer, rebuild
 from harness_compress.criteria import Choice, Norm, Weights, largest
 from harness_compress.labels import RECURRENT
+from harness_compress.masked import Keep, compare, masked, replace_module
 from harness_compress.tracing import evaluating, trace
 from harness_compress.units import Trace, TracedLayer, UnitGroup
-
-#: Labels (n,) -> mask of those to keep (n,), bool.
-Keep = Callable[[Tensor], Tensor]
 
 
 def groups(network: Trace) -> list[UnitGroup]:
@@ -71,6 +70,7 @@ def remove(model: nn.Module, example: Tensor, choose: Choice, sequential: bool) 
     with torch.no_grad():
         before = trace(model, example)
         expected = _run(model, example)
+        whole = copy.deepcopy(model)
         gone: set[int] = set()
         for group in groups(before):
             if not group.stays:
@@ -83,8 +83,10 @@ def remove(model: nn.Module, example: Tensor, choose: Choice, sequential: bool) 
         for path in dict.fromkeys(cell.path for cell in before.cells.values()):
             cells = [cell for cell in before.cells.values() if cell.path == path]
             if not all(bool(keep(labels).all()) for cell in cells for labels in (cell.inputs, cell.outputs)):
-                _replace(model, cells[0].module, _smaller(cells, keep))
+                replace_module(model, cells[0].module, _smaller(cells, keep))
         _verify(model, example, before, keep, expected)
+        if gone:
+            compare(model, masked(whole, model, before, keep), example)
     return {cell.name: keep(cell.outputs).nonzero().flatten().tolist() for cell in before.cells.values() if cell.makes}
 
 
@@ -162,7 +164,7 @@ def _weights(network: Trace, cell: TracedLayer, gone: set[int]) -> list[Weights]
     if isinstance(module, PrunableLayer):
         layers = list(module.incoming())
         later = layers[layers.index(part) :]
-        return [of(read.weight, inputs, read.gate, read.source in later) for read, inputs in _reads(cell)]
+        return [of(read.weight, inputs, read.gate, read.source in later) for read, inputs in cell.reads()]
     if not _recurrent(cell):
         return [of(module.weight, cell.inputs)]
     given, state = (
@@ -227,7 +229,7 @@ def _smaller_recurrent(cells: list[TracedLayer], keep: Keep) -> nn.Module:
 
 def _smaller_prunable(cells: list[TracedLayer], keep: Keep) -> nn.Module:
     old: Any = cells[0].module
-    inputs = next(labels for cell in cells for read, labels in _reads(cell) if read.source == "")
+    inputs = next(labels for cell in cells for read, labels in cell.reads() if read.source == "")
     units = {cell.name.removeprefix(f"{cell.path}."): keep(cell.outputs) for cell in cells}
     new: nn.Module = old.select_units(keep(inputs), units)
     for name, parameter in new.named_parameters():
@@ -235,25 +237,11 @@ def _smaller_prunable(cells: list[TracedLayer], keep: Keep) -> nn.Module:
     return new.train(old.training)
 
 
-def _reads(cell: TracedLayer) -> list[tuple[WeightBlock, Tensor]]:
-    """The weight blocks of a layer of a PrunableLayer, each with the labels of its inputs."""
-    module: Any = cell.module
-    reads = module.incoming()[cell.name.removeprefix(f"{cell.path}.")]
-    return list(zip(reads, torch.split(cell.inputs, [read.weight.shape[1] for read in reads]), strict=True))
-
-
 def _filled(new: nn.Module, state: Mapping[str, Tensor], old: nn.Module) -> nn.Module:
     new.load_state_dict({name: value.clone() for name, value in state.items()}, strict=True, assign=True)
     for name, parameter in old.named_parameters():
         new.get_parameter(name).requires_grad_(parameter.requires_grad)
     return new
-
-
-def _replace(model: nn.Module, old: nn.Module, new: nn.Module) -> None:
-    for path, module in list(model.named_modules(remove_duplicate=False)):
-        if module is old:
-            parent, _, name = path.rpartition(".")
-            setattr(model.get_submodule(parent), name, new)
 
 
 def _refuse_shared_weights(model: nn.Module) -> None:

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import dataclasses
+from typing import Any
 
 import torch
 from torch import Tensor, nn
+
+from harness.nn.structure import WeightBlock
 
 #: Labels of values that no unit computes: FIXED for the input and constants, FOREIGN for parameters outside layers.
 FIXED, FOREIGN = 0, -1
@@ -29,6 +32,12 @@ class TracedLayer:
     makes: bool
     upstream: frozenset[str]
     depth: int
+
+    def reads(self) -> list[tuple[WeightBlock, Tensor]]:
+        """Return the weight blocks of a layer of a PrunableLayer, each with the labels of its inputs."""
+        module: Any = self.module
+        blocks = module.incoming()[self.name.removeprefix(f"{self.path}.")]
+        return list(zip(blocks, torch.split(self.inputs, [block.weight.shape[1] for block in blocks]), strict=True))
 
 
 @dataclasses.dataclass(eq=False)

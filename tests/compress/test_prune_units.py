@@ -306,6 +306,48 @@ def test_shared_layer_reads_and_gives_the_same_units_each_time() -> None:
     assert_equals_masked(model, masked, example)
 
 
+def _write_to_a_slice(h: Tensor) -> Tensor:
+    h[:, :3].relu_()
+    return h
+
+
+@pytest.mark.parametrize(
+    "by_position",
+    [
+        lambda h: torch.cat([torch.relu(h[:, :3]), h[:, 3:]], 1),
+        lambda h: torch.cat([h[:, :1] * 5, h[:, 1:]], 1),
+        lambda h: torch.cat([torch.tanh((pieces := h.chunk(2, 1))[0]), torch.sigmoid(pieces[1])], 1),
+        _write_to_a_slice,
+        lambda h: torch.relu(h) / h.size(1),
+        lambda h: h * h.shape[1] ** 0.5,
+    ],
+    ids=["ReLU of the first three", "first times five", "halves", "write to a slice", "size", "root of the width"],
+)
+@pytest.mark.parametrize("double", [True, False])
+def test_units_that_change_their_function_with_their_position_are_refused(by_position: Any, double: bool) -> None:
+    """Every layer reads the right units, so labels cannot show it: the answers do."""
+
+    def run(net: Any, x: Tensor) -> Tensor:
+        answer: Tensor = net.head(by_position(net.conv(x if double else x.float())).mean(2))
+        return answer
+
+    model = randomise(Net(run, conv=conv(2, 6), head=nn.Linear(6, 3)))
+    with torch.no_grad():
+        model.conv.weight[:2] = 0.0  # the units that remain move up
+    with pytest.raises(
+        Unsupported, match=r"Net computes another function: its answers differ by up to \d.* by their posi"
+    ):
+        halve(model, torch.zeros(1, 2, 6))
+
+
+def test_a_forward_with_random_numbers_is_not_compared() -> None:
+    def run(net: Any, x: Tensor) -> Tensor:
+        answer: Tensor = net.head(functional.dropout(net.conv(x), 0.5, training=True).mean(2))
+        return answer
+
+    assert len(halve(randomise(Net(run, conv=conv(2, 6), head=nn.Linear(6, 3))), torch.zeros(1, 2, 6))["conv"]) == 3
+
+
 # ------------------------------------------------------------------------------------------------------ residual policy
 
 
