@@ -175,7 +175,7 @@ def test_the_page_says_what_becomes_of_each_layer(section: str, name: str) -> No
         nn.Sigmoid(), nn.Hardsigmoid(), nn.Softmax(1), torch.sigmoid, torch.tanh, lambda x: x.tanh(),
         nn.functional.hardsigmoid,
     ],
-    ids=str,
+    ids=["Sigmoid", "Hardsigmoid", "Softmax", "torch.sigmoid", "torch.tanh", "Tensor.tanh", "F.hardsigmoid"],
 )  # fmt: skip
 def test_what_a_layer_reads_has_seven_bits(wide: Any) -> None:
     """With eight, two products may exceed the 16 bits in which AVX2 kernels add them."""
