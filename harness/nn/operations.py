@@ -4,7 +4,11 @@ A dispatch mode sees every operator of one run: matrix products (also those of a
 convolutions, bilinear forms, recurrent kernels, and their int8 variants. A product of (m, k) and (k, n) takes m k n
 multiply-accumulates; a convolution its weights times its positions; a recurrent kernel its weights times its time
 steps, so an LSTM 4 H (in + H) per step. Attention over T keys takes 2 T E per query of width E beside its projections.
-Biases, normalisation, activations, pooling, additions, embeddings and element-wise products are not counted.
+A product by broadcasting, ``(x[..., None, :] * w).sum(-1)``, counts its summands.
+Biases, normalisation, activations, pooling, additions, embeddings and other element-wise products are not counted.
+
+The weights of a product are the parameters from which its operands were computed: of a ``nn.Linear`` its matrix, and
+those that a subclass adds. Constant matrices (buffers, tensors in attributes) are weights where they multiply.
 
 A ``structure.PrunableLayer`` counts as one layer: the weights that it declares, at each of its input vectors.
 
@@ -18,7 +22,7 @@ import contextlib
 import dataclasses
 import math
 import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -33,10 +37,27 @@ _LIBRARIES = ("aten", "prims", "quantized", "prim", "profiler")
 #: Words in the names of operators that multiply more than element by element.
 _MULTIPLIES = re.compile(
     r"(^|_)(\w*mm|\w*mv|v?dot|matmul|addr|conv\w*|\w*attention|\w*lstm|\w*gru|\w*rnn\w*|linear|trilinear|linalg|"
-    r"fft|cdist|cholesky|lu|qr|svd|triangular|encoder)(_|$)"
+    r"fft|cdist|pdist|cholesky|lu|qr|geqrf|orgqr|ormqr|svd|triangular|encoder)(_|$)"
 )
 #: Operators that such words name all the same: element-wise parts, packing, and gradients' helpers.
 _ELEMENTWISE = re.compile(r"^(addr|_thnn_fused_(lstm|gru)_cell|_?\w*_(un|pre)pack|_pack_padded_sequence)$")
+#: Operators whose result holds elements of their operands, unchanged. What chooses them may depend on the input.
+_MOVES = frozenset(
+    [
+        "_to_copy",
+        "_unsafe_index",
+        "cat",
+        "clone",
+        "constant_pad_nd",
+        "gather",
+        "index",
+        "index_select",
+        "repeat",
+        "stack",
+        "take",
+        "where",
+    ]
+)
 
 
 def __getattr__(name: str) -> Any:
@@ -107,6 +128,17 @@ def count(model: nn.Module, example: torch.Tensor) -> OperationCounts:
     return counter.result()
 
 
+#: Numbers of weights, by an identity of the tensor that holds them; negative for constants.
+_Weights = dict[int, int]
+
+
+def _union(several: Iterable[_Weights | None]) -> _Weights:
+    """All weights, without constants beside a parameter that is as large: masks and initial states are no weights."""
+    union = {key: size for weights in several if weights for key, size in weights.items()}
+    largest = max((size for key, size in union.items() if key > 0), default=0)
+    return {key: size for key, size in union.items() if key > 0 or size > largest}
+
+
 class _Counter(TorchDispatchMode):  # type: ignore[no-untyped-call]
     """Count the products among the operators that run inside the block, by the module that runs them."""
 
@@ -118,12 +150,21 @@ class _Counter(TorchDispatchMode):  # type: ignore[no-untyped-call]
         self._weights: dict[tuple[str, str], dict[int, int]] = {}
         self._uncounted: dict[str, None] = {}
         #: The parameters that a tensor was computed from, by its storage, for tensors that depend on no input.
-        self._sources: dict[int, dict[int, int]] = {}
-        self._alive: list[torch.Tensor] = []  # an address in ``_sources`` must not be used again
-        for buffer in model.buffers():
-            self._remember(buffer, {})
+        self._sources: dict[int, _Weights] = {}
+        #: The same for tensors that depend on the input too: elements that it chose, products with it.
+        self._mixed: dict[int, _Weights] = {}
+        #: Storages of products in which each operand that depends on the input was expanded.
+        self._expanded: set[int] = set()
+        self._alive: list[torch.Tensor] = []  # an address in these tables must not be used again
+        #: Parameters in one storage (those of a flat buffer), with their places in it.
+        self._flat: dict[int, list[nn.Parameter]] = {}
         for parameter in model.parameters():
+            self._flat.setdefault(_storage(parameter), []).append(parameter)
             self._remember(parameter, {id(parameter): parameter.numel()})
+        for module in self._modules:
+            for constant in _tensors(vars(module)):
+                if _storage(constant) not in self._sources:
+                    self._remember(constant, {-_storage(constant): constant.numel()})
 
     @classmethod
     def _should_skip_dynamo(cls) -> bool:
@@ -173,10 +214,12 @@ class _Counter(TorchDispatchMode):  # type: ignore[no-untyped-call]
         if self._declaring() is None:
             if formula is not None:
                 self._count(formula(args, output), operands, args)
+            elif name in ("sum", "mean") and _storage(operands[0]) in self._expanded:
+                self._count(operands[0].numel(), operands, args)
             elif library not in _LIBRARIES or (_MULTIPLIES.search(name) and not _ELEMENTWISE.match(name)):
                 where = self._modules[self._running[-1]] or "the network"
                 self._uncounted[f"{library}::{name} in {where}"] = None
-        self._propagate(operands, output)
+        self._propagate(name, operands, output)
         return output
 
     def _declaring(self) -> nn.Module | None:
@@ -186,15 +229,15 @@ class _Counter(TorchDispatchMode):  # type: ignore[no-untyped-call]
     def _count(self, macs: int, operands: Sequence[torch.Tensor], args: Sequence[Any]) -> None:
         """Add the work of one operator, with the weights of its module or else those among its operands."""
         module = self._running[-1]
-        if matrices := _matrices(module):
+        matrices = _matrices(module)
+        if matrices and not all(isinstance(matrix, nn.Parameter) for matrix in matrices):  # computed or packed
             weights = {index: matrix.numel() for index, matrix in enumerate(matrices)}
         elif packed := _packed_weights(args):
             # Unpacking copies, so only its values tell whether a matrix has worked before.
             weights = {hash(matrix.dequantize().float().numpy().tobytes()): matrix.numel() for matrix in packed}
             operands = packed
         else:
-            known = [self._sources.get(_storage(operand), {}) for operand in operands if operand.dim() > 1]
-            weights = {name: size for sources in known for name, size in sources.items()}
+            weights = self._behind(operands) or {id(matrix): matrix.numel() for matrix in matrices}
         self._add(module, weights, macs, operands)
 
     def _add(self, module: nn.Module, weights: Mapping[int, int], macs: int, operands: Sequence[torch.Tensor]) -> None:
@@ -206,18 +249,53 @@ class _Counter(TorchDispatchMode):  # type: ignore[no-untyped-call]
         before = self._layers[key].macs if key in self._layers else 0
         self._layers[key] = Layer(key[0], type(module).__name__, dtype, sum(seen.values()), before + macs)
 
-    def _remember(self, tensor: torch.Tensor, sources: dict[int, int]) -> None:
+    def _remember(self, tensor: torch.Tensor, sources: _Weights) -> None:
         self._sources[_storage(tensor)] = sources
         self._alive.append(tensor)
 
-    def _propagate(self, operands: Sequence[torch.Tensor], output: Any) -> None:
-        """Note what ``output`` was computed from, if from parameters and buffers alone."""
-        known = [self._sources.get(_storage(operand)) for operand in operands]
-        if not known or None in known:
+    def _source(self, tensor: torch.Tensor) -> _Weights | None:
+        """The parameters that ``tensor`` was computed from; None if it depends on the input."""
+        sharing = self._flat.get(_storage(tensor), [])
+        if len(sharing) < 2:
+            return self._sources.get(_storage(tensor))
+        return {id(parameter): parameter.numel() for parameter in sharing if _overlap(parameter, tensor)}
+
+    def _behind(self, operands: Sequence[torch.Tensor]) -> _Weights:
+        """The weights among the operands of a product: parameters, or else constant matrices.
+
+        Operands that depend on the input count only beside no others: an embedding is an input of its linear layer.
+        """
+        matrices = [operand for operand in operands if operand.dim() > 1]
+        return _union(self._source(matrix) for matrix in matrices) or _union(
+            self._mixed.get(_storage(matrix)) for matrix in matrices
+        )
+
+    def _propagate(self, name: str, operands: Sequence[torch.Tensor], output: Any) -> None:
+        """Note from which parameters ``output`` was computed, alone or by a product with what depends on the input."""
+        known = [self._source(operand) for operand in operands]
+        fresh = [tensor for tensor in _tensors(output) if _storage(tensor) not in self._sources]
+        if not known or not fresh:
             return
-        for tensor in _tensors(output):
-            if _storage(tensor) not in self._sources:
-                self._remember(tensor, {name: size for sources in known if sources for name, size in sources.items()})
+        if None not in known:
+            for tensor in fresh:
+                self._remember(tensor, _union(known))
+        elif name in _MOVES:
+            mixed = [self._mixed.get(_storage(operand)) for operand in operands]
+            expanded = any(_storage(operand) in self._expanded for operand in operands)
+            self._mix(fresh[0], _union([*known, *mixed]), expanded)
+        elif name == "mul":
+            weights = self._behind([operand for operand in operands if self._source(operand) is not None])
+            inputs = [operand.numel() for operand, sources in zip(operands, known, strict=True) if sources is None]
+            expanded = max(inputs) < fresh[0].numel() and (bool(weights) or len(inputs) > 1)
+            self._mix(fresh[0], weights, expanded)
+
+    def _mix(self, tensor: torch.Tensor, weights: _Weights, expanded: bool) -> None:
+        if weights:
+            self._mixed[_storage(tensor)] = weights
+        if expanded:
+            self._expanded.add(_storage(tensor))
+        if weights or expanded:
+            self._alive.append(tensor)
 
 
 def _tensors(value: Any) -> list[torch.Tensor]:
@@ -235,6 +313,19 @@ def _storage(tensor: torch.Tensor) -> int:
         return int(tensor.untyped_storage()._cdata)
     except (NotImplementedError, RuntimeError):
         return id(tensor)
+
+
+def _overlap(one: torch.Tensor, other: torch.Tensor) -> bool:
+    """Whether two tensors in the same storage may share an element."""
+    (start, end), (first, last) = _span(one), _span(other)
+    return start <= last and first <= end
+
+
+def _span(tensor: torch.Tensor) -> tuple[int, int]:
+    start = int(tensor.storage_offset())
+    return start, start + sum(
+        int((size - 1) * stride) for size, stride in zip(tensor.shape, tensor.stride(), strict=True)
+    )
 
 
 def parameters(model: nn.Module) -> int:

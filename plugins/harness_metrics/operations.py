@@ -19,7 +19,7 @@ class Operations(Metric):
     """
 
     name: ClassVar[str] = "operations"
-    version: ClassVar[str] = "2"
+    version: ClassVar[str] = "3"
     summary: ClassVar[str] = "multiply-accumulates of products, convolutions and recurrent layers for one example"
 
     def specs(self, task: Task) -> tuple[MetricSpec, ...]:

@@ -221,6 +221,7 @@ def test_a_fused_encoder_layer_counts_like_its_parts(norm_first: bool) -> None:
         (lambda x: torch.fft.rfft(x).abs(), "aten::_fft_r2c"),
         (lambda x: torch.linalg.qr(x)[0], "aten::linalg_qr"),
         (lambda x: torch.cdist(x, x, p=1), "aten::_cdist_forward"),
+        (lambda x: torch.pdist(x[0]), "aten::_pdist_forward"),
         (lambda x: torch.conv_tbc(x, torch.ones(3, 8, 4), torch.zeros(4), 1), "aten::conv_tbc"),
     ],
 )
@@ -311,3 +312,85 @@ def test_parameters_and_nonzero_count_shared_ones_once() -> None:
         shared.weight[0] = 0
     assert parameters(model) == 12 + 6
     assert nonzero(model) == 12 - 3 + 3  # LayerNorm's bias starts at zero
+
+
+class Adapted(nn.Linear):
+    """A linear layer with two further matrices of low rank, as LoRA has them."""
+
+    def __init__(self) -> None:
+        super().__init__(8, 8)
+        self.down, self.up = nn.Parameter(torch.randn(2, 8)), nn.Parameter(torch.randn(8, 2))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        adapted: torch.Tensor = super().forward(x) + x @ self.down.t() @ self.up.t()
+        return adapted
+
+
+def test_further_matrices_of_a_subclass_are_weights() -> None:
+    found = count(nn.Sequential(Adapted()), torch.randn(1, 10, 8))
+    assert [(layer.path, layer.weights, layer.macs) for layer in found.layers] == [("0", 64 + 32, 10 * (64 + 32))]
+
+
+SQUARE, EXPERTS = torch.randn(8, 8), torch.randn(3, 8, 8)
+
+
+@pytest.mark.parametrize(
+    ("function", "parameter", "weights", "macs"),
+    [
+        # The weight meets the input in an element-wise product before the contraction.
+        (lambda x, w: torch.einsum("bti,oi,bsi->bts", x, w, x), SQUARE, 64, 10 * 8 * 10),
+        # A linear layer by broadcasting.
+        (lambda x, w: (x.unsqueeze(-2) * w).sum(-1), SQUARE, 64, 10 * 64),
+        # The input chooses an expert, or mixes them.
+        (lambda x, w: torch.bmm(x, w[x[:, 0, :3].argmax(1)]), EXPERTS, 192, 10 * 64),
+        (lambda x, w: x @ (x[0, 0, :3].reshape(3, 1, 1) * w).sum(0), EXPERTS, 192, 3 * 64 + 10 * 64),
+        # Learned keys beside those of the input, as attention with a memory has them.
+        (lambda x, w: x @ torch.cat([x, w[None]], 1).transpose(1, 2).contiguous(), SQUARE, 64, 10 * 8 * 18),
+        # The rows of a table are inputs of a linear layer, not its weights.
+        (lambda x, w: nn.functional.linear(w[x[:, :, 0].long().clamp(0, 7)], w[:4]), SQUARE, 64, 10 * 8 * 4),
+        # A scale by element is not counted.
+        (lambda x, w: (x * w[:1]).sum(1), SQUARE, 0, 0),
+    ],
+)
+def test_weights_are_found_behind_the_input(
+    function: Callable[..., torch.Tensor], parameter: torch.Tensor, weights: int, macs: int
+) -> None:
+    found = count(Function(function, nn.Parameter(parameter)), torch.randn(1, 10, 8))
+    assert (found.weights, found.macs, found.uncounted) == (weights, macs, ())
+
+
+def test_attention_by_broadcasting_counts_like_attention() -> None:
+    found = count(Function(lambda x: (x.unsqueeze(2) * x.unsqueeze(1)).sum(-1)), torch.randn(1, 10, 8))
+    assert (found.macs, found.weights) == (10 * 10 * 8, 0)
+
+
+def test_constant_matrices_are_weights_but_masks_and_initial_states_are_not() -> None:
+    class Constants(nn.Module):
+        matrix: torch.Tensor
+        mask: torch.Tensor
+        start: torch.Tensor
+
+        def __init__(self) -> None:
+            super().__init__()
+            self.register_buffer("matrix", torch.randn(8, 8))
+            self.plain = torch.randn(8, 4)
+            self.register_buffer("mask", torch.ones(4, 4))
+            self.register_buffer("start", torch.zeros(1, 4))
+            self.weight = nn.Parameter(torch.randn(4, 4))
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            weight = self.weight * self.mask
+            outputs: torch.Tensor = x @ self.matrix @ self.plain @ weight + self.start @ weight
+            return outputs
+
+    found = count(Constants(), torch.randn(1, 10, 8))
+    assert found.weights == 64 + 32 + 16
+    assert found.macs == 10 * (64 + 32 + 16) + 16
+
+
+def test_parameters_in_one_storage_count_each_for_itself() -> None:
+    flat = torch.randn(8 * 8 + 8 * 4)
+    layers = nn.Sequential(nn.Linear(8, 8, bias=False), nn.Linear(8, 4, bias=False))
+    layers[0].weight = nn.Parameter(flat[:64].view(8, 8))
+    layers[1].weight = nn.Parameter(flat[64:].view(4, 8))
+    assert [layer.weights for layer in count(layers, torch.randn(1, 10, 8)).layers] == [64, 32]
