@@ -40,6 +40,12 @@ RESULT = (
     "A step's result is a network of the architecture's own modules, stock layers of torch.nn and plain tensors; for "
     "any other result the step defines dump() and restore()"
 )
+#: So many validation examples, spread over the split, must be answered alike before and after storing, by batches.
+COMPARED, BATCH = 128, 32
+#: The attributes of a module that hold its hooks on forward.
+_HOOKS = ("_forward_hooks", "_forward_pre_hooks")
+#: Values of attributes that are compared.
+_PLAIN = (bool, int, float, str, type(None))
 #: Modules that hold a network in another form.
 _WRAPPERS = {
     "OptimizedModule": "compiled module (torch.compile)",
@@ -312,11 +318,23 @@ class Executor:
         except CellError as error:
             reason = foreign_part(model) or str(error)
             raise CellError(f"{where} cannot be restored from its file: {reason}. {RESULT}") from error
-        example = torch.from_numpy(np.array(data.validation.inputs[:1]))
-        difference = changed_answer(model, restored, example)
+        if (hooked := lost_hooks(model, restored)) is not None:
+            reason = f"{hooked} has hooks, which no file holds"
+            raise CellError(f"{where} cannot be restored from its file: {reason}. {RESULT}")
+        inputs = data.validation.inputs
+        compared = np.linspace(0, len(inputs) - 1, min(len(inputs), COMPARED)).astype(int)
+        examples = torch.from_numpy(np.array(inputs[compared]))
+        difference = changed_answer(model, restored, examples)
+        attributes = lost_attributes(model, restored)
         if difference is not None:
             reason = foreign_part(model) or "what it computes with is not all in its modules and state_dict()"
-            raise CellError(f"{where} {difference} after it was restored from its file: {reason}. {RESULT}")
+            named = f" ({attributes})" if attributes else ""
+            raise CellError(f"{where} {difference} after it was restored from its file: {reason}{named}. {RESULT}")
+        if attributes:
+            logger.warning(
+                f"{where} loses attributes in its file: {attributes}. It answers {len(compared)} validation examples "
+                "as before; if it computes with them, make them buffers, or let the step define dump() and restore()"
+            )
 
     def _check_trainings(self, node: Node, context: Context) -> None:
         """Raise CellError unless the step ran exactly the trainings that it declared."""
@@ -373,14 +391,57 @@ def wrong_answer(model: torch.nn.Module, example: torch.Tensor, labels: int) -> 
     return None
 
 
-def changed_answer(model: torch.nn.Module, restored: torch.nn.Module, example: torch.Tensor) -> str | None:
-    """How the restored network's answer to ``example`` differs from that of ``model``, or None."""
+def changed_answer(model: torch.nn.Module, restored: torch.nn.Module, examples: torch.Tensor) -> str | None:
+    """How the restored network's answers to ``examples`` (n, *input_shape) differ from those of ``model``, or None.
+
+    They are answered in batches, or one at a time if ``model`` cannot answer a batch.
+    """
     if getattr(model, "gives_probabilities", False) != getattr(restored, "gives_probabilities", False):
         return "has another attribute gives_probabilities"
-    before, after = _answer(model, example), _answer(restored, example)
-    if before.dtype == after.dtype and torch.allclose(before, after, rtol=1e-5, atol=1e-6):
-        return None
-    return f"answers with a difference of {float((before.double() - after.double()).abs().max()):.3g}"
+    for batch in torch.split(examples, _batch(model, examples)):
+        before, after = _answer(model, batch), _answer(restored, batch)
+        tolerance = 1e-6 + 1e-5 * float(before.nan_to_num(0, 0, 0).abs().max())
+        if before.dtype != after.dtype or not torch.allclose(before, after, 1e-5, tolerance, equal_nan=True):
+            largest = float((before.double() - after.double()).abs().max())
+            return f"answers validation examples with a difference of {largest:.3g}"
+    return None
+
+
+def _batch(model: torch.nn.Module, examples: torch.Tensor) -> int:
+    """How many examples the model can answer at once: BATCH or 1."""
+    try:
+        return BATCH if len(_answer(model, examples[:2])) == len(examples[:2]) else 1
+    except Exception:
+        return 1
+
+
+def lost_hooks(model: torch.nn.Module, restored: torch.nn.Module) -> str | None:
+    """The path of a module whose hooks on forward the restored network lacks, or None."""
+    for path, module, other in _pairs(model, restored):
+        if any(len(getattr(module, kind)) > len(getattr(other, kind)) for kind in _HOOKS):
+            return path or "the network"
+    return None
+
+
+def lost_attributes(model: torch.nn.Module, restored: torch.nn.Module) -> str:
+    """Plain attributes of modules whose values the restored network lacks, such as "1.limit is 3, 9 in the file"."""
+    lost = []
+    for path, module, other in _pairs(model, restored):
+        for name, value in vars(module).items():
+            stored = vars(other).get(name, value)
+            if name.startswith("_") or not isinstance(value, _PLAIN) or not isinstance(stored, _PLAIN):
+                continue
+            if value != stored and not (value != value and stored != stored):  # two NaN are no difference
+                lost.append(f"{path + '.' if path else ''}{name} is {value!r}, {stored!r} in the file")
+    return "; ".join(lost[:5]) + (f"; and {len(lost) - 5} more" if len(lost) > 5 else "")
+
+
+def _pairs(model: torch.nn.Module, restored: torch.nn.Module) -> Iterator[tuple[str, torch.nn.Module, torch.nn.Module]]:
+    """The modules that both networks have at a path, if their classes have one name."""
+    others = dict(restored.named_modules())
+    for path, module in model.named_modules():
+        if path in others and type(others[path]).__qualname__ == type(module).__qualname__:  # as structure compares
+            yield path, module, others[path]
 
 
 def _answer(model: torch.nn.Module, example: torch.Tensor) -> Any:

@@ -46,7 +46,7 @@ def isolated(
     ``label`` begins each message. ``note`` receives each remark about the plugin's conduct, to repeat at the end of the
     run. The error names the last line of code in the package of ``thing``.
     """
-    settings, output = Settings.now(), _Output(label)
+    settings, output, process = Settings.now(), _Output(label), os.getpid()
     try:
         with contextlib.redirect_stdout(output.stream), _refusing_process_ends():
             yield
@@ -58,12 +58,20 @@ def isolated(
         traceback.clear_frames(raised.__traceback__)  # the frames would keep models and open files until the run ends
         raise failure from raised
     finally:
+        if os.getpid() != process:
+            _end_child(label)
         if lines := output.end():
             note(f"prints to the standard output ({pluralize(lines, 'line')})")
         for change in settings.restore():
             remark = f"changed {change}; it was restored"
             logger.warning(f"{label} {remark}")
             note(remark)
+
+
+def _end_child(label: str) -> None:
+    """End a child that plugin code forked and that left the plugin: two processes would write the same run."""
+    os.write(2, f"harness: {label} forked a process that returned to the harness; it was ended\n".encode())
+    _ENDING["_exit"](1)
 
 
 # ------------------------------------------------------------------------------------------------- process ends

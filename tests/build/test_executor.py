@@ -366,7 +366,7 @@ def _cast(model: torch.nn.Module) -> torch.nn.Module:
         (_masked, r"0 has a mask \(weight_orig\): call torch.nn.utils.prune.remove\(module, 'weight'\)"),
         (_parametrized, r"0 has parametrizations: call torch.nn.utils.parametrize.remove_parametrizations\(\)"),
         (_subclassed, "0.weight of Sequential is not a dense tensor, but a Doubled"),
-        (_hooked, r"answers with a difference of 1 after it was restored from its file: the network has hooks"),
+        (_hooked, r"cannot be restored from its file: the network has hooks, which no file holds"),
         (_probable, "has another attribute gives_probabilities after it was restored"),
         (_cast, r"the network that halve\(factor=0.5\) gives fails on one example of shape \(1, 2, 16\): RuntimeError"),
     ],
@@ -380,6 +380,64 @@ def test_a_result_that_cannot_be_restored_is_refused_before_it_is_stored(
     assert error.match(message)
     assert "raised" not in str(error.value)
     assert [store.has(key) for key in run.plan.nodes] == [True, True, False]
+
+
+class Clipping(torch.nn.Module):
+    """A network with a plain attribute, which no file holds, and which matters for large inputs only."""
+
+    def __init__(self, inner: torch.nn.Module) -> None:
+        super().__init__()
+        self.inner, self.limit = inner, 1e9
+
+    def forward(self, inputs: torch.Tensor) -> torch.Tensor:
+        answers: torch.Tensor = self.inner(inputs.clamp(max=self.limit))
+        return answers
+
+
+@pytest.fixture
+def clipping(executor: Build, monkeypatch: pytest.MonkeyPatch) -> Callable[[float], Executor]:
+    """A run whose step sets the limit."""
+    build = toy.Conv.build
+
+    def set_limit(limit: float) -> Executor:
+        def apply(self: Step, model: Any, context: Any) -> Any:
+            model.limit = limit
+            return model
+
+        monkeypatch.setattr(toy.Conv, "build", lambda self, task: Clipping(build(self, task)))
+        monkeypatch.setattr(Halve, "apply", apply)
+        return executor(cells(train(), Halve()))
+
+    return set_limit
+
+
+def test_what_no_file_holds_is_refused_if_any_validation_example_shows_it(
+    clipping: Callable[[float], Executor],
+) -> None:
+    inputs = synthetic().validation.inputs
+    limit = float(inputs[0].max()) + 0.001
+    assert (inputs.reshape(len(inputs), -1).max(1) > limit).any()
+    outcome(clipping(limit)).match(
+        rf"answers validation examples with a difference of .* after it was restored .*\(limit is {limit!r}, 1000000000"
+    )
+
+
+def test_an_attribute_that_no_validation_example_shows_is_named(
+    clipping: Callable[[float], Executor],
+) -> None:
+    with logged("harness.build") as lines:
+        assert built(clipping(1e8)) is not None
+    (warning,) = [line for line in lines if "attributes" in line]
+    assert "loses attributes in its file: limit is 100000000.0, 1000000000.0 in the file. It answers" in warning
+
+
+def test_a_hook_is_refused_though_it_changes_no_answer(executor: Build, monkeypatch: pytest.MonkeyPatch) -> None:
+    def hooked(self: Step, model: Any, context: Any) -> Any:
+        model[0].register_forward_hook(lambda module, inputs, output: output.clamp(max=1e9))
+        return model
+
+    monkeypatch.setattr(Halve, "apply", hooked)
+    outcome(executor(cells(train(), Halve()))).match("cannot be restored from its file: 0 has hooks, which no file")
 
 
 def test_what_follows_a_failed_step_fails_for_its_reason(executor: Build) -> None:

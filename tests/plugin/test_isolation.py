@@ -247,6 +247,13 @@ def test_a_bad_step_is_named_by_plugin_and_place(executor: Build, step: Step, wo
         assert "careless.py, line" in found
 
 
+def test_a_forked_child_never_returns_to_the_harness(executor: Build, capfd: pytest.CaptureFixture[str]) -> None:
+    run = executor(cells(careless.vanishes("live")))
+    run.build_all()
+    assert run.store.has(list(run.plan.nodes)[-1])
+    assert "vanishes' forked a process that returned to the harness; it was ended" in capfd.readouterr().err
+
+
 @pytest.mark.parametrize(
     ("step", "words"),
     [
