@@ -25,8 +25,7 @@ from harness.build.plan import Node, Plan, describe
 from harness.build.trainings import PHASES, undeclared_difference, with_changes
 from harness.data.library import Library
 from harness.errors import CellError, HarnessError, Unsupported, UsageError, describe_error, nearest
-from harness.keys import to_jsonable
-from harness.plugin.isolation import FOREIGN
+from harness.keys import canonical, to_jsonable
 from harness.plugin.manager import KERNEL, Plugins
 from harness.progress import Display
 from harness.store.entry import Artefact
@@ -35,6 +34,8 @@ from harness.store.local import Store
 logger = logging.getLogger(__name__)
 #: The name of a fit is also the name of its checkpoint file.
 FIT_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._+-]*")
+#: The facts that a step reports have at most so many characters of JSON; every record of its cells repeats them.
+FACTS_LIMIT = 2**20
 #: What the default format stores.
 RESULT = (
     "A step's result is a network of the architecture's own modules, stock layers of torch.nn and plain tensors; for "
@@ -125,6 +126,12 @@ class Context:
                 self.facts[name] = to_jsonable(value)
             except UsageError as error:
                 raise CellError(f"{self._node.label} reports {name}, which cannot be stored: {error}") from error
+            size = len(canonical(self.facts))
+            if size > FACTS_LIMIT:
+                raise CellError(
+                    f"{self._node.label} reports {name}, and its facts have {size:,} characters with it, more than "
+                    f"{FACTS_LIMIT:,}: facts are for the report; write data to a file of your own"
+                )
 
     def fit(
         self, model: torch.nn.Module, phase: Phase = "finetune", name: str = "fit", **changes: Any
@@ -201,7 +208,9 @@ class Executor:
                 self._built[key] = self.store.get(key) or self._make(self.plan.nodes[key])
             except HarnessError as error:
                 self._built[key] = error
-            except FOREIGN as error:  # plugin code that runs outside of Plugins.call, such as a module's state_dict
+            except KeyboardInterrupt:
+                raise
+            except BaseException as error:  # plugin code outside of Plugins.call, as a module's state_dict
                 step = self.plan.nodes[key].step
                 what = "the fresh network" if step is None else f"the network that {describe(step)} gives"
                 failed = CellError(f"{what} cannot be checked and stored: {describe_error(error)}")

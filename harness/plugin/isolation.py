@@ -1,9 +1,9 @@
 """Run plugin code in isolation: convert its exceptions, capture its output, restore process-wide settings.
 
 All of it is attributed to the plugin. These cannot be isolated: an end of the process by C code or by another thread, a
-crash of the interpreter, a call that never returns, an exception derived from BaseException alone (it interrupts, as
-Ctrl-C does), and what C code or child processes write to file descriptor 1. Only code that runs in a worker process
-(deployed files and their runtimes) can do all that and fail nothing but its own cell. Where the process ends, the
+crash of the interpreter, a call that never returns, KeyboardInterrupt (it interrupts, as Ctrl-C does), and what C code
+or child processes write to file descriptor 1. Only code that runs in a worker process (deployed files and their
+runtimes) can do all that and fail nothing but its own cell. Where the process ends, the
 journal of the run keeps its finished cells (``harness.records.journal``). Threads and files that plugin code leaves
 behind harm no measurement; the conformance kit reports them (``harness.testing``).
 """
@@ -27,8 +27,6 @@ from harness.errors import CellError, HarnessError, describe_error
 from harness.text import pluralize, printable
 
 logger = logging.getLogger(__name__)
-#: Exceptions of plugin code that do not end the run.
-FOREIGN = (Exception, SystemExit)
 #: Limits on the output that one call may log: lines, and characters in a line.
 LINES, WIDTH = 10, 300
 
@@ -41,19 +39,19 @@ def isolated(
     error: type[HarnessError] = CellError,
     thing: type | None = None,
 ) -> Iterator[None]:
-    """Run plugin code; raise ``error`` for any exception in it. A HarnessError passes unchanged.
+    """Run plugin code; raise ``error`` for any exception in it. HarnessError and KeyboardInterrupt pass unchanged.
 
     ``label`` begins each message. ``note`` receives each remark about the plugin's conduct, to repeat at the end of the
     run. The error names the last line of code in the package of ``thing``.
     """
-    settings, output, process = Settings.now(), _Output(label), os.getpid()
+    settings, output, process, descriptors = Settings.now(), _Output(label), os.getpid(), _Descriptors()
     try:
         with contextlib.redirect_stdout(output.stream), _refusing_process_ends():
             yield
-    except HarnessError as raised:
+    except (HarnessError, KeyboardInterrupt) as raised:
         traceback.clear_frames(raised.__traceback__)
         raise
-    except FOREIGN as raised:
+    except BaseException as raised:
         failure = error(f"{label} raised {describe_error(raised, thing)}")
         traceback.clear_frames(raised.__traceback__)  # the frames would keep models and open files until the run ends
         raise failure from raised
@@ -62,7 +60,7 @@ def isolated(
             _end_child(label)
         if lines := output.end():
             note(f"prints to the standard output ({pluralize(lines, 'line')})")
-        for change in settings.restore():
+        for change in descriptors.restore() + settings.restore():
             remark = f"changed {change}; it was restored"
             logger.warning(f"{label} {remark}")
             note(remark)
@@ -155,6 +153,31 @@ class _Output(io.RawIOBase):
         if self.lines > LINES:
             logger.info(f"{self._who}: and {self.lines - LINES} more lines, which are not shown")
         return self.lines
+
+
+class _Descriptors:
+    """The standard input, output and error, which the run still needs when plugin code closed or replaced them."""
+
+    def __init__(self) -> None:
+        self._copies: dict[int, int] = {}
+        for number in (0, 1, 2):
+            with contextlib.suppress(OSError):  # the run began without it
+                self._copies[number] = os.dup(number)
+
+    def restore(self) -> list[str]:
+        """Restore each that is another one now; return a description of each change."""
+        changes = []
+        for number, copy in self._copies.items():
+            try:
+                same = os.path.samestat(os.fstat(number), os.fstat(copy))
+            except OSError:
+                same = False
+            with contextlib.suppress(OSError):  # the plugin closed the copy, too
+                if not same:
+                    os.dup2(copy, number)
+                    changes.append(f"file descriptor {number}")
+                os.close(copy)
+        return changes
 
 
 # -------------------------------------------------------------------------------------------------------- settings

@@ -16,7 +16,7 @@ from harness.api.sections import sections_of
 from harness.api.train import Train
 from harness.errors import CellError, DataError, UsageError, describe_error, nearest
 from harness.keys import KERNEL as KERNEL_ID
-from harness.plugin.isolation import FOREIGN, isolated
+from harness.plugin.isolation import isolated
 from harness.plugin.validation import KINDS, PUBLISHES, hooks_of, refusal, unmarked_hooks, wrong_hooks, wrong_kind
 
 GROUP = "harness"
@@ -160,7 +160,9 @@ class Plugins:
         with self.isolated(origin, "its import"):
             try:
                 module: object = entry_point.load()
-            except FOREIGN as error:
+            except KeyboardInterrupt:
+                raise
+            except BaseException as error:
                 self.note(origin, f"failed to import: {describe_error(error)}")
                 return None
         return module
@@ -193,7 +195,9 @@ class Plugins:
             with self.isolated(origin, name):
                 try:
                     hooks[name](register=functools.partial(self._register, origin, name))
-                except FOREIGN as error:
+                except KeyboardInterrupt:
+                    raise
+                except BaseException as error:
                     self.note(origin, f"{name} failed: {describe_error(error)}; its later objects are missing")
         brought = any(registry.brought_by(origin) for registry in self.registries.values())
         if not brought and not hooks.keys() - self.registries.keys() and len(self.problems) == problems:
@@ -213,7 +217,9 @@ class Plugins:
             with self.isolated(origin, PUBLISHES):
                 try:
                     hooks[PUBLISHES](register=register)
-                except FOREIGN as error:
+                except KeyboardInterrupt:
+                    raise
+                except BaseException as error:
                     self.note(origin, f"{PUBLISHES} failed: {describe_error(error)}")
         return published
 
@@ -301,7 +307,9 @@ class Plugins:
             with self.isolated(origin, hook_name, remember=False):  # some of these hooks exist to print
                 try:
                     result = implementation.function(**accepted)
-                except FOREIGN as error:
+                except KeyboardInterrupt:
+                    raise
+                except BaseException as error:
                     self.note(origin, f"{hook_name} failed: {describe_error(error)}")
                     continue
             if (answer := parse(result)) is None:

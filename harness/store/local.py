@@ -19,6 +19,7 @@ from harness.errors import StoreError, UsageError, explain_disk_errors
 from harness.files import Scratch, flush, temporary_folder
 from harness.keys import key_of
 from harness.store.entry import (
+    METADATA_LIMIT,
     Artefact,
     Damaged,
     Entry,
@@ -184,7 +185,13 @@ class Store:
         key = key_of(document)
         with self._new(key) as new:
             write(new / MODEL)
-            (new / META).write_text(metadata_text(document, sha256_of(new / MODEL), facts, seconds))
+            metadata = metadata_text(document, sha256_of(new / MODEL), facts, seconds)
+            if len(metadata.encode()) > METADATA_LIMIT:
+                raise StoreError(
+                    f"the metadata of artefact {key[:12]} have {len(metadata.encode()):,} bytes, more than "
+                    f"{METADATA_LIMIT:,}: let the step report less, and give it fewer parameters"
+                )
+            (new / META).write_text(metadata)
             self._install(key, new)
             shutil.rmtree(self._layout.checkpoints(key), ignore_errors=True)
         artefact = self.local(key)

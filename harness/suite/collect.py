@@ -9,7 +9,6 @@ from pathlib import Path
 
 from harness.data.library import resolve
 from harness.errors import DataError, NoData, UsageError, describe_error
-from harness.plugin.isolation import FOREIGN
 from harness.plugin.manager import Plugins
 from harness.suite.matrix import Cell, Matrix
 from harness.suite.presets import Preset
@@ -94,7 +93,9 @@ def load(file: Path) -> dict[str, Matrix]:
         spec.loader.exec_module(module)
     except UsageError as error:
         raise UsageError(f"{file}: {error}") from error
-    except FOREIGN as error:
+    except KeyboardInterrupt:
+        raise
+    except BaseException as error:
         raise UsageError(f"{file} cannot be imported: {describe_error(error)}") from error
     matrices = {name: value for name, value in vars(module).items() if isinstance(value, Matrix)}
     if not matrices:

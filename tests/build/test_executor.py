@@ -431,6 +431,15 @@ def test_an_attribute_that_no_validation_example_shows_is_named(
     assert "loses attributes in its file: limit is 100000000.0, 1000000000.0 in the file. It answers" in warning
 
 
+def test_a_large_fact_is_refused_by_its_name(executor: Build, monkeypatch: pytest.MonkeyPatch) -> None:
+    def apply(self: Step, model: Any, context: Any) -> Any:
+        context.report(small=1, trace="x" * 2**20)
+        return model
+
+    monkeypatch.setattr(Halve, "apply", apply)
+    outcome(executor(cells(train(), Halve()))).match(r"halve\(factor=0.5\) reports trace, and its facts have 1,048,\d+")
+
+
 def test_a_hook_is_refused_though_it_changes_no_answer(executor: Build, monkeypatch: pytest.MonkeyPatch) -> None:
     def hooked(self: Step, model: Any, context: Any) -> Any:
         model[0].register_forward_hook(lambda module, inputs, output: output.clamp(max=1e9))

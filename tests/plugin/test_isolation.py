@@ -229,6 +229,7 @@ def test_a_method_is_called_by_its_name_and_errors_of_the_harness_pass(plugins: 
         ),
         (careless.vanishes("execl"), "raised ProcessEnd: os.execv('/bin/true') would end the run without its records"),
         (careless.vanishes("fork"), "apply() of step 'vanishes' raised ValueError: the child ended with 7 ("),
+        (careless.vanishes("base"), "apply() of step 'vanishes' raised BaseException: derived from nothing ("),
         (careless.recurs(), "apply() of step 'recurs' raised RecursionError: maximum recursion depth exceeded"),
         (careless.mute(), "apply() of step 'mute' raised MuteError: (its text cannot be read) ("),
         (careless.poisons(), "network that poisons() gives answers NaN or infinity for 1 of 2 labels of one example"),
@@ -245,6 +246,25 @@ def test_a_bad_step_is_named_by_plugin_and_place(executor: Build, step: Step, wo
     assert words in found
     if " raised " in words:
         assert "careless.py, line" in found
+
+
+@pytest.mark.parametrize("kind", [BaseException, GeneratorExit, SystemExit, pytest.fail.Exception])
+def test_any_exception_but_an_interrupt_fails_only_the_call(kind: type[BaseException]) -> None:
+    with pytest.raises(CellError, match="plugin p raised"), isolated("plugin p"):
+        raise kind("no")
+    with pytest.raises(KeyboardInterrupt), isolated("plugin p"):
+        raise KeyboardInterrupt
+
+
+def test_standard_streams_that_a_step_closes_are_restored(executor: Build, capfd: pytest.CaptureFixture[str]) -> None:
+    run = executor(cells(careless.vanishes("close")))
+    run.build_all()
+    assert run.store.has(list(run.plan.nodes)[-1])
+    assert any(
+        "vanishes' changed file descriptor 1; it was restored" in str(problem) for problem in run.plugins.problems
+    )
+    os.write(1, b"still here")
+    assert capfd.readouterr().out.endswith("still here")
 
 
 def test_a_forked_child_never_returns_to_the_harness(executor: Build, capfd: pytest.CaptureFixture[str]) -> None:

@@ -387,3 +387,11 @@ def test_the_names_of_remote_files_are_recognized() -> None:
     assert layout.is_partial(layout.new_partial())
     for strange in (f"{key}.txt", "README.json", f"{key[1:]}.json", layout.new_partial()):
         assert layout.remote_key(strange) is None
+
+
+def test_metadata_that_could_not_be_read_back_are_refused_before_anything_is_stored(store: Store) -> None:
+    document = {"a": "x" * METADATA_LIMIT}
+    with pytest.raises(StoreError, match=r"artefact \w{12} have 16,777,\d+ bytes, more than 16,777,216"):
+        put(store, document)
+    assert store.get(key_of(document)) is None
+    assert not store.entries()
