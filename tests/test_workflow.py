@@ -107,8 +107,12 @@ def test_a_baseline_that_expired_fails_pull_requests_alone(tmp_path: Path, event
     assert bool(run(FETCH, tmp_path, event, gh=listed).returncode) == fails
 
 
-def test_the_first_run_has_no_baseline(tmp_path: Path) -> None:
-    assert run(FETCH, tmp_path, "pull_request", gh=":").returncode == 0
+@pytest.mark.parametrize(("event", "fails"), [("pull_request", True), ("push", False), ("workflow_dispatch", False)])
+def test_without_any_run_of_the_main_branch_pull_requests_alone_fail(tmp_path: Path, event: str, fails: bool) -> None:
+    """They would pass unjudged."""
+    result = run(FETCH, tmp_path, event, gh=":")
+    assert bool(result.returncode) == fails
+    assert ("::error::no successful run of the main branch to compare with" in result.stdout) == fails
 
 
 @pytest.mark.parametrize(("event", "judged"), [("pull_request", True), ("push", False)])
@@ -120,9 +124,15 @@ def test_what_was_merged_is_the_next_baseline_and_not_judged(tmp_path: Path, eve
     assert ("--harness-against=baseline/run.json" in result.stdout) == judged
 
 
-def test_the_baseline_is_never_that_of_a_pull_request() -> None:
-    """A fork's branch may be called main."""
-    assert 'select(.event != "pull_request")' in FETCH
+@pytest.mark.parametrize(("pushed", "started", "last"), [("7", "", "7"), ("", "8", "8"), ("9", "10", "10")])
+def test_the_baseline_is_the_last_run_of_the_main_branch_itself(
+    tmp_path: Path, pushed: str, started: str, last: str
+) -> None:
+    """A fork's branch may be called main, but its runs are of pull requests, which are not asked for."""
+    answers = f'case "$*" in *"--event push"*) echo {pushed};; *"--event workflow_dispatch"*) echo {started};; esac'
+    gh = f'if [ "$2" = list ]; then {answers}; else echo "downloads $3"; fi'
+    assert run(FETCH, tmp_path, "pull_request", gh=gh).stdout == f"downloads {last}\n"
+    assert "--limit 1 " in FETCH
 
 
 # ------------------------------------------------------------------------------------------------- no run file, no pass
