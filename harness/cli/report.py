@@ -33,12 +33,15 @@ def add_report_command(commands: Any) -> None:
 
 
 def _report(options: argparse.Namespace) -> None:
-    if options.output is None and options.figures is None:
-        _print_report(options)
-    elif options.section is not None:
+    if options.section is not None and (options.output is not None or options.figures is not None):
         raise UsageError("--section prints one section; leave it out to write all of them with -o or --figures")
-    else:
-        _write_report(options)
+    try:
+        if options.output is None and options.figures is None:
+            _print_report(options)
+        else:
+            _write_report(options)
+    except (LookupError, TypeError, AttributeError, ValueError, ArithmeticError) as error:
+        raise UsageError(f"a record of {', '.join(map(str, options.runs))} is damaged: {error!r}") from error
 
 
 def _print_report(options: argparse.Namespace) -> None:
@@ -46,16 +49,13 @@ def _print_report(options: argparse.Namespace) -> None:
     from harness.report.terminal import named_section, report_text
 
     plugins = installed()
-    try:
-        newest = {record.identity: record for file in options.runs for record in read_records(file)}
-        records, width = list(newest.values()), shutil.get_terminal_size((120, 40)).columns
-        if options.section is None:
-            print(report_text(records, plugins, width))
-        else:
-            print(named_section(records, plugins, options.section, width))
-        print_problems(plugins)
-    except (KeyError, TypeError, AttributeError) as error:
-        raise UsageError(f"a record of {', '.join(map(str, options.runs))} is damaged: {error!r}") from error
+    newest = {record.identity: record for file in options.runs for record in read_records(file)}
+    records, width = list(newest.values()), shutil.get_terminal_size((120, 40)).columns
+    if options.section is None:
+        print(report_text(records, plugins, width))
+    else:
+        print(named_section(records, plugins, options.section, width))
+    print_problems(plugins)
 
 
 def _write_report(options: argparse.Namespace) -> None:

@@ -6,7 +6,9 @@ import contextlib
 import dataclasses
 import json
 import logging
+import math
 import re
+import statistics
 from collections.abc import Iterator, Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
@@ -22,10 +24,12 @@ from harness.records.journal import (
     read_journal,
     recovery,
 )
-from harness.records.record import FIELD, SCHEMA, Record, Unmeasured, decode
+from harness.records.record import FIELD, SCHEMA, Interval, Record, Unmeasured, decode
 from harness.records.verdicts import attach, decide, verdicts_in
 
 logger = logging.getLogger(__name__)
+#: The axes that every cell has.
+AXES = ("dataset", "architecture", "runtime", "profile", "seed")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -137,6 +141,7 @@ def load(file: Path) -> tuple[dict[str, Any], list[Record]]:
     for number, value in enumerate(objects, 1):
         try:
             records.append(decode(value))
+            _check(records[-1])
         except ValueError as error:
             cell = f" (cell {value['cell']})" if isinstance(value.get("cell"), str) else ""
             raise UsageError(
@@ -148,6 +153,38 @@ def load(file: Path) -> tuple[dict[str, Any], list[Record]]:
         raise UsageError(f"{file} is damaged: {error}; restore the file, or run again") from error
     _warn_of_interruption(file, document)
     return document, records
+
+
+def _check(record: Record) -> None:
+    """Raise ValueError for a record that lacks what every record has, or that contradicts itself."""
+    if missing := [name for name in AXES if name not in record.axes]:
+        raise ValueError(f"axes: no {missing[0]}")
+    timings = {"timing": record.timing, "against.timing": record.against.timing if record.against else None}
+    for place, timing in timings.items():
+        if timing is None:
+            continue
+        if not timing.environment or not all(
+            {"threads", "allocator"} <= worker.keys() for worker in timing.environment
+        ):
+            raise ValueError(f"{place}.environment: lacks a worker, or what it verified")
+        _check_ratio(f"{place}.ratio", timing.ratio, timing.per_process)
+        for run in timing.aa_runs:
+            _check_ratio(f"{place}.aa_runs.ratio", run.ratio, run.per_process)
+
+
+def _check_ratio(place: str, ratio: Interval, per_process: Sequence[float]) -> None:
+    """Raise ValueError unless the ratio lies in its interval and is the geometric mean of those of the processes.
+
+    Ratios that are no positive numbers are left to those who read them.
+    """
+    if not all(0 < value < math.inf for value in (ratio.value, *per_process)):
+        return
+    low, high = (ratio.value if bound is None else bound for bound in (ratio.low, ratio.high))
+    if not low <= ratio.value <= high:
+        raise ValueError(f"{place}: {ratio.value} is not within its interval [{ratio.low}, {ratio.high}]")
+    mean = statistics.geometric_mean(per_process or [ratio.value])
+    if not math.isclose(mean, ratio.value, rel_tol=1e-6):
+        raise ValueError(f"{place}: {ratio.value} contradicts per_process, whose geometric mean is {mean:.6g}")
 
 
 def _read_json(file: Path) -> Any:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -103,6 +104,28 @@ def test_a_damaged_record_is_named_with_the_path_of_its_fault(tmp_path: Path) ->
         r"r\.json is damaged: record 2 \(cell half\), timing\.ratio: Expected `object`, got `str`; restore the file"
     )
     with pytest.raises(UsageError, match=message):
+        read(write(tmp_path / "r.json", [cell(), broken]))
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda record: record["axes"].pop("runtime"), "axes: no runtime"),
+        (lambda record: record["timing"].update(environment=[]), r"timing\.environment: lacks a worker"),
+        (lambda record: record["timing"]["environment"][0].pop("threads"), r"timing\.environment: lacks a worker"),
+        (
+            lambda record: record["timing"].update(per_process=[2.0, 0.51]),
+            r"ratio: 1.0 contradicts per_process",
+        ),
+        (lambda record: record["timing"]["ratio"].update(low=1.5), r"ratio: 1.0 is not within its interval \[1.5"),
+    ],
+)
+def test_a_record_that_contradicts_itself_or_lacks_something_is_damaged(
+    tmp_path: Path, change: Callable[[Any], Any], message: str
+) -> None:
+    broken = cell(cell="half")
+    change(broken)
+    with pytest.raises(UsageError, match=rf"is damaged: record 2 \(cell half\), .*{message}.*restore the file"):
         read(write(tmp_path / "r.json", [cell(), broken]))
 
 
