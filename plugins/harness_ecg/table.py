@@ -76,17 +76,26 @@ def read_records(folder: Path, labels: Sequence[str]) -> list[Record]:
 
 
 def read_classes(path: Path, labels: Sequence[str]) -> dict[str, str]:
-    """Return the label of each diagnostic code. Raises DataError for a class that is not in ``labels``."""
-    classes = {}
+    """Return the label of each diagnostic code.
+
+    Raises DataError for a class that is not in ``labels``, for an empty code, and for a code in two rows.
+    """
+    classes: dict[str, str] = {}
+    lines: dict[str, int] = {}
     for line, row in _rows(path, ("", "diagnostic_class")):
-        label = row["diagnostic_class"]
+        code, label = row[""], row["diagnostic_class"]
+        if not code:
+            raise DataError(f"{path}, line {line}: the code is empty; {REMEDY}")
+        if code in lines:
+            raise DataError(f"{path}, line {line}: the code {code!r} is in line {lines[code]}, too; {REMEDY}")
+        lines[code] = line
         if not label:
             continue
         if label not in labels:
             raise DataError(
                 f"{path}, line {line}: diagnostic_class {label!r} is not one of {', '.join(labels)}; {REMEDY}"
             )
-        classes[row[""]] = label
+        classes[code] = label
     return classes
 
 

@@ -64,7 +64,7 @@ def pieces(
 
     Absent ``optional`` columns are skipped. ``on_progress`` gets the number of bytes read so far. Raises DataError for
     a file that is empty, truncated or damaged, for a missing or doubled column, for a row with too few or too many
-    cells, and for a carriage return outside of quotes.
+    cells, for a carriage return outside of quotes, and for a quote within an unquoted cell.
     """
     allowed = {*columns, *optional}
     try:
@@ -159,8 +159,8 @@ def _check(
 class _Counted(io.RawIOBase):
     """Check a table's bytes on their way to pandas, which silently fills short rows, cuts long ones and splits others.
 
-    Reading raises DataError naming the first row that has more or fewer cells than the header, or a carriage return
-    outside of quotes, where pandas would begin another row.
+    Reading raises DataError naming the first row that has more or fewer cells than the header, a carriage return
+    outside of quotes, where pandas would begin another row, or a quote within a cell, which pandas takes as text.
     """
 
     def __init__(self, content: IO[bytes], path: Path) -> None:
@@ -194,6 +194,9 @@ class _Counted(io.RawIOBase):
                 if b"\r" in line.removesuffix(b"\r"):
                     reason = "it has a carriage return outside of quotes, so that its end is not known"
                     raise DataError(f"{self._path}, row {row}: is damaged: {reason}; {REMEDY}")
+        if b'"' in rows and (stray := _STRAY.search(marked := _unquoted(rows, b'"').removeprefix(b"\xef\xbb\xbf"))):
+            row = self._row + marked.count(b"\n", 0, stray.start() + 1)
+            raise DataError(f"{self._path}, row {row}: is damaged: it has a quote within a cell; {REMEDY}")
         marks = _unquoted(rows.translate(None, _NO_MARKS))
         count = marks.count(b"\n")
         if marks != (b"," * (self._names - 1) + b"\n") * count:
@@ -216,4 +219,6 @@ def _unquoted(text: bytes, between: bytes = b"") -> bytes:
     return between.join(text.split(b'"')[::2]) if b'"' in text else text
 
 
+#: A quoted cell, which ``_unquoted`` leaves as quotes alone, that begins or ends within another one.
+_STRAY = re.compile(rb'[^,\n"]"|"[^,\r\n"]')
 _NO_MARKS = bytes(set(range(256)) - set(b',\n"'))

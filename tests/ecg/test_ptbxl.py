@@ -256,6 +256,16 @@ ROW = rf"\[.*{LINE}, ecg_id 5\]"
         (spoil_row(patient_id="1009"), r"line 18 .*patient 1009 is in fold 9 here and in fold 3 in line 6"),
         (lambda folder, rows: (folder / "scp_statements.csv").unlink() and None, "scp_statements.csv: missing"),
         (
+            lambda folder, rows: (
+                (folder / "scp_statements.csv").write_text(",diagnostic_class\nIMI,MI\nNORM,NORM\nIMI,NORM\n") and None
+            ),
+            "scp_statements.csv, line 4: the code 'IMI' is in line 2, too",
+        ),
+        (
+            lambda folder, rows: (folder / "scp_statements.csv").write_text(",diagnostic_class\n,MI\n") and None,
+            "scp_statements.csv, line 2: the code is empty",
+        ),
+        (
             lambda folder, rows: (folder / "scp_statements.csv").write_text(",diagnostic_class\nX,OTHER\n") and None,
             "scp_statements.csv, line 2: diagnostic_class 'OTHER' is not one of NORM",
         ),

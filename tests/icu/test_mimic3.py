@@ -468,6 +468,14 @@ def packed(table: str, change: Callable[[bytes], bytes]) -> Callable[[Path, Tabl
             content("CHARTEVENTS", in_row_3(lambda row: row.replace(b",83,BPM", b',83\r,"BPM"'))),
             r"CHARTEVENTS\.csv, row 3: is damaged: it has a carriage return outside of quotes",
         ),
+        (
+            content("CHARTEVENTS", in_row_3(lambda row: row.replace(b",83,BPM", b',8"3,BPM"'))),
+            r"CHARTEVENTS\.csv, row 3: is damaged: it has a quote within a cell",
+        ),
+        (
+            content("CHARTEVENTS", in_row_3(lambda row: row.replace(b",83,BPM", b',"83"3,BPM'))),
+            r"CHARTEVENTS\.csv, row 3: is damaged: it has a quote within a cell",
+        ),
         (content("ICUSTAYS", in_row_3(lambda row: row + b"\r")), r"ICUSTAYS\.csv, row 3: .* a carriage return"),
         (
             content("ICUSTAYS", lambda text: text.replace(b"LOS", b"HADM_ID", 1)),
