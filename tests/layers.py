@@ -348,6 +348,8 @@ NETWORKS: dict[str, dict[str, Callable[[], nn.Module]]] = {
     },
     "Patterns": {
         "addition": lambda: _branches(lambda one, two: one + two),
+        "addition with alpha": lambda: _branches(lambda one, two: torch.add(one, two, alpha=3)),
+        "addition with alpha, ReLU": lambda: _branches(lambda one, two: torch.relu(torch.add(one, two, alpha=3))),
         "addition, ReLU": lambda: _branches(lambda one, two: torch.relu(one + two)),
         "subtraction": lambda: _branches(lambda one, two: one - two),
         "product": lambda: _branches(lambda one, two: one * two),
@@ -356,6 +358,9 @@ NETWORKS: dict[str, dict[str, Callable[[], nn.Module]]] = {
         "stack": lambda: _branches(lambda one, two: torch.stack([one, two]).sum(0)),
         "addition of a constant": lambda: chain(lambda x: x + 0.7),
         "product with a constant": lambda: chain(lambda x: x * 1.7),
+        "product with a negative constant": lambda: chain(lambda x: torch.relu(x) * -2.0),
+        "product and sum of large constants": lambda: chain(lambda x: x * -3.0 + 100.0),
+        "sigmoid times a constant": lambda: chain(lambda x: torch.sigmoid(x) * 1.5),
         "constant minus": lambda: chain(lambda x: 1 - x),
         "power": lambda: chain(lambda x: x**2),
         "abs": lambda: chain(torch.abs),
@@ -392,6 +397,20 @@ NETWORKS: dict[str, dict[str, Callable[[], nn.Module]]] = {
         "parameter outside of layers": lambda: _with_parameter(),
         "buffer outside of layers": lambda: _with_buffer(),
         "in-place ReLU": lambda: chain(nn.ReLU(inplace=True)),
+        "in-place ReLU of a slice": lambda: _written(lambda x: x[:, :3].relu_()),
+        "in-place product with a slice": lambda: _written(lambda x: x[:, 1].mul_(5.0)),
+        "in-place addition between slices": lambda: _written(lambda x: x[:, :3].add_(x[:, 3:])),
+        "in-place ReLU of a value read before": lambda: chain(lambda x: x * 2 + torch.relu_(x)),
+        "ReLU of some channels": lambda: chain(lambda x: torch.cat([x[:, :-2], torch.relu(x[:, -2:])], 1)),
+        "division by the number of channels": lambda: chain(lambda x: torch.relu(x) / x.size(1)),
+        "F.linear with a layer's weight": lambda: Net(
+            lambda m, x: m.head(functional.linear(x.mean(2), m.first.weight, m.first.bias)),
+            first=nn.Linear(LEADS, 5), head=nn.Linear(5, LABELS),
+        ),
+        "F.conv1d with a layer's weight": lambda: Net(
+            lambda m, x: m.head(functional.conv1d(x, m.first.weight, m.first.bias, padding=1).mean(2)),
+            first=conv(LEADS), head=nn.Linear(WIDTH, LABELS),
+        ),
         "in-place addition": lambda: chain(lambda x: torch.relu(x).add_(0.3)),
         "weight mask (prune)": lambda: _masked(),
         "branch on values": lambda: chain(lambda x: x * 2 if bool(x.sum() > 0) else x),
@@ -432,6 +451,17 @@ def _with_buffer() -> Net:
     )  # fmt: skip
     net.register_buffer("offset", torch.rand(WIDTH, 1) + 0.5)
     return net
+
+
+def _written(write: Callable[[Tensor], Tensor]) -> Net:
+    """A network that writes to a part of an activation, and reads the whole activation after that."""
+
+    def run(net: Any, x: Tensor) -> Tensor:
+        x = net.first(x)
+        write(x)
+        return net.head(x.mean(2))  # type: ignore[no-any-return]
+
+    return Net(run, first=conv(LEADS), head=nn.Linear(WIDTH, LABELS))
 
 
 def _masked() -> Net:

@@ -18,14 +18,18 @@ import torch
 from torch import nn
 
 from harness.errors import CellError, HarnessError, Unsupported
+from harness_compress._kernels import check
 from harness_compress._linears import AsLinears, replaced
 
 ENGINE = "fbgemm"
-#: Seven of eight bits, so that the AVX2 kernels' 16-bit sums of products cannot saturate.
+#: Seven of eight bits, so that the 16-bit sums of products of AVX2 kernels cannot saturate on the calibrated range. The
+#: kernels clamp at 255, so values beyond that range may still saturate sums on a processor without VNNI.
 ACTIVATION_RANGE = (0, 127)
 WEIGHT_RANGE = (-127, 127)
 #: Folding a batch normalisation rounds float32; probabilities that differ by more are another function's.
 ROUNDING = 1e-5
+#: The operations of an int8 network are checked on this many calibration examples, since all values are held at once.
+CHECKED = 32
 #: The first version that was not tested with this module.
 NEWER = "2.14"
 
@@ -77,8 +81,8 @@ def _check_api() -> None:
 def quantize(model: nn.Module, batches: Sequence[torch.Tensor]) -> tuple[torch.fx.GraphModule, dict[str, Any]]:
     """Return the network in int8 with its sigmoid, activation ranges calibrated on ``batches``, and facts about it.
 
-    Raises Unsupported, with the name of the layer or operator, when PyTorch prepares another function than the network
-    or cannot run the int8 one.
+    Raises Unsupported, with the name of the layer or operator, when PyTorch prepares another function than the network,
+    cannot run the int8 one, or an operation of the int8 network is no rounding of the float one.
     """
     whole = nn.Sequential(model, nn.Sigmoid()).eval()
     with torch.no_grad():
@@ -92,9 +96,11 @@ def quantize(model: nn.Module, batches: Sequence[torch.Tensor]) -> tuple[torch.f
                 f"differ by {changed:.2g}; {_shared(prepared)}"
             )
         seen = ranges(prepared)
-        int8 = convert(prepared)
+        int8 = convert(copy.deepcopy(prepared))
         _refuse_simulated(int8)
         difference = _largest_difference(answers, [_run(int8, batch) for batch in batches])
+        with _deprecated():
+            check(prepared, int8, batches[0][:CHECKED])
     return int8, {"engine": ENGINE, "ranges": seen, "max_probability_difference": difference}
 
 
@@ -401,8 +407,34 @@ def _trace(model: nn.Module, whole: list[str]) -> torch.fx.GraphModule:
             node.op, node.target = "call_function", _SPELLING[node.target]
             if node.target is torch.reshape and not node.kwargs and not isinstance(node.args[1], tuple | list):
                 node.args = (node.args[0], tuple(node.args[1:]))
+    _refuse_weights_outside_layers(graph, model)
+    whole += _keep_faulty_kernels_float(graph, model)
     whole += _keep_wide_float(graph, model)
     return torch.fx.GraphModule(model, graph)
+
+
+_FUNCTIONS = tuple(
+    getattr(nn.functional, name)
+    for name in ("linear", *(f"conv{way}{k}d" for way in ("", "_transpose") for k in (1, 2, 3)))
+)
+
+
+def _refuse_weights_outside_layers(graph: torch.fx.Graph, model: nn.Module) -> None:
+    """Raise Unsupported where a function multiplies by a parameter, because only layers can store an int8 weight."""
+    for node in graph.nodes:
+        if node.op != "get_attr":
+            continue
+        owner = model.get_submodule(node.target.rpartition(".")[0])
+        if user := next((user for user in node.users if user.target in _FUNCTIONS), None):
+            function = user.target.__name__
+        elif isinstance(owner, nn.Linear | nn.modules.conv._ConvNd):
+            function = str(next(iter(node.users), node))
+        else:
+            continue
+        raise Unsupported(
+            f"int8: forward() passes {node.target} to {function}, where it has no place for an int8 weight: call the "
+            "layer that owns it instead, or make it the weight of a layer"
+        )
 
 
 #: Layers whose int8 output has a fixed range with all eight bits; the functions and methods that compute the same; the
@@ -414,6 +446,7 @@ _WIDE: Mapping[Any, Callable[[], nn.Module]] = {
     **dict.fromkeys((nn.functional.hardsigmoid, "hardsigmoid", "hardsigmoid_"), nn.Hardsigmoid),
 }
 _PRODUCTS = (operator.mul, torch.mul, "mul", "mul_")
+_SUMS = (operator.add, torch.add)
 _SHAPES = ("unsqueeze", "squeeze", "expand", "expand_as", torch.unsqueeze, torch.squeeze, torch.reshape, torch.flatten)
 
 
@@ -437,10 +470,40 @@ def _keep_wide_float(graph: torch.fx.Graph, model: nn.Module) -> list[str]:
     return names
 
 
+def _keep_faulty_kernels_float(graph: torch.fx.Graph, model: nn.Module) -> list[str]:
+    """Compute in float what PyTorch's int8 kernels get wrong. Return the names of the float layers.
+
+    A sum with a constant and a product with a negative one use all eight bits, with which the AVX2 kernels of the layer
+    that reads the result saturate; and a sum loses its ``alpha``. An InstanceNorm mixes up values of a large batch with
+    channels last, as convolutions give them (torch 2.13).
+    """
+    names = []
+    for node in graph.nodes:
+        numbers = [value for value in (*node.args, *node.kwargs.values()) if isinstance(value, int | float)]
+        layer: nn.Module | None = None
+        if node.op == "call_module" and isinstance(
+            model.get_submodule(node.target), nn.InstanceNorm2d | nn.InstanceNorm3d
+        ):
+            layer = model.get_submodule(node.target)
+        elif (
+            (node.target in _SUMS and numbers)
+            or (node.target in (operator.mul, torch.mul) and any(number < 0 for number in numbers))
+            or node.target is nn.functional.instance_norm
+        ):
+            layer = _Call(node)
+        if layer is not None:
+            names.append(f"{node.name}_in_float")
+            model.add_module(names[-1], _InFloat(layer))
+            node.op, node.target, node.args, node.kwargs = "call_module", names[-1], (*node.all_input_nodes,), {}
+    return names
+
+
 def _only_gates(node: torch.fx.Node) -> bool:
-    """Whether only products and the network's output read a value, or its elements in another shape."""
+    """Whether only products of two values and the network's output read a value, or its elements in another shape."""
     return all(
-        user.op == "output" or user.target in _PRODUCTS or (user.target in _SHAPES and _only_gates(user))
+        user.op == "output"
+        or (user.target in _PRODUCTS and len(user.all_input_nodes) == 2)
+        or (user.target in _SHAPES and _only_gates(user))
         for user in node.users
     )
 
@@ -452,9 +515,34 @@ class _InFloat(nn.Module):
         super().__init__()
         self.layer = layer
 
-    def forward(self, values: torch.Tensor) -> torch.Tensor:
-        answer: torch.Tensor = self.layer(values)
+    def forward(self, *values: torch.Tensor) -> torch.Tensor:
+        answer: torch.Tensor = self.layer(*values)
         return answer
+
+
+class _Call(nn.Module):
+    """Call the function of a graph node with its constants; forward() takes the values of its input nodes."""
+
+    def __init__(self, node: torch.fx.Node) -> None:
+        super().__init__()
+        places: dict[Any, Any] = {source: _Place(index) for index, source in enumerate(node.all_input_nodes)}
+        self.function: Any = node.target
+        self.arguments: Any = torch.fx.node.map_arg((node.args, node.kwargs), places.__getitem__)
+
+    def forward(self, *values: torch.Tensor) -> torch.Tensor:
+        def fill(argument: Any) -> Any:
+            return values[argument.index] if isinstance(argument, _Place) else argument
+
+        positional, named = torch.fx.node.map_aggregate(self.arguments, fill)
+        answer: torch.Tensor = self.function(*positional, **named)
+        return answer
+
+
+class _Place:
+    """Stand for a value among the arguments of a call."""
+
+    def __init__(self, index: int) -> None:
+        self.index = index
 
 
 def _numeric_padding(path: str, conv: nn.modules.conv._ConvNd) -> tuple[int, ...]:

@@ -25,6 +25,8 @@ from harness_compress._linears import replaced, spelled_out
 LARGEST, SHIFT = 255, 128
 #: The sum of this many products of two integers up to 255 fits into 32 bits.
 WIDEST = (2**31 - 1) // LARGEST**2
+#: Linear layers in place of a recurrent one round float32 otherwise; probabilities may differ by this much.
+ROUNDING = 1e-4
 
 
 #: The tensors of a stored layer, besides a bias.
@@ -130,14 +132,24 @@ def engine() -> str:
 def quantize(model: nn.Module, batches: Sequence[Tensor]) -> tuple[nn.Module, dict[str, Any]]:
     """Quantize the network, in place, with the ranges of its activations in ``batches``; return it and facts about it.
 
-    Raises Unsupported when it has no layer to quantize, CellError for NaN or infinity.
+    Raises Unsupported when it has no layer to quantize, or answers otherwise with its recurrent layers rewritten;
+    CellError for NaN or infinity.
     """
-    network = replaced(model, spelled_out).eval()
+    model.eval()
     with torch.no_grad():
+        expected = [model(batch).sigmoid() for batch in batches]
+        network = replaced(model, spelled_out).eval()
         with _observed(network) as ranges:
             answers = [network(batch).sigmoid() for batch in batches]
         if not ranges:
             raise Unsupported("uniform8 quantizes linear and LSTM layers, and this network has none")
+        changed = max(float((one - other).abs().max()) for one, other in zip(expected, answers, strict=True))
+        if changed > ROUNDING:
+            raise Unsupported(
+                "uniform8: before any rounding, the network answers otherwise when it runs again: forward() writes to "
+                "its input or uses random numbers, or as_linears() is another function (probabilities differ by "
+                f"{changed:.2g})"
+            )
         seen = {path: _facts(*ranges[layer]) for path, layer in _linears(network) if layer in ranges}
         small: dict[nn.Module, nn.Module] = {layer: Linear8.of(layer, *affine(*ends)) for layer, ends in ranges.items()}
         network = replaced(network, lambda module: small.get(module))

@@ -54,9 +54,9 @@ def compare(small: nn.Module, whole: nn.Module, example: Tensor) -> None:
     difference = _difference(small, whole, example)
     if difference and not _difference(whole, whole, example):  # random numbers in forward() cannot be compared
         raise Unsupported(
-            f"prune: with fewer units, {type(small).__name__} computes another function: its answers differ by up to "
-            f"{difference:.2g} from those of the whole network in which nothing reads the removed units. Its forward() "
-            "probably treats units by their position (a slice, chunk or index), or computes with their number"
+            f"prune: with fewer units, {type(small).__name__} computes another function. Its forward() probably treats "
+            "units by their position (a slice, chunk or index), or computes with their number: answers differ by up to "
+            f"{difference:.2g} from those of the whole network in which nothing reads the removed units"
         )
 
 

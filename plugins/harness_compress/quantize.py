@@ -28,7 +28,10 @@ class Quantize(Step):
     is known without calibration. LSTM and GRU have weights per tensor (MinMaxObserver, the same range) and dynamic
     activations, so their float inputs are rounded once. The same holds for linear layers of recurrent modules that are
     not PyTorch's (see ``_linears.AsLinears``). The study does not mention LayerNorm: by PyTorch's default it runs in
-    int8 with float weights.
+    int8 with float weights. Seven bits keep the 16-bit sums of processors without VNNI from saturating on the
+    calibrated range; values beyond it take up to eight. Operations whose int8 kernels are wrong (sums with a constant,
+    products with a negative one, InstanceNorm of images) run in float. Every operation of the int8 network is compared
+    with the float one on the values that it reads (``_kernels.check``).
 
     ``uniform8`` is the scheme that Liu, Sepulveda and Zheng 2021 (doi 10.2196/20767) apply to a network of linear
     layers: weights and activations uniformly from [Fmin, Fmax], the least and the largest value, to 0..255,
@@ -48,11 +51,12 @@ class Quantize(Step):
     are unknown, and only ``coverage=0`` accepts the network.
 
     Raises Unsupported for a network that is int8 already or that the scheme cannot handle (``ptq-int8``: torch.fx
-    cannot trace it; ``uniform8``: it has neither linear nor LSTM layers), and CellError below ``coverage``.
+    cannot trace it, or an operation is another function in int8; ``uniform8``: it has neither linear nor LSTM layers),
+    and CellError below ``coverage``.
     """
 
     name: ClassVar[str] = "quantize"
-    version: ClassVar[str] = "2"
+    version: ClassVar[str] = "3"
     scheme: str = "ptq-int8"
     calibration: int = 128
     coverage: float = 0.9

@@ -15,12 +15,13 @@ from typing import Any
 
 import pytest
 import torch
-from layers import LEADS, LENGTH, NETWORKS, chain, inputs, make
+from layers import LEADS, LENGTH, NETWORKS, Net, chain, inputs, make
 from safetensors.torch import load, save
 from torch import nn
 
 from harness.errors import Unsupported
 from harness.nn import structure
+from harness_compress import _fx_int8
 from harness_compress.prune import Prune
 from harness_compress.quantize import Quantize
 from harness_compress.tracing import trace
@@ -35,7 +36,9 @@ ROWS = [(section, name) for section, rows in NETWORKS.items() for name in rows]
 QUICK = {
     "ELU", "PReLU", "Sigmoid", "Softmax(channels)", "Conv3d", "LSTM, no bias", "layer that runs twice",
     "convolution with two BatchNorms", "weight_norm (old)", "padding_mode='circular'", "TransformerEncoderLayer",
-    "view", "residual block", "chunk and cat", "GRU",
+    "view", "residual block", "chunk and cat", "GRU", "addition with alpha", "product and sum of large constants",
+    "in-place product with a slice", "in-place ReLU of a value read before", "ReLU of some channels",
+    "division by the number of channels", "F.linear with a layer's weight",
 }  # fmt: skip
 
 
@@ -183,6 +186,73 @@ def test_what_a_layer_reads_has_seven_bits(wide: Any) -> None:
     Quantize().apply(make(lambda: chain(wide)), context)  # type: ignore[arg-type]
     widest = [entry["quant_max"] for entry in context.facts["ranges"].values()]
     assert sorted(widest)[-2:] == [127, 255], "only the network's own sigmoid has all eight bits"
+
+
+@pytest.mark.parametrize(
+    ("constant", "kernel"),
+    [
+        (lambda x: x * -1.0, False), (lambda x: -2 * torch.relu(x), False), (lambda x: torch.mul(x, -3), False),
+        (lambda x: x + 100.0, False), (lambda x: torch.add(x, 1.0, alpha=2), False), (lambda x: x * 1.7, True),
+    ],
+)  # fmt: skip
+def test_constants_whose_int8_kernels_use_eight_bits_stay_float(constant: Any, kernel: bool) -> None:
+    int8: Any = Quantize(coverage=0.0).apply(make(lambda: chain(constant)), Context())  # type: ignore[arg-type]
+    assert ("torch.ops.quantized.mul" in int8.code or "torch.ops.quantized.add" in int8.code) == kernel
+
+
+def test_a_sigmoid_that_only_a_constant_multiplies_has_seven_bits() -> None:
+    context = Context()
+    Quantize().apply(make(NETWORKS["Patterns"]["sigmoid times a constant"]), context)  # type: ignore[arg-type]
+    assert [entry["quant_max"] for entry in context.facts["ranges"].values()].count(255) == 1
+
+
+def test_an_instance_norm_is_right_for_a_large_batch() -> None:
+    """PyTorch's int8 kernel mixes up about a quarter of the values of 128 images with channels last."""
+    model = make(NETWORKS["Normalisation"]["InstanceNorm2d"])
+    int8 = Quantize(coverage=0.0).apply(copy.deepcopy(model), Context())  # type: ignore[arg-type]
+    difference = probabilities(int8, inputs(128)) - probabilities(model, inputs(128))
+    assert float(difference.square().mean().sqrt()) < TOLERANCE
+
+
+@pytest.mark.parametrize(
+    ("fault", "message"),
+    [
+        ("bias", r"0\.second \(ConvReLU1d\) is another function.*: \d.*% of its values are off by more than 2 q"),
+        ("weight", r"the weight of 0\.second in PyTorch's int8 network is no rounding"),
+    ],
+)
+def test_an_int8_network_that_is_no_rounding_is_refused(
+    monkeypatch: pytest.MonkeyPatch, fault: str, message: str
+) -> None:
+    convert = _fx_int8.convert
+
+    def faulty(prepared: Any) -> Any:
+        network = convert(prepared)
+        layer: Any = network.get_submodule("0.second")
+        if fault == "weight":
+            layer.set_weight_bias(_moved(layer.weight()), layer.bias())
+        else:
+            layer.set_weight_bias(layer.weight(), layer.bias() + 1)
+        return network
+
+    monkeypatch.setattr(_fx_int8, "convert", faulty)
+    with pytest.raises(Unsupported, match=message):
+        Quantize(coverage=0.0).apply(make(lambda: chain(nn.ReLU())), Context())  # type: ignore[arg-type]
+
+
+def _moved(weight: torch.Tensor) -> torch.Tensor:
+    return torch._make_per_channel_quantized_tensor(
+        weight.int_repr().roll(1, 0), weight.q_per_channel_scales(), weight.q_per_channel_zero_points(), 0
+    )
+
+
+@pytest.mark.parametrize("scheme", SCHEMES)
+@pytest.mark.parametrize("unsteady", [lambda x: x + torch.randn_like(x), lambda x: x.mul_(2)], ids=["random", "write"])
+def test_a_network_that_answers_otherwise_the_second_time_is_refused(scheme: str, unsteady: Any) -> None:
+    head = nn.Linear(LEADS, 3)
+    network = make(lambda: Net(lambda net, x: net.head(unsteady(x).mean(2)), head=head))
+    with pytest.raises(Unsupported, match="before any rounding"):
+        Quantize(scheme=scheme).apply(network, Context())  # type: ignore[arg-type]
 
 
 def test_a_gate_that_a_product_reads_stays_int8() -> None:

@@ -464,7 +464,7 @@ def test_a_foreign_state_is_refused(part: str) -> None:
 def test_the_schemes_differ_in_the_key() -> None:
     assert Quantize("ptq-int8").parameters() == {"scheme": "ptq-int8", "calibration": 128, "coverage": 0.9}
     assert Quantize("uniform8").parameters() == {"scheme": "uniform8", "calibration": 128, "coverage": 0.9}
-    assert Quantize.version == "2", "its networks are checked against the float ones before rounding"
+    assert Quantize.version == "3", "its networks are checked against the float ones before rounding"
 
 
 def test_a_weight_that_rounding_made_zero_counts_as_zero() -> None:
