@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import difflib
 import errno
+import re
 import sys
 import traceback
 from collections.abc import Iterable, Iterator
@@ -12,6 +13,8 @@ from pathlib import Path
 
 #: The error numbers of a full disk, or of a quota that is used up.
 FULL_DISK = (errno.ENOSPC, errno.EDQUOT)
+#: How numpy reports one, without an error number.
+_SHORT_WRITE = re.compile(r"\d+ requested and \d+ written")
 
 
 class HarnessError(Exception):
@@ -95,7 +98,7 @@ def explain_disk_errors(failure: str, remedy: str) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        if error.errno in FULL_DISK:
+        if error.errno in FULL_DISK or (error.errno is None and _SHORT_WRITE.search(str(error))):
             reason = "the disk is full: free some space"
         elif error.errno == errno.EROFS:
             reason = "the file system is read-only: mount it for writing"

@@ -181,6 +181,8 @@ def _items(collector: pytest.Module, name: str, matrix: Matrix) -> list[CellItem
         clock = ReplayClock()
         item = CellItem.from_parent(collector, name=f"{name}[{cell.id}]", callobj=_run_cell, fixtureinfo=fixtures)
         fixtures = item._fixtureinfo
+        if hasattr(item, "_id"):  # pytest 9.2 compares it with those of the last run, which it parses (--lf, --ff)
+            item._id = type(item._id).parse(item.nodeid)
         item.cell = cell
         group = f"{name} {cell.dataset} {cell.architecture}"
         # cProfile would profile the replay in this process, not the workers.
@@ -321,7 +323,8 @@ def _measure(run: Session, cell: Cell) -> tuple[Record, Samples | None] | Harnes
     if cell.problem is not None:
         return UsageError(cell.problem)
     try:
-        return run.measure(cell)
+        with explain_disk_errors("cannot read or write the files of the cell", "or choose another store"):
+            return run.measure(cell)
     except HarnessError as error:
         return error
 

@@ -19,7 +19,7 @@ from unittest import mock
 import pytest
 
 import harness
-from harness.errors import StoreError
+from harness.errors import StoreError, explain_disk_errors
 from harness.files import TEMPORARY, Scratch, atomic_write, process_prefix
 
 #: A process with a scratch folder, a file in it, and what it is told to do then.
@@ -285,3 +285,9 @@ def test_what_a_process_left_is_removed_by_the_next(tmp_path: Path) -> None:
     with Scratch(tmp_path):
         assert not left.exists()
         assert all(folder.is_dir() for folder in others)
+
+
+def test_a_short_write_of_numpy_is_a_full_disk() -> None:
+    match = "cannot write x: the disk is full: free some space, or name another"
+    with pytest.raises(StoreError, match=match), explain_disk_errors("cannot write x", "or name another"):
+        raise OSError("6144 requested and 3040 written")

@@ -8,6 +8,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -18,9 +19,11 @@ from fakes import HEAD, TOYS, Suite, Workers, benchmarks
 import harness_compress
 from harness import MeasureError, MetricSpec, Profile, hookimpl
 from harness.cli.main import main
+from harness.errors import StoreError
 from harness.measure.latency import LatencyTimer
 from harness.measure.machine import facts
 from harness.plugin.manager import KERNEL, Origin, Problem, installed
+from harness.pytest_plugin import _measure
 from harness.records.runs import read_records
 from harness.records.samples import decode, read_aa_samples, read_samples
 from harness.run import planner
@@ -688,3 +691,23 @@ toys = Matrix(dataset="toy-synthetic", architecture="conv", runtime="eager", tra
     said = "\n".join(suite(text, "--harness-plan").outlines)
     assert "no step of its recipe trains the network of suite.py::toys[conv-none-seed0] and 1 more" in said
     assert "no step of its recipe" not in "\n".join(suite(text, "--harness-plan", "-k", "plain").outlines)
+
+
+def test_a_deployed_file_that_vanished_fails_its_cell_in_one_sentence() -> None:
+    def measure(cell: Any) -> Any:
+        raise FileNotFoundError(2, "No such file or directory", "store/tmp/model.safetensors")
+
+    run: Any = SimpleNamespace(measure=measure)
+    cell: Any = SimpleNamespace(problem=None)
+    error = _measure(run, cell)
+    assert isinstance(error, StoreError)
+    assert "cannot read or write the files of the cell: [Errno 2] No such file or directory: 'store/tmp/" in str(error)
+
+
+def test_the_cells_that_failed_last_are_chosen_by_last_failed(suite: Suite) -> None:
+    listed = [line for line in suite(TOYS, "--collect-only", "-q").outlines if "[" in line and "::" in line]
+    cache = Path(".pytest_cache/v/cache")
+    cache.mkdir(parents=True, exist_ok=True)
+    (cache / "lastfailed").write_text(json.dumps({listed[1]: True}))
+    chosen = suite(TOYS, "-p", "cacheprovider", "--collect-only", "-q", "--lf").outlines
+    assert [line for line in chosen if line in listed] == [listed[1]]

@@ -132,6 +132,8 @@ def load(file: Path) -> tuple[dict[str, Any], list[Record]]:
     extras = [entry.get("extra_info") for entry in entries if isinstance(entry, Mapping)]
     values = [extra.get(FIELD) for extra in extras if isinstance(extra, Mapping)]
     objects = [value for value in values if isinstance(value, dict)]
+    if not objects and file.name.endswith(SUFFIX):
+        raise UsageError(f"{file} holds no record of a cell: its run ended, or still is, before the end of the first")
     if not objects:
         raise UsageError(f"{file} holds no record of this harness; make one: pytest SUITE.py --benchmark-json={file}")
     for value in objects:

@@ -124,6 +124,11 @@ def test_a_damaged_line_is_named(tmp_path: Path) -> None:
         read_journal(file)
 
 
+def test_a_journal_without_a_complete_cell_says_so(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match=r"\.journal holds no record of a cell: its run ended, or still is"):
+        read_records(journal_of(tmp_path))
+
+
 @pytest.mark.parametrize("content", ["", "3\n", "{}\n", '{"harness": {"left": [3]}}\n'])
 def test_what_is_no_journal_is_refused(tmp_path: Path, content: str) -> None:
     file = tmp_path / "run.json.x.journal"
