@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import bisect
 import dataclasses
 import math
 from collections.abc import Sequence
@@ -236,7 +237,9 @@ def _outlook(test: _Test, bound: float, q: float, cells: int) -> tuple[int | Non
     level = (q / 2 if outside else q) / (cells if alone <= q else 1)
     distance = abs(abs(test.mean.value) - bound)
     more = range(test.processes + 1, MOST_PROCESSES + 1)
-    needed = next((processes for processes in more if _detectable(test, processes, level) < distance), None)
+    # More processes detect less, so a binary search finds the first that are enough.
+    enough = bisect.bisect_left(more, True, key=lambda processes: _detectable(test, processes, level) < distance)
+    needed = more[enough] if enough < len(more) else None
     advice = (
         f"more than {MOST_PROCESSES} processes needed: within this noise the change cannot be told from the margin"
         if needed is None

@@ -96,6 +96,7 @@ def test_a_narrower_network_never_needs_more(
         assert peak < weights + 5 * 10**6, "neither imports nor the float network of an int8 one are in it"
 
 
+@pytest.mark.slow
 def test_two_processes_measure_the_same(networks: dict[tuple[str, str], list[Path]]) -> None:
     measured = []
     for _ in range(2):
