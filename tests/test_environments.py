@@ -52,8 +52,8 @@ def sample(folder: Path) -> Path:
 
 
 def test_it_sees_the_same_harness_with_its_plugins(fresh_environment: Environment) -> None:
-    shown = fresh_environment.run("python", "-c", "import harness, sys; print(harness.__file__, sys.prefix)")
-    assert shown.stdout.split() == [harness.__file__, str(fresh_environment.folder)]
+    shown = fresh_environment.run("python", "-c", "import harness, sys; print(harness.__file__, sys.prefix, sep='\\n')")
+    assert shown.stdout.splitlines() == [harness.__file__, str(fresh_environment.folder)]
     listed = fresh_environment.run("harness", "list").stdout
     assert "quantize" in listed
     assert "ptbxl" in listed

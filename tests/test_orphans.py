@@ -62,7 +62,7 @@ class Odd(Worker):
 
     def _memory(self, runtime, file, inputs):
         behave(file)
-        return {"baseline": 1, "peak": 2}
+        return {"baseline": 1, "loaded": 2, "peak": 3}
 
 
 serve(Odd())
@@ -276,7 +276,7 @@ def test_nothing_is_left_of_a_benchmark_that_is_killed(
     names = {entry.name for entry in tmp_path.iterdir()}
     journals = {name for name in names if name.endswith(".journal")}
     assert len(journals) == (number == signal.SIGKILL), "by it the next run knows of the killed one"
-    assert names - journals <= {"suite.py", "site", "temporary", ".harness", ".benchmarks"}
+    assert names - journals <= {"suite.py", "__pycache__", "site", "temporary", ".harness", ".benchmarks"}
     locks = list(Path(".harness/locks").iterdir())
     assert locks
     for lock in locks:

@@ -108,11 +108,23 @@ def worker_environment(profile: Profile, inherited: Mapping[str, str] = os.envir
     variables |= DISPATCH.get(profile.isa, {})
     variables["PYTHONHASHSEED"] = "0"
     if library is not None:
-        variables["LD_PRELOAD"] = str(library)
+        variables |= _preload(library, variables)
     return WorkerEnvironment(profile, allocator, library, resolve_affinity(profile), variables)
 
 
 # ------------------------------------------------------------------------------------------------------ allocators
+
+
+def _preload(library: Path, variables: Mapping[str, str]) -> dict[str, str]:
+    """The variables that make the loader preload ``library``.
+
+    It splits LD_PRELOAD at spaces, which the folder of a virtual environment may have, so such a library is named alone
+    and searched in LD_LIBRARY_PATH, which is split at colons and semicolons only.
+    """
+    if " " not in str(library):
+        return {"LD_PRELOAD": str(library)}
+    folders = [str(library.parent), *filter(None, [variables.get("LD_LIBRARY_PATH")])]
+    return {"LD_PRELOAD": library.name, "LD_LIBRARY_PATH": ":".join(folders)}
 
 
 def resolve_allocator(names: Sequence[str]) -> tuple[str, Path | None]:

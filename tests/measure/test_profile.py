@@ -155,6 +155,20 @@ def test_the_environment_is_built_from_a_list(libraries: Path) -> None:
     }
 
 
+@linux
+@pytest.mark.parametrize(("inherited", "folders"), [({}, "{}"), ({"LD_LIBRARY_PATH": "/opt/lib"}, "{}:/opt/lib")])
+def test_a_library_in_a_folder_with_a_space_is_searched_by_name(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, inherited: dict[str, str], folders: str
+) -> None:
+    """The loader splits LD_PRELOAD at spaces."""
+    folder = tmp_path / "a folder"
+    folder.mkdir()
+    monkeypatch.setattr("harness.measure.profile.resolve_allocator", lambda _: ("mimalloc", folder / "libmimalloc.so"))
+    variables = worker_environment(Profile(allocator="mimalloc", affinity=None), inherited).variables
+    assert variables["LD_PRELOAD"] == "libmimalloc.so"
+    assert variables["LD_LIBRARY_PATH"] == folders.format(folder)
+
+
 def processor(folder: Path, siblings: list[str], frequencies: list[int] | None = None) -> Path:
     for cpu, text in enumerate(siblings):
         (folder / f"cpu{cpu}" / "topology").mkdir(parents=True)

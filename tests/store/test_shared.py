@@ -343,8 +343,12 @@ def test_what_is_damaged_here_is_fetched_again(folder: str, machine: Callable[..
 # ----------------------------------------------------------------------------------------------- writers and killers
 
 
-def _write_again_and_again(url: str, root: Path, data: bytes, stop: Any) -> None:
-    store = Store(root, SharedStore(url))
+def _content(digit: int) -> bytes:
+    return bytes([digit]) * 300_000
+
+
+def _write_again_and_again(url: str, root: Path, digit: int, stop: Any) -> None:
+    store, data = Store(root, SharedStore(url)), _content(digit)
     while not stop.is_set():
         put(store, data=data)
 
@@ -357,12 +361,12 @@ def test_of_two_writers_of_one_key_a_reader_gets_one_whole(
     if kind == "s3":
         request.getfixturevalue("s3")
         url = "s3://models/raced"
-    contents = [bytes([digit]) * 300_000 for digit in (1, 2)]
+    digits = (1, 2)
     context = multiprocessing.get_context("spawn")
     stop = context.Event()
     writers = [
-        context.Process(target=_write_again_and_again, args=(url, tmp_path / f"writer-{data[0]}", data, stop))
-        for data in contents
+        context.Process(target=_write_again_and_again, args=(url, tmp_path / f"writer-{digit}", digit, stop))
+        for digit in digits
     ]
     for writer in writers:
         writer.start()
@@ -382,7 +386,7 @@ def test_of_two_writers_of_one_key_a_reader_gets_one_whole(
     assert [writer.exitcode for writer in writers] == [0, 0]
     assert said == []
     assert len(got) >= 20
-    assert set(got) == set(contents), "both wrote"
+    assert set(got) == set(map(_content, digits)), "both wrote"
     assert sum(name.endswith(".json") for name in files(url)) == 1
 
 
