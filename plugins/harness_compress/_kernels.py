@@ -19,7 +19,7 @@ from harness.errors import Unsupported
 #: A value is off when it differs by more than this many quantization steps, and this share of a tensor may be off.
 #: All right kernels of docs/layers.md are within one step.
 STEPS, SHARE = 2.0, 1e-3
-#: A value that stays float differs by the dynamic rounding of a recurrent layer: at most this share of its deviation.
+#: Values that stay float differ by the dynamic rounding of recurrent layers, at most by this share (root mean square).
 FLOAT = 0.5
 #: The kernels store eight bits, whatever range the observers use.
 STORED = (0, 255)
@@ -85,9 +85,9 @@ class _Follower(fx.Interpreter):
             return values
         if node.op in ("placeholder", "get_attr", "output") or not values.is_floating_point():
             return values
-        off = float((own - values).square().mean().sqrt() / values.std(correction=0).clamp(min=1e-12))
+        off = float(((own - values).square().mean() / values.square().mean().clamp(min=1e-24)).sqrt())
         if off > FLOAT:
-            raise self._refusal(node, f"its values are off by {off:.0%} of their standard deviation")
+            raise self._refusal(node, f"its values are off by {off:.0%} (root mean square)")
         return _replaced(values, own)
 
     def _quantized(self, node: fx.Node, values: Tensor, observer: Any) -> Tensor:

@@ -240,6 +240,18 @@ def test_an_int8_network_that_is_no_rounding_is_refused(
         Quantize(coverage=0.0).apply(make(lambda: chain(nn.ReLU())), Context())  # type: ignore[arg-type]
 
 
+def test_a_lost_write_is_found_where_a_float_function_reads_it() -> None:
+    def run(net: Any, x: torch.Tensor) -> torch.Tensor:
+        x = net.first(x)
+        x[:, :3].mul_(-3.0)
+        answer: torch.Tensor = net.head(torch.sin(x).mean(2))
+        return answer
+
+    network = make(lambda: Net(run, first=nn.Conv1d(LEADS, 6, 3), head=nn.Linear(6, 3)))
+    with pytest.raises(Unsupported, match=r"int8: sin is another function.*: its values are off by \d+%"):
+        Quantize(coverage=0.0).apply(network, Context())  # type: ignore[arg-type]
+
+
 def _moved(weight: torch.Tensor) -> torch.Tensor:
     return torch._make_per_channel_quantized_tensor(
         weight.int_repr().roll(1, 0), weight.q_per_channel_scales(), weight.q_per_channel_zero_points(), 0
