@@ -149,12 +149,21 @@ def pytest_collect_file(
 def pytest_pycollect_makeitem(collector: pytest.Module, name: str, obj: object) -> list[CellItem] | None:
     """Turn every Matrix of a suite into items, one a cell."""
     collector.config.stash[STATE].collected.add(collector.nodeid)
+    if isinstance(obj, list | tuple | dict) and _has_hidden_matrix(collector.obj, obj):
+        raise collector.CollectError(f"{name}: holds a Matrix, which is not collected; assign each to a variable")
     if not isinstance(obj, Matrix):
         return None
     try:
         return _items(collector, name, obj)
     except UsageError as error:
         raise collector.CollectError(f"{name}: {error}") from None
+
+
+def _has_hidden_matrix(module: object, values: list[Any] | tuple[Any, ...] | dict[Any, Any]) -> bool:
+    """Whether a list or a mapping of a suite holds a Matrix that no variable of the suite is."""
+    known = {id(value) for value in vars(module).values()}
+    inside = values.values() if isinstance(values, dict) else values
+    return any(isinstance(value, Matrix) and id(value) not in known for value in inside)
 
 
 def _items(collector: pytest.Module, name: str, matrix: Matrix) -> list[CellItem]:

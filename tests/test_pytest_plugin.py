@@ -711,3 +711,12 @@ def test_the_cells_that_failed_last_are_chosen_by_last_failed(suite: Suite) -> N
     (cache / "lastfailed").write_text(json.dumps({listed[1]: True}))
     chosen = suite(TOYS, "-p", "cacheprovider", "--collect-only", "-q", "--lf").outlines
     assert [line for line in chosen if line in listed] == [listed[1]]
+
+
+def test_a_matrix_in_a_list_is_an_error_and_no_silence(suite: Suite) -> None:
+    hidden = TOYS + "\nothers = [toys, Matrix(dataset='toy', architecture='conv', method={'full': []})]\n"
+    suite(hidden, "--collect-only").stdout.fnmatch_lines(
+        ["others: holds a Matrix, which is not collected; assign each*"]
+    )
+    listed = suite(TOYS + "\nothers = [toys]\n", "--collect-only", "-q").outlines
+    assert sum("::" in line for line in listed) == 4

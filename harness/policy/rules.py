@@ -108,6 +108,8 @@ def parse_rules(text: str) -> dict[str, str]:
         figure, equals, tolerance = rule.partition("=")
         if not equals or not figure.strip() or not tolerance.strip():
             raise UsageError(f"gate: {rule.strip()!r} is not a rule; write FIGURE=TOLERANCE, as latency=2%")
+        if figure.strip() in rules:
+            raise UsageError(f"gate: {figure.strip()} has two rules; leave one out")
         rules[figure.strip()] = tolerance.strip()
     return rules
 

@@ -63,13 +63,16 @@ def is_suite(file: Path) -> bool:
     if b"harness" not in source or b"Matrix" not in source:
         return False
     try:
-        statements = ast.parse(source).body
+        tree = ast.parse(source)
     except (SyntaxError, ValueError):
         return True
+    statements = tree.body
     kinds = ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef
     definitions = [statement for statement in statements if isinstance(statement, kinds)]
-    makers = {"Matrix"}
-    if any("Matrix" in _called(definition) for definition in definitions):
+    imported = [node for node in ast.walk(tree) if isinstance(node, ast.ImportFrom)]
+    names = [name for node in imported for name in node.names if name.name == "Matrix"]
+    makers = {"Matrix", *(name.asname for name in names if name.asname is not None)}
+    if any(makers & _called(definition) for definition in definitions):
         makers |= {definition.name for definition in definitions}
     return any(makers & _called(statement) for statement in statements if not isinstance(statement, kinds))
 

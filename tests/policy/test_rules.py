@@ -108,6 +108,11 @@ def test_an_invalid_rule_is_refused(text: str) -> None:
         parse_rules(text)
 
 
+def test_two_rules_for_one_figure_are_refused() -> None:
+    with pytest.raises(UsageError, match="gate: latency has two rules; leave one out"):
+        parse_rules("latency=1%,auroc=0.01, latency=99%")
+
+
 def test_the_rules_of_a_project(tmp_path: Path) -> None:
     assert project_rules(tmp_path) == {}
     file = tmp_path / "pyproject.toml"

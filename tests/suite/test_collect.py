@@ -126,6 +126,8 @@ def test_an_architecture_whose_layout_the_data_set_lacks_is_refused(
         ("import harness\nif True:\n    m = harness.Matrix()", True),
         ("from harness import *\nM = {'a': Matrix()}['a']", True),
         ("from harness import Matrix\ndef make(): return Matrix()\ndef twice(): return make()\nm = twice()", True),
+        ("from harness import Matrix as M\nm = M()", True),
+        ("from harness import Matrix as M\ndef make(): return M()\nm = make()", True),
         ("from harness import Matrix\nm = Matrix(", True),
         ("from harness import Matrix\ndef make(): return Matrix()", False),
         ("from harness import Matrix\ndef test(): Matrix()\nx = len('')", False),
