@@ -178,7 +178,7 @@ def _on_one_machine(old: Record, new: Record) -> bool:
 
 
 def judge_metric(name: str, old: Record, new: Record, tolerance: Tolerance) -> Finding | None:
-    """Judge a metric's figure; None if it has no earlier value to compare with, or no better side."""
+    """Judge a metric's figure; None if the earlier run did not have it, or it has no better side."""
     before, now = _finite(old, name), _finite(new, name)
     if now is None:
         if before is None or before.better is None:
@@ -191,6 +191,9 @@ def judge_metric(name: str, old: Record, new: Record, tolerance: Tolerance) -> F
             return _judge_kept_share(name, now, before, new.differences.get(name), tolerance)
         # The reference itself has to keep that share of its own earlier value.
         tolerance = Tolerance("share", 1 - tolerance.value)
+    if before is None and name in old.figures:
+        reason = f"the earlier run could not compute {name}; compare with a run that did"
+        return _undecided(name, now, None, now.value, tolerance, reason)
     remeasured = _earlier_model(old, new)
     if declaration(name, now).per_machine and not _on_one_machine(old, new):
         before = None if remeasured is None else _finite(remeasured, name)

@@ -107,14 +107,14 @@ def test_the_change_is_shown_as_the_tolerance_is_written() -> None:
 
 @pytest.mark.parametrize("value", [None, float("nan"), "absent"])
 def test_a_new_figure_is_not_judged_and_a_vanished_one_is_inconclusive(value: Any) -> None:
-    """Quality that became undefined must not pass as fine."""
+    """Quality that became undefined must not pass as fine, nor quality beside an earlier run that could not tell it."""
     full, without = cell(figures={"auroc": 0.93}), cell(figures={"auroc": 0.93})
     if value == "absent":
         del without["figures"]["auroc"]
     else:
         without["figures"]["auroc"]["value"] = value
     rules = policy({"latency": "off", "auroc": "0.005"})
-    assert not compare("cell", without, full, rules).outcomes
+    assert compare("cell", without, full, rules).outcomes == (set() if value == "absent" else {"inconclusive"})
     judged = {entry.figure: entry for entry in compare("cell", full, without, rules).findings}
     assert (judged["auroc"].kind, judged["auroc"].old, judged["auroc"].new) == ("inconclusive", 0.93, None)
     assert judged["auroc"].reason == "this run has no auroc; the earlier run has"
