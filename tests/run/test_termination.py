@@ -87,15 +87,17 @@ def test_handlers_are_restored_and_foreign_ones_stay(monkeypatch: pytest.MonkeyP
 
     before = {number: signal.getsignal(number) for number in END_SIGNALS}
     signal.signal(signal.SIGHUP, foreign)
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)  # workers of pytest-xdist have another handler
     try:
         termination = Termination()
         termination.start()
         assert signal.getsignal(signal.SIGHUP) is foreign
-        assert signal.getsignal(signal.SIGTERM) != before[signal.SIGTERM]
+        assert signal.getsignal(signal.SIGTERM) != signal.SIG_DFL
         termination.stop()
-        assert signal.getsignal(signal.SIGTERM) == before[signal.SIGTERM]
+        assert signal.getsignal(signal.SIGTERM) == signal.SIG_DFL
     finally:
-        signal.signal(signal.SIGHUP, before[signal.SIGHUP])
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 def test_outside_the_main_thread_nothing_is_installed() -> None:
