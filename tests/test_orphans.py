@@ -244,7 +244,9 @@ toys = Matrix(dataset="toy", architecture="conv", runtime="hanging", steps={"pla
 
 
 @linux
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGKILL], ids=lambda number: number.name)
+@pytest.mark.parametrize(
+    "number", [pytest.param(signal.SIGINT, marks=pytest.mark.slow), signal.SIGKILL], ids=lambda number: number.name
+)
 def test_nothing_is_left_of_a_benchmark_that_is_killed(
     nowhere: None, toy_distribution: Path, tmp_path: Path, number: signal.Signals
 ) -> None:

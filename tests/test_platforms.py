@@ -61,7 +61,11 @@ print(len(names))
 
 @pytest.mark.parametrize(
     ("arguments", "expected"),
-    [(["list"], "quantize"), (["plan", "suite.py", "--preset", "smoke"], "half"), (["data", "status"], "ptbxl")],
+    [
+        (["list"], "quantize"),
+        pytest.param(["plan", "suite.py", "--preset", "smoke"], "half", marks=pytest.mark.slow),
+        pytest.param(["data", "status"], "ptbxl", marks=pytest.mark.slow),
+    ],
 )
 def test_commands_that_time_nothing_work(tmp_path: Path, arguments: list[str], expected: str) -> None:
     (tmp_path / "suite.py").write_text(SUITE)

@@ -141,6 +141,7 @@ def test_hostile_names_are_escaped() -> None:
     assert names[1] == "x"
 
 
+@pytest.mark.slow
 def test_a_run_of_ten_thousand_regressions_fits_into_a_comment() -> None:
     many = Judgement(tuple(cell(finding(), name=f"s.py::m[{index}]") for index in range(10_000)))
     found = gate_markdown(many, BACKGROUND)

@@ -71,7 +71,7 @@ def test_a_failed_check_says_how_to_fix_it(site: Path, capsys: pytest.CaptureFix
     assert "1 failed" in output
 
 
-@pytest.mark.parametrize("status", [9, 0])
+@pytest.mark.parametrize("status", [pytest.param(9, marks=pytest.mark.slow), 0])
 def test_a_crash_names_the_check_that_ran(site: Path, capsys: pytest.CaptureFixture[str], status: int) -> None:
     write(site, f"os._exit({status})")
     assert check("plugin_of_ones") == 1
