@@ -45,8 +45,8 @@ def summarize(comparisons: Sequence[ComparisonRecord]) -> dict[str, Any]:
         "itself": {
             **_level(aa_comparisons, 0.0),
             "coverage": {
-                "student": _share(_alarm_by_interval(comparison) is None for comparison in clean),
-                "bootstrap": _share(low <= 1 <= high for low, high in (each["bootstrap"] for each in clean)),
+                "student": share_with_bounds(_alarm_by_interval(comparison) is None for comparison in clean),
+                "bootstrap": share_with_bounds(low <= 1 <= high for low, high in (each["bootstrap"] for each in clean)),
             },
             "smallest_change": _smallest_change([comparison["per_process"] for comparison in clean]),
         },
@@ -87,7 +87,7 @@ def _level(comparisons: Sequence[ComparisonRecord], planted: float) -> dict[str,
     logs = np.log([comparison["ratio"]["value"] for comparison in clean])
 
     def alarms(verdicts: Iterable[str | None]) -> dict[str, Any]:
-        return _share(verdict in alarm_kinds for verdict in verdicts)
+        return share_with_bounds(verdict in alarm_kinds for verdict in verdicts)
 
     return {
         "planted": planted,
@@ -124,7 +124,7 @@ def _alarm_by_interval(comparison: ComparisonRecord) -> str | None:
     return "faster" if comparison["ratio"]["high"] < 1 else None
 
 
-def _share(flags: Iterable[bool]) -> dict[str, Any]:
+def share_with_bounds(flags: Iterable[bool]) -> dict[str, Any]:
     """The share of true flags with its two one-sided 95 % bounds (Clopper and Pearson 1934).
 
     The bounds assume independent comparisons. Each comparison loads its networks anew, but comparisons that the same

@@ -10,9 +10,9 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy import stats
 from tabulate import tabulate
 
+from calibration_tables import share_with_bounds
 from harness.stats.ratios import minimum_detectable_effect
 from harness.stats.verdict import Comparison, Looks, decide_alone
 from harness.suite.presets import SAMPLING_LIMIT, Preset
@@ -55,7 +55,7 @@ def summarize(comparisons: Sequence[ComparisonRecord], preset: Preset, margin: f
     return {
         "aa": {
             **_level(aa_comparisons, 0.0),
-            "coverage": _share(each["low"] <= 1 <= each["high"] for each in covered),
+            "coverage": share_with_bounds(each["low"] <= 1 <= each["high"] for each in covered),
             "detectable_effect": None if effect is None else effect.value,
         },
         "planted": [
@@ -82,7 +82,7 @@ def _level(comparisons: Sequence[ComparisonRecord], planted: float) -> dict[str,
     logs = np.asarray([np.log(comparison["per_process"]).mean() for comparison in comparisons])
 
     def alarms(verdicts: Iterable[str | None]) -> dict[str, Any]:
-        return _share(verdict in alarm_kinds for verdict in verdicts)
+        return share_with_bounds(verdict in alarm_kinds for verdict in verdicts)
 
     return {
         "planted": planted,
@@ -91,7 +91,9 @@ def _level(comparisons: Sequence[ComparisonRecord], planted: float) -> dict[str,
         "deviation": float(logs.std(ddof=1)) if len(logs) > 1 else None,
         "verdicts": {way: dict(collections.Counter(each[way] for each in comparisons)) for way in WAYS},
         "alarms": {way: alarms(each[way] for each in comparisons) for way in WAYS},
-        "decided": {way: _share(each[way] in ("faster", "slower", "same") for each in comparisons) for way in WAYS},
+        "decided": {
+            way: share_with_bounds(each[way] in ("faster", "slower", "same") for each in comparisons) for way in WAYS
+        },
         "rivals": {
             arms: {
                 rule: alarms(answers[rule] for each in comparisons if (answers := each["rivals"][arms]) is not None)
@@ -99,25 +101,6 @@ def _level(comparisons: Sequence[ComparisonRecord], planted: float) -> dict[str,
             }
             for arms in ARMS
         },
-    }
-
-
-def _share(flags: Iterable[bool]) -> dict[str, Any]:
-    """The share of true flags with its two one-sided 95 % bounds (Clopper and Pearson 1934).
-
-    The bounds assume independent comparisons. Each comparison loads its networks anew, but comparisons that the same
-    processes timed share the process effect.
-    """
-    values = list(flags)
-    if not values:
-        return {"number": 0, "of": 0, "share": None, "at_least": None, "at_most": None}
-    bounds = stats.binomtest(sum(values), len(values)).proportion_ci(0.9, method="exact")
-    return {
-        "number": sum(values),
-        "of": len(values),
-        "share": sum(values) / len(values),
-        "at_least": float(bounds.low),
-        "at_most": float(bounds.high),
     }
 
 
@@ -178,7 +161,9 @@ def _resampled(comparisons: Sequence[ComparisonRecord], preset: Preset, margin: 
     for name, ratio in (("aa", 1.0), ("at_margin", 1 + margin)):
         drawn = kinds(ratio, RESAMPLED)
         answer[name] = {
-            rule: {kind: _share(pair[place] == kind for pair in drawn) for kind in ("slower", "faster", "same")}
+            rule: {
+                kind: share_with_bounds(pair[place] == kind for pair in drawn) for kind in ("slower", "faster", "same")
+            }
             for place, rule in enumerate(("old", "new"))
         }
     answer["smallest_change"] = next(

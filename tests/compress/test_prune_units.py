@@ -9,25 +9,13 @@ from typing import Any
 import pytest
 import torch
 import torch_pruning
+from layers import Net
 from torch import Tensor, nn
 from torch.nn import functional
 
 from harness.errors import CellError, Unsupported
 from harness_compress.structured import groups, shrink
 from harness_compress.tracing import trace
-
-
-class Net(nn.Module):
-    """A third party's network: layers by name, and a forward given as a function of them."""
-
-    def __init__(self, run: Callable[[Any, Tensor], Tensor], **layers: nn.Module) -> None:
-        super().__init__()
-        self.run = run
-        for name, layer in layers.items():
-            self.add_module(name, layer)
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.run(self, x)
 
 
 def halve(model: nn.Module, example: Tensor, norm: Any = "l1") -> dict[str, list[int]]:
