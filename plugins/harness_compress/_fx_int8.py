@@ -11,13 +11,15 @@ import copy
 import importlib
 import operator
 import warnings
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
 from torch import nn
 
-from harness.errors import CellError, HarnessError, Unsupported
+from harness.errors import HarnessError, Unsupported
+from harness_compress import _int8_state
+from harness_compress._int8_graph import first_line, trace
 from harness_compress._kernels import check
 from harness_compress._linears import AsLinears, replaced
 
@@ -149,22 +151,25 @@ def _run(network: torch.fx.GraphModule, batch: torch.Tensor) -> torch.Tensor:
             node = node.args[0]
             raise Unsupported(
                 f"int8: the output of {node.name} has no range, because it is not a tensor of floats: "
-                f"{_first_line(error)}"
+                f"{first_line(error)}"
             ) from error
         name = node.target if isinstance(node.target, str) else getattr(node.target, "__name__", str(node.target))
-        raise Unsupported(f"int8: {name} ({node.name}) cannot run: {_first_line(error)}") from error
+        raise Unsupported(f"int8: {name} ({node.name}) cannot run: {first_line(error)}") from error
     return answer
-
-
-def _first_line(error: Exception) -> str:
-    return f"{type(error).__name__}: {str(error).strip().partition(chr(10))[0][:200]}"
 
 
 def restore(network: nn.Module, tensors: Mapping[str, torch.Tensor], notes: Mapping[str, Any]) -> torch.fx.GraphModule:
     """Rebuild the int8 network from a float one of its structure and the result of ``dump_state``."""
     int8 = convert(prepare(nn.Sequential(network, nn.Sigmoid())))
-    load_state(int8, tensors, notes)
+    with _deprecated():
+        _int8_state.load_state(int8, tensors, notes)
     return int8
+
+
+def dump_state(model: nn.Module) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
+    """Return the state as dense tensors, and notes on how these form the quantized and packed ones."""
+    with _deprecated():
+        return _int8_state.dump_state(model)
 
 
 def prepare(model: nn.Module) -> torch.fx.GraphModule:
@@ -175,6 +180,7 @@ def prepare(model: nn.Module) -> torch.fx.GraphModule:
     """
     with _deprecated():
         from torch.ao.quantization.fx.custom_config import PrepareCustomConfig
+        from torch.ao.quantization.fx.tracer import QuantizationTracer
         from torch.ao.quantization.quantize_fx import prepare_fx
 
         whole: list[nn.Module] = []
@@ -190,12 +196,12 @@ def prepare(model: nn.Module) -> torch.fx.GraphModule:
 
         network = replaced(copy.deepcopy(model), spelled_out).eval()
         names = [path for path, module in network.named_modules() if module in whole]
-        traced = _trace(network, names)
-        config = PrepareCustomConfig().set_non_traceable_module_names(names)
+        traced, in_float = trace(network, QuantizationTracer(names, []))
+        config = PrepareCustomConfig().set_non_traceable_module_names([*names, *in_float])
         try:
             prepared = prepare_fx(traced, _qconfig_mapping(), example_inputs=(), prepare_custom_config=config)
         except Exception as error:  # foreign code: torch raises many types
-            raise Unsupported(f"PyTorch's FX quantization cannot prepare this network: {_first_line(error)}") from error
+            raise Unsupported(f"PyTorch's FX quantization cannot prepare this network: {first_line(error)}") from error
         _keep_dynamic_inputs_float(prepared)
         return prepared
 
@@ -217,7 +223,7 @@ def convert(prepared: torch.fx.GraphModule) -> torch.fx.GraphModule:
             converted = convert_fx(prepared)
         except Exception as error:
             raise Unsupported(
-                f"PyTorch's FX quantization cannot convert this network to int8: {_first_line(error)}"
+                f"PyTorch's FX quantization cannot convert this network to int8: {first_line(error)}"
             ) from error
         replaced(converted, _dynamic_linear)
         for node in converted.graph.nodes:
@@ -258,56 +264,6 @@ def keep(model: torch.fx.GraphModule, blueprint: Mapping[str, Any]) -> torch.fx.
 
     attach_preserved_attrs_to_model(model, {"gives_probabilities": True, "blueprint": blueprint})
     return model
-
-
-def dump_state(model: nn.Module) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
-    """Return the state as dense tensors, and notes on how these form the quantized and packed ones."""
-    tensors: dict[str, torch.Tensor] = {}
-    with _deprecated():
-        return tensors, {name: _take_apart(name, value, tensors) for name, value in model.state_dict().items()} | {
-            name: {"number": getattr(module, attribute)} for name, (module, attribute) in _numbers(model).items()
-        }
-
-
-def load_state(model: nn.Module, tensors: Mapping[str, torch.Tensor], notes: Mapping[str, Any]) -> None:
-    """Invert ``dump_state`` into a model of the same graph. Raises CellError when they do not fit."""
-    with _deprecated():
-        state = model.state_dict()  # its version metadata is needed to load packed weights
-        numbers = _numbers(model)
-        if differing := {*state, *numbers} ^ set(notes):
-            raise CellError(
-                "the stored int8 network does not fit the graph that this version of PyTorch makes of its float "
-                f"network (they differ in {', '.join(sorted(differing)[:4])}); build it afresh"
-            )
-        for name, note in notes.items():
-            if name in numbers:
-                setattr(*numbers[name], note["number"])
-            else:
-                state[name] = _put_together(note, tensors)
-        model.load_state_dict(state)
-        model.requires_grad_(False)
-
-
-def _numbers(model: nn.Module) -> dict[str, tuple[nn.Module, str]]:
-    """Scales and zero points that an int8 layer keeps outside of its state, as ELU does: layer and attribute."""
-    state = model.state_dict()
-    return {
-        f"{path}.{attribute}": (module, attribute)
-        for path, module in model.named_modules()
-        if type(module).__module__.startswith("torch.ao.nn.quantized")
-        for attribute in ("scale", "zero_point")
-        if isinstance(module.__dict__.get(attribute), int | float) and f"{path}.{attribute}" not in state
-    }
-
-
-#: Equivalents of methods and functions that FX recognises; others would cost a dequantize and a second rounding.
-_SPELLING: dict[Any, Any] = {
-    "flatten": torch.flatten,
-    "reshape": torch.reshape,
-    "view": torch.reshape,  # int8 kernels give other strides
-    "relu": nn.functional.relu,
-    torch.relu: nn.functional.relu,
-}
 
 
 def _qconfig_mapping() -> Any:
@@ -372,192 +328,6 @@ def _dynamic_linear(module: nn.Module) -> nn.Module | None:
     return quantized
 
 
-def _trace(model: nn.Module, whole: list[str]) -> torch.fx.GraphModule:
-    """Trace the network to a graph whose operations FX quantization recognises, so that none stays float by accident.
-
-    ``whole`` has the names of modules that stay one node; those that must stay float are added to it.
-    """
-    from torch.ao.quantization.fx.tracer import QuantizationTracer
-
-    for path, module in model.named_modules():
-        if isinstance(module, nn.modules.conv._ConvNd) and isinstance(module.padding, str):
-            module.padding = _numeric_padding(path, module)
-        elif isinstance(module, nn.RNNBase):
-            if isinstance(module, nn.LSTM | nn.GRU) and not (module.bias and not module.proj_size):
-                lacks = "without bias" if not module.bias else "with a projection"
-                raise Unsupported(f"int8: PyTorch has no int8 kernel for {path} ({type(module).__name__} {lacks})")
-            # What ``structure.drop_parameter`` replaced by a buffer: int8 kernels add it as a parameter.
-            for name, zeros in list(module.named_buffers(recurse=False)):
-                delattr(module, name)
-                setattr(module, name, nn.Parameter(zeros, requires_grad=False))
-    try:
-        graph = QuantizationTracer(whole, []).trace(model)
-    except HarnessError:
-        raise
-    except Exception as error:  # fx runs the network's own code
-        raise Unsupported(
-            f"{type(model).__name__} cannot be traced by torch.fx, which static int8 needs ({_first_line(error)}); "
-            "control flow that depends on values, or a module made in forward(), is the usual reason"
-        ) from error
-    for node in graph.nodes:
-        if node.op == "call_module" and isinstance(layer := model.get_submodule(node.target), nn.Flatten):
-            node.args = (*node.args, layer.start_dim, layer.end_dim)
-            node.op, node.target = "call_function", torch.flatten
-        elif node.op in ("call_method", "call_function") and node.target in _SPELLING:
-            node.op, node.target = "call_function", _SPELLING[node.target]
-            if node.target is torch.reshape and not node.kwargs and not isinstance(node.args[1], tuple | list):
-                node.args = (node.args[0], tuple(node.args[1:]))
-    _refuse_weights_outside_layers(graph, model)
-    whole += _keep_faulty_kernels_float(graph, model)
-    whole += _keep_wide_float(graph, model)
-    return torch.fx.GraphModule(model, graph)
-
-
-_FUNCTIONS = tuple(
-    getattr(nn.functional, name)
-    for name in ("linear", *(f"conv{way}{k}d" for way in ("", "_transpose") for k in (1, 2, 3)))
-)
-
-
-def _refuse_weights_outside_layers(graph: torch.fx.Graph, model: nn.Module) -> None:
-    """Raise Unsupported where a function multiplies by a parameter, because only layers can store an int8 weight."""
-    for node in graph.nodes:
-        if node.op != "get_attr":
-            continue
-        owner = model.get_submodule(node.target.rpartition(".")[0])
-        if user := next((user for user in node.users if user.target in _FUNCTIONS), None):
-            function = user.target.__name__
-        elif isinstance(owner, nn.Linear | nn.modules.conv._ConvNd):
-            function = str(next(iter(node.users), node))
-        else:
-            continue
-        raise Unsupported(
-            f"int8: forward() passes {node.target} to {function}, where it has no place for an int8 weight: call the "
-            "layer that owns it instead, or make it the weight of a layer"
-        )
-
-
-#: Layers whose int8 output has a fixed range with all eight bits; the functions and methods that compute the same; the
-#: products that may read it, and the operations between that only change its shape.
-_WIDE_LAYERS = (nn.Sigmoid, nn.Tanh, nn.Hardsigmoid, nn.Softmax)
-_WIDE: Mapping[Any, Callable[[], nn.Module]] = {
-    **dict.fromkeys((torch.sigmoid, nn.functional.sigmoid, "sigmoid", "sigmoid_"), nn.Sigmoid),
-    **dict.fromkeys((torch.tanh, nn.functional.tanh, "tanh", "tanh_"), nn.Tanh),
-    **dict.fromkeys((nn.functional.hardsigmoid, "hardsigmoid", "hardsigmoid_"), nn.Hardsigmoid),
-}
-_PRODUCTS = (operator.mul, torch.mul, "mul", "mul_")
-_SUMS = (operator.add, torch.add)
-_SHAPES = ("unsqueeze", "squeeze", "expand", "expand_as", torch.unsqueeze, torch.squeeze, torch.reshape, torch.flatten)
-
-
-def _keep_wide_float(graph: torch.fx.Graph, model: nn.Module) -> list[str]:
-    """Compute a sigmoid, tanh or softmax in float unless it gates a product or gives the network's output.
-
-    In int8 its output would have all eight bits, with which the AVX2 kernels of the layer that reads it saturate. In
-    float, the reader's observer gives it seven. Returns the names of the float layers.
-    """
-    names = []
-    for node in list(graph.nodes):
-        layer: nn.Module | None = None
-        if node.op == "call_module" and isinstance(model.get_submodule(node.target), _WIDE_LAYERS):
-            layer = model.get_submodule(node.target)
-        elif node.op in ("call_function", "call_method") and node.target in _WIDE:
-            layer = _WIDE[node.target]()
-        if layer is not None and not _only_gates(node):
-            names.append(f"{node.name}_in_float")
-            model.add_module(names[-1], _InFloat(layer))
-            node.op, node.target, node.args, node.kwargs = "call_module", names[-1], (*node.all_input_nodes,), {}
-    return names
-
-
-def _keep_faulty_kernels_float(graph: torch.fx.Graph, model: nn.Module) -> list[str]:
-    """Compute in float what PyTorch's int8 kernels get wrong. Return the names of the float layers.
-
-    A sum with a constant and a product with a negative one use all eight bits, with which the AVX2 kernels of the layer
-    that reads the result saturate; and a sum loses its ``alpha``. An InstanceNorm mixes up values of a large batch with
-    channels last, as convolutions give them (torch 2.13).
-    """
-    names = []
-    for node in graph.nodes:
-        numbers = [value for value in (*node.args, *node.kwargs.values()) if isinstance(value, int | float)]
-        layer: nn.Module | None = None
-        if node.op == "call_module" and isinstance(
-            model.get_submodule(node.target), nn.InstanceNorm2d | nn.InstanceNorm3d
-        ):
-            layer = model.get_submodule(node.target)
-        elif (
-            (node.target in _SUMS and numbers)
-            or (node.target in (operator.mul, torch.mul) and any(number < 0 for number in numbers))
-            or node.target is nn.functional.instance_norm
-        ):
-            layer = _Call(node)
-        if layer is not None:
-            names.append(f"{node.name}_in_float")
-            model.add_module(names[-1], _InFloat(layer))
-            node.op, node.target, node.args, node.kwargs = "call_module", names[-1], (*node.all_input_nodes,), {}
-    return names
-
-
-def _only_gates(node: torch.fx.Node) -> bool:
-    """Whether only products of two values and the network's output read a value, or its elements in another shape."""
-    return all(
-        user.op == "output"
-        or (user.target in _PRODUCTS and len(user.all_input_nodes) == 2)
-        or (user.target in _SHAPES and _only_gates(user))
-        for user in node.users
-    )
-
-
-class _InFloat(nn.Module):
-    """Apply a layer; FX quantization does not know this type, so it leaves it float."""
-
-    def __init__(self, layer: nn.Module) -> None:
-        super().__init__()
-        self.layer = layer
-
-    def forward(self, *values: torch.Tensor) -> torch.Tensor:
-        answer: torch.Tensor = self.layer(*values)
-        return answer
-
-
-class _Call(nn.Module):
-    """Call the function of a graph node with its constants; forward() takes the values of its input nodes."""
-
-    def __init__(self, node: torch.fx.Node) -> None:
-        super().__init__()
-        places: dict[Any, Any] = {source: _Place(index) for index, source in enumerate(node.all_input_nodes)}
-        self.function: Any = node.target
-        self.arguments: Any = torch.fx.node.map_arg((node.args, node.kwargs), places.__getitem__)
-
-    def forward(self, *values: torch.Tensor) -> torch.Tensor:
-        def fill(argument: Any) -> Any:
-            return values[argument.index] if isinstance(argument, _Place) else argument
-
-        positional, named = torch.fx.node.map_aggregate(self.arguments, fill)
-        answer: torch.Tensor = self.function(*positional, **named)
-        return answer
-
-
-class _Place:
-    """Stand for a value among the arguments of a call."""
-
-    def __init__(self, index: int) -> None:
-        self.index = index
-
-
-def _numeric_padding(path: str, conv: nn.modules.conv._ConvNd) -> tuple[int, ...]:
-    """``"same"`` and ``"valid"`` as numbers, which packed int8 weights require."""
-    if conv.padding == "valid":
-        return (0,) * len(conv.kernel_size)
-    total = [dilation * (size - 1) for dilation, size in zip(conv.dilation, conv.kernel_size, strict=True)]
-    if any(count % 2 for count in total):
-        raise Unsupported(
-            f"{path}: padding='same' with kernel {conv.kernel_size} pads one side more than the other, which int8 "
-            "convolutions cannot do: use an odd kernel"
-        )
-    return tuple(count // 2 for count in total)
-
-
 def _observers(prepared: torch.fx.GraphModule) -> list[tuple[Any, Any]]:
     from torch.ao.quantization.observer import ObserverBase
 
@@ -594,68 +364,3 @@ def _comes_from_dynamic(node: Any, prepared: torch.fx.GraphModule) -> bool:
     while node.target is operator.getitem:
         node = node.args[0]
     return node.op == "call_module" and isinstance(prepared.get_submodule(node.target), (nn.LSTM, nn.GRU))
-
-
-def _take_apart(name: str, value: Any, tensors: dict[str, torch.Tensor]) -> Any:
-    if value is None or isinstance(value, torch.dtype):
-        return {"none": True} if value is None else {"dtype": str(value).removeprefix("torch.")}
-    if isinstance(value, tuple):
-        return {"tuple": [_take_apart(f"{name}.{index}", part, tensors) for index, part in enumerate(value)]}
-    if isinstance(value, torch.ScriptObject):
-        return {"cell": [_take_apart(f"{name}.{index}", part, tensors) for index, part in enumerate(_unpack(value))]}
-    if not isinstance(value, torch.Tensor):
-        raise CellError(f"{name} is a {type(value).__name__}, which the int8 format cannot store")
-    value = value.detach()
-    if not value.is_quantized:
-        tensors[name] = value.contiguous().clone()
-        return {"tensor": name}
-    tensors[name] = value.int_repr().contiguous()
-    if value.qscheme() is torch.per_tensor_affine:
-        tensors[f"{name}.scale"] = torch.tensor(value.q_scale(), dtype=torch.float64)
-        tensors[f"{name}.zero_point"] = torch.tensor(value.q_zero_point())
-        return {"quantized": name, "axis": None}
-    tensors[f"{name}.scale"] = value.q_per_channel_scales().clone()
-    tensors[f"{name}.zero_point"] = value.q_per_channel_zero_points().clone()
-    return {"quantized": name, "axis": value.q_per_channel_axis()}
-
-
-def _put_together(note: Mapping[str, Any], tensors: Mapping[str, torch.Tensor]) -> Any:
-    match note:
-        case {"none": True}:
-            return None
-        case {"dtype": "qint8"}:
-            return torch.qint8
-        case {"tuple": parts}:
-            return tuple(_put_together(part, tensors) for part in parts)
-        case {"cell": parts}:
-            return _pack(*(_put_together(part, tensors) for part in parts))
-        case {"tensor": name}:
-            return tensors[name].clone()
-        case {"quantized": name, "axis": axis}:
-            integers, scale, zero_point = (tensors[name + end] for end in ("", ".scale", ".zero_point"))
-            if axis is None:
-                return torch._make_per_tensor_quantized_tensor(integers, scale.item(), int(zero_point))
-            return torch._make_per_channel_quantized_tensor(integers, scale, zero_point, axis)
-    raise CellError(f"stored int8 state: unknown entry {note!r}")
-
-
-def _unpack(cell: Any) -> tuple[torch.Tensor, ...]:
-    """Unpack an LSTM cell's parameters: input weight, hidden weight and their biases."""
-    packed_input, packed_hidden = cell.__getstate__()[0][4]
-    (input_weight, input_bias), (hidden_weight, hidden_bias) = (
-        packed.__getstate__()[0] for packed in (packed_input, packed_hidden)
-    )
-    return input_weight, hidden_weight, input_bias, hidden_bias
-
-
-def _pack(
-    input_weight: torch.Tensor, hidden_weight: torch.Tensor, input_bias: torch.Tensor, hidden_bias: torch.Tensor
-) -> Any:
-    packed = torch.ops.quantized
-    return packed.make_quantized_cell_params_dynamic(
-        packed.linear_prepack(input_weight, input_bias),
-        packed.linear_prepack(hidden_weight, hidden_bias),
-        input_bias,
-        hidden_bias,
-        True,  # reduce_range: seven bits for the dynamic activations too, as torch.ao itself packs them
-    )
