@@ -24,7 +24,7 @@ shows how the parts work together. Import every name of this page from `harness`
 
 #: The contracts below each heading. A test checks that none is left out.
 CONTRACTS = {
-    "Steps": ("Step", "StepContext", "Loss"),
+    "Steps": ("Step", "StepContext", "FitHook", "Loss"),
     "Data sets": ("Dataset", "Task", "Data", "Split", "Progress", "silent"),
     "Architectures": ("Architecture", "Training"),
     "Metrics": ("Metric", "MetricSpec", "Absent", "EvalContext", "WeightedMetric"),

@@ -13,7 +13,7 @@ from harness.api.kinds import Kind
 from harness.api.metrics import Absent, Better, Counter, EvalContext, Metric, MetricSpec, Role, WeightedMetric
 from harness.api.runtimes import ALLOCATORS, INSTRUCTION_SETS, Predictor, Profile, Runtime
 from harness.api.sections import Chart, ReportContext, Section, Table
-from harness.api.steps import Loss, Step, StepContext
+from harness.api.steps import FitHook, Loss, Step, StepContext
 from harness.former_names import former_export
 
 if TYPE_CHECKING:
@@ -35,6 +35,7 @@ __all__ = [
     "Data",
     "Dataset",
     "EvalContext",
+    "FitHook",
     "Kind",
     "Loss",
     "Metric",

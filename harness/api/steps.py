@@ -20,6 +20,8 @@ T = TypeVar("T")
 
 #: (logits, targets, teacher logits or None), each (batch, labels) -> scalar loss.
 Loss = Callable[["torch.Tensor", "torch.Tensor", "torch.Tensor | None"], "torch.Tensor"]
+#: (model that is trained) -> None; changes gradients or weights in place.
+FitHook = Callable[["torch.nn.Module"], None]
 
 
 class StepContext(Protocol):
@@ -42,14 +44,37 @@ class StepContext(Protocol):
         ...
 
     def fit(
-        self, model: torch.nn.Module, phase: Phase = "finetune", name: str = "fit", **changes: Any
+        self,
+        model: torch.nn.Module,
+        phase: Phase = "finetune",
+        name: str = "fit",
+        *,
+        before_step: FitHook | None = None,
+        after_step: FitHook | None = None,
+        **changes: Any,
     ) -> torch.nn.Module:
         """Train a copy of ``model`` under the current objective; return it with the weights of its best epoch.
 
-        All weights that require a gradient change, including those that a step set to zero: mask them again afterwards.
+        All weights that require a gradient change, including those that a step set to zero: mask them in
+        ``after_step``.
+
+        ``before_step`` is called with the copy after each backward pass, before gradients are clipped: change its
+        gradients there. ``after_step`` is called after each step of the optimizer. Both run without gradient tracking,
+        and torch's global random generator is seeded for them by the epoch. An interrupted training resumes with the
+        same weights, bit for bit, if they keep no state but in the model's parameters and buffers. Neither is part of
+        the key by itself: what they do must follow from the step's code and parameters, the incoming model, and
+        ``seed``.
 
         ``name`` distinguishes the fits of one step, so that an interrupted one resumes; a second fit of the same name
         becomes ``name-2``. ``changes`` replace fields of the architecture's Training for this phase (``epochs=3``).
+        """
+        ...
+
+    def score(self, model: torch.nn.Module) -> float:
+        """Return the figure by which ``fit`` selects the best epoch, of ``model`` on the validation split.
+
+        Higher is better; the kind of task defines it. ``model`` gives logits, and stays as it is. Raises CellError when
+        the figure is not finite.
         """
         ...
 

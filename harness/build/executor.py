@@ -6,6 +6,7 @@ import contextlib
 import copy
 import hashlib
 import logging
+import math
 import random
 import re
 import time
@@ -17,7 +18,7 @@ import numpy as np
 import torch
 
 from harness import former_names
-from harness.api import Architecture, Data, Loss, Phase, Progress, Split, Step, Task, Training
+from harness.api import Architecture, Data, FitHook, Loss, Phase, Progress, Split, Step, Task, Training
 from harness.api.tasks import TaskKind, kind_of
 from harness.build import artefact as artefacts
 from harness.build import training
@@ -34,6 +35,8 @@ from harness.store.local import Store
 logger = logging.getLogger(__name__)
 #: The name of a fit is also the name of its checkpoint file.
 FIT_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._+-]*")
+#: Types of weights that are not trained: small gradients vanish in them.
+REDUCED = frozenset({"int8", "float16", "bfloat16"})
 #: The facts that a step reports have at most so many characters of JSON; every record of its cells repeats them.
 FACTS_LIMIT = 2**20
 #: What the default format stores.
@@ -134,10 +137,20 @@ class Context:
                 )
 
     def fit(
-        self, model: torch.nn.Module, phase: Phase = "finetune", name: str = "fit", **changes: Any
+        self,
+        model: torch.nn.Module,
+        phase: Phase = "finetune",
+        name: str = "fit",
+        *,
+        before_step: FitHook | None = None,
+        after_step: FitHook | None = None,
+        **changes: Any,
     ) -> torch.nn.Module:
         root = self._node.root
         plan = self._training(model, phase, name, changes)
+        for hook_name, hook in (("before_step", before_step), ("after_step", after_step)):
+            if hook is not None and not callable(hook):
+                raise CellError(f"{self._node.label} calls fit({hook_name}={hook!r}); give a function of the model")
         self.ran.append((phase, plan))
         # Otherwise the second fit of one name would resume from the checkpoint of the first.
         self._names.append(name)
@@ -152,6 +165,8 @@ class Context:
             kind=self._kind,
             loss=self._loss,
             teacher=self.teacher,
+            before_step=before_step,
+            after_step=after_step,
             device=root.device,
             checkpoint=self._store.progress(self._node.key) / f"{name}.safetensors",
             progress=self.progress,
@@ -160,6 +175,23 @@ class Context:
         row = {"name": name, "phase": phase, "epochs": plan.epochs, "examples": examples, "history": history}
         self.facts.setdefault("trainings", []).append(row)
         return model
+
+    def score(self, model: torch.nn.Module) -> float:
+        modes = {module: module.training for module in model.modules()}
+        tensors = (*model.parameters(), *model.buffers())
+        device = str(tensors[0].device) if tensors else "cpu"
+        try:
+            logits = training.predict_array(model, self._validation.inputs, self._node.root.train.batch, device)
+        finally:
+            for module, mode in modes.items():
+                module.training = mode
+        score = float(self._kind.score(logits, self._validation.targets))
+        if not math.isfinite(score):
+            raise CellError(
+                f"{self._node.label} calls score() with a network whose {self._kind.selector} on the validation split "
+                f"is {score}: its logits are NaN or infinite"
+            )
+        return score
 
     def _training(self, model: torch.nn.Module, phase: Phase, name: str, changes: Mapping[str, Any]) -> Training:
         """The training that a step requests. Raises CellError if it is invalid, or would train nothing."""
@@ -177,6 +209,12 @@ class Context:
         if not all(isinstance(value, torch.Tensor) and not value.is_quantized for value in model.state_dict().values()):
             raise Unsupported(
                 f"{type(model).__name__} holds int8 weights, which training cannot change: train before that"
+            )
+        reduced = {str(weight.dtype).removeprefix("torch.") for weight in model.parameters()} & REDUCED
+        if reduced:
+            raise Unsupported(
+                f"{type(model).__name__} holds {' and '.join(sorted(reduced))} weights, which small gradients do not "
+                "change: train before that"
             )
         frozen = [parameter for parameter in model.parameters() if not parameter.requires_grad]
         if len(frozen) == len(list(model.parameters())):

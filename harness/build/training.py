@@ -11,6 +11,7 @@ import logging
 import math
 import time
 from collections.abc import Callable, Iterator, Mapping
+from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,7 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load, save
 
-from harness.api import Loss, Progress, Split, Training, silent
+from harness.api import FitHook, Loss, Progress, Split, Training, silent
 from harness.api.tasks import TaskKind
 from harness.build.artefact import flatten, unflatten
 from harness.errors import CellError, UsageError, nearest
@@ -39,6 +40,8 @@ def fit(
     kind: TaskKind,
     loss: Loss | None = None,
     teacher: torch.nn.Module | None = None,
+    before_step: FitHook | None = None,
+    after_step: FitHook | None = None,
     device: str = "cpu",
     checkpoint: Path | None = None,
     progress: Progress = silent,
@@ -52,6 +55,9 @@ def fit(
     epoch and ends with the same weights, bit for bit: each epoch draws its order and its dropout from ``seed`` and the
     epoch's number alone. A checkpoint that does not match its checksum, or cannot be read, is ignored with a warning.
 
+    ``before_step`` is called with the model after each backward pass, before gradients are clipped; ``after_step``
+    after each step of the optimizer. Both run without gradient tracking.
+
     Raises CellError when the loss or the answers become NaN or infinite, UsageError for an unknown optimizer.
     """
     loss = kind.loss if loss is None else loss
@@ -60,10 +66,18 @@ def fit(
     inputs = torch.from_numpy(np.ascontiguousarray(train.inputs[rows])).to(device)
     targets = torch.from_numpy(np.ascontiguousarray(train.targets[rows])).to(device)
     teacher_logits = None if teacher is None else predict(teacher.to(device), inputs, training.batch)
-    optimizer = _make(torch.optim, training.optimizer, model.parameters(), training.optimizer_args)
+    optimizer = _make(
+        torch.optim, training.optimizer, parameter_groups(model, training.groups), **training.optimizer_args
+    )
+    for pattern, arguments in training.groups.items():
+        for name in arguments.keys() - optimizer.defaults.keys():  # torch ignores it
+            raise UsageError(
+                f"Training.groups[{pattern!r}]: {training.optimizer} has no argument {name!r}"
+                f"{nearest(name, optimizer.defaults)}"
+            )
     scheduler = None
     if training.scheduler:
-        scheduler = _make(torch.optim.lr_scheduler, training.scheduler, optimizer, training.scheduler_args)
+        scheduler = _scheduler(training.scheduler, training.scheduler_args, optimizer)
     initial_digest = digest(model)
     best = _copy(model)
     history: list[dict[str, float]] = []
@@ -81,7 +95,19 @@ def fit(
         note = f"epoch {epoch + 1}/{training.epochs}"
         report = functools.partial(_report, progress, epoch * len(inputs), total, note)
         epoch_seed = _derive_seed(seed, epoch)
-        mean_loss = _epoch(model, inputs, targets, teacher_logits, training, loss, optimizer, epoch_seed, report)
+        mean_loss = _epoch(
+            model,
+            inputs,
+            targets,
+            teacher_logits,
+            training,
+            loss,
+            optimizer,
+            epoch_seed,
+            report,
+            before_step,
+            after_step,
+        )
         if not math.isfinite(mean_loss):
             raise CellError(f"the training loss became {mean_loss} in {note}: lower the learning rate, or set clip")
         score = kind.score(predict_array(model, validation.inputs, training.batch, device), validation.targets)
@@ -122,6 +148,8 @@ def _epoch(
     optimizer: torch.optim.Optimizer,
     seed: int,
     progress: Callable[[int], None],
+    before_step: FitHook | None,
+    after_step: FitHook | None,
 ) -> float:
     """Train for one epoch; return the mean loss of its examples."""
     model.train()
@@ -138,13 +166,45 @@ def _epoch(
             value = loss(logits.float(), targets[batch], None if teacher_logits is None else teacher_logits[batch])
             optimizer.zero_grad(set_to_none=True)
             value.backward()  # type: ignore[no-untyped-call]
+            _call(before_step, model)
             if training.clip is not None:
                 torch.nn.utils.clip_grad_norm_(model.parameters(), training.clip)
             optimizer.step()
+            _call(after_step, model)
             sum_loss += value.detach() * len(batch)
             trained += len(batch)
             progress(min(start + training.batch, len(order)))
     return float(sum_loss) / trained
+
+
+def _call(hook: FitHook | None, model: torch.nn.Module) -> None:
+    if hook is not None:
+        with torch.no_grad():
+            hook(model)
+
+
+def parameter_groups(model: torch.nn.Module, groups: Mapping[str, Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """Divide the parameters of ``model`` into groups for torch.optim, by ``Training.groups``.
+
+    The first group has the parameters that no pattern matches. Logs a warning for a pattern that matches none.
+    """
+    chosen: dict[str | None, list[torch.nn.Parameter]] = {pattern: [] for pattern in (None, *groups)}
+    seen: set[int] = set()
+    for path, module in model.named_modules():
+        for name, parameter in module.named_parameters(recurse=False):
+            if id(parameter) not in seen:
+                seen.add(id(parameter))
+                names = (f"{path}.{name}".removeprefix("."), f"{type(module).__name__}.{name}")
+                matches = (pattern for pattern in groups if any(fnmatchcase(entry, pattern) for entry in names))
+                chosen[next(matches, None)].append(parameter)
+    for pattern in groups:
+        if not chosen[pattern]:
+            logger.warning(f"Training.groups: no parameter of {type(model).__name__} is left for {pattern!r}")
+    return [
+        {"params": parameters, **(groups[pattern] if pattern is not None else {})}
+        for pattern, parameters in chosen.items()
+        if parameters
+    ]
 
 
 def predict(model: torch.nn.Module, inputs: torch.Tensor, batch: int) -> torch.Tensor:
@@ -198,16 +258,35 @@ def _seeded(seed: int, device: torch.device) -> Iterator[None]:
         yield
 
 
-def _make(module: Any, name: str, first: Any, arguments: Mapping[str, Any]) -> Any:
+def _scheduler(name: str, arguments: Mapping[str, Any], optimizer: torch.optim.Optimizer) -> Any:
+    """Make a scheduler. Its argument ``schedulers`` has those that it combines, each as {class: arguments}."""
+    arguments = dict(arguments)
+    if "schedulers" in arguments:
+        parts = arguments["schedulers"]
+        if not isinstance(parts, list | tuple) or not all(
+            isinstance(part, Mapping) and all(isinstance(entry, Mapping) for entry in part.values()) for part in parts
+        ):
+            raise UsageError(
+                f"scheduler {name}: schedulers={parts!r}; write a list of {{class: arguments}}, such as "
+                "[{'LinearLR': {'total_iters': 5}}, {'CosineAnnealingLR': {'T_max': 45}}]"
+            )
+        arguments["schedulers"] = [
+            _scheduler(kind, values, optimizer) for part in parts for kind, values in part.items()
+        ]
+    return _make(torch.optim.lr_scheduler, name, optimizer=optimizer, **arguments)
+
+
+def _make(module: Any, name: str, *first: Any, **arguments: Any) -> Any:
     """Instantiate the class ``name`` of a module of torch.optim."""
     class_: Any = getattr(module, name, None)
     if not isinstance(class_, type):
         class_names = [entry for entry in dir(module) if inspect.isclass(getattr(module, entry)) and entry[0] != "_"]
         raise UsageError(f"{module.__name__} has no class {name!r}{nearest(name, class_names)}")
     try:
-        return class_(first, **arguments)
+        return class_(*first, **arguments)
     except (TypeError, ValueError) as error:
-        raise UsageError(f"{module.__name__}.{name} refuses the arguments {dict(arguments)}: {error}") from error
+        shown = {key: value for key, value in arguments.items() if key != "optimizer"}
+        raise UsageError(f"{module.__name__}.{name} refuses the arguments {shown}: {error}") from error
 
 
 def _write_checkpoint(file: Path, initial_digest: str, state: Mapping[str, Any]) -> None:

@@ -23,7 +23,7 @@ from unittest import mock
 import numpy as np
 import torch
 
-from harness.api import Phase, Step, StepContext
+from harness.api import FitHook, Phase, Step, StepContext
 from harness.testing._world import probe
 
 #: Seconds to wait for threads that are about to end.
@@ -103,10 +103,17 @@ class _RecordingContext:
         self._call = call
 
     def fit(
-        self, model: torch.nn.Module, phase: Phase = "finetune", name: str = "fit", **changes: Any
+        self,
+        model: torch.nn.Module,
+        phase: Phase = "finetune",
+        name: str = "fit",
+        *,
+        before_step: FitHook | None = None,
+        after_step: FitHook | None = None,
+        **changes: Any,
     ) -> torch.nn.Module:
         self._call.trainings.append((phase, changes))
-        return self._context.fit(model, phase, name, **changes)
+        return self._context.fit(model, phase, name, before_step=before_step, after_step=after_step, **changes)
 
     def teach(self, teacher: torch.nn.Module) -> None:
         self._call.called_teach = True

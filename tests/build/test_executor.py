@@ -251,6 +251,32 @@ def test_fitting_leaves_the_model_that_it_is_given_as_it_was(context: Any) -> No
     assert fitted is not model
 
 
+def test_score_is_the_figure_that_selects_an_epoch_on_validation_data(context: Any) -> None:
+    model = context.fit(context.fresh(), epochs=2)
+    best = max(row["auroc"] for row in context.facts["trainings"][0]["history"])
+    model.train()
+    before = digest(model)
+    assert context.score(model) == best
+    assert digest(model) == before
+    assert all(module.training for module in model.modules())
+
+
+def test_score_of_a_network_without_finite_answers_is_an_error(context: Any) -> None:
+    model = context.fresh()
+    with torch.no_grad():
+        next(model.parameters()).fill_(torch.nan)
+    with pytest.raises(CellError, match=r"calls score\(\) with a network whose auroc on the validation split is nan"):
+        context.score(model)
+
+
+def test_fit_calls_the_step_s_hooks_with_the_copy_that_it_trains(context: Any) -> None:
+    model, seen = context.fresh(), set[int]()
+    fitted = context.fit(model, epochs=1, before_step=lambda copy: seen.add(id(copy)), after_step=None)
+    assert seen == {id(fitted)}
+    with pytest.raises(CellError, match=r"calls fit\(after_step=3\); give a function of the model"):
+        context.fit(model, epochs=1, after_step=3)
+
+
 def test_seeds_are_by_purpose_step_and_cell(context: Any, executor: Build) -> None:
     assert context.seed("a") == context.seed("a") == derive(3, "halve", "a")
     assert context.seed("a") != context.seed("b")

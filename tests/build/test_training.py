@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 import textwrap
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -201,6 +202,93 @@ def test_a_checkpoint_on_a_full_disk_is_a_clear_error(tmp_path: Path) -> None:
     assert not (tmp_path / "c").exists()
 
 
+# ------------------------------------------------------------------------------------------------- hooks of a step
+
+
+def masked() -> tuple[torch.nn.Module, Callable[[torch.nn.Module], None]]:
+    """A network with half of its weights at zero, and the hook that keeps them there."""
+    model = network()
+    masks = {name: w.abs() > w.abs().median() for name, w in model.named_parameters() if w.dim() > 1}
+
+    def keep_masks(model: torch.nn.Module) -> None:
+        for name, mask in masks.items():
+            model.get_parameter(name).mul_(mask)
+
+    with torch.no_grad():
+        keep_masks(model)
+    return model, keep_masks
+
+
+def test_masks_that_after_step_applies_again_stay_and_everything_else_trains() -> None:
+    model, hook = masked()
+    before = {name: weight.detach().clone() for name, weight in model.named_parameters()}
+    fit(model, TRAIN, VALIDATION, CONV, seed=5, after_step=hook)
+    for name, weight in model.named_parameters():
+        if weight.dim() > 1:
+            assert torch.equal(weight == 0, before[name] == 0)
+            assert 0 < (weight == 0).sum() < weight.numel()
+        assert not torch.equal(weight, before[name])
+
+
+def test_before_step_changes_the_gradients_before_they_are_clipped() -> None:
+    """One full-batch step of SGD: with gradients of the other sign the weights move the other way, as far."""
+    plan = Training(1, 60, "SGD", {"lr": 1.0}, clip=0.01)
+    start, plain, turned = network("lstm"), network("lstm"), network("lstm")
+
+    def turn(model: torch.nn.Module) -> None:
+        for weight in model.parameters():
+            assert weight.grad is not None
+            weight.grad.mul_(-1000)
+
+    fit(plain, TRAIN, VALIDATION, plan, seed=0)
+    fit(turned, TRAIN, VALIDATION, plan, seed=0, before_step=turn)
+    for before, one, other in zip(start.parameters(), plain.parameters(), turned.parameters(), strict=True):
+        assert torch.allclose(one - before, before - other, atol=1e-6)
+
+
+def test_hooks_are_called_once_a_step_in_their_order_without_gradients() -> None:
+    calls: list[str] = []
+
+    def note(name: str) -> Callable[[torch.nn.Module], None]:
+        def hook(model: torch.nn.Module) -> None:
+            assert not torch.is_grad_enabled()
+            calls.append(name)
+
+        return hook
+
+    fit(network(), TRAIN, VALIDATION, CONV, seed=5, before_step=note("before"), after_step=note("after"))
+    assert calls == ["before", "after"] * 4 * 4
+
+
+@pytest.mark.parametrize("at", [3, 6])
+def test_a_killed_training_with_hooks_goes_on_to_the_same_weights(tmp_path: Path, at: int) -> None:
+    """They may draw random numbers: those of the epoch, however the training came to it."""
+
+    def noise(model: torch.nn.Module) -> None:
+        for weight in model.parameters():
+            assert weight.grad is not None
+            weight.grad.add_(torch.randn_like(weight), alpha=0.01)
+
+    def run(**options: Any) -> torch.nn.Module:
+        model, keep_masks = masked()
+        fit(model, TRAIN, VALIDATION, CONV, seed=5, before_step=noise, after_step=keep_masks, **options)
+        return model
+
+    steps: list[int] = []
+
+    def kill(done: int, total: int, note: str = "") -> None:
+        steps.append(done)
+        if len(steps) == at:
+            raise Killed
+
+    with pytest.raises(Killed):
+        run(checkpoint=tmp_path / "c", progress=kill)
+    resumed: list[int] = []
+    model = run(checkpoint=tmp_path / "c", progress=lambda done, total, note="": resumed.append(done))
+    assert len(resumed) == 16 - at // 4 * 4
+    assert digest(model) == digest(run()) != digest(trained())
+
+
 # ---------------------------------------------------------------------------------------------------- best epoch
 
 
@@ -328,6 +416,46 @@ def test_fewer_examples_are_a_seeded_choice() -> None:
     assert digest(one) == digest(trained(plan)) != digest(trained(plan, seed=6))
 
 
+def test_groups_of_parameters_get_their_own_arguments_of_the_optimizer() -> None:
+    """The toy network: Conv1d without bias, BatchNorm1d, ..., Linear."""
+    plan = {"*.bias": {"weight_decay": 0.0}, "BatchNorm*.weight": {"weight_decay": 0.0, "lr": 0.5}}
+    model = network()
+    names = {id(parameter): name for name, parameter in model.named_parameters()}
+    groups = [
+        (sorted(names[id(parameter)] for parameter in group.pop("params")), group)
+        for group in loop.parameter_groups(model, plan)
+    ]
+    assert groups == [
+        (["0.weight", "6.weight"], {}),
+        (["1.bias", "6.bias"], {"weight_decay": 0.0}),
+        (["1.weight"], {"weight_decay": 0.0, "lr": 0.5}),
+    ]
+
+
+def test_a_training_without_groups_has_the_one_group_that_torch_makes_of_all_parameters() -> None:
+    model = network("lstm")
+    (group,) = loop.parameter_groups(model, {})
+    assert [id(parameter) for parameter in group["params"]] == [id(parameter) for parameter in model.parameters()]
+
+
+def test_decay_of_some_weights_alone_is_the_step_computed_by_hand() -> None:
+    plan = Training(1, 60, "SGD", {"lr": 0.5, "weight_decay": 0.1}, groups={"*bias*": {"weight_decay": 0.0}})
+    model, start = network("lstm"), network("lstm")
+    loss = MULTILABEL.loss(start(torch.from_numpy(TRAIN.inputs)), torch.from_numpy(TRAIN.targets), None)
+    loss.backward()
+    fit(model, TRAIN, VALIDATION, plan, seed=0)
+    for (name, weight), before in zip(model.named_parameters(), start.parameters(), strict=True):
+        assert before.grad is not None
+        decay = 0.0 if "bias" in name else 0.1
+        assert torch.allclose(weight, before - 0.5 * (before.grad + decay * before), atol=1e-6), name
+
+
+def test_a_pattern_that_no_parameter_matches_is_named() -> None:
+    with logged("harness.build.training") as lines:
+        assert len(loop.parameter_groups(network(), {"*.biass": {"weight_decay": 0}})) == 1
+    assert lines == ["Training.groups: no parameter of Sequential is left for '*.biass'"]
+
+
 def test_a_last_batch_of_one_example_is_left_out() -> None:
     """Batch normalization cannot train on it when nothing else is averaged over."""
     norm = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.BatchNorm1d(32), torch.nn.Linear(32, 2))
@@ -349,6 +477,41 @@ def test_reduce_on_plateau_is_given_the_auroc(monkeypatch: pytest.MonkeyPatch) -
     monkeypatch.setattr(torch.optim.lr_scheduler.ReduceLROnPlateau, "step", lambda self, metric: given.append(metric))
     history = fit(network("lstm"), TRAIN, VALIDATION, LSTM, seed=0)
     assert given == [row["auroc"] for row in history]
+
+
+WARM_UP = {
+    "schedulers": [{"LinearLR": {"start_factor": 0.25, "total_iters": 2}}, {"CosineAnnealingLR": {"T_max": 4}}],
+    "milestones": [2],
+}
+
+
+def test_a_warm_up_is_a_sequence_of_torch_s_own_schedulers() -> None:
+    plan = dataclasses.replace(CONV, epochs=5, scheduler="SequentialLR", scheduler_args=WARM_UP)
+    optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=0.05)
+    warm_up = torch.optim.lr_scheduler.LinearLR(optimizer, start_factor=0.25, total_iters=2)
+    cosine = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, T_max=4)
+    expected, scheduler = [], torch.optim.lr_scheduler.SequentialLR(optimizer, [warm_up, cosine], [2])
+    for _ in range(5):
+        expected.append(optimizer.param_groups[0]["lr"])
+        optimizer.step()
+        scheduler.step()
+    history = fit(network(), TRAIN, VALIDATION, plan, seed=0)
+    assert [row["lr"] for row in history] == expected
+    assert expected[0] < expected[1] < expected[2] == 0.05 > expected[4]
+
+
+@pytest.mark.parametrize("scheduler", ["SequentialLR", "ChainedScheduler"])
+def test_a_killed_training_with_several_schedulers_goes_on_to_the_same_weights(tmp_path: Path, scheduler: str) -> None:
+    arguments = {name: value for name, value in WARM_UP.items() if scheduler == "SequentialLR" or name != "milestones"}
+    plan = dataclasses.replace(CONV, scheduler=scheduler, scheduler_args=arguments)
+
+    def kill(done: int, total: int, note: str = "") -> None:
+        if note == "epoch 4/4":
+            raise Killed
+
+    with pytest.raises(Killed):
+        trained(plan, checkpoint=tmp_path / "c", progress=kill)
+    assert digest(trained(plan, checkpoint=tmp_path / "c")) == digest(trained(plan))
 
 
 # -------------------------------------------------------------------------------------------------------- errors
@@ -375,6 +538,18 @@ def test_weights_that_blow_up_in_validation_alone_are_never_the_best() -> None:
         ),
         ({"optimizer_args": {"learning_rate": 1}}, r"torch.optim.SGD refuses the arguments .*learning_rate"),
         ({"optimizer_args": {"lr": -1}}, "refuses the arguments .*Invalid learning rate"),
+        (
+            {"groups": {"*": {"weight_decy": 0}}},
+            r"Training.groups\['\*'\]: SGD has no argument 'weight_decy'; did you mean 'weight_decay'",
+        ),
+        (
+            {"scheduler": "SequentialLR", "scheduler_args": {"schedulers": ["LinearLR"], "milestones": [1]}},
+            r"scheduler SequentialLR: schedulers=\['LinearLR'\]; write a list of \{class: arguments\}",
+        ),
+        (
+            {"scheduler": "SequentialLR", "scheduler_args": {"schedulers": [{"LinearRL": {}}], "milestones": []}},
+            "lr_scheduler has no class 'LinearRL'; did you mean 'LinearLR'",
+        ),
     ],
 )
 def test_a_wrong_training_is_named(changes: dict[str, Any], message: str) -> None:
