@@ -28,7 +28,7 @@ CONTRACTS = {
     "Data sets": ("Dataset", "Task", "Data", "Split", "Progress", "silent"),
     "Architectures": ("Architecture", "Training"),
     "Metrics": ("Metric", "MetricSpec", "Absent", "EvalContext", "WeightedMetric"),
-    "Runtimes": ("Runtime", "Predictor", "Profile"),
+    "Runtimes": ("Runtime", "Deployment", "Quantization", "Predictor", "Audit", "ExecutedOperator", "Profile"),
     "Report sections": ("Section", "Table", "Chart", "ReportContext"),
     "Kinds of things": ("Kind",),
 }

@@ -12,10 +12,13 @@ from harness import former_names
 from harness.api import (
     Absent,
     Architecture,
+    Audit,
     Chart,
     Data,
     Dataset,
+    Deployment,
     EvalContext,
+    ExecutedOperator,
     FitHook,
     Kind,
     Loss,
@@ -24,6 +27,7 @@ from harness.api import (
     Predictor,
     Profile,
     Progress,
+    Quantization,
     ReportContext,
     Runtime,
     Section,
@@ -59,7 +63,7 @@ former_names.install()
 
 
 def load_artefact(file: Path) -> "torch.nn.Module":
-    """The network that an artefact file holds, in evaluation mode; a runtime's ``deploy`` receives such a file.
+    """The network that an artefact file holds, in evaluation mode; ``Deployment.artefact`` is such a file.
 
     Raises StoreError for any other file, and CellError when the plugin that rebuilds the network fails. Imports torch.
     """
@@ -75,12 +79,15 @@ def __getattr__(name: str) -> Any:
 __all__ = [
     "Absent",
     "Architecture",
+    "Audit",
     "CellError",
     "Chart",
     "Data",
     "DataError",
     "Dataset",
+    "Deployment",
     "EvalContext",
+    "ExecutedOperator",
     "FitHook",
     "HarnessError",
     "Kind",
@@ -92,6 +99,7 @@ __all__ = [
     "Predictor",
     "Profile",
     "Progress",
+    "Quantization",
     "ReportContext",
     "Runtime",
     "Section",

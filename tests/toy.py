@@ -18,6 +18,7 @@ from harness import (
     Architecture,
     Data,
     Dataset,
+    Deployment,
     EvalContext,
     Loss,
     Metric,
@@ -304,8 +305,8 @@ class Eager(Runtime):
     name = "eager"
     summary = "a toy runtime"
 
-    def deploy(self, artefact: Path, folder: Path) -> Path:
-        return Path(shutil.copy(artefact, folder / "model.toy"))
+    def deploy(self, deployment: Deployment, folder: Path) -> Path:
+        return Path(shutil.copy(deployment.artefact, folder / "model.toy"))
 
     def load(self, file: Path) -> Predictor:
         import torch

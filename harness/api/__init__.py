@@ -11,7 +11,17 @@ from harness.api.architectures import Architecture, Phase, Training
 from harness.api.data import Data, Dataset, Progress, Split, Task, silent
 from harness.api.kinds import Kind
 from harness.api.metrics import Absent, Better, Counter, EvalContext, Metric, MetricSpec, Role, WeightedMetric
-from harness.api.runtimes import ALLOCATORS, INSTRUCTION_SETS, Predictor, Profile, Runtime
+from harness.api.runtimes import (
+    ALLOCATORS,
+    INSTRUCTION_SETS,
+    Audit,
+    Deployment,
+    ExecutedOperator,
+    Predictor,
+    Profile,
+    Quantization,
+    Runtime,
+)
 from harness.api.sections import Chart, ReportContext, Section, Table
 from harness.api.steps import FitHook, Loss, Step, StepContext
 from harness.former_names import former_export
@@ -29,12 +39,15 @@ __all__ = [
     "INSTRUCTION_SETS",
     "Absent",
     "Architecture",
+    "Audit",
     "Better",
     "Chart",
     "Counter",
     "Data",
     "Dataset",
+    "Deployment",
     "EvalContext",
+    "ExecutedOperator",
     "FitHook",
     "Kind",
     "Loss",
@@ -44,6 +57,7 @@ __all__ = [
     "Predictor",
     "Profile",
     "Progress",
+    "Quantization",
     "ReportContext",
     "Role",
     "Runtime",

@@ -1,14 +1,19 @@
-"""Define runtimes, which execute deployed files, and profiles, the environments of timings."""
+"""Define runtimes, which deploy networks and execute the deployed files, and profiles, the environments of timings."""
 
 from __future__ import annotations
 
 import abc
 import dataclasses
-from collections.abc import Iterable, Sequence
+import functools
+import inspect
+import warnings
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import TYPE_CHECKING, ClassVar, Literal, Protocol
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol
 
-from harness.errors import UsageError, nearest
+from harness.api.data import Task
+from harness.errors import Unsupported, UsageError, nearest
 from harness.former_names import FormerNames
 from harness.text import parse_duration
 
@@ -104,21 +109,191 @@ class Predictor(Protocol):
     def __call__(self, inputs: torch.Tensor) -> torch.Tensor: ...
 
 
+@dataclasses.dataclass(frozen=True)
+class Quantization:
+    """A request to quantize a float network, which each runtime carries out in its own way.
+
+    A step makes the request by setting it as the attribute ``quantization`` of the float network that it returns. The
+    artefact holds it beside that network: ``split``, ``seed`` and ``rows`` identify the calibration examples (row
+    numbers within the split, drawn with the seed), and the examples themselves are in no file.
+
+    The deployed network must reach ``coverage``: the least share of weights, and of multiply-accumulates, in the type
+    ``dtype``. Its probabilities stay close to those of the float network: ``mean_difference`` limits the mean absolute
+    difference, and ``changed`` the share of probabilities that differ by more than 0.01.
+    """
+
+    dtype: str = "int8"
+    split: Literal["validation", "train"] = "validation"
+    seed: int = 0
+    rows: tuple[int, ...] = ()
+    coverage: float = 0.9
+    mean_difference: float = 0.02
+    changed: float = 0.5
+
+
+def _no_calibration() -> torch.Tensor:
+    raise Unsupported("the artefact requests no quantization, so it names no calibration examples")
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Deployment:
+    """What a runtime deploys: a network with all that may be needed to convert it.
+
+    ``model`` is the network restored from its artefact, in evaluation mode: the float network, or what the last step
+    left (such as an int8 network of PyTorch). It gives logits, unless it sets ``gives_probabilities``.
+    """
+
+    model: torch.nn.Module
+    #: One example of the validation split as a batch of one, (1, *input_shape) float32.
+    example: torch.Tensor
+    task: Task
+    #: The stored artefact, which ``harness.load_artefact`` reads; for runtimes that deploy it as it is.
+    artefact: Path
+    #: The request that the network carries; None to deploy it as it is.
+    quantization: Quantization | None = None
+    #: Reads the calibration examples of the request, (n, *input_shape) float32.
+    calibration: Callable[[], torch.Tensor] = _no_calibration
+
+    @property
+    def network(self) -> torch.nn.Module:
+        """The network that gives probabilities: ``model``, followed by the task's activation where it gives logits."""
+        import torch
+
+        from harness.api.tasks import kind_of
+
+        if getattr(self.model, "gives_probabilities", False):
+            return self.model
+        return torch.nn.Sequential(self.model, kind_of(self.task).activation()).eval()
+
+
+@dataclasses.dataclass(frozen=True)
+class ExecutedOperator:
+    """How many operators of one kind a deployed file executes in one precision, such as 6 "Conv" in "int8"."""
+
+    kind: str
+    precision: str
+    count: int = 1
+
+
+@dataclasses.dataclass(frozen=True)
+class Audit:
+    """What a deployed file really executes, read from the runtime's own graph after its optimizations.
+
+    ``int8_weights`` and ``int8_macs`` are the shares (0 to 1) of weights that multiply and of multiply-accumulates in
+    int8; None where the runtime does not report them, with the ``reason``.
+    """
+
+    operators: tuple[ExecutedOperator, ...] = ()
+    int8_weights: float | None = None
+    int8_macs: float | None = None
+    reason: str = ""
+
+
 class Runtime(FormerNames, abc.ABC):
-    """Write deployable files and execute them."""
+    """Deploy networks as files, and execute these. Importing its module must load neither torch nor its own packages.
+
+    The key of a deployed file hashes the artefact, ``name``, ``version``, the code of the runtime, the versions of its
+    ``packages``, its ``options()`` and, with ``depends_on_cpu``, the features of the processor.
+    """
 
     _former_names: ClassVar = {"about": "summary"}
     name: ClassVar[str]
+    #: Increase it whenever the same artefact would give another file.
     version: ClassVar[str] = "1"
     summary: ClassVar[str] = ""
+    #: The distributions that it needs, as pip names them. Where one is missing, the runtime's cells are skipped.
+    packages: ClassVar[tuple[str, ...]] = ()
+    #: What to pass to ``pip install`` to get them, such as "compression-harness[onnx]".
+    requirement: ClassVar[str] = ""
+    #: The fields "isa" and "onednn" of a profile that it honours. A cell whose profile sets another one is refused.
+    profile_fields: ClassVar[frozenset[str]] = frozenset()
+    #: How much the probabilities of a float network may differ from PyTorch's; more for coarser arithmetic.
+    tolerance: ClassVar[float] = 1e-4
+    #: Whether the deployed file depends on the processor that it was written on.
+    depends_on_cpu: ClassVar[bool] = False
+
+    def __init_subclass__(cls, **options: Any) -> None:
+        super().__init_subclass__(**options)
+        method = vars(cls).get("deploy")
+        if inspect.isfunction(method) and _takes_artefact(method):
+            warnings.warn(
+                f"{cls.__module__}.{cls.__qualname__}.deploy(artefact, folder): since version 0.2 a runtime defines "
+                "deploy(self, deployment, folder), and the artefact is deployment.artefact; version 0.3 no longer "
+                "calls the old form",
+                DeprecationWarning,
+                stacklevel=2,
+            )
+            cls.deploy = _adapted(method)  # type: ignore[method-assign, assignment]
+            if "profile_fields" not in vars(cls):  # version 0.1 let every runtime be timed under these
+                cls.profile_fields = frozenset(PROFILE_FIELDS)
+
+    def unavailable(self) -> str | None:
+        """Return why the runtime cannot be used on this machine, or None. It must be fast, and import nothing."""
+        for package in self.packages:
+            try:
+                version(package)
+            except PackageNotFoundError:
+                wanted = self.requirement or " ".join(self.packages)
+                return f"runtime {self.name!r} needs the package {package}: pip install '{wanted}'"
+        return None
+
+    def options(self) -> Mapping[str, Any]:
+        """Return what else the deployed file depends on, as JSON values for its key."""
+        return {}
 
     @abc.abstractmethod
-    def deploy(self, artefact: Path, folder: Path) -> Path:
-        """Write the deployable file for this artefact into ``folder``, and return its path.
+    def deploy(self, deployment: Deployment, folder: Path) -> Path:
+        """Write one deployable file into ``folder``, and return its path; pack several files into one archive.
 
-        Raise Unsupported for a model that the runtime cannot execute.
+        Carry out ``deployment.quantization`` if there is one. Raise Unsupported for a network or a request that the
+        runtime cannot handle.
         """
 
     @abc.abstractmethod
     def load(self, file: Path) -> Predictor:
-        """Load a deployed file for inference; called inside the timing workers."""
+        """Load a deployed file for inference.
+
+        Called inside a timing worker, whose environment is that of the cell's profile: ``torch.get_num_threads()`` is
+        the number of threads to use. The process is pinned to its CPUs already; the runtime pins no thread itself.
+        """
+
+    def audit(self, file: Path, example: torch.Tensor) -> Audit:
+        """Report from the runtime's own graph which operators run in which precision for ``example``, a batch of one.
+
+        Called in a worker process, as ``load`` is.
+        """
+        return Audit(reason=f"runtime {self.name!r} does not report what it executes")
+
+    def network(self, file: Path) -> torch.nn.Module | None:
+        """Return the PyTorch network that a deployed file holds; None for files in other formats."""
+        return None
+
+
+#: The fields of a profile that only some runtimes honour.
+PROFILE_FIELDS = ("isa", "onednn")
+
+
+def _takes_artefact(method: Callable[..., Any]) -> bool:
+    """Whether ``method`` is deploy(self, artefact, folder), as version 0.1 declared it."""
+    parameters = list(inspect.signature(method).parameters.values())
+    return len(parameters) > 1 and (
+        parameters[1].name == "artefact" or parameters[1].annotation in (Path, "Path", "pathlib.Path")
+    )
+
+
+def _adapted(method: Callable[..., Path]) -> Callable[[Any, Deployment, Path], Path]:
+    """Return deploy(self, deployment, folder) for a method of version 0.1."""
+
+    @functools.wraps(method)
+    def deploy(self: Any, deployment: Deployment, folder: Path) -> Path:
+        if not isinstance(deployment, Deployment):  # super().deploy(artefact, folder) in a subclass
+            return method(self, deployment, folder)
+        if deployment.quantization is not None:
+            raise Unsupported(
+                f"runtime {self.name!r} was written for version 0.1 of the harness and cannot carry out a "
+                "quantization: define deploy(self, deployment, folder)"
+            )
+        return method(self, deployment.artefact, folder)
+
+    del deploy.__wrapped__  # its signature is the new one
+    return deploy

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import base64
 import contextlib
+import dataclasses
 import json
 import math
 import zlib
@@ -15,17 +16,20 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import safetensors.torch
 import torch
 from safetensors import SafetensorError, safe_open
 
-from harness.api import Architecture, Step, Task
+from harness.api import Architecture, Data, Deployment, Quantization, Step, Task
 from harness.errors import CellError, StoreError
 from harness.keys import canonical, to_jsonable
 from harness.nn.structure import limit_registration
 from harness.plugin.manager import Plugins, installed
 
 HEADER = "harness"
+#: The attribute of a network that holds the quantization which it requests.
+REQUEST = "quantization"
 #: The header's JSON has at most this many bytes: a few compressed ones could otherwise fill the memory.
 HEADER_BYTES = 16 * 2**20
 #: The fresh network that an artefact asks for has at most this many bytes, or this many times those of the file:
@@ -44,8 +48,9 @@ def save(
     """Write ``model``, made by ``steps`` from a fresh ``architecture``, to ``file``, from which ``load`` restores it.
 
     The last step that overrides ``dump`` writes it, or else the default for plain torch modules. Only the steps from
-    the last ``is_teacher`` step on are considered, because that one begins with a fresh network. Raises
-    CellError when ``dump`` fails or returns something invalid, OSError when the file cannot be written.
+    the last ``is_teacher`` step on are considered, because that one begins with a fresh network. A request that the
+    network carries (``harness.Quantization``) is written beside it. Raises CellError when ``dump`` fails or returns
+    something invalid, OSError when the file cannot be written.
     """
     begin = next((index for index in reversed(range(len(steps))) if steps[index].is_teacher), 0)
     dumper = next((step for step in reversed(steps[begin:]) if type(step).dump is not Step.dump), Step())
@@ -59,6 +64,8 @@ def save(
         "restore": {"step": dumper.name, "parameters": dumper.parameters()} if type(dumper) is not Step else None,
         "notes": notes,
     }
+    if (request := requested(model)) is not None:
+        header["quantization"] = request
     # Not save_file(), which raises an error of its own for a full disk instead of OSError.
     file.write_bytes(safetensors.torch.save(dict(tensors), {HEADER: _compressed(canonical(header))}))
 
@@ -94,10 +101,37 @@ def load(file: Path, plugins: Plugins | None = None) -> torch.nn.Module:
     with torch.random.fork_rng(devices=[]), limit_registration(limit):
         fresh = build(content["architecture"], task, plugins)
     if content["restore"] is None:
-        return Step().restore(fresh, tensors, content["notes"]).eval()
-    kind = plugins.steps.get(content["restore"]["step"])
-    step = plugins.call(kind, kind, **content["restore"]["parameters"])
-    return _network(step, "restore", plugins, fresh, tensors, content["notes"]).eval()
+        model = Step().restore(fresh, tensors, content["notes"])
+    else:
+        kind = plugins.steps.get(content["restore"]["step"])
+        step = plugins.call(kind, kind, **content["restore"]["parameters"])
+        model = _network(step, "restore", plugins, fresh, tensors, content["notes"])
+    if (request := content.get("quantization")) is not None:
+        setattr(model, REQUEST, Quantization(**{**request, "rows": tuple(request["rows"])}))
+    return model.eval()
+
+
+def requested(model: torch.nn.Module) -> Quantization | None:
+    """Return the quantization that a network requests. Raises CellError for another object in its place."""
+    request = getattr(model, REQUEST, None)
+    if request is not None and not isinstance(request, Quantization):
+        raise CellError(f"the network has the attribute {REQUEST} = {request!r}, which is not a harness.Quantization")
+    return request
+
+
+def deployment(file: Path, data: Data, plugins: Plugins | None = None) -> Deployment:
+    """Return what a runtime gets of the artefact ``file``, trained on ``data``. Raises as ``load`` does."""
+    model = load(file, plugins)
+    request = requested(model)
+    content = Deployment(model, torch.from_numpy(np.array(data.validation.inputs[:1])), data.task, file)
+    if request is None:
+        return content
+    split = data.train if request.split == "train" else data.validation
+
+    def calibration() -> torch.Tensor:
+        return torch.from_numpy(np.ascontiguousarray(split.inputs[list(request.rows)]))
+
+    return dataclasses.replace(content, quantization=request, calibration=calibration)
 
 
 @contextlib.contextmanager
@@ -126,10 +160,24 @@ def _header(file: Path) -> dict[str, Any]:
         and all(isinstance(label, str) for label in task["labels"])
         and isinstance(content["notes"], dict)
         and (restore is None or (isinstance(restore["step"], str) and isinstance(restore["parameters"], dict)))
+        and _is_request(content.get("quantization"))
     )
     if not sound:
         raise ValueError("its header has fields of other types")
     return dict(content)
+
+
+def _is_request(request: Any) -> bool:
+    """Whether the header's ``quantization`` is None or has the fields of a request, with values of their types."""
+    if request is None:
+        return True
+    kinds: dict[str, type | tuple[type, ...]] = {"dtype": str, "split": str, "seed": int, "rows": list}
+    kinds |= dict.fromkeys(("coverage", "mean_difference", "changed"), (int, float))
+    return (
+        request.keys() == kinds.keys()
+        and all(isinstance(request[name], kind) for name, kind in kinds.items())
+        and all(type(row) is int and row >= 0 for row in request["rows"])
+    )
 
 
 def _compressed(text: str) -> str:

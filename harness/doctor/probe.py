@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, ClassVar
 
 import numpy as np
 
-from harness.api import Predictor, Runtime
+from harness.api import Deployment, Predictor, Runtime
 from harness.measure.worker import Worker, serve
 
 if TYPE_CHECKING:
@@ -36,9 +36,9 @@ class Probe(Runtime):
 
     name: ClassVar[str] = "probe"
 
-    def deploy(self, artefact: Path, folder: Path) -> Path:
+    def deploy(self, deployment: Deployment, folder: Path) -> Path:
         """Return the file, which is deployed as it is."""
-        return artefact
+        return deployment.artefact
 
     def load(self, file: Path) -> Predictor:
         """Load the network that ``file`` describes."""

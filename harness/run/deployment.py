@@ -29,7 +29,7 @@ TIMED_INPUTS = 64
 EVALUATION = Profile(threads=os.cpu_count() or 1, affinity=None)
 
 
-class Deployment:
+class Deployer:
     """Deploys artefacts into ``folder`` and predicts with them, each once; ``evaluation`` limits the test examples."""
 
     def __init__(
@@ -56,12 +56,11 @@ class Deployment:
 
         identity = (cell.dataset, cell.runtime, artefact.key)
         if identity not in self._found:
-            runtime = self._plugins.runtimes.get(cell.runtime)
+            runtime, data = self._plugins.runtimes.get(cell.runtime), self._data(cell)
             folder = self._folder / cell.runtime / artefact.key
             with explain_disk_errors(f"cannot deploy {cell.id} in {folder}", "or choose another store"):
                 folder.mkdir(parents=True, exist_ok=True)
-                file = self._deploy(runtime, artefact.file, folder)
-            data = self._data(cell)
+                file = self._deploy(runtime, artefact.file, data, folder)
             sha256 = sha256_of(file)
             inputs, answers = self._arrays(cell, "test", data.test.inputs), folder / "scores.npy"
             scores = self._pool().predict(EVALUATION, cell.runtime, file, inputs, answers)
@@ -78,10 +77,12 @@ class Deployment:
             self._found[identity] = CellContext(file, sha256, artefact.file, data, self._plugins, scores)
         return self._found[identity]
 
-    def _deploy(self, runtime: Runtime, artefact: Path, folder: Path) -> Path:
+    def _deploy(self, runtime: Runtime, artefact: Path, data: Data, folder: Path) -> Path:
         """The file that the runtime writes for an artefact. Raises CellError when it fails or writes no file."""
+        from harness.build.artefact import deployment
+
         try:
-            file = self._plugins.call(runtime, "deploy", artefact, folder)
+            file = self._plugins.call(runtime, "deploy", deployment(artefact, data, self._plugins), folder)
         except CellError as error:
             if isinstance(error.__cause__, OSError):  # possibly a full disk, which the caller explains
                 raise error.__cause__ from None

@@ -16,7 +16,7 @@ from harness.policy.baseline import Baseline
 from harness.policy.rules import FAIL_ON, LATENCY, check_figures
 from harness.records.record import Against, Record, Timing
 from harness.run.declarations import chosen_metrics
-from harness.run.deployment import Deployment
+from harness.run.deployment import Deployer
 from harness.run.options import Options
 from harness.store.local import Store
 from harness.suite.matrix import Cell
@@ -51,12 +51,12 @@ class EarlierModels:
     """The models of an earlier run, by the cells that they were made for."""
 
     def __init__(
-        self, baseline: Baseline, plugins: Plugins, store: Store, deployment: Deployment, options: Options
+        self, baseline: Baseline, plugins: Plugins, store: Store, deployer: Deployer, options: Options
     ) -> None:
         self._baseline = baseline
         self._plugins = plugins
         self._store = store
-        self._deployment = deployment
+        self._deployer = deployer
         self._options = options
 
     def keys(self, cells: Iterable[Cell]) -> set[str]:
@@ -106,7 +106,7 @@ class EarlierModels:
         artefact = self._store.get(key)
         if artefact is None:
             return replace(against, reason=f"its artefact {key[:12]} is not in the store")
-        model = self._deployment.context(cell, artefact)
+        model = self._deployer.context(cell, artefact)
         against = replace(against, sha256=model.sha256)
         if model.sha256 == candidate.sha256:
             if model.sha256 != earlier.artefact.sha256:
@@ -116,11 +116,11 @@ class EarlierModels:
         elif not self._options.timed or self._options.protocol_of(cell) == "single":
             against = replace(against, reason="the latency was not timed in pairs")
         elif margin is not None:
-            inputs = self._deployment.inputs(cell)
+            inputs = self._deployer.inputs(cell)
             timing, samples = time(Pair(cell, model.file, candidate.file, inputs, margin, aa_file=reference.file))
             against = replace(against, timing=timing, latency=float(np.median(samples.candidate)) / 1000)
             model.samples = np.asarray(samples.arrays["reference"])
-            self._deployment.measure_memory(cell, model)
-            model.counter = self._deployment.counter(cell, model)
+            self._deployer.measure_memory(cell, model)
+            model.counter = self._deployer.counter(cell, model)
         chosen = chosen_metrics(cell, self._options, self._plugins)
         return replace(against, figures=figures(model, chosen), differences=differences(model, candidate, chosen))

@@ -19,7 +19,7 @@ from harness.records.runs import read_records
 from harness.records.verdicts import Versus
 from harness.run.confirmation import Confirmations
 from harness.run.declarations import chosen_metrics
-from harness.run.deployment import Deployment
+from harness.run.deployment import Deployer
 from harness.run.earlier import EarlierModels, check_gate_rules
 from harness.run.options import Options
 from harness.run.planner import Planner
@@ -73,12 +73,12 @@ class Session:
         self.aa_samples: list[SampleArrays] = []
         self._known_aa_runs: set[int] = set()
         self._scratch = self.store.scratch()
-        self._deployment = Deployment(
+        self._deployer = Deployer(
             plugins, self.library, options.preset.evaluation, self._scratch.folder, lambda: self._pool
         )
         self._earlier = None
         if self.baseline is not None:
-            self._earlier = EarlierModels(self.baseline, plugins, self.store, self._deployment, options)
+            self._earlier = EarlierModels(self.baseline, plugins, self.store, self._deployer, options)
 
     def __enter__(self) -> Session:
         return self
@@ -136,19 +136,19 @@ class Session:
         reference = self.planner.reference_of(cell)
         artefact = self.executor.build(self.planner.key_of(cell))
         reference_artefact = self.executor.build(self.planner.key_of(reference))
-        candidate = self._deployment.context(cell, artefact)
-        base = self._deployment.context(reference, reference_artefact)
+        candidate = self._deployer.context(cell, artefact)
+        base = self._deployer.context(reference, reference_artefact)
         timing, samples = None, None
         if self.options.timed:
-            pair = Pair(cell, base.file, candidate.file, self._deployment.inputs(cell), self.options.margin)
+            pair = Pair(cell, base.file, candidate.file, self._deployer.inputs(cell), self.options.margin)
             timing, samples = self._time(pair)
             if samples.candidate_sha256 != candidate.sha256 or samples.reference_sha256 != base.sha256:
                 raise CellError(
                     f"a deployed file of {cell.id} changed between its evaluation and its timing; run again"
                 )
             candidate.samples = samples.candidate
-            self._deployment.measure_memory(cell, candidate)
-            candidate.counter = self._deployment.counter(cell, candidate)
+            self._deployer.measure_memory(cell, candidate)
+            candidate.counter = self._deployer.counter(cell, candidate)
         chosen = chosen_metrics(cell, self.options, self.plugins)
         values = figures(candidate, chosen)
         changes = differences(base, candidate, chosen)

@@ -12,6 +12,7 @@ from harness.api import (
     Architecture,
     Data,
     Dataset,
+    Deployment,
     Phase,
     Profile,
     Progress,
@@ -241,6 +242,14 @@ class World:
             library = Library(plugins, self.store, None, display)
             plan = make([cell], plugins, library.fingerprint, preset("study"), "cpu")
             return Executor(plan, plugins, library, self.store, display).build(plan.artefacts[cell.name])
+
+    def deployment(self, artefact: Artefact) -> Deployment:
+        """What a runtime gets of an artefact that this world built."""
+        from harness.build import artefact as artefacts
+
+        folder = self.store.data(Conformance.name) / f"made-{Conformance.version}"
+        with temporarily_registered() as plugins:
+            return artefacts.deployment(artefact.file, Conformance().load(folder, folder), plugins)
 
     def load(self, artefact: Artefact, *objects: Any) -> torch.nn.Module:
         """Load the model of an artefact from its file, with ``objects`` registered."""

@@ -1,10 +1,11 @@
 """Rules for runtimes. An author's module imports everything from here and defines the fixture ``runtime``.
 
-A runtime with coarser arithmetic than PyTorch states how much its probabilities may differ: ``tolerance = 1e-3``.
+A runtime whose packages are not installed is skipped, with the reason.
 """
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import shutil
 from collections.abc import Callable
@@ -13,16 +14,13 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from harness.api import Predictor, Runtime
+from harness.api import Audit, Predictor, Runtime
 from harness.errors import Unsupported
 from harness.testing._failing import fail_check, imports_cleanly, listing
 from harness.testing._world import LABELS, NETWORKS, World, probe, temporarily_registered
 
 if TYPE_CHECKING:
     import torch
-
-#: Absolute tolerance between the probabilities of a runtime and of PyTorch, unless the runtime states its own.
-TOLERANCE = 1e-4
 
 Deployed = Callable[[Runtime, str], tuple[Path, Predictor, Any]]
 
@@ -42,15 +40,18 @@ def deployed(tmp_path_factory: pytest.TempPathFactory) -> Deployed:
     def deploy(runtime: Runtime, network: str) -> tuple[Path, Predictor, Any]:
         from harness.api.train import Train
 
+        if (reason := runtime.unavailable()) is not None:
+            pytest.skip(reason)
         if (runtime.name, network) not in deployments:
             artefact = world.build(network, [Train()])
             copy = world.store.root / f"{runtime.name}-{network}.safetensors"
             folder = world.store.root / f"{runtime.name}-{network}"
             folder.mkdir()
             shutil.copyfile(artefact.file, copy)
+            deployment = dataclasses.replace(world.deployment(artefact), artefact=copy)
             try:
                 with temporarily_registered():
-                    file = runtime.deploy(copy, folder)
+                    file = runtime.deploy(deployment, folder)
                     copy.unlink()  # the deployed file must be enough
                     predictor = runtime.load(file)
             except Unsupported as error:
@@ -90,7 +91,7 @@ def test_runtime_answers_as_torch_does(runtime: Runtime, deployed_network: str, 
     import torch
 
     _, predictor, model = deployed(runtime, deployed_network)
-    tolerance = float(getattr(runtime, "tolerance", TOLERANCE))
+    tolerance = runtime.tolerance
     for size in (1, 5):
         inputs = torch.from_numpy(probe(size))
         with torch.inference_mode():
@@ -142,6 +143,31 @@ def test_runtime_answers_the_same_again(runtime: Runtime, deployed_network: str,
             got=listing(faults),
             fix="load in evaluation mode, and write only into buffers of your own",
         )
+
+
+def test_runtime_audits_what_it_executes(runtime: Runtime, deployed_network: str, deployed: Deployed) -> None:
+    """audit() returns an Audit: shares from 0 to 1, or None with a reason; a float network has no share in int8."""
+    import torch
+
+    file, _, _ = deployed(runtime, deployed_network)
+    with temporarily_registered():
+        audit: object = runtime.audit(file, torch.from_numpy(probe(1)))
+    if not isinstance(audit, Audit):
+        fault = f"a {type(audit).__name__}"
+    elif (audit.int8_weights is None or audit.int8_macs is None) and not audit.reason:
+        fault = "an unknown share without a reason"
+    elif audit.int8_weights or audit.int8_macs:
+        fault = (
+            f"shares in int8 of {audit.int8_weights} of the weights and {audit.int8_macs} of the multiply-accumulates"
+        )
+    else:
+        return
+    fail_check(
+        f"runtime {runtime.name!r} on {deployed_network}",
+        wanted="a harness.Audit of a float network: shares in int8 of 0, or None with a reason",
+        got=fault,
+        fix="read the precision of each operator from the runtime's own graph, after its optimizations",
+    )
 
 
 def _output(predictor: Predictor, inputs: torch.Tensor) -> torch.Tensor | str:

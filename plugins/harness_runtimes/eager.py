@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import collections
 import shutil
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar
 
-from harness import Predictor, Runtime, load_artefact
+from harness import Audit, Deployment, ExecutedOperator, Predictor, Runtime, Unsupported, load_artefact
 
 if TYPE_CHECKING:
     import torch
@@ -20,9 +21,14 @@ class TorchEager(Runtime):
     name = "torch"
     summary = "PyTorch, eager mode; deploys the .safetensors file that holds the tensors and how to rebuild the network"
 
-    def deploy(self, artefact: Path, folder: Path) -> Path:
+    packages: ClassVar[tuple[str, ...]] = ("torch",)
+    profile_fields: ClassVar[frozenset[str]] = frozenset({"isa", "onednn"})
+
+    def deploy(self, deployment: Deployment, folder: Path) -> Path:
         """Copy the artefact, which is one self-contained file already."""
-        return Path(shutil.copyfile(artefact, folder / FILE))
+        if deployment.quantization is not None:
+            raise Unsupported("the runtime torch carries out no quantization yet")
+        return Path(shutil.copyfile(deployment.artefact, folder / FILE))
 
     def load(self, file: Path) -> Predictor:
         """Return the network in evaluation mode, with the task's activation unless it sets ``gives_probabilities``."""
@@ -44,3 +50,19 @@ class TorchEager(Runtime):
             return probabilities
 
         return predict
+
+    def audit(self, file: Path, example: torch.Tensor) -> Audit:
+        """Count the operators that PyTorch dispatches for the example."""
+        from harness.nn.operations import count
+
+        operations = count(self.network(file), example)
+        rows = collections.Counter((layer.kind, layer.dtype) for layer in operations.layers)
+        operators = tuple(ExecutedOperator(kind, dtype, number) for (kind, dtype), number in rows.items())
+        shares = operations.share("int8")
+        if shares is None:
+            return Audit(operators, reason=f"there is no formula for {', '.join(operations.uncounted)}")
+        return Audit(operators, *shares)
+
+    def network(self, file: Path) -> torch.nn.Module:
+        """Return the network that the file holds, in evaluation mode."""
+        return load_artefact(file)

@@ -29,8 +29,8 @@ class Busy(harness.Runtime):
     '''The deployed file says how often the input is squashed.'''
     name = "busy"
 
-    def deploy(self, artefact, folder):
-        return artefact
+    def deploy(self, deployment, folder):
+        return deployment.artefact
 
     def load(self, file):
         import torch

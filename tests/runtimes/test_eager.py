@@ -9,6 +9,7 @@ import torch
 from torch import nn
 
 import harness.build.artefact
+from harness import Deployment, Task
 from harness.plugin.manager import installed
 from harness_runtimes import TorchEager
 
@@ -27,7 +28,8 @@ def test_it_is_registered_under_its_name() -> None:
 def test_what_ships_is_the_artefact_itself(tmp_path: Path) -> None:
     (tmp_path / "artefact").write_bytes(b"\x00tensors")
     (tmp_path / "deployed").mkdir()
-    file = TorchEager().deploy(tmp_path / "artefact", tmp_path / "deployed")
+    deployment = Deployment(nn.Identity(), torch.zeros(1, 4), Task((4,), ("label",)), tmp_path / "artefact")
+    file = TorchEager().deploy(deployment, tmp_path / "deployed")
     assert file == tmp_path / "deployed" / "model.safetensors"
     assert file.read_bytes() == b"\x00tensors"
 

@@ -13,6 +13,7 @@ import numpy as np
 
 from harness import (
     Data,
+    Deployment,
     EvalContext,
     Metric,
     MetricSpec,
@@ -289,8 +290,8 @@ class Eager(Runtime):
 
     name = "good-runtime"
 
-    def deploy(self, artefact: Path, folder: Path) -> Path:
-        return Path(shutil.copy(artefact, folder / "model"))
+    def deploy(self, deployment: Deployment, folder: Path) -> Path:
+        return Path(shutil.copy(deployment.artefact, folder / "model"))
 
     def load(self, file: Path) -> Predictor:
         import torch
@@ -311,8 +312,8 @@ class Eager(Runtime):
 class Beside(Eager):
     name = "beside"
 
-    def deploy(self, artefact: Path, folder: Path) -> Path:
-        return Path(shutil.copy(artefact, folder.with_suffix(".model")))
+    def deploy(self, deployment: Deployment, folder: Path) -> Path:
+        return Path(shutil.copy(deployment.artefact, folder.with_suffix(".model")))
 
 
 class Logits(Eager):
