@@ -5,8 +5,8 @@
 
 A small network is compared with itself (A/A), where every "slower" and "faster" is false, and with copies that a busy
 loop slows down by a known share. The same samples are judged by the present rule, by that of version 0.1, and by those
-of other tools. Each load is written when it is done; a second run with the same plan measures only those that the file
-lacks. A load takes about half an hour.
+of other tools. The file is written every ten comparisons; a second run with the same plan goes on from it. A load takes
+about half an hour.
 """
 
 from __future__ import annotations
@@ -91,9 +91,9 @@ class CalibrationPlan:
 def calibrate(plan: CalibrationPlan, names: Sequence[str], log: Log, output: Path | None = None) -> dict[str, Any]:
     """Run ``plan`` under the loads ``names``, and return the document, plain JSON; ``log`` gets progress lines.
 
-    The document is also written to ``output`` after each load. Loads that a document of the same plan already has there
-    are not measured again. It holds the command, versions and plan, the machine, and for each load its comparisons and
-    a summary.
+    The document is also written to ``output`` as comparisons are done. What a document of the same plan already has
+    there is not measured again. It holds the command, versions and plan, the machine, and for each load its comparisons
+    and a summary.
 
     Raises UsageError if a load cannot be set up, or ``output`` holds another plan, StoreError if it cannot be written,
     and whatever the timer raises.
@@ -108,7 +108,10 @@ def calibrate(plan: CalibrationPlan, names: Sequence[str], log: Log, output: Pat
             LOADS[name](plan.profile) as description,
             Workers(probe.COMMAND) as workers,
         ):
-            measured = _Measurement(plan, name, workers, folder, log).run()
+            measured = _Measurement(plan, name, workers, folder, log).run(
+                document["unfinished"].pop(name, {}), functools.partial(_save, document, name, output)
+            )
+        document["unfinished"].clear()
         document["loads"][name] = {"description": description, **measured}
         if output is not None:
             _write(document, output)
@@ -128,6 +131,7 @@ def _document(plan: CalibrationPlan, output: Path | None) -> dict[str, Any]:
         "machine": dict(facts()),
         "plan": dict(_rounded(to_jsonable(plan))),
         "loads": {},
+        "unfinished": {},
     }
     if output is None:
         return document
@@ -141,7 +145,7 @@ def _document(plan: CalibrationPlan, output: Path | None) -> dict[str, Any]:
     try:
         before = json.loads(output.read_text())
         same = (before["plan"], before["machine"]["cpu"]) == (document["plan"], document["machine"]["cpu"])
-        complete = isinstance(before["loads"], dict)
+        complete = isinstance(before["loads"], dict) and isinstance(before["unfinished"], dict)
     except (ValueError, LookupError, TypeError):
         same = complete = False
     if not same or not complete:
@@ -165,37 +169,40 @@ class _Measurement:
         for share, file in self._files.items():
             probe.write_model(file, share)
         self._timer = LatencyTimer(workers, plan.preset)
+        #: The places of the A/A runs in the document, which cells of the same minutes share.
+        self._aa_runs: dict[tuple[float, ...], int] = {}
 
-    def run(self) -> dict[str, Any]:
-        """Time every comparison, and confirm every "slower" with fresh processes."""
-        began, load_before = time.perf_counter(), load()
-        comparisons = self._time_all()
-        self._confirm([comparison for comparison in comparisons if comparison["new"] == "slower"])
-        for comparison in comparisons:
-            del comparison["timing"]
-        return {
-            "machine_load": dict(load_before),
-            "seconds": time.perf_counter() - began,
-            "summary": summarize(comparisons, self._plan.preset, self._plan.margin),
-            "comparisons": comparisons,
-        }
+    def run(self, unfinished: Mapping[str, Any], save: Callable[[Mapping[str, Any]], None]) -> dict[str, Any]:
+        """Time every comparison, and confirm every "slower" with fresh processes.
 
-    def _time_all(self) -> list[dict[str, Any]]:
-        """Time every comparison once, in an order drawn from the seed."""
-        plan, began = self._plan, time.perf_counter()
+        The order is drawn from the seed. After each crew of processes ``save`` gets what is done; ``unfinished`` is
+        what it got last in an earlier run, or empty.
+        """
+        plan, name = self._plan, self._name
         shares = [0.0] * plan.comparisons + [share for share in plan.planted for _ in range(plan.planted_comparisons)]
-        random.Random(f"{plan.seed} {self._name}").shuffle(shares)
-        comparisons: list[dict[str, Any]] = []
-        reference_before: NDArray[np.int64] | None = None
-        for index, share in enumerate(shares):
-            if index % COMPARISONS_PER_CREW == 0:
-                self._workers.renew()
+        random.Random(f"{plan.seed} {name}").shuffle(shares)
+        comparisons: list[dict[str, Any]] = list(unfinished.get("comparisons", ()))
+        self._aa_runs.update((tuple(run), place) for place, run in enumerate(unfinished.get("aa_runs", ())))
+        earlier, began, first = unfinished.get("seconds", 0.0), time.perf_counter(), len(comparisons)
+        done: dict[str, Any] = dict(unfinished) or {"machine_load": dict(load())}
+        for start in range(first, len(shares), COMPARISONS_PER_CREW):
+            self._workers.renew()
+            crew = self._time_crew(shares[start : start + COMPARISONS_PER_CREW], start)
+            self._confirm(crew)
+            comparisons += crew
+            spent = time.perf_counter() - began
+            done |= {"seconds": earlier + spent, "aa_runs": list(self._aa_runs), "comparisons": comparisons}
+            save(done)
+            left = spent / (len(comparisons) - first) * (len(shares) - len(comparisons))
+            self._log(f"{name}: {len(comparisons)} of {len(shares)} comparisons, {tqdm.format_interval(left)} left")
+        return {"summary": summarize(comparisons, list(self._aa_runs), plan.preset, plan.margin), **done}
+
+    def _time_crew(self, shares: Sequence[float], start: int) -> list[dict[str, Any]]:
+        """Time comparisons by the present processes."""
+        comparisons, reference_before = [], None
+        for index, share in enumerate(shares, start):
             comparison, reference_before = self._time(share, index, reference_before)
             comparisons.append(comparison)
-            done = index + 1
-            if done % max(COMPARISONS_PER_CREW, len(shares) // 10) == 0 or done == len(shares):
-                left = (time.perf_counter() - began) / done * (len(shares) - done)
-                self._log(f"{self._name}: {done} of {len(shares)} comparisons, {tqdm.format_interval(left)} left")
         return comparisons
 
     def _time(
@@ -203,11 +210,13 @@ class _Measurement:
     ) -> tuple[dict[str, Any], NDArray[np.int64]]:
         """Time one comparison as a run times a cell; returns its record, plain JSON but for "timing".
 
+        "aa_runs" are the places of its A/A runs in the load's list.
+
         "new" is the verdict of the present rule. "old" is that of version 0.1 on the first processes: contaminated if a
         signal is beyond its limit (0.1 timed such a cell once more first), else by Student's t alone. The rules of
         other tools get the first processes too, in two ways: "interleaved" is this comparison's two arms; "separate" is
-        this candidate and the reference of the comparison before, which is mostly of the same processes and seconds
-        older. Users of those tools compare a stored run with a new one, a harder case.
+        this candidate and the reference of the comparison before, of the same processes and seconds older. Users of
+        those tools compare a stored run with a new one, a harder case.
         """
         pair = self._pair(share, index)
         timing, samples = self._timer.time(pair)
@@ -220,7 +229,7 @@ class _Measurement:
         comparison = {
             "planted": share,
             "per_process": timing.per_process,
-            "aa_runs": timing.aa_ratios,
+            "aa_runs": [self._aa_runs.setdefault(tuple(run), len(self._aa_runs)) for run in timing.aa_ratios],
             "looks": timing.looks,
             "level": timing.level,
             "low": timing.ratio.low,
@@ -241,10 +250,11 @@ class _Measurement:
         comparison["confirmed"] = comparison["new"]
         return comparison, reference
 
-    def _confirm(self, slower: Sequence[dict[str, Any]]) -> None:
-        """Time these again in fresh processes; one that is not slower again becomes inconclusive, as in a run."""
+    def _confirm(self, comparisons: Sequence[dict[str, Any]]) -> None:
+        """Time what is slower again in fresh processes; if it is not slower again, it is inconclusive, as in a run."""
+        slower = [comparison for comparison in comparisons if comparison["new"] == "slower"]
         if slower:
-            self._log(f"{self._name}: {len(slower)} comparisons are slower; timing them again in fresh processes")
+            self._log(f"{self._name}: {len(slower)} slower; timing again in fresh processes")
             self._workers.renew()
         for comparison in slower:
             pair, timing = comparison["timing"]
@@ -252,6 +262,8 @@ class _Measurement:
             comparison["confirmation"] = confirmation.per_process
             if not confirms_slower(confirmation.per_process, self._plan.margin, timing.aa_ratios):
                 comparison["confirmed"] = "inconclusive"
+        for comparison in comparisons:
+            del comparison["timing"]
 
     def _pair(self, share: float, index: int) -> Pair:
         axes: dict[str, str | int] = {"dataset": "probe", "architecture": "probe", "runtime": probe.Probe.name}
@@ -266,6 +278,13 @@ class _Measurement:
             id=f"{self._plan.seed} {index}",
         )
         return Pair(cell, self._reference, self._files[share], self._inputs, self._plan.margin)
+
+
+def _save(document: dict[str, Any], name: str, output: Path | None, measured: Mapping[str, Any]) -> None:
+    """Write the document with what is done under the load ``name``."""
+    if output is not None:
+        document["unfinished"][name] = measured
+        _write(document, output)
 
 
 def _write(document: Mapping[str, Any], output: Path) -> None:

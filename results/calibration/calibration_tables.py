@@ -12,6 +12,7 @@ from scipy import stats
 from tabulate import tabulate
 
 from harness.text import format_margin
+from load_tables import share_with_bounds
 from rival_rules import RULES
 
 #: One comparison of a calibration's document; `calibrate` makes it.
@@ -122,25 +123,6 @@ def _alarm_by_interval(comparison: ComparisonRecord) -> str | None:
     if comparison["ratio"]["low"] > 1:
         return "slower"
     return "faster" if comparison["ratio"]["high"] < 1 else None
-
-
-def share_with_bounds(flags: Iterable[bool]) -> dict[str, Any]:
-    """The share of true flags with its two one-sided 95 % bounds (Clopper and Pearson 1934).
-
-    The bounds assume independent comparisons. Each comparison loads its networks anew, but comparisons that the same
-    processes timed share the process effect.
-    """
-    values = list(flags)
-    if not values:
-        return {"number": 0, "of": 0, "share": None, "at_least": None, "at_most": None}
-    bounds = stats.binomtest(sum(values), len(values)).proportion_ci(0.9, method="exact")
-    return {
-        "number": sum(values),
-        "of": len(values),
-        "share": sum(values) / len(values),
-        "at_least": float(bounds.low),
-        "at_most": float(bounds.high),
-    }
 
 
 # -------------------------------------------------------------------------------------------------------- tables

@@ -10,9 +10,9 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy import stats
 from tabulate import tabulate
 
-from calibration_tables import share_with_bounds
 from harness.stats.ratios import minimum_detectable_effect
 from harness.stats.verdict import Comparison, Looks, decide_alone
 from harness.suite.presets import SAMPLING_LIMIT, Preset
@@ -33,6 +33,8 @@ RESAMPLED = 10_000
 #: The smallest change that is found in this share of resampled comparisons is looked for among CHANGES.
 FOUND = 0.95
 CHANGES = (*(0.001 * step for step in range(11, 31)), *(0.005 * step for step in range(7, 41)), 0.25, 0.3, 0.5)
+#: The columns of resampled errors.
+ERRORS = ("A/A: false", "at the margin: false")
 MISSING = "-"
 LEGEND = (
     "A/A: the network against itself, where every alarm is false [upper 95 % bound, Clopper and Pearson].\n"
@@ -45,8 +47,13 @@ LEGEND = (
 # ------------------------------------------------------------------------------------------------------- summary
 
 
-def summarize(comparisons: Sequence[ComparisonRecord], preset: Preset, margin: float) -> dict[str, Any]:
-    """Summarize one load: the A/A comparisons, each planted slowdown, the cost, and resampled comparisons."""
+def summarize(
+    comparisons: Sequence[ComparisonRecord], aa_runs: Sequence[Sequence[float]], preset: Preset, margin: float
+) -> dict[str, Any]:
+    """Summarize one load: the A/A comparisons, each planted slowdown, the cost, and resampled comparisons.
+
+    ``aa_runs`` has the per-process ratios of each A/A run that was made beside the comparisons.
+    """
     aa_comparisons = [comparison for comparison in comparisons if comparison["planted"] == 0]
     shares = sorted({comparison["planted"] for comparison in comparisons} - {0})
     effect = minimum_detectable_effect([each["per_process"] for each in aa_comparisons], preset.processes)
@@ -68,7 +75,7 @@ def summarize(comparisons: Sequence[ComparisonRecord], preset: Preset, margin: f
             "median_seconds": statistics.median(walls) if walls else None,
             "mean_seconds": statistics.mean(walls) if walls else None,
         },
-        "resampled": _resampled(aa_comparisons, preset, margin),
+        "resampled": _resampled(aa_comparisons, aa_runs, preset, margin),
     }
 
 
@@ -104,6 +111,25 @@ def _level(comparisons: Sequence[ComparisonRecord], planted: float) -> dict[str,
     }
 
 
+def share_with_bounds(flags: Iterable[bool]) -> dict[str, Any]:
+    """The share of true flags with its two one-sided 95 % bounds (Clopper and Pearson 1934).
+
+    The bounds assume independent comparisons. Each comparison loads its networks anew, but comparisons that the same
+    processes timed share the process effect.
+    """
+    values = list(flags)
+    if not values:
+        return {"number": 0, "of": 0, "share": None, "at_least": None, "at_most": None}
+    bounds = stats.binomtest(sum(values), len(values)).proportion_ci(0.9, method="exact")
+    return {
+        "number": sum(values),
+        "of": len(values),
+        "share": sum(values) / len(values),
+        "at_least": float(bounds.low),
+        "at_most": float(bounds.high),
+    }
+
+
 # ---------------------------------------------------------------------------------------------------- resampling
 
 
@@ -115,10 +141,9 @@ class Traces:
     subtracted; deviations are enlarged by sqrt(n / (n - 1)), as n processes lie closer to their own mean.
     """
 
-    def __init__(self, comparisons: Sequence[ComparisonRecord]) -> None:
+    def __init__(self, comparisons: Sequence[ComparisonRecord], aa_runs: Sequence[Sequence[float]]) -> None:
         ratios = [each["per_process"] for each in comparisons]
-        runs = {tuple(run) for each in comparisons for run in each["aa_runs"]}
-        logs = [np.log(values) for values in (*ratios, *sorted(runs)) if len(values) > 1]
+        logs = [np.log(values) for values in (*ratios, *aa_runs) if len(values) > 1]
         means = np.asarray([values.mean() for values in logs])
         expected = float(np.mean([values.var(ddof=1) / len(values) for values in logs]))
         between = float(np.mean(np.square(means)))
@@ -148,11 +173,13 @@ def resample(traces: Traces, preset: Preset, margin: float, mean: float, rng: np
         processes = more
 
 
-def _resampled(comparisons: Sequence[ComparisonRecord], preset: Preset, margin: float) -> dict[str, Any] | None:
+def _resampled(
+    comparisons: Sequence[ComparisonRecord], aa_runs: Sequence[Sequence[float]], preset: Preset, margin: float
+) -> dict[str, Any] | None:
     """The errors of both rules in resampled comparisons, without a time limit, and the smallest change found."""
     if sum(len(comparison["per_process"]) > 1 for comparison in comparisons) < 2:
         return None
-    traces, rng = Traces(comparisons), np.random.default_rng(0)
+    traces, rng = Traces(comparisons, aa_runs), np.random.default_rng(0)
 
     def kinds(ratio: float, number: int) -> list[tuple[str, str]]:
         return [resample(traces, preset, margin, math.log(ratio), rng) for _ in range(number)]
@@ -191,6 +218,44 @@ def table(document: Mapping[str, Any]) -> str:
         f"{document['date']}"
     )
     return "\n\n".join([head, *(_load_table(name, entry) for name, entry in document["loads"].items()), LEGEND])
+
+
+def overview(document: Mapping[str, Any]) -> str:
+    """Two Markdown tables with a row per load: the errors of each rule, and what the present rule decides and costs."""
+    loads = {name: entry["summary"] for name, entry in document["loads"].items()}
+    ways = {"0.1": ("alarms", "old"), "now": ("alarms", "confirmed")}
+    errors, decisions = [], []
+    for name, summary in loads.items():
+        levels = (summary["aa"], *summary["planted"])
+        answers = [[level[kind][way] for level in levels] for kind, way in ways.values()]
+        answers += [[level["rivals"]["separate"][rule] for level in levels] for rule in RULES]
+        errors.append([name, *(" / ".join(_percent(answer["share"]) for answer in each) for each in answers)])
+        aa, cost, resampled = summary["aa"], summary["cost"], summary["resampled"]
+        found = resampled["smallest_change"]
+        decisions.append(
+            [
+                name,
+                *(_percent(aa["decided"][way]["share"]) for way in ("old", "new")),
+                _percent(aa["deviation"], digits=2),
+                f"{cost['processes']:.1f}",
+                f"{cost['mean_seconds']:.1f}",
+                *(
+                    _percent(sum(resampled[true]["new"][kind]["share"] for kind in kinds), digits=2)
+                    for true, kinds in (("aa", ("slower", "faster")), ("at_margin", ("slower", "same")))
+                ),
+                _percent(found) if found else f"above {_percent(CHANGES[-1], digits=0)}",
+            ]
+        )
+    tables = (
+        (["load", *(f"harness {way}" for way in ways), *RULES], errors),
+        (
+            ["load", "decided by 0.1", "decided now", "deviation", "processes", "seconds", *ERRORS, "found"],
+            decisions,
+        ),
+    )
+    return "\n\n".join(
+        tabulate(rows, headers=headers, tablefmt="github", disable_numparse=True) for headers, rows in tables
+    )
 
 
 def _load_table(name: str, entry: Mapping[str, Any]) -> str:
