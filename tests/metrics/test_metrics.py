@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import safetensors.torch
 import torch
 from scipy.stats import mannwhitneyu
 from torch import nn
@@ -143,7 +144,23 @@ def test_size_counts_and_weighs(evidence: EvalContext) -> None:
         "nonzero": 3 * 6 + 21 * 2 + 2,
         "state_size": len(saved.getvalue()) / 1000,
         "file_size": 4.321,
+        "payload": Absent("model.bin is no safetensors file, so its tensors cannot be told from its container"),
     }
+
+
+def test_the_payload_of_a_deployed_file_is_its_tensors_alone(evidence: EvalContext) -> None:
+    tensors = {"weight": torch.zeros(10, dtype=torch.int8), "scale": torch.zeros((), dtype=torch.float64)}
+    for header in ("", "x" * 1000):
+        evidence.file.write_bytes(safetensors.torch.save(tensors, {"harness": header}))
+        found = values(Size(), evidence)
+        assert found["payload"] == 0.018
+        assert found["file_size"] > (18 + len(header)) / 1000
+
+
+@pytest.mark.parametrize("content", [b"", b"\0" * 8, b"\x05" + b"\0" * 7 + b"{", b"\x01" + b"\0" * 7 + b"x"])
+def test_other_files_have_no_payload(evidence: EvalContext, content: bytes) -> None:
+    evidence.file.write_bytes(content)
+    assert isinstance(values(Size(), evidence)["payload"], Absent)
 
 
 def test_the_archive_s_name_is_archive(evidence: EvalContext, tmp_path: Path) -> None:
