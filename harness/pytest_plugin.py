@@ -16,7 +16,7 @@ from harness.plugin.manager import installed
 from harness.progress import log_to
 from harness.pytest_options import add_options, check_options, chosen_preset, repeated_options, run_options
 from harness.records.journal import Journal, announce_interrupted, recovery
-from harness.records.record import AA_SAMPLES, FIELD, SAMPLES, Record, Unmeasured, to_json
+from harness.records.record import AA_SAMPLES, CHECKSUM, FIELD, SAMPLES, Record, Unmeasured, checksum, to_json
 from harness.records.samples import encode
 from harness.run.termination import Termination
 from harness.store.shared import shared_url, without_password
@@ -222,7 +222,8 @@ def _run_cell(request: pytest.FixtureRequest, benchmark: Any) -> None:
             pytest.skip(f"{item.cell.id}: {measured}")
         pytest.fail(f"{item.cell.id}: {measured}", pytrace=False)
     record, samples = measured
-    benchmark.extra_info[FIELD] = to_json(record)
+    benchmark.extra_info[FIELD] = document = to_json(record)
+    benchmark.extra_info[CHECKSUM] = checksum(document)
     benchmark.param, benchmark.params = item.cell.id, dict(item.cell.axes)  # --benchmark-group-by=param:precision
     if samples is None:
         benchmark.pedantic(lambda: None)

@@ -488,6 +488,10 @@ def test_verdicts_reach_the_file_and_the_table(suite: Suite) -> None:
         "toy-synthetic-lstm-half-seed0": "faster",
     }, "a reference has no verdict about itself"
     assert {verdict["margin"] for verdict in found.values()} == {0.02}
+    document = json.loads(Path("run.json").read_text())
+    assert all(len(entry["extra_info"]["harness_sha256"]) == 64 for entry in document["benchmarks"])
+    assert document["harness"]["verdicts_sha256"].keys() == document["harness"]["verdicts"].keys()
+    assert len(read_records(Path("run.json"))) == 4, "the checksums match"
     text = "\n".join(result.outlines)
     assert "verdict at 2 %" in text
     assert "1 A/A run (a reference against itself): 1.0000 [1.0000, 1.0000]." in text

@@ -1,8 +1,9 @@
 """Define the record of a cell as classes, and convert them from and to JSON.
 
 A record is in ``benchmarks[].extra_info["harness"]`` of a pytest-benchmark file; the paired samples are beside it in
-``extra_info["harness_samples"]``. In the file a record is plain JSON: no value in it needs this package to be read.
-Fields that this version does not know are ignored, because later versions add some.
+``extra_info["harness_samples"]``, and its checksum in ``extra_info["harness_sha256"]``. In the file a record is plain
+JSON: no value in it needs this package to be read. Fields that this version does not know are ignored, because later
+versions add some.
 """
 
 from __future__ import annotations
@@ -15,6 +16,8 @@ import msgspec
 from msgspec import UNSET, UnsetType, field
 
 from harness.api.runtimes import BACK_TO_BACK
+from harness.errors import UsageError
+from harness.keys import key_of
 from harness.records.machine_id import Fingerprint, fingerprint
 from harness.records.signals import SIGNALS
 
@@ -23,6 +26,7 @@ SCHEMA = 1
 FIELD = "harness"
 SAMPLES = "harness_samples"
 AA_SAMPLES = "harness_aa_samples"
+CHECKSUM = "harness_sha256"
 
 T = TypeVar("T")
 
@@ -340,6 +344,21 @@ def decode(document: Any, kind: type[T] = Record) -> T:  # type: ignore[assignme
 def to_json(value: Any) -> Any:
     """Convert a record, or another class of this module, to new plain mappings and lists."""
     return msgspec.to_builtins(value)
+
+
+def checksum(document: Any) -> str:
+    """The SHA-256 of a JSON value in canonical form, which is the same before it is written and after it is read."""
+    return key_of(document)
+
+
+def verify(document: Any, expected: object) -> None:
+    """Raise ValueError unless ``expected`` is the checksum of a JSON value."""
+    try:
+        matches = checksum(document) == expected
+    except UsageError:  # NaN, which no record holds
+        matches = False
+    if not matches:
+        raise ValueError("it does not match its SHA-256: it was damaged, or edited after it was written")
 
 
 def _with_key(path: str, document: Any, kind: type[Any]) -> str:

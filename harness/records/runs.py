@@ -24,7 +24,7 @@ from harness.records.journal import (
     read_journal,
     recovery,
 )
-from harness.records.record import FIELD, SCHEMA, Interval, Record, Unmeasured, decode
+from harness.records.record import CHECKSUM, FIELD, SCHEMA, Interval, Record, Unmeasured, decode, verify
 from harness.records.verdicts import attach, decide, verdicts_in
 
 logger = logging.getLogger(__name__)
@@ -124,26 +124,29 @@ def labels(runs: Sequence[Run]) -> list[str]:
 def load(file: Path) -> tuple[dict[str, Any], list[Record]]:
     """Read the JSON of a run file, or the journal of a run, and its records in order. Warns of an interrupted run.
 
-    Raises UsageError for a file that cannot be read, has no record, has records of another schema, or is damaged.
+    Raises UsageError for a file that cannot be read, has no record, has records of another schema, or is damaged: also
+    where a record or a verdict does not match its checksum.
     """
     document = read_journal(file) if file.name.endswith(SUFFIX) else _read_json(file)
     benchmarks = document.get("benchmarks") if isinstance(document, Mapping) else None
     entries = benchmarks if isinstance(benchmarks, list) else []
     extras = [entry.get("extra_info") for entry in entries if isinstance(entry, Mapping)]
-    values = [extra.get(FIELD) for extra in extras if isinstance(extra, Mapping)]
-    objects = [value for value in values if isinstance(value, dict)]
-    if not objects and file.name.endswith(SUFFIX):
+    ours = [extra for extra in extras if isinstance(extra, Mapping) and isinstance(extra.get(FIELD), dict)]
+    if not ours and file.name.endswith(SUFFIX):
         raise UsageError(f"{file} holds no record of a cell: its run ended, or still is, before the end of the first")
-    if not objects:
+    if not ours:
         raise UsageError(f"{file} holds no record of this harness; make one: pytest SUITE.py --benchmark-json={file}")
-    for value in objects:
-        if value.get("schema") != SCHEMA:
-            raise UsageError(f"{file} has records of schema {value.get('schema')}; this version reads {SCHEMA}")
+    for extra in ours:
+        if (schema := extra[FIELD].get("schema")) != SCHEMA:
+            raise UsageError(f"{file} has records of schema {schema}; this version reads {SCHEMA}")
     records: list[Record] = []
-    for number, value in enumerate(objects, 1):
+    for number, extra in enumerate(ours, 1):
+        value = extra[FIELD]
         try:
             records.append(decode(value))
             _check(records[-1])
+            if CHECKSUM in extra:  # records of earlier versions have none
+                verify(value, extra[CHECKSUM])
         except ValueError as error:
             cell = f" (cell {value['cell']})" if isinstance(value.get("cell"), str) else ""
             raise UsageError(
@@ -224,7 +227,7 @@ def _with_verdicts(document: Mapping[str, Any], records: list[Record]) -> list[R
     """Attach the verdicts of the file's section; decide them now if the run was killed before it did."""
     ours = document.get(FIELD)
     if isinstance(ours, Mapping) and "verdicts" in ours:
-        return attach(records, verdicts_in(ours["verdicts"]))
+        return attach(records, verdicts_in(ours))
     return attach(records, decide(records))
 
 

@@ -9,7 +9,16 @@ from typing import Any, Literal
 
 import msgspec
 
-from harness.records.record import Confirmation, Record, Timing, VerdictRecord, decode
+from harness.records.record import (
+    Confirmation,
+    Record,
+    Timing,
+    VerdictRecord,
+    checksum,
+    decode,
+    to_json,
+    verify,
+)
 
 #: The model that a cell is timed beside: its reference, or its own model of an earlier run.
 Versus = Literal["reference", "earlier"]
@@ -60,14 +69,25 @@ def attach(records: Iterable[Record], verdicts: Verdicts) -> list[Record]:
     return [_with_verdicts(record, verdicts.get(record.name, CellVerdicts())) for record in records]
 
 
-def verdicts_in(section: Any) -> Verdicts:
-    """Decode the verdicts section of a run file. Raises ValueError naming cell and field if it is damaged."""
-    if not isinstance(section, Mapping):
-        raise ValueError(f"verdicts: expected an object, got {type(section).__name__}")
+def verdict_sections(verdicts: Verdicts) -> dict[str, Any]:
+    """The sections of a run file for the verdicts and for their checksums."""
+    section = to_json(verdicts)
+    return {"verdicts": section, "verdicts_sha256": {name: checksum(entry) for name, entry in section.items()}}
+
+
+def verdicts_in(sections: Mapping[str, Any]) -> Verdicts:
+    """Decode the verdicts of a run file. Raises ValueError naming cell and field if they are damaged or were edited."""
+    section, checksums = sections["verdicts"], sections.get("verdicts_sha256")
+    for name, value in ("verdicts", section), ("verdicts_sha256", {} if checksums is None else checksums):
+        if not isinstance(value, Mapping):
+            raise ValueError(f"{name}: expected an object, got {type(value).__name__}")
     verdicts = {}
-    for name, entry in section.items():
+    for name in section if checksums is None else {**section, **checksums}:
         try:
+            entry = section.get(name)
             verdicts[name] = decode(entry, CellVerdicts)
+            if checksums is not None:  # earlier versions wrote none
+                verify(entry, checksums.get(name))
         except ValueError as error:
             raise ValueError(f"verdicts of {name}: {error}") from error
     return verdicts

@@ -24,7 +24,7 @@ from harness.records.record import (
     to_json,
 )
 from harness.records.samples import encode
-from harness.records.verdicts import TimingId, Verdicts, attach, decide
+from harness.records.verdicts import TimingId, Verdicts, attach, decide, verdict_sections
 from harness.run.confirmation import Confirmations
 from harness.run.options import Options
 from harness.run.planner import Planner
@@ -104,7 +104,7 @@ class Recorder:
         samples: dict[str, dict[str, Any]] = {}
         for (name, versus), arrays in self._confirmation_samples.items():
             samples.setdefault(name, {})[versus] = encode(arrays)
-        sections = {"documents": self.documents(self.records), "verdicts": to_json(self._verdicts)}
+        sections = {"documents": self.documents(self.records), **verdict_sections(self._verdicts)}
         return sections | ({"confirmation_samples": samples} if samples else {})
 
     def documents(self, records: Sequence[Record]) -> dict[str, Mapping[str, Any]]:

@@ -21,7 +21,7 @@ from harness import UsageError
 from harness.cli.main import main
 from harness.errors import StoreError
 from harness.records.journal import Journal, announce_interrupted, interrupted_journals, is_running, read_journal
-from harness.records.record import to_json
+from harness.records.record import checksum, to_json
 from harness.records.runs import read, read_records
 
 #: A process that writes a journal of as many cells as it is told, begins one more line, and hangs.
@@ -64,7 +64,7 @@ def header(*cells: str) -> dict[str, Any]:
 
 def measured(name: str) -> dict[str, Any]:
     """The line of a measured cell."""
-    entry = {"name": name, "extra_info": {"harness": cell(cell=name)}}
+    entry = {"name": name, "extra_info": {"harness": cell(cell=name), "harness_sha256": checksum(cell(cell=name))}}
     return {"benchmark": entry, "documents": {f"key of {name}": {"step": name}}}
 
 
@@ -122,6 +122,16 @@ def test_a_damaged_line_is_named(tmp_path: Path) -> None:
     file.write_bytes(file.read_bytes().replace(b'\n{"benchmark"', b"\n{benchmark", 1))
     with pytest.raises(UsageError, match=r"line 2 of .*\.journal is damaged .*; delete that line to use the others"):
         read_journal(file)
+
+
+def test_an_edited_cell_of_a_journal_is_named_and_not_recovered(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = journal_of(tmp_path, "a", "b")
+    file.write_bytes(file.read_bytes().replace(b'"preset": "quick"', b'"preset": "study"', 1))
+    assert main(["recover", str(file), "-o", str(tmp_path / "out.json")]) != 0
+    assert "is damaged: record 1 (cell a), it does not match its SHA-256" in capsys.readouterr().err
+    assert file.exists()
 
 
 def test_a_journal_without_a_complete_cell_says_so(tmp_path: Path) -> None:

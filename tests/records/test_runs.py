@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -15,8 +16,9 @@ from run_files import cell, contaminated, write, write_all
 
 from harness import UsageError
 from harness.measure.machine import Disturbance
-from harness.records.record import SCHEMA, Unmeasured, to_json
+from harness.records.record import SCHEMA, Unmeasured, VerdictRecord, checksum, to_json
 from harness.records.runs import collect, labels, read, read_records, unmeasured_in
+from harness.records.verdicts import CellVerdicts, verdict_sections
 
 
 def written(folder: Path, *records: Any) -> Path:
@@ -127,6 +129,91 @@ def test_a_record_that_contradicts_itself_or_lacks_something_is_damaged(
     change(broken)
     with pytest.raises(UsageError, match=rf"is damaged: record 2 \(cell half\), .*{message}.*restore the file"):
         read(write(tmp_path / "r.json", [cell(), broken]))
+
+
+def sealed(folder: Path) -> dict[str, Any]:
+    """The document of a run file with checksums, as a run writes it."""
+    made = [cell(cell="whole"), cell(cell="half")]
+    document: dict[str, Any] = json.loads(write(folder / "r.json", made).read_text())
+    for entry in document["benchmarks"]:
+        entry["extra_info"]["harness_sha256"] = checksum(entry["extra_info"]["harness"])
+    decided = CellVerdicts(
+        reference=VerdictRecord(
+            kind="faster", margin=0.01, p=0.001, processes_needed=None, reason="", confirmation=None
+        )
+    )
+    document["harness"] = verdict_sections({HALF: decided})
+    return document
+
+
+HALF = decoded(cell(cell="half")).name
+
+
+def test_a_run_file_with_checksums_is_read_however_it_is_laid_out(tmp_path: Path) -> None:
+    document = sealed(tmp_path)
+    texts = [json.dumps(document, indent=indent, sort_keys=bool(indent)) for indent in (None, 4)]
+    for text in texts:
+        (tmp_path / "r.json").write_text(text)
+        records = read_records(tmp_path / "r.json")
+        assert [record.cell for record in records] == ["whole", "half"]
+        assert records[1].verdict is not None
+        assert records[1].verdict.kind == "faster"
+
+
+@pytest.mark.parametrize(
+    ("place", "value"),
+    [
+        (("figures", "auroc", "value"), 0.999),
+        (("figures", "file_size", "value"), float("nan")),
+        (("artefact", "sha256"), "0" * 64),
+        (("preset",), "study"),
+        (("a_field_of_a_later_version",), 1),
+    ],
+)
+def test_an_edited_record_is_named(tmp_path: Path, place: tuple[str, ...], value: Any) -> None:
+    document = sealed(tmp_path)
+    *path, last = place
+    target = document["benchmarks"][1]["extra_info"]["harness"]
+    for name in path:
+        target = target[name]
+    target[last] = value
+    (tmp_path / "r.json").write_text(json.dumps(document))
+    with pytest.raises(UsageError, match=r"r\.json is damaged: record 2 \(cell half\), it does not match its SHA-256"):
+        read_records(tmp_path / "r.json")
+
+
+@pytest.mark.parametrize("checksum", [None, 3, "0" * 64])
+def test_another_checksum_is_no_checksum(tmp_path: Path, checksum: Any) -> None:
+    document = sealed(tmp_path)
+    document["benchmarks"][0]["extra_info"]["harness_sha256"] = checksum
+    (tmp_path / "r.json").write_text(json.dumps(document))
+    with pytest.raises(UsageError, match=r"record 1 \(cell whole\), it does not match its SHA-256"):
+        read_records(tmp_path / "r.json")
+
+
+@pytest.mark.parametrize(
+    ("change", "reason"),
+    [
+        (lambda ours: ours["verdicts"][HALF]["reference"].update(p=0.0001), "it does not match its SHA-256"),
+        (lambda ours: ours["verdicts"].clear(), "Expected `object`, got `null`"),
+        (lambda ours: ours["verdicts_sha256"].clear(), "it does not match its SHA-256"),
+    ],
+)
+def test_an_edited_verdict_is_named(tmp_path: Path, change: Callable[[Any], Any], reason: str) -> None:
+    document = sealed(tmp_path)
+    change(document["harness"])
+    (tmp_path / "r.json").write_text(json.dumps(document))
+    with pytest.raises(UsageError, match=rf"r\.json is damaged: verdicts of {re.escape(HALF)}: {reason}"):
+        read_records(tmp_path / "r.json")
+
+
+def test_a_run_file_of_an_earlier_version_has_no_checksum(tmp_path: Path) -> None:
+    document = sealed(tmp_path)
+    del document["harness"]["verdicts_sha256"]
+    for entry in document["benchmarks"]:
+        del entry["extra_info"]["harness_sha256"]
+    (tmp_path / "r.json").write_text(json.dumps(document))
+    assert [record.cell for record in read_records(tmp_path / "r.json")] == ["whole", "half"]
 
 
 def test_what_cannot_be_parsed_is_refused(tmp_path: Path) -> None:
