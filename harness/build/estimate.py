@@ -168,21 +168,23 @@ class DurationEstimate:
         """The time to make several artefacts."""
         return Duration.of(map(self.build, nodes))
 
-    def time(self, macs: int | None, preset: Preset, pause: float = 0.0) -> float | None:
+    def time(self, macs: int | None, preset: Preset, pause: float = 0.0, is_reference: bool = False) -> float | None:
         """Seconds to time and evaluate one cell, with a ``pause`` in seconds before each timed call.
 
-        None if the cell's size is unknown.
+        A reference takes its A/A runs. That they are renewed in long matrices, and that undecided cells get more
+        processes, is not counted. None if the cell's size is unknown.
         """
         if macs is None:
             return None
         pairs = preset.paced_pairs if pause else preset.pairs
-        calls = pairs + min(preset.warmup, 2 * WINDOW)  # the least warm-up, when it is steady from the start
-        seconds = calls * 2 * macs / INFERENCE_RATE
+        warmup = min(preset.warmup, 2 * WINDOW)  # the least, when it is steady from the start
+        calls = 2 * (2 * pairs + warmup)  # an untimed call precedes each timed one
+        seconds = calls * macs / INFERENCE_RATE
         bounded = seconds if preset.seconds is None else min(seconds, 2 * preset.seconds)
         if pause:
             affordable = pairs if preset.seconds is None else min(pairs, int(preset.seconds / (2 * pause)))
             bounded += 2 * pause * (PACED_WARMUP + max(LEAST_PAIRS, affordable))
-        return CELL_OVERHEAD + preset.processes * bounded
+        return CELL_OVERHEAD + (preset.aa_runs if is_reference else 1) * preset.processes * bounded
 
     def start(self, preset: Preset) -> float:
         """Seconds to start the workers of one profile."""

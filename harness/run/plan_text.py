@@ -34,7 +34,8 @@ def plan_document(run: Session) -> dict[str, Any]:
         problem = run.plan.problems.get(cell.name)
         shape = Shape(None, None, str(problem)) if problem else shape_of(cell.dataset, cell.architecture, cell.steps)
         if not shape.problem:
-            times.append(estimate.time(shape.macs, run.options.preset, cell.profile.pause))
+            is_reference = cell.protocol == "paired" and cell.reference == cell.id
+            times.append(estimate.time(shape.macs, run.options.preset, cell.profile.pause, is_reference))
         row: dict[str, Any] = {
             "id": cell.id,
             "suite": cell.suite,

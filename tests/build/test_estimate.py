@@ -202,6 +202,17 @@ def test_timing_grows_with_the_preset_and_the_network(estimate: Estimate) -> Non
     assert estimate().time(None, preset("quick")) is None
 
 
+def test_a_reference_takes_its_aa_runs(estimate: Estimate) -> None:
+    alone, reference, nothing = (
+        estimate().time(*arguments)
+        for arguments in ((10**9, preset("study")), (10**9, preset("study"), 0.0, True), (0, preset("study")))
+    )
+    assert alone is not None
+    assert reference is not None
+    assert nothing is not None
+    assert reference - nothing == pytest.approx(3 * (alone - nothing))
+
+
 def test_timing_includes_the_pauses(estimate: Estimate) -> None:
     def of_pauses(size: str) -> float:
         paced, back_to_back = (estimate().time(0, preset(size), pause) for pause in (0.02, 0.0))
@@ -209,5 +220,5 @@ def test_timing_includes_the_pauses(estimate: Estimate) -> None:
         assert back_to_back is not None
         return paced - back_to_back
 
-    assert of_pauses("study") == pytest.approx(6 * 2 * 0.02 * (PACED_WARMUP + 40)), "no bound on the seconds"
-    assert of_pauses("quick") == pytest.approx(4 * 2 * 0.02 * (PACED_WARMUP + LEAST_PAIRS)), "0.3 s: the least pairs"
+    assert of_pauses("study") == pytest.approx(6 * 2 * 0.02 * (PACED_WARMUP + 40)), "within 6 s"
+    assert of_pauses("quick") == pytest.approx(4 * 2 * 0.02 * (PACED_WARMUP + LEAST_PAIRS)), "0.4 s: the least pairs"
