@@ -72,6 +72,18 @@ def load_artefact(file: Path) -> "torch.nn.Module":
     return artefact.load(file)
 
 
+def load_network(file: Path) -> "torch.nn.Module":
+    """The network that an artefact file holds, with the activation of its kind of task: it gives what metrics get.
+
+    These are probabilities, or the outputs of a regression. A network that sets ``gives_probabilities`` comes as it is.
+    Raises as ``load_artefact`` does.
+    """
+    from harness.api.tasks import kind_of, task_of
+    from harness.build import artefact
+
+    return kind_of(task_of(artefact.header(file))).activated(artefact.load(file))
+
+
 def __getattr__(name: str) -> Any:
     return former_names.former_export(__name__, name)
 
@@ -117,6 +129,7 @@ __all__ = [
     "compressor",
     "hookimpl",
     "load_artefact",
+    "load_network",
     "step",
     "train",
 ]

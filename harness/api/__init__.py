@@ -8,7 +8,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from harness.api.architectures import Architecture, Phase, Training
-from harness.api.data import Data, Dataset, Progress, Split, Task, silent
+from harness.api.data import Data, Dataset, KindName, Progress, Split, Task, silent
 from harness.api.kinds import Kind
 from harness.api.metrics import Absent, Better, Counter, EvalContext, Metric, MetricSpec, Role, WeightedMetric
 from harness.api.runtimes import (
@@ -50,6 +50,7 @@ __all__ = [
     "ExecutedOperator",
     "FitHook",
     "Kind",
+    "KindName",
     "Loss",
     "Metric",
     "MetricSpec",

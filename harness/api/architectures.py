@@ -74,7 +74,10 @@ class Architecture(FormerNames, abc.ABC):
 
     @abc.abstractmethod
     def build(self, task: Task) -> torch.nn.Module:
-        """Build a network that maps (batch, *input_shape) to logits (batch, labels); the harness seeds torch."""
+        """Build a network that maps (batch, *input_shape) to logits (batch, labels); the harness seeds torch.
+
+        For a regression these are its outputs. The last layer has ``len(task.labels)`` outputs for every kind of task.
+        """
 
     @abc.abstractmethod
     def training(self, phase: Phase) -> Training:

@@ -6,7 +6,7 @@ import abc
 import dataclasses
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, Protocol
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol, get_args
 
 from harness.errors import DataError, UsageError, nearest
 from harness.former_names import FormerNames
@@ -17,36 +17,94 @@ if TYPE_CHECKING:
 
     FloatArray = NDArray[np.float32]
 
+#: The kinds of tasks: see `Task`.
+KindName = Literal["multilabel", "binary", "multiclass", "regression"]
+KINDS: tuple[KindName, ...] = get_args(KindName)
+#: So many examples are checked for NaN at once, because a data set may be larger than the memory.
+CHECKED_ROWS = 4096
+
 
 @dataclasses.dataclass(frozen=True)
 class Task:
     """Inputs and outputs of a network, known without reading any data.
 
-    ``input_shape`` is the shape of one example without the batch axis; ``labels`` names the outputs in order.
-    Every task is multi-label: one logit per label, targets 0 or 1; a binary task has one label.
+    ``input_shape`` is the shape of one example without the batch axis; ``labels`` names the outputs in order. A network
+    gives one output a label. ``kind`` decides what an output and a target is:
+
+    - ``multilabel``: each label is present or not, independently of the others. Targets (n, labels) are 0.0 or 1.0.
+    - ``binary``: the same with one label. A task of kind ``multilabel`` with one label is trained in the same way.
+    - ``multiclass``: an example belongs to one of at least two classes. Targets (n,) are int64, the class's index.
+    - ``regression``: each output is a number. Targets (n, labels) are finite. Scale them so that they vary by about 1.
+
+    ``class_weights`` are the weights in the loss, one for each label: of the examples of that class (``multiclass``),
+    or of the examples that have the label (``multilabel``, ``binary``). Raises UsageError for invalid values.
     """
 
     input_shape: tuple[int, ...]
     labels: tuple[str, ...]
+    kind: KindName = "multilabel"
+    class_weights: tuple[float, ...] = ()
+
+    def __post_init__(self) -> None:
+        if self.kind not in KINDS:
+            raise UsageError(f"Task(kind={self.kind!r}): unknown kind{nearest(str(self.kind), KINDS)}")
+        if self.kind == "binary" and len(self.labels) != 1:
+            raise UsageError(f"Task(kind='binary', labels={self.labels}): a binary task has one label")
+        if self.kind == "multiclass" and len(self.labels) < 2:
+            raise UsageError(f"Task(kind='multiclass', labels={self.labels}): name at least two classes")
+        if self.class_weights:
+            if self.kind == "regression":
+                raise UsageError("Task(kind='regression', class_weights=...): a regression has no classes")
+            if len(self.class_weights) != len(self.labels) or not all(weight > 0 for weight in self.class_weights):
+                raise UsageError(
+                    f"Task(class_weights={self.class_weights}): give one weight above 0 for each of the "
+                    f"{len(self.labels)} labels"
+                )
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Split:
-    """The train, validation or test part of a data set: ``inputs`` (n, *input_shape), ``targets`` (n, labels), float32.
+    """The train, validation or test part of a data set.
 
-    ``patients`` (n,) identifies the patient of each example, the unit that the bootstrap of quality resamples.
+    ``inputs`` (n, *input_shape) are float32, or uint8 where the data set has ``prepare``. ``targets`` are as the kind
+    of task says, float32 or int64 (see `Task`).
+
+    ``patients`` (n,) identifies the patient of each example, the unit that the bootstrap of quality resamples; None
+    where the examples are independent of each other. ``unit`` names these units where they are no patients, such as
+    "sites". ``records`` (n,) identifies the examples, so that metrics can list them. ``groups`` has arrays (n,) by
+    name, such as "age", "sex", "device" or "site", so that metrics can compare groups.
     """
 
-    inputs: FloatArray
-    targets: FloatArray
-    patients: NDArray[Any]
+    inputs: NDArray[Any]
+    targets: NDArray[Any]
+    patients: NDArray[Any] | None = None
+    records: NDArray[Any] | None = None
+    groups: Mapping[str, NDArray[Any]] = dataclasses.field(default_factory=dict)
+    unit: str = "patients"
 
     def __post_init__(self) -> None:
-        if not len(self.inputs) == len(self.targets) == len(self.patients):
-            raise DataError(
-                f"a split's arrays differ in length: {len(self.inputs)} inputs, {len(self.targets)} targets, "
-                f"{len(self.patients)} patients"
-            )
+        lengths = {name: len(array) for name, array in self.arrays().items()}
+        if len(set(lengths.values())) > 1:
+            listed = ", ".join(f"{length} {name}" for name, length in lengths.items())
+            raise DataError(f"a split's arrays differ in length: {listed}")
+
+    def arrays(self) -> dict[str, NDArray[Any]]:
+        """Return the arrays by name; those of groups are called "group NAME"."""
+        arrays = {"inputs": self.inputs, "targets": self.targets, "patients": self.patients, "records": self.records}
+        arrays |= {f"group {name}": array for name, array in self.groups.items()}
+        return {name: array for name, array in arrays.items() if array is not None}
+
+    def units(self) -> tuple[NDArray[Any], str]:
+        """Return the unit of each example (n,) that a bootstrap resamples, and what these units are."""
+        import numpy as np
+
+        return (np.arange(len(self)), "examples") if self.patients is None else (self.patients, self.unit)
+
+    def first(self, count: int) -> Split:
+        """Return the first ``count`` examples."""
+        groups = {name: array[:count] for name, array in self.groups.items()}
+        patients, records = (None if array is None else array[:count] for array in (self.patients, self.records))
+        return Split(self.inputs[:count], self.targets[:count], patients, records, groups, self.unit)
 
     def __len__(self) -> int:
         return len(self.inputs)
@@ -67,26 +125,61 @@ class Data:
         yield "test", self.test
 
     def check(self, name: str) -> None:
-        """Raise DataError unless each split has finite examples of the task's shape, and both classes of each label."""
+        """Raise DataError unless each split has finite examples of the task's shape and targets of its kind.
+
+        Each split needs both classes of each label, an example of each class, or targets that vary.
+        """
         import numpy as np
 
+        multiclass = self.task.kind == "multiclass"
         for part_name, part in self.splits():
             where = f"{name}, {part_name} split"
             if len(part) == 0:
                 raise DataError(f"{where}: no examples; is the data set complete?")
             if part.inputs.shape[1:] != self.task.input_shape:
                 raise DataError(f"{where}: examples have shape {part.inputs.shape[1:]}, not {self.task.input_shape}")
-            if part.targets.shape != (len(part), len(self.task.labels)):
+            if part.targets.shape != ((len(part),) if multiclass else (len(part), len(self.task.labels))):
                 raise DataError(f"{where}: targets have shape {part.targets.shape} for labels {self.task.labels}")
-            for what, array in (("inputs", part.inputs), ("targets", part.targets)):
-                if array.dtype != np.float32:
-                    raise DataError(f"{where}: the {what} are {array.dtype}, not float32")
-            if not np.isfinite(part.inputs).all():
-                row = int(np.flatnonzero(~np.isfinite(part.inputs.reshape(len(part), -1)).all(axis=1))[0])
-                raise DataError(f"{where}: example {row} holds NaN or infinity; repair or drop it")
-            positives = part.targets.sum(axis=0)
-            for label, count in zip(self.task.labels, positives, strict=True):
-                if not 0 < count < len(part):
+            if part.inputs.dtype not in (np.float32, np.uint8):
+                raise DataError(f"{where}: the inputs are {part.inputs.dtype}, neither float32 nor uint8")
+            wanted = "int64" if multiclass else "float32"
+            if part.targets.dtype != wanted:
+                raise DataError(f"{where}: the targets are {part.targets.dtype}, not {wanted}")
+            for start in range(0, len(part), CHECKED_ROWS) if part.inputs.dtype == np.float32 else ():
+                rows = part.inputs[start : start + CHECKED_ROWS]
+                if not np.isfinite(rows).all():
+                    row = int(np.flatnonzero(~np.isfinite(rows.reshape(len(rows), -1)).all(axis=1))[0])
+                    raise DataError(f"{where}: example {start + row} holds NaN or infinity; repair or drop it")
+            self._check_targets(where, part.targets)
+
+    def _check_targets(self, where: str, targets: NDArray[Any]) -> None:
+        import numpy as np
+
+        labels = self.task.labels
+        if self.task.kind == "multiclass":
+            outside = np.flatnonzero((targets < 0) | (targets >= len(labels)))
+            if len(outside):
+                raise DataError(
+                    f"{where}: example {outside[0]} has the class {targets[outside[0]]}; the {len(labels)} classes "
+                    f"are 0 to {len(labels) - 1}"
+                )
+            for label, count in zip(labels, np.bincount(targets, minlength=len(labels)), strict=True):
+                if count == 0:
+                    raise DataError(
+                        f"{where}: class {label} has no example, so its quality is undefined; use more records"
+                    )
+        elif self.task.kind == "regression":
+            if not np.isfinite(targets).all():
+                row = int(np.flatnonzero(~np.isfinite(targets).all(axis=1))[0])
+                raise DataError(f"{where}: the target of example {row} is NaN or infinite; repair or drop it")
+            for label, spread in zip(labels, np.ptp(targets, axis=0), strict=True):
+                if spread == 0:
+                    raise DataError(
+                        f"{where}: all examples have the same {label}, so its quality is undefined; use more records"
+                    )
+        else:
+            for label, count in zip(labels, targets.sum(axis=0), strict=True):
+                if not 0 < count < len(targets):
                     have = "no positive" if count == 0 else "no negative"
                     raise DataError(
                         f"{where}: label {label} has {have} example, so its quality is undefined; use more records"

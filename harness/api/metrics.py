@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol, get_args
 
-from harness.api.data import Task
+from harness.api.data import Split, Task
 from harness.errors import UsageError, nearest
 from harness.former_names import FormerNames
 
@@ -86,7 +86,7 @@ class WeightedMetric(Protocol):
     def __call__(
         self, scores: NDArray[Any], targets: NDArray[Any], weights: NDArray[np.float64], /
     ) -> NDArray[np.float64]:
-        """``scores`` and ``targets`` (n, labels), ``weights`` (n, samples) -> (samples,)."""
+        """``scores`` (n, labels), ``targets`` (see `Task`), ``weights`` (n, samples) -> (samples,)."""
         ...
 
 
@@ -96,10 +96,16 @@ class EvalContext(Protocol):
     task: Task
     #: The deployed file.
     file: Path
-    #: On the test split: probabilities and targets (n, labels), and the patient of each row (n,).
+    #: On the test split: the file's answers (n, labels), and the targets (see `Task`). Answers are probabilities, or
+    #: the outputs of a regression.
     scores: NDArray[Any]
     targets: NDArray[Any]
+    #: The patient of each test example (n,), or another unit that a bootstrap resamples, which ``unit`` names.
     patients: NDArray[Any]
+    unit: str
+    #: The ids of the test examples (n,); None where the data set has none. Groups by name, such as "sex": arrays (n,).
+    records: NDArray[Any] | None
+    groups: Mapping[str, NDArray[Any]]
     #: Nanoseconds of each timed call (processes, calls); None when nothing was timed.
     samples: NDArray[Any] | None
     #: Bytes of the process before the file was loaded, after that, and at the peak of inference. Interpreter, libraries
@@ -113,6 +119,16 @@ class EvalContext(Protocol):
 
         Raises MeasureError where this machine cannot count it, and where nothing was timed.
         """
+        ...
+
+    @property
+    def validation(self) -> Split:
+        """The validation split, to fix an operating point before test data are looked at."""
+        ...
+
+    @property
+    def validation_scores(self) -> NDArray[Any]:
+        """The file's answers to the validation split (n, labels)."""
         ...
 
     @property
@@ -139,7 +155,7 @@ class Metric(FormerNames, abc.ABC):
 
     @abc.abstractmethod
     def specs(self, task: Task) -> tuple[MetricSpec, ...]:
-        """Declare the figures that ``compute`` returns for this task."""
+        """Declare the figures that ``compute`` returns for this task; return () to leave out tasks of this kind."""
 
     @abc.abstractmethod
     def compute(self, evidence: EvalContext) -> Mapping[str, float | Absent | None]:

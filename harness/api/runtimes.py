@@ -157,13 +157,9 @@ class Deployment:
     @property
     def network(self) -> torch.nn.Module:
         """The network that gives probabilities: ``model``, followed by the task's activation where it gives logits."""
-        import torch
-
         from harness.api.tasks import kind_of
 
-        if getattr(self.model, "gives_probabilities", False):
-            return self.model
-        return torch.nn.Sequential(self.model, kind_of(self.task).activation()).eval()
+        return kind_of(self.task).activated(self.model)
 
 
 @dataclasses.dataclass(frozen=True)

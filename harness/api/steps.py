@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol, TypeVar
 
 from harness.api.architectures import Phase
-from harness.api.data import Progress, Task
+from harness.api.data import KindName, Progress, Task
 from harness.errors import UsageError, nearest
 from harness.former_names import FormerNames
 
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
-#: (logits, targets, teacher logits or None), each (batch, labels) -> scalar loss.
+#: (logits (batch, labels), targets, teacher logits (batch, labels) or None) -> scalar loss. See `Task` for targets.
 Loss = Callable[["torch.Tensor", "torch.Tensor", "torch.Tensor | None"], "torch.Tensor"]
 #: (model that is trained) -> None; changes gradients or weights in place.
 FitHook = Callable[["torch.nn.Module"], None]
@@ -152,6 +152,8 @@ class Step(FormerNames, metaclass=StepType):
     version: ClassVar[str] = "1"
     #: True when the incoming model becomes the teacher of all later training; the step then defines ``loss``.
     is_teacher: ClassVar[bool] = False
+    #: The kinds of tasks that it is made for; empty for all. Its cells of other kinds are skipped, with the reason.
+    kinds: ClassVar[tuple[KindName, ...]] = ()
     #: Hint for authors whose step the conformance kit cannot instantiate.
     _fix_examples: ClassVar[str] = "define examples(), or give every parameter a default"
 
@@ -176,7 +178,7 @@ class Step(FormerNames, metaclass=StepType):
         """Return the changed model, and leave ``model`` unchanged.
 
         Raise Unsupported for a network that the step cannot handle. A returned model gives logits, unless it sets
-        ``gives_probabilities = True`` because it ends in its own sigmoid.
+        ``gives_probabilities = True`` because it ends in its task's activation (sigmoid or softmax).
         """
         raise NotImplementedError(f"step {self.name!r} does not define apply()")
 

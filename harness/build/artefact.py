@@ -22,8 +22,9 @@ import torch
 from safetensors import SafetensorError, safe_open
 
 from harness.api import Architecture, Data, Deployment, Quantization, Step, Task
-from harness.errors import CellError, StoreError
-from harness.keys import canonical, to_jsonable
+from harness.api.tasks import task_of
+from harness.errors import CellError, StoreError, UsageError
+from harness.keys import canonical, non_default_fields, to_jsonable
 from harness.nn.structure import limit_registration
 from harness.plugin.manager import Plugins, installed
 
@@ -60,7 +61,7 @@ def save(
     tensors, notes = dumped
     header = {
         "architecture": architecture,
-        "task": task,
+        "task": non_default_fields(task),
         "restore": {"step": dumper.name, "parameters": dumper.parameters()} if type(dumper) is not Step else None,
         "notes": notes,
     }
@@ -88,7 +89,7 @@ def load(file: Path, plugins: Plugins | None = None) -> torch.nn.Module:
         size = file.stat().st_size
         with safe_open(file, framework="pt") as stream:
             tensors = {name: stream.get_tensor(name) for name in stream.keys()}  # noqa: SIM118 (not a mapping)
-    task = Task(tuple(content["task"]["input_shape"]), tuple(content["task"]["labels"]))
+    task = task_of(content)
     most = max(FRESH_BYTES, FRESH_FACTOR * size) // 4
 
     def limit(_count: int, elements: int) -> None:
@@ -164,6 +165,10 @@ def _header(file: Path) -> dict[str, Any]:
     )
     if not sound:
         raise ValueError("its header has fields of other types")
+    try:
+        task_of(content)
+    except UsageError as error:
+        raise ValueError(f"its header has no valid task: {error}") from error
     return dict(content)
 
 

@@ -310,6 +310,11 @@ class Executor:
                 if node.teacher is not None and node.objective is not node.step:
                     teacher = self.model(node.teacher)
                 parent = self.model(node.parent)
+                if node.step.kinds and data.task.kind not in node.step.kinds:
+                    raise Unsupported(
+                        f"{describe(node.step)} is for tasks of kind {' or '.join(node.step.kinds)}, and "
+                        f"{node.root.dataset} is {data.task.kind}"
+                    )
                 context = Context(node, data, teacher, self.plugins, self.store, progress)
                 model = self._run(node, node.step, parent, context)
                 self._check(node, model, data)
@@ -354,6 +359,14 @@ class Executor:
         reason = self.plugins.call(author, wrong_answer, model, example, len(data.task.labels))
         if reason is not None:
             raise CellError(f"{self._plugin(node)}: the network that {what} gives {reason}")
+        if getattr(model, "gives_probabilities", False):
+            scores = self.plugins.call(author, _answer, model, example).detach().float().numpy()
+            fault = kind_of(data.task).impossible(scores)
+            if fault or data.task.kind == "regression":
+                raise Unsupported(
+                    f"{what} gives a network that ends in an activation of its own, which is not that of a "
+                    f"{data.task.kind} task" + (f": its answers {fault}" if fault else "")
+                )
 
     def _save(self, file: Path, node: Node, model: torch.nn.Module, data: Data) -> None:
         """Write the model to ``file``. Raises CellError unless the file gives back a network that answers alike."""

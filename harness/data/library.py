@@ -7,7 +7,7 @@ import os
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from harness.api import Data, Dataset, Split
+from harness.api import Data, Dataset
 from harness.data.hashes import remembered_in
 from harness.errors import DataError, HarnessError, NoData, UsageError
 from harness.keys import code_digest
@@ -154,10 +154,7 @@ class Library:
 
 
 def _first_examples(data: Data, count: int) -> Data:
-    def first(split: Split) -> Split:
-        return Split(split.inputs[:count], split.targets[:count], split.patients[:count])
-
-    return dataclasses.replace(data, validation=first(data.validation), test=first(data.test))
+    return dataclasses.replace(data, validation=data.validation.first(count), test=data.test.first(count))
 
 
 def status(plugins: Plugins, option: str | None) -> Iterator[str]:

@@ -6,6 +6,7 @@ import functools
 from collections.abc import Iterable, Mapping
 
 from harness.api import MetricSpec, Role, Task
+from harness.api.data import KINDS
 from harness.errors import CellError, HarnessError, UsageError, nearest
 from harness.plugin.manager import Plugins, installed
 from harness.policy.rules import parse_tolerance
@@ -13,8 +14,8 @@ from harness.records.record import MetricValue, Record
 from harness.run.options import Options
 from harness.suite.matrix import Cell
 
-#: Stands for the task of earlier runs, which their files lack; figures with a gate rule do not depend on it.
-ANY_TASK = Task(input_shape=(1,), labels=("label",))
+#: Stand for the task of earlier runs, which their files lack; figures with a gate rule depend on the kind alone.
+ANY_TASKS = tuple(Task((1,), ("label", "other")[: 1 + (kind == "multiclass")], kind) for kind in KINDS)
 
 
 def specs_of(name: str, task: Task, plugins: Plugins) -> tuple[MetricSpec, ...]:
@@ -102,8 +103,11 @@ def _specs() -> Mapping[tuple[str, str], MetricSpec]:
 def _specs_of_all(plugins: Plugins, metrics: tuple[str, ...]) -> Mapping[tuple[str, str], MetricSpec]:
     specs: dict[tuple[str, str], MetricSpec] = {}
     for name in metrics:
-        try:
-            specs.update({(name, spec.name): spec for spec in specs_of(name, ANY_TASK, plugins)})
-        except HarnessError as error:
-            plugins.note(plugins.metrics.origin(name), str(error))
+        for task in ANY_TASKS:
+            try:
+                for spec in specs_of(name, task, plugins):
+                    specs.setdefault((name, spec.name), spec)
+            except HarnessError as error:
+                if task is ANY_TASKS[0]:  # others need not fit a metric that was written for multi-label tasks
+                    plugins.note(plugins.metrics.origin(name), str(error))
     return specs

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import os
 from collections.abc import Callable
 from pathlib import Path
@@ -12,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from harness.api import Counter, Data, Profile, Runtime
+from harness.api.tasks import kind_of
 from harness.data.library import Library
 from harness.errors import CellError, explain_disk_errors
 from harness.files import atomic_write
@@ -64,18 +66,30 @@ class Deployer:
             sha256 = sha256_of(file)
             inputs, answers = self._arrays(cell, "test", data.test.inputs), folder / "scores.npy"
             scores = self._pool().predict(EVALUATION, cell.runtime, file, inputs, answers)
-            if scores.shape != data.test.targets.shape:
+            expected = (len(data.test), len(data.task.labels))
+            if scores.shape != expected:
                 raise CellError(
-                    f"the model of {cell.id} gives answers of shape {scores.shape} for the test split, not "
-                    f"{data.test.targets.shape}"
+                    f"the model of {cell.id} gives answers of shape {scores.shape} for the test split, not {expected}"
                 )
             wrong = int((~np.isfinite(scores)).any(axis=1).sum())
             if wrong:
                 raise CellError(
                     f"the model of {cell.id} answers NaN or infinity on {wrong} of {len(scores)} test examples"
                 )
-            self._found[identity] = CellContext(file, sha256, artefact.file, data, self._plugins, scores)
+            if fault := kind_of(data.task).impossible(scores):
+                raise CellError(
+                    f"the answers of {cell.id} {fault}: runtime {cell.runtime!r} must deploy the network with the "
+                    f"activation of a {data.task.kind} task (TaskKind.activated)"
+                )
+            validation_scores = functools.partial(self._validation_scores, cell, file, data, folder)
+            self._found[identity] = CellContext(
+                file, sha256, artefact.file, data, self._plugins, scores, validation_scores
+            )
         return self._found[identity]
+
+    def _validation_scores(self, cell: Cell, file: Path, data: Data, folder: Path) -> NDArray[Any]:
+        inputs = self._arrays(cell, "validation", data.validation.inputs)
+        return self._pool().predict(EVALUATION, cell.runtime, file, inputs, folder / "validation-scores.npy")
 
     def _deploy(self, runtime: Runtime, artefact: Path, data: Data, folder: Path) -> Path:
         """The file that the runtime writes for an artefact. Raises CellError when it fails or writes no file."""

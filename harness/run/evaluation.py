@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from harness.api import Absent, Counter, Data, Metric, Task, WeightedMetric
+from harness.api import Absent, Counter, Data, Metric, Split, Task, WeightedMetric
 from harness.api.metrics import headlines
 from harness.build import artefact
 from harness.errors import CellError, MeasureError
@@ -26,7 +26,14 @@ class CellContext:
     """Implements harness.EvalContext; the model and the example are loaded when first used."""
 
     def __init__(
-        self, file: Path, sha256: str, artefact_file: Path, data: Data, plugins: Plugins, scores: NDArray[Any]
+        self,
+        file: Path,
+        sha256: str,
+        artefact_file: Path,
+        data: Data,
+        plugins: Plugins,
+        scores: NDArray[Any],
+        validation_scores: Callable[[], NDArray[Any]] | None = None,
     ) -> None:
         self.plugins = plugins
         self.task: Task = data.task
@@ -34,13 +41,16 @@ class CellContext:
         self.sha256 = sha256
         self.scores = scores
         self.targets = data.test.targets
-        self.patients = data.test.patients
+        self.patients, self.unit = data.test.units()
+        self.records = data.test.records
+        self.groups = data.test.groups
         self.samples: NDArray[Any] | None = None
         self.base_memory: int | None = None
         self.loaded_memory: int | None = None
         self.peak_memory: int | None = None
         #: Measures a counter in the profile of the cell that is being evaluated; None if nothing is timed.
         self.counter: Callable[[Counter], float] | None = None
+        self._validation_scores = validation_scores
         self._artefact_file = artefact_file
         self._data = data
 
@@ -48,6 +58,16 @@ class CellContext:
         if self.counter is None:
             raise MeasureError("nothing was timed")
         return self.counter(counter)
+
+    @functools.cached_property
+    def validation_scores(self) -> NDArray[Any]:
+        if self._validation_scores is None:
+            raise MeasureError("nothing was deployed, so there are no answers to the validation split")
+        return self._validation_scores()
+
+    @property
+    def validation(self) -> Split:
+        return self._data.validation
 
     @functools.cached_property
     def model(self) -> torch.nn.Module:
@@ -73,6 +93,8 @@ def figures(context: CellContext, chosen: Collection[str] = ()) -> dict[str, Met
     for name in _computed_metrics(plugins, chosen):
         metric = plugins.metrics.get(name)
         specs = specs_of(name, context.task, plugins)
+        if not specs:  # a metric for other kinds of tasks
+            continue
         values = plugins.call(metric, "compute", context)
         weighted = _weighted(metric, context)
         headline_names = headlines(specs)
@@ -109,6 +131,8 @@ def differences(reference: CellContext, candidate: CellContext, chosen: Collecti
     intervals: dict[str, Interval] = {}
     plugins = candidate.plugins
     for metric in map(plugins.metrics.get, _computed_metrics(plugins, chosen)):
+        if not specs_of(metric.name, candidate.task, plugins):
+            continue
         for name, function in _weighted(metric, candidate).items():
             intervals[name] = plugins.call(metric, bootstrapped, function, candidate, reference)
     return intervals
@@ -145,12 +169,12 @@ def _value(metric: str, figure: str, values: object) -> tuple[float | None, str]
 
 
 def bootstrapped(function: WeightedMetric, candidate: CellContext, reference: CellContext | None = None) -> Interval:
-    """A value of the candidate, or its difference from the reference, with a bootstrap interval over patients."""
+    """A value of the candidate, or its difference from the reference, with a bootstrap interval over the units."""
     scores, targets, patients = candidate.scores, candidate.targets, candidate.patients
     interval = (
         bootstrap(function, scores, targets, patients)
         if reference is None
         else paired_bootstrap(function, reference.scores, scores, targets, patients)
     )
-    method = f"bootstrap over {interval.patients} patients, {interval.repetitions} samples"
+    method = f"bootstrap over {interval.patients} {candidate.unit}, {interval.repetitions} samples"
     return Interval(float(interval.estimate), interval.low, interval.high, interval.level, method)

@@ -1,4 +1,8 @@
-"""Compute quality metrics of probabilities under many weightings at once, and bootstrap intervals over patients."""
+"""Compute quality metrics under many weightings of the examples at once, and bootstrap intervals over patients.
+
+All metrics take scores (n, labels), targets and weights (n, samples), and return one value per sample. They are NaN
+where they are undefined, so that the bootstrap draws such a sample again.
+"""
 
 from __future__ import annotations
 
@@ -11,7 +15,7 @@ from numpy.typing import NDArray
 
 from harness.errors import CellError
 
-#: A metric of scores and targets, both (n, labels), under weights (n, samples): one value per sample, (samples,).
+#: A metric of scores (n, labels) and targets under weights (n, samples): one value per sample, (samples,).
 WeightedFunction: TypeAlias = Callable[[NDArray[Any], NDArray[Any], NDArray[np.float64]], NDArray[np.float64]]
 #: Bootstrap samples evaluated at once: for a few thousand examples their weights fit into a core's cache.
 CHUNK = 32
@@ -151,6 +155,106 @@ def _calibration_error(
     return _over(gaps.sum(axis=0), weights.sum(axis=0))
 
 
+# ------------------------------------------------------------------------------- multi-class: targets (n,) are indices
+
+
+def accuracy(scores: NDArray[Any], targets: NDArray[Any], weights: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Compute the top-1 accuracy: the share of examples whose highest score is that of their class. Ties go to the
+    class with the lower index."""
+    return _over(_correct(scores, targets) @ weights, weights.sum(axis=0))
+
+
+def class_accuracies(scores: NDArray[Any], targets: NDArray[Any], weights: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Compute the accuracy on the examples of each class, its recall: (classes, samples)."""
+    correct, classes = _correct(scores, targets), range(scores.shape[1])
+    member = [np.asarray(targets) == index for index in classes]
+    rows = [_over(correct[rows] @ weights[rows], weights[rows].sum(axis=0)) for rows in member]
+    recalls: NDArray[np.float64] = np.stack(rows)
+    return recalls
+
+
+def balanced_accuracy(scores: NDArray[Any], targets: NDArray[Any], weights: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Average the accuracy over the classes (Brodersen et al., ICPR 2010, doi:10.1109/ICPR.2010.764)."""
+    means: NDArray[np.float64] = class_accuracies(scores, targets, weights).mean(axis=0)
+    return means
+
+
+def log_loss(scores: NDArray[Any], targets: NDArray[Any], weights: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Average -log of the probability of the true class. Rows are scaled to sum to 1, as rounding may prevent that;
+    probabilities are at least the float32 epsilon, as in scikit-learn."""
+    finite = np.isfinite(scores).all()
+    floor = float(np.finfo(np.float32).eps)
+    clipped = np.clip(np.nan_to_num(scores).astype(np.float64), floor, 1 - floor)
+    chosen = clipped[np.arange(len(targets)), targets] / clipped.sum(axis=1)
+    return _over(-np.log(chosen) @ weights, weights.sum(axis=0)) if finite else np.full(weights.shape[1], np.nan)
+
+
+def multiclass_brier(scores: NDArray[Any], targets: NDArray[Any], weights: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Average the squared differences of probabilities and outcome, summed over the classes (Brier 1950): 0 to 2."""
+    outcome = np.eye(scores.shape[1])[np.asarray(targets)]
+    return _over(np.square(scores.astype(np.float64) - outcome).sum(axis=1) @ weights, weights.sum(axis=0))
+
+
+def top_label_calibration_error(
+    scores: NDArray[Any], targets: NDArray[Any], weights: NDArray[np.float64]
+) -> NDArray[np.float64]:
+    """Compute the expected calibration error of the highest score, in ten bins (Guo et al., ICML 2017)."""
+    confidence = np.nan_to_num(scores).max(axis=1)
+    return _calibration_error(confidence, _correct(scores, targets) > 0, weights)
+
+
+def _correct(scores: NDArray[Any], targets: NDArray[Any]) -> NDArray[np.float64]:
+    """1 for each example whose highest score is that of its class, else 0; NaN if any score is not finite."""
+    if not np.isfinite(scores).all():
+        return np.full(len(scores), np.nan)
+    hits: NDArray[np.float64] = (scores.argmax(axis=1) == np.asarray(targets)).astype(np.float64)
+    return hits
+
+
+# --------------------------------------------------------------------------------------------------------- regression
+
+
+def macro_absolute_error(
+    scores: NDArray[Any], targets: NDArray[Any], weights: NDArray[np.float64]
+) -> NDArray[np.float64]:
+    """Average the mean absolute error over the labels."""
+    errors = np.abs(scores.astype(np.float64) - targets).mean(axis=1)
+    return _over(errors @ weights, weights.sum(axis=0))
+
+
+def macro_root_squared_error(
+    scores: NDArray[Any], targets: NDArray[Any], weights: NDArray[np.float64]
+) -> NDArray[np.float64]:
+    """Average the root of the mean squared error over the labels."""
+    squares = np.square(scores.astype(np.float64) - targets)
+    rows = [np.sqrt(_over(column @ weights, weights.sum(axis=0))) for column in squares.T]
+    means: NDArray[np.float64] = np.stack(rows).mean(axis=0)
+    return means
+
+
+def macro_r2(scores: NDArray[Any], targets: NDArray[Any], weights: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Average the coefficient of determination over the labels: 1 - squared error / variance of the targets."""
+    means: NDArray[np.float64] = r2(scores, targets, weights).mean(axis=0)
+    return means
+
+
+def r2(scores: NDArray[Any], targets: NDArray[Any], weights: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Compute the coefficient of determination of each label, (labels, samples); NaN where its targets are equal."""
+    rows, totals = [], weights.sum(axis=0)
+    for score, target in zip(scores.astype(np.float64).T, np.asarray(targets, np.float64).T, strict=True):
+        centred = target - target.mean()  # so that the difference of squares below loses no digits
+        mean = _over(centred @ weights, totals)
+        spread = np.square(centred) @ weights - totals * np.square(mean)
+        varies = spread > 1e-12 * max(float(np.square(centred).sum()), np.finfo(np.float64).tiny)
+        error = np.square(score - target) @ weights
+        rows.append(1 - np.divide(error, spread, out=np.full(len(totals), np.nan), where=varies))
+    shares: NDArray[np.float64] = np.stack(rows)
+    return shares
+
+
+# ---------------------------------------------------------------------------------------------------------- bootstrap
+
+
 def _over(sums: NDArray[np.float64], totals: NDArray[np.float64]) -> NDArray[np.float64]:
     shares: NDArray[np.float64] = np.divide(sums, totals, out=np.full(len(totals), np.nan), where=totals > 0)
     return shares
@@ -182,9 +286,9 @@ def paired_bootstrap(
     """Compute the candidate's quality minus the reference's, with a percentile interval.
 
     A cluster bootstrap (Davison and Hinkley 1997, section 3.8): patients are drawn with replacement, each with all of
-    their examples, the same for both models. Scores and targets are (n, labels), ``patients`` (n,). A sample in which
-    the metric is undefined is drawn again. Raises CellError if the metric is undefined on the examples, or in nine of
-    ten samples.
+    their examples, the same for both models. Scores are (n, labels), ``patients`` (n,), and targets as the metric
+    wants them. A sample in which the metric is undefined is drawn again. Raises CellError if the metric is undefined on
+    the examples, or in nine of ten samples.
     """
 
     def difference(weights: NDArray[np.float64]) -> NDArray[np.float64]:
@@ -206,8 +310,8 @@ def _resampled(
     estimate = float(metric(np.ones((len(targets), 1)))[0])
     if not np.isfinite(estimate):
         raise CellError(
-            "the quality of reference or candidate is undefined: a label has only one class in the test split, or a "
-            "score is not finite; use more test records, or check the model's training"
+            "the quality of reference or candidate is undefined: a label has only one class or value in the test "
+            "split, or a score is not finite; use more test records, or check the model's training"
         )
     random = np.random.default_rng(seed)
     batches: list[NDArray[np.float64]] = []
@@ -215,8 +319,8 @@ def _resampled(
     while defined < repetitions:
         if drawn >= 10 * repetitions:
             raise CellError(
-                f"a label is too rare for a bootstrap: {drawn - defined} of {drawn} samples have only one class; "
-                "use more test records"
+                f"a label is too rare for a bootstrap: {drawn - defined} of {drawn} samples have only one class or "
+                "lack one; use more test records"
             )
         size = min(CHUNK, repetitions - defined)
         weights = _draw(random, len(identities), size)[member]

@@ -106,7 +106,7 @@ def _write_split(folder: Path, name: str, seed: int) -> None:
     import numpy as np
 
     split = examples(SIZES[name], seed)
-    patients = split.patients + 1000 * seed
+    patients = split.units()[0] + 1000 * seed
     np.savez(_file(folder, name), inputs=split.inputs, targets=split.targets, patients=patients)
 
 

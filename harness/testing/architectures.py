@@ -232,8 +232,11 @@ def _inputs(task: Task, count: int) -> torch.Tensor:
 def _split(task: Task, count: int) -> Split:
     import numpy as np
 
-    targets = np.stack([(np.arange(count) + label) % 2 for label in range(len(task.labels))], axis=1)
-    return Split(_inputs(task, count).numpy(), targets.astype(np.float32), np.arange(count))
+    labels = np.arange(len(task.labels))
+    targets = ((np.arange(count)[:, None] + labels) % 2).astype(np.float32)
+    if task.kind == "multiclass":
+        targets = np.resize(labels, count)
+    return Split(_inputs(task, count).numpy(), targets, np.arange(count))
 
 
 def _output(network: Any, inputs: torch.Tensor) -> torch.Tensor | str:

@@ -45,7 +45,7 @@ def case(tmp_path_factory: pytest.TempPathFactory) -> Case:
                 scores = torch.sigmoid(world.load(artefact)(torch.from_numpy(split.inputs))).numpy()
         with temporarily_registered() as plugins:
             data = Data(Task(SHAPE, LABELS), split, split, split)
-            context = CellContext(artefact.file, artefact.sha256, artefact.file, data, plugins, scores)
+            context = CellContext(artefact.file, artefact.sha256, artefact.file, data, plugins, scores, lambda: scores)
             context.model  # noqa: B018 (loaded here, while the kit's network is registered)
         if timed:
             context.samples = np.random.default_rng(0).integers(90_000, 110_000, (4, 50))
@@ -154,7 +154,7 @@ def test_metric_does_not_mind_the_order(metric: Metric, case: Case) -> None:
     context, split = case(), examples(40, 5)
     order = np.random.default_rng(1).permutation(len(split))
     shuffled = case(
-        Split(split.inputs[order], split.targets[order], split.patients[order]), np.array(context.scores)[order]
+        Split(split.inputs[order], split.targets[order], split.units()[0][order]), np.array(context.scores)[order]
     )
     first, second = _computed(metric, context), _computed(metric, shuffled)
     differing = [

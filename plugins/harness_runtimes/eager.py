@@ -7,7 +7,16 @@ import shutil
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar
 
-from harness import Audit, Deployment, ExecutedOperator, Predictor, Runtime, Unsupported, load_artefact
+from harness import (
+    Audit,
+    Deployment,
+    ExecutedOperator,
+    Predictor,
+    Runtime,
+    Unsupported,
+    load_artefact,
+    load_network,
+)
 
 if TYPE_CHECKING:
     import torch
@@ -34,11 +43,7 @@ class TorchEager(Runtime):
         """Return the network in evaluation mode, with the task's activation unless it sets ``gives_probabilities``."""
         import torch
 
-        from harness.api.tasks import MULTILABEL
-
-        model = load_artefact(file)
-        if not getattr(model, "gives_probabilities", False):
-            model = torch.nn.Sequential(model, MULTILABEL.activation()).eval()
+        model = load_network(file)
 
         def predict(inputs: torch.Tensor) -> torch.Tensor:
             # The timed loop is in inference mode already; entering it again would add a microsecond to each call.

@@ -16,6 +16,7 @@ from torch import nn
 
 import harness_metrics
 from harness import Absent, MeasureError, Metric, Task
+from harness.api.tasks import kind_of
 from harness.stats.quality import auroc
 from harness_metrics import Energy, Instructions, Latency, Memory, Operations, Quality, RepeatedInput, Size
 
@@ -257,3 +258,66 @@ def test_repeated_inputs_are_a_ratio(evidence: EvalContext) -> None:
     assert values(RepeatedInput(), evidence) == {"repeated_input": 0.97}
     evidence.counters = {"repeated_input": "nothing was timed"}
     assert values(RepeatedInput(), evidence) == {"repeated_input": Absent("nothing was timed")}
+
+
+# ------------------------------------------------------------------------------------------------ kinds of tasks
+
+CLASSES = Task((2, 9), ("A", "B", "C"), "multiclass")
+NUMBERS = Task((2, 9), ("weight", "height"), "regression")
+
+
+def of_kind(evidence: EvalContext, task: Task) -> EvalContext:
+    random = np.random.default_rng(1)
+    evidence.task = task
+    if task is CLASSES:
+        evidence.targets = np.arange(50) % 3
+        logits = random.normal(size=(50, 3)) + 2 * np.eye(3)[evidence.targets]
+        evidence.scores = torch.from_numpy(logits).softmax(1).float().numpy()
+    else:
+        evidence.targets = random.normal(size=(50, 2)).astype(np.float32)
+        evidence.scores = evidence.targets + random.normal(size=(50, 2)).astype(np.float32) / 2
+    return evidence
+
+
+@pytest.mark.parametrize("task", [CLASSES, NUMBERS], ids=lambda task: task.kind)
+def test_every_kind_has_figures_that_agree_with_the_bootstrap_s(evidence: EvalContext, task: Task) -> None:
+    found = Quality().compute(of_kind(evidence, task))  # type: ignore[arg-type]
+    assert list(found) == [spec.name for spec in Quality().specs(task)]
+    for name, function in Quality().weighted(task).items():
+        expected = function(evidence.scores, evidence.targets, np.ones((50, 1)))[0]
+        assert found[name] == pytest.approx(expected, rel=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("task", "expected"),
+    [(TASK, {"auroc"}), (CLASSES, {"accuracy", "balanced_accuracy"}), (NUMBERS, {"r2", "mae"})],
+    ids=lambda value: getattr(value, "kind", ""),
+)
+def test_the_headline_follows_the_kind(task: Task, expected: set[str]) -> None:
+    specs = Quality().specs(task)
+    assert {spec.name for spec in specs if spec.headline} == expected
+    assert all(spec.gate for spec in specs if spec.headline)
+    assert specs[0].name == next(iter(Quality().weighted(task))) == kind_of(task).selector  # learning curves show it
+
+
+def test_the_accuracy_of_classes_by_hand(evidence: EvalContext) -> None:
+    evidence.task, evidence.targets = CLASSES, np.array([0, 0, 0, 1])
+    evidence.scores = np.eye(3)[[0, 0, 1, 1]]
+    found = Quality().compute(evidence)  # type: ignore[arg-type]
+    assert (found["accuracy"], found["accuracy_A"], found["accuracy_B"]) == (0.75, pytest.approx(2 / 3), 1.0)
+    assert found["accuracy_C"] is None  # no example, so that the balanced accuracy is undefined, too
+    assert found["balanced_accuracy"] is None
+
+
+def test_a_target_without_spread_has_no_r2(evidence: EvalContext) -> None:
+    of_kind(evidence, NUMBERS).targets[:, 1] = 3
+    found = Quality().compute(evidence)  # type: ignore[arg-type]
+    assert (found["r2"], found["r2_height"]) == (None, None)
+    assert found["r2_weight"] is not None
+    assert found["mae"] == pytest.approx((found["mae_weight"] + found["mae_height"]) / 2)  # type: ignore[operator]
+
+
+@pytest.mark.parametrize("task", [CLASSES, NUMBERS], ids=lambda task: task.kind)
+def test_figures_of_scores_that_are_not_finite_are_absent(evidence: EvalContext, task: Task) -> None:
+    of_kind(evidence, task).scores[0] = np.nan
+    assert set(Quality().compute(evidence).values()) == {None}  # type: ignore[arg-type]

@@ -18,6 +18,8 @@ from harness_runtimes import TorchEager
 def network(monkeypatch: pytest.MonkeyPatch) -> nn.Module:
     network = nn.Sequential(nn.Linear(4, 3), nn.Dropout(0.5)).eval()
     monkeypatch.setattr(harness.build.artefact, "load", lambda file: network)
+    task = {"input_shape": [4], "labels": ["a", "b", "c"]}
+    monkeypatch.setattr(harness.build.artefact, "header", lambda file: {"task": task})
     return network
 
 

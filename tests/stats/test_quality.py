@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
+from sklearn import metrics
 from sklearn.metrics import average_precision_score, brier_score_loss, roc_auc_score
 
 from harness.api import WeightedMetric
 from harness.errors import CellError
+from harness.stats import quality
 from harness.stats.quality import (
     auroc,
     bootstrap,
@@ -201,3 +205,85 @@ def test_a_figure_has_an_interval_over_patients(figure: WeightedMetric) -> None:
     assert alone.patients == 150
     paired = paired_bootstrap(figure, scores, scores, targets, np.arange(300) // 2)
     assert paired.estimate == paired.low == paired.high == 0
+
+
+# ----------------------------------------------------------------------------------- multi-class and regression
+
+
+def weighted_examples(seed: int = 0) -> tuple[NDArray[Any], NDArray[Any], NDArray[Any], NDArray[np.float64]]:
+    """Probabilities of three classes, classes, targets of two labels, and two columns of weights."""
+    random = np.random.default_rng(seed)
+    classes = random.integers(3, size=80)
+    logits = random.normal(size=(80, 3)) + np.eye(3)[classes]
+    probabilities = np.exp(logits) / np.exp(logits).sum(axis=1, keepdims=True)
+    weights = np.stack([np.ones(80), random.integers(0, 4, 80)], axis=1).astype(np.float64)
+    return probabilities.astype(np.float32), classes, random.normal(size=(80, 2)) + 100, weights
+
+
+MULTICLASS: list[tuple[WeightedMetric, Any]] = [
+    (quality.accuracy, lambda p, y, w: metrics.accuracy_score(y, p.argmax(1), sample_weight=w)),
+    (quality.balanced_accuracy, lambda p, y, w: metrics.balanced_accuracy_score(y, p.argmax(1), sample_weight=w)),
+    (quality.log_loss, lambda p, y, w: metrics.log_loss(y, p, sample_weight=w)),
+    (quality.multiclass_brier, lambda p, y, w: np.average(((p - np.eye(3)[y]) ** 2).sum(1), weights=w)),
+]
+REGRESSION: list[tuple[WeightedMetric, Any]] = [
+    (quality.macro_r2, lambda p, y, w: metrics.r2_score(y, p, sample_weight=w)),
+    (quality.macro_absolute_error, lambda p, y, w: metrics.mean_absolute_error(y, p, sample_weight=w)),
+    (quality.macro_root_squared_error, lambda p, y, w: metrics.root_mean_squared_error(y, p, sample_weight=w)),
+]
+
+
+@pytest.mark.parametrize(("ours", "oracle"), MULTICLASS)
+def test_multiclass_metrics_are_scikit_learn_s_under_weights(ours: WeightedMetric, oracle: Any) -> None:
+    probabilities, classes, _, weights = weighted_examples()
+    expected = [oracle(probabilities, classes, column) for column in weights.T]
+    assert ours(probabilities, classes, weights) == pytest.approx(expected, rel=1e-5)
+
+
+@pytest.mark.parametrize(("ours", "oracle"), REGRESSION)
+def test_regression_metrics_are_scikit_learn_s_under_weights(ours: WeightedMetric, oracle: Any) -> None:
+    _, _, targets, weights = weighted_examples()
+    outputs = targets + np.random.default_rng(1).normal(size=targets.shape) / 2
+    expected = [oracle(outputs, targets, column) for column in weights.T]
+    assert ours(outputs, targets, weights) == pytest.approx(expected)
+
+
+def test_the_accuracy_of_each_class_is_its_recall() -> None:
+    probabilities, classes, _, weights = weighted_examples()
+    for column, recalls in zip(weights.T, quality.class_accuracies(probabilities, classes, weights).T, strict=True):
+        expected = metrics.recall_score(classes, probabilities.argmax(1), average=None, sample_weight=column)
+        assert recalls == pytest.approx(expected)
+
+
+def test_the_calibration_error_of_the_chosen_class_by_hand() -> None:
+    scores = np.array([[0.7, 0.3], [0.7, 0.3], [0.1, 0.9]])
+    error = quality.top_label_calibration_error(scores, np.array([0, 1, 1]), np.ones((3, 1)))[0]
+    assert error == pytest.approx((2 * abs(0.5 - 0.7) + abs(1 - 0.9)) / 3)
+
+
+def test_a_sample_without_a_class_or_without_spread_is_undefined() -> None:
+    probabilities, classes, targets, weights = weighted_examples()
+    weights[classes == 2, 1] = 0
+    assert np.isfinite(quality.balanced_accuracy(probabilities, classes, weights)).tolist() == [True, False]
+    assert np.isfinite(quality.accuracy(probabilities, classes, weights)).all()
+    alone = np.zeros((80, 1))
+    alone[3] = 5
+    assert np.isnan(quality.macro_r2(targets, targets, alone)).all()
+
+
+@pytest.mark.parametrize("metric", [ours for ours, _ in (*MULTICLASS, *REGRESSION)])
+def test_scores_that_are_not_finite_have_no_quality(metric: WeightedMetric) -> None:
+    probabilities, classes, targets, weights = weighted_examples()
+    multiclass = metric in [ours for ours, _ in MULTICLASS]
+    scores = probabilities.copy() if multiclass else targets.copy()
+    scores[0, 0] = np.nan
+    assert np.isnan(metric(scores, classes if multiclass else targets, weights[:, :1])).all()
+
+
+@pytest.mark.parametrize("metric", [ours for ours, _ in MULTICLASS])
+def test_the_paired_bootstrap_takes_classes(metric: WeightedMetric) -> None:
+    probabilities, classes, _, _ = weighted_examples()
+    other = np.roll(probabilities, 1, axis=1)
+    found = paired_bootstrap(metric, probabilities, other, classes, np.arange(80) // 2, repetitions=50)
+    assert found.low <= found.estimate <= found.high
+    assert found.patients == 40
