@@ -75,6 +75,16 @@ class State:
         return not self.written and (self.failed_to_write or not self.shown)
 
     @property
+    def suites(self) -> dict[str, list[str]]:
+        """By collected suite, its cells that were not selected, as ``matrix[cell]``."""
+        selected = {cell.name for cell in self.session.planner.selected} if self.session is not None else set()
+        suites: dict[str, list[str]] = {suite: [] for suite in sorted(self.collected)}
+        for name, cell in self.cells_by_name.items():
+            if name not in selected:
+                suites.setdefault(cell.suite, []).append(f"{cell.matrix}[{cell.id}]")
+        return suites
+
+    @property
     def unmeasured_cells(self) -> list[Unmeasured]:
         """The cells that were selected and not measured, each with the reason."""
         return [] if self.session is None else self.session.recorder.unmeasured(self.unmeasured, self.unsupported)
@@ -268,7 +278,9 @@ def _open_journal(state: State, run: Session, config: pytest.Config) -> None:
         run_file = run.store.runs() / "run.json"
     announce_interrupted(run_file)
     header = _benchmark_document(config, [])
-    state.journal = Journal(run_file, {**header, FIELD: {"left": to_json(state.unmeasured_cells)}})
+    state.journal = Journal(
+        run_file, {**header, FIELD: {"left": to_json(state.unmeasured_cells), "suites": state.suites}}
+    )
 
 
 def _journal_measured(state: State, item: CellItem, benchmark: Any) -> None:
@@ -411,13 +423,8 @@ def _judge(run: Session, state: State, baseline: Baseline, config: pytest.Config
     from harness.run.declarations import default_rules
 
     new = {record.name: record for record in state.records}
-    unmeasured = {
-        # No reason is known for cells that pytest itself skipped, by a marker or a plugin.
-        cell.name: "selected, and not measured" if cell.skip is None else f"skipped: {cell.skip}"
-        for cell in run.planner.selected
-        if cell.name not in new
-    }
-    lost_cells = baseline.lost(state.collected, state.cells_by_name, unmeasured | state.unmeasured)
+    suites = {suite: {f"{suite}::{cell}" for cell in cells} for suite, cells in state.suites.items()}
+    lost_cells = baseline.lost(new, state.unmeasured_cells, suites)
     defaults = default_rules([*baseline.records.values(), *state.records])
     judgement = judge(baseline.records, new, lost_cells, lambda record: run.options.policy(record.gate, defaults))
     here = {suite: os.path.relpath(config.rootpath / suite, config.invocation_params.dir) for suite in state.collected}
@@ -482,7 +489,11 @@ def pytest_benchmark_update_json(config: pytest.Config, output_json: dict[str, A
     """Write the entries for all records: the verdicts, the cells that were not measured, and the key documents."""
     state = config.stash[STATE]
     if state.session is not None and state.records:
-        sections = {**state.session.recorder.sections(), "left": to_json(state.unmeasured_cells)}
+        sections = {
+            **state.session.recorder.sections(),
+            "left": to_json(state.unmeasured_cells),
+            "suites": state.suites,
+        }
         output_json[FIELD] = sections | ({"interrupted": True} if state.interrupted else {})
 
 

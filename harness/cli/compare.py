@@ -52,8 +52,9 @@ def _compare(options: argparse.Namespace) -> int:
         )
     check_figures(rules, {name: figure.better for record in run.records for name, figure in record.figures.items()})
     new = {record.name: record for record in run.records}
-    baseline = Baseline.of(earlier, run.records[0].preset).aligned({record.suite for record in run.records})
-    lost_cells = {name: f"{later} has no record of it" for name in baseline.records if name not in new}
+    suites = {record.suite for record in run.records} | (run.suites or {}).keys()
+    baseline = Baseline.of(earlier, run.records[0].preset).aligned(suites)
+    lost_cells = baseline.lost(new, run.unmeasured, run.suites)
     defaults = default_rules([*baseline.records.values(), *run.records])
     judgement = judge(baseline.records, new, lost_cells, lambda record: policy(defaults, project, record.gate, rules))
     repeated_options = {

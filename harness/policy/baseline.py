@@ -11,7 +11,7 @@ import msgspec
 
 from harness.errors import UsageError
 from harness.records.changes import Documents
-from harness.records.record import Record
+from harness.records.record import Record, Unmeasured
 from harness.records.runs import read
 
 KEY = re.compile(r"[0-9a-f]{64}")
@@ -66,20 +66,26 @@ class Baseline:
             )
         return dataclasses.replace(self, records=records)
 
-    def lost(self, suites: Collection[str], declared: Iterable[str], unmeasured: Mapping[str, str]) -> dict[str, str]:
-        """Return the cells of the baseline that this run lacks although expected, with the reasons.
+    def lost(
+        self, measured: Collection[str], unmeasured: Iterable[Unmeasured], suites: Mapping[str, Collection[str]] | None
+    ) -> dict[str, str]:
+        """Return the cells of the baseline that another run lacks although expected, with the reasons.
 
-        ``suites`` were collected, ``declared`` are all of their cells, and ``unmeasured`` maps the selected cells that
-        were not measured to the reason. A cell that exists, but was not selected, is not lost.
+        The other run ``measured`` cells of these names, and left ``unmeasured`` ones out. ``suites`` maps each suite
+        that it collected to the names of the cells that were not selected, which are not lost. It is None for run files
+        without that section, where every missing cell is lost.
         """
-        declared = set(declared)
-        reasons = {}
-        for name, record in self.records.items():
-            if record.suite in suites and name not in declared:
-                reasons[name] = "the suite no longer declares it"
-            elif name in unmeasured:
-                reasons[name] = unmeasured[name]
-        return reasons
+        reasons = {cell.name: cell.description for cell in unmeasured}
+        lost_cells = {}
+        for name in self.records.keys() - set(measured):
+            suite = self.records[name].suite
+            if name in reasons:
+                lost_cells[name] = reasons[name]
+            elif suites is None:
+                lost_cells[name] = "the later run has no record of it"
+            elif suite in suites and name not in suites[suite]:
+                lost_cells[name] = "the suite no longer declares it"
+        return {name: lost_cells[name] for name in self.records if name in lost_cells}
 
 
 def _same_file(first: str, second: str) -> bool:

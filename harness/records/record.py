@@ -327,6 +327,16 @@ class Unmeasured(msgspec.Struct, frozen=True, kw_only=True):
     outcome: str
     reason: str
 
+    @property
+    def name(self) -> str:
+        """The cell's name in all runs, as that of a record."""
+        return f"{self.suite}::{self.matrix}[{self.cell}]"
+
+    @property
+    def description(self) -> str:
+        """The outcome and the reason, for users."""
+        return self.reason if self.outcome == "not run" else f"{self.outcome}: {self.reason}"
+
 
 def decode(document: Any, kind: type[T] = Record) -> T:  # type: ignore[assignment]
     """Convert parsed JSON to a record, or to another class of this module.

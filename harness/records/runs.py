@@ -59,6 +59,8 @@ class Run:
     documents: Documents = dataclasses.field(default_factory=dict)
     #: The cells that were selected and not measured.
     unmeasured: tuple[Unmeasured, ...] = ()
+    #: By collected suite, the names of its cells that were not selected; None in files of earlier versions.
+    suites: Mapping[str, frozenset[str]] | None = None
 
 
 def read(file: Path) -> Run:
@@ -71,7 +73,8 @@ def read(file: Path) -> Run:
             "pytest-benchmark wrote it"
         )
     commit = commit_of(document.get("commit_info"))
-    return Run(file, date, commit, tuple(records), documents_in(document), tuple(unmeasured_in(document)))
+    unmeasured = tuple(unmeasured_in(document))
+    return Run(file, date, commit, tuple(records), documents_in(document), unmeasured, suites_in(document))
 
 
 def read_records(file: Path) -> list[Record]:
@@ -250,6 +253,22 @@ def unmeasured_in(document: Mapping[str, Any]) -> list[Unmeasured]:
         except ValueError:
             continue
     return cells
+
+
+def suites_in(document: Mapping[str, Any]) -> dict[str, frozenset[str]] | None:
+    """The collected suites of a run file, each with the names of its cells that were not selected.
+
+    None if the file does not say.
+    """
+    ours = document.get(FIELD)
+    suites = ours.get("suites") if isinstance(ours, Mapping) else None
+    if not isinstance(suites, Mapping):
+        return None
+    return {
+        suite: frozenset(f"{suite}::{cell}" for cell in cells)
+        for suite, cells in suites.items()
+        if isinstance(cells, list)
+    }
 
 
 def _files(paths: Sequence[Path]) -> Iterator[tuple[Path, bool]]:

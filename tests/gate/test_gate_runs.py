@@ -363,6 +363,53 @@ def test_cells_that_are_not_selected_are_not_lost(pull: Any) -> None:
     assert "figures of 1 cell judged, 1 fine, 1 not selected" in text
 
 
+@pytest.mark.parametrize("selection", [[], ["-k", "full"], ["-k", "small"]])
+@pytest.mark.parametrize(
+    "changed",
+    [source(), source(more=', "half": [train(epochs=1)]'), source(extra='skip=[Skip("dear", pruning="small")],')],
+)
+def test_compare_agrees_with_the_run_on_lost_cells(
+    pull: Any, capsys: pytest.CaptureFixture[str], changed: str, selection: list[str]
+) -> None:
+    base = source(more=', "quarter": [train(epochs=1), step("compress", noise=0.1)]')
+    code, text = pull(changed, *selection, base=base)
+    (summary,) = re.findall("judged, .*", text)
+    capsys.readouterr()
+    assert main(["compare", "base.json", "new.json"]) == code == 14
+    printed = capsys.readouterr().out
+    assert re.findall("judged, .*", printed) == [summary]
+    assert re.findall("LOST .*\n.*", printed) == re.findall("LOST .*\n.*", text)
+
+
+def test_a_cell_that_passes_on_its_rerun_is_not_lost(pull: Any, pytester: pytest.Pytester) -> None:
+    """As with pytest-rerunfailures."""
+    pytester.makeconftest(
+        """
+        from pathlib import Path
+        from _pytest.runner import runtestprotocol
+        from harness.errors import CellError
+        from harness.run.session import Session
+
+        def pytest_runtest_protocol(item, nextitem):
+            if "small" not in item.name or not Path("base.json").exists():
+                return None
+            measure = Session.measure
+            def fail(*_):
+                raise CellError("out of luck")
+            Session.measure = fail
+            reports = runtestprotocol(item, nextitem=nextitem, log=False)
+            Session.measure = measure
+            assert any(report.failed for report in reports)
+            runtestprotocol(item, nextitem=nextitem)
+            return True
+        """
+    )
+    code, text = pull(source())
+    assert code == 0, text
+    assert "2 fine" in text
+    assert json.loads(Path("new.json").read_text())["harness"]["left"] == []
+
+
 @pytest.mark.parametrize(("rules", "code"), [("", 10), ("fail_on=contaminated", 0)])
 def test_a_busy_machine_hides_no_regression(pull: Any, monkeypatch: pytest.MonkeyPatch, rules: str, code: int) -> None:
     monkeypatch.setattr(Machine, "disturbed", True)
