@@ -126,7 +126,7 @@ def test_the_gate_s_outcomes_and_exit_codes_are_documented() -> None:
         r"^\| ([\d, ]+) \| of a comparison with an earlier run: (.+); see", PAGES["exit-codes.md"], re.MULTILINE
     )
     assert listed is not None
-    words = [word.split()[0] for word in listed[2].split(", ")]
+    words = listed[2].removesuffix(" cells").split(", ")
     assert dict(zip(words, map(int, listed[1].split(", ")), strict=True)) == EXIT_CODES
 
 

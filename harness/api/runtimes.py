@@ -207,6 +207,9 @@ class Runtime(FormerNames, abc.ABC):
     tolerance: ClassVar[float] = 1e-4
     #: Whether the deployed file depends on the processor that it was written on.
     depends_on_cpu: ClassVar[bool] = False
+    #: Whether a deployed file holds the whole program. Where it does not, as with Python classes, the code of
+    #: architecture, steps and runtime is part of what is deployed, and the gate runs the code of the earlier run.
+    holds_program: ClassVar[bool] = False
 
     def __init_subclass__(cls, **options: Any) -> None:
         super().__init_subclass__(**options)

@@ -27,6 +27,7 @@ from harness.errors import CellError, StoreError, UsageError
 from harness.keys import canonical, non_default_fields, to_jsonable
 from harness.nn.structure import limit_registration
 from harness.plugin.manager import Plugins, installed
+from harness.plugin.program import program_code
 
 HEADER = "harness"
 #: The attribute of a network that holds the quantization which it requests.
@@ -75,6 +76,13 @@ def header(file: Path) -> dict[str, Any]:
     """Return the JSON in the file's header. Raises StoreError for a file that is not an artefact."""
     with _reading(file):
         return _header(file)
+
+
+def code_of(file: Path, runtime: str, plugins: Plugins) -> dict[str, str]:
+    """Return the digests of the code that runs an artefact under this runtime; see `program_code`."""
+    content = header(file)
+    restore = content["restore"]
+    return program_code(plugins, runtime, content["architecture"], None if restore is None else restore["step"])
 
 
 def load(file: Path, plugins: Plugins | None = None) -> torch.nn.Module:

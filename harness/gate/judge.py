@@ -11,14 +11,20 @@ from collections.abc import Callable, Mapping
 from typing import Literal
 
 from harness.policy.rules import LATENCY, OUTCOMES, Outcome, Policy, Tolerance
-from harness.records.changes import timing_environment
+from harness.records.changes import changed_code, timing_environment
 from harness.records.machine_id import same_machine
 from harness.records.record import Against, Interval, MetricValue, Record, Timing
 from harness.run.declarations import declaration
 from harness.text import format_margin
 
 #: Exit codes of a command that judged, by the gravest outcome that fails the build. (13 means: nothing was measured.)
-EXIT_CODES: Mapping[Outcome, int] = {"regressed": 10, "inconclusive": 11, "contaminated": 12, "lost": 14}
+EXIT_CODES: Mapping[Outcome, int] = {
+    "regressed": 10,
+    "inconclusive": 11,
+    "contaminated": 12,
+    "lost": 14,
+    "not judged": 15,
+}
 #: The least margin for ratios of two runs to the reference, used when the earlier model cannot be timed again. Between
 #: undisturbed runs on one machine such ratios moved by up to 1.5 % without a cause (results/README.md); this is twice.
 BETWEEN_RUNS = 0.03
@@ -26,7 +32,7 @@ BETWEEN_RUNS = 0.03
 NO_INTERVAL = "from the records, without an interval"
 
 #: "fine" is no worse than the tolerance allows.
-FindingKind = Literal["regressed", "improved", "fine", "inconclusive", "contaminated"]
+FindingKind = Literal["regressed", "improved", "fine", "not judged", "inconclusive", "contaminated"]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -165,9 +171,11 @@ def classify(worsening: FigureChange, allowed: float) -> tuple[FindingKind, str]
 
 
 def _earlier_model(old: Record, new: Record) -> Against | None:
-    """The new run's measurement of the earlier model."""
+    """The new run's measurement of the earlier model, as the code of the earlier run deployed it."""
     against = new.against
-    return against if against is not None and against.artefact.key == old.artefact.key else None
+    if against is None or against.artefact.key != old.artefact.key:
+        return None
+    return against if not against.code or against.code == old.code else None
 
 
 def _on_one_machine(old: Record, new: Record) -> bool:
@@ -289,7 +297,11 @@ def _judge_kept_share(
 
 
 def judge_latency(old: Record, new: Record, tolerance: Tolerance) -> Finding | None:
-    """Judge latency by pairs of both models, else by each run's ratio to its reference; None if never timed."""
+    """Judge latency by pairs of both models, else by each run's ratio to its reference; None if never timed.
+
+    Where the code that runs the model changed, only pairs count that timed the earlier code: a change of code slows the
+    reference down too, or the earlier model if the new code runs it.
+    """
     remeasured = _earlier_model(old, new)
     if new.timing is None:
         if old.timing is None:
@@ -297,10 +309,21 @@ def judge_latency(old: Record, new: Record, tolerance: Tolerance) -> Finding | N
         return _latency_finding("inconclusive", tolerance, reason="this run did not time the cell; the earlier run did")
     if remeasured is not None and remeasured.timing is not None:
         return _judge_pairs(remeasured.timing, remeasured.value(LATENCY), remeasured.latency, tolerance)
+    if old.timing is not None and (reason := _lacks_earlier_code(old, new, remeasured)):
+        return _latency_finding("not judged", tolerance, reason=reason)
     if old.timing is not None:
         same_file = old.artefact.sha256 == new.artefact.sha256 or (remeasured is not None and remeasured.same)
         return _judge_ratios(old, new, old.timing, new.timing, same_file, tolerance)
     return None
+
+
+def _lacks_earlier_code(old: Record, new: Record, remeasured: Against | None) -> str:
+    """Why a cell whose code changed is not judged; empty if its code did not change."""
+    code = changed_code(old, new)
+    if not code and (remeasured is None or not remeasured.code_changed):
+        return ""
+    because = remeasured.reason if remeasured is not None else "this run did not time the earlier code"
+    return f"the code of {' and '.join(code) or 'the earlier model'} changed, and {because}"
 
 
 def _latency_finding(kind: FindingKind, tolerance: Tolerance, *, method: str = "", reason: str = "") -> Finding:

@@ -55,9 +55,15 @@ def gate_markdown(judgement: Judgement, background: Background) -> str:
         shown, note = _fitting(rows)
         paragraphs += ["\n".join([*head, *shown]), *note]
     lost_lines = [f"- lost: {_code(entry.name)}: {escape_markdown(entry.reason)}" for entry in judgement.having("lost")]
-    if lost_lines:
-        shown, note = _fitting(lost_lines)
-        paragraphs += ["\n".join(shown), *note]
+    unjudged_lines = [
+        f"- not judged: {_code(entry.name)}: {finding.figure}: {escape_markdown(finding.reason)}"
+        for entry in judgement.having("not judged")
+        for finding in entry.findings
+        if finding.kind == "not judged"
+    ]
+    for items in (lost_lines, unjudged_lines):
+        shown, note = _fitting(items)
+        paragraphs += ["\n".join(shown), *note] if items else []
     details = [
         line
         for entry in regressed

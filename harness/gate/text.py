@@ -43,11 +43,12 @@ def gate_text(judgement: Judgement, background: Background) -> str:
     lines = [f"against {background.baseline}: {summary(judgement)}"]
     if surroundings := surroundings_text(judgement):
         lines.append(f"changed around the models: {surroundings}")
-    grave: tuple[Outcome, ...] = ("regressed", "lost")
+    grave: tuple[Outcome, ...] = ("regressed", "lost", "not judged")
     for outcome in grave:
         for comparison in judgement.having(outcome):
-            lines += ["", f"{outcome.upper()} {one_line(comparison.name)}"]
-            lines += [f"  {line}" for line in cell_lines(comparison, background, shared)]
+            if outcome == next(other for other in grave if other in comparison.outcomes):
+                lines += ["", f"{outcome.upper()} {one_line(comparison.name)}"]
+                lines += [f"  {line}" for line in cell_lines(comparison, background, shared)]
     rest = [entry for entry in judgement.comparisons if entry.outcomes and not entry.outcomes & set(grave)]
     open_ends = [*shared.values()]
     open_ends += [f"{one_line(entry.name)}: {line}" for entry in rest for line in unsettled(entry, shared)]
@@ -66,7 +67,7 @@ def summary(judgement: Judgement) -> str:
     counts = [f"{judged} of {of_cells} judged", f"{sum(not entry.outcomes for entry in compared)} fine"]
     counts += [f"{len(cells)} {outcome}" for outcome in OUTCOMES if (cells := judgement.having(outcome))]
     new = sum(entry.old is None for entry in judgement.comparisons)
-    counts += [f"{new} new, not judged"] if new else []
+    counts += [f"{new} new"] if new else []
     return ", ".join([*counts, *([f"{judgement.not_selected} not selected"] if judgement.not_selected else [])])
 
 
@@ -153,8 +154,8 @@ def cell_lines(comparison: CellComparison, background: Background, shared: Unres
 
 
 def unsettled(comparison: CellComparison, shared: Unresolved = NOTHING) -> list[str]:
-    """The contaminated and inconclusive findings of a cell, a line each, without those that ``shared`` describes."""
-    findings = _having(comparison, "contaminated", "inconclusive")
+    """The undecided findings of a cell, a line each, without those that ``shared`` describes."""
+    findings = _having(comparison, "not judged", "contaminated", "inconclusive")
     return [
         f"{finding.kind}: {headline(finding)}: {finding.reason}"
         for finding in findings

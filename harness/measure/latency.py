@@ -148,6 +148,10 @@ class LatencyTimer:
         confirmation = Confirmation(ratio=interval, per_process=list(ratio.per_process), signals=_signals(samples))
         return confirmation, _arrays(samples)
 
+    def renew(self) -> None:
+        """End the processes of the pool, so that the next timing uses fresh ones."""
+        self._pool.renew()
+
     def _aa_samples(self, pair: Pair, processes: int) -> list[PairedSamples]:
         """The A/A runs of these minutes in the cell's profile, the newest last, each of at least ``processes``.
 

@@ -63,6 +63,33 @@ class PairedSamples:
     reference_sha256: str
     candidate_sha256: str
 
+    @classmethod
+    def of(
+        cls,
+        replies: Sequence[Mapping[str, Any]],
+        environments: Iterable[Mapping[str, Any]],
+        load_before: Load,
+        wall: float,
+        files: Mapping[str, Mapping[str, str]],
+    ) -> PairedSamples:
+        """The samples in the answers of workers to the request ``time``, one a process."""
+        return cls(
+            reference=np.array([reply["reference"] for reply in replies], dtype=np.int64),
+            candidate=np.array([reply["candidate"] for reply in replies], dtype=np.int64),
+            reference_first=np.array([reply["reference_first"] for reply in replies], dtype=np.bool_),
+            inputs=np.array([reply["inputs"] for reply in replies], dtype=np.int64),
+            environment=tuple(environments),
+            warmup=replies[0]["warmup"],
+            steady=replies[0]["steady"],
+            canary=np.array([reply["canary"] for reply in replies], dtype=np.int64),
+            collections=tuple(reply["collections"] for reply in replies),
+            disturbances=tuple(Disturbance(**reply["disturbance"]) for reply in replies),
+            load=load_before,
+            wall=wall,
+            reference_sha256=files["reference"]["sha256"],
+            candidate_sha256=files["candidate"]["sha256"],
+        )
+
     def joined(self, more: PairedSamples) -> PairedSamples:
         """Add the samples of further processes, timed by the same number of calls."""
         arrays = ("reference", "candidate", "reference_first", "inputs", "canary")
@@ -88,9 +115,13 @@ class Workers:
     does not answer for ``timeout`` seconds, or cannot run the file; the next request then gets a fresh worker.
     """
 
-    def __init__(self, command: Sequence[str] = COMMAND, timeout: float = 900.0) -> None:
+    def __init__(
+        self, command: Sequence[str] = COMMAND, timeout: float = 900.0, python_path: Sequence[Path] = ()
+    ) -> None:
+        """``python_path`` are folders in which the workers look for modules first."""
         self._command = command
         self._timeout = timeout
+        self._python_path = tuple(map(str, python_path))
         self._environments: dict[Profile, WorkerEnvironment] = {}
         self._crews: Crews = collections.OrderedDict()
         #: Workers that never run a model themselves; a fork of theirs does.
@@ -134,8 +165,8 @@ class Workers:
         workers that made it.
         """
         began = time.perf_counter()
-        files = {"reference": _with_hash(reference), "candidate": _with_hash(candidate)}
-        crew = self._crew(self._crews, profile, first + processes)[first:]
+        files = {"reference": with_hash(reference), "candidate": with_hash(candidate)}
+        crew = self.crew(profile, first + processes)[first:]
         load_before = load()
         replies: list[Any] = []
         for index, worker in enumerate(crew, first):
@@ -152,29 +183,15 @@ class Workers:
                 **files,
             )
             replies.append(reply)
-        return PairedSamples(
-            reference=np.array([reply["reference"] for reply in replies], dtype=np.int64),
-            candidate=np.array([reply["candidate"] for reply in replies], dtype=np.int64),
-            reference_first=np.array([reply["reference_first"] for reply in replies], dtype=np.bool_),
-            inputs=np.array([reply["inputs"] for reply in replies], dtype=np.int64),
-            environment=tuple(worker.environment for worker in crew),
-            warmup=replies[0]["warmup"],
-            steady=replies[0]["steady"],
-            canary=np.array([reply["canary"] for reply in replies], dtype=np.int64),
-            collections=tuple(reply["collections"] for reply in replies),
-            disturbances=tuple(Disturbance(**reply["disturbance"]) for reply in replies),
-            load=load_before,
-            wall=time.perf_counter() - began,
-            reference_sha256=files["reference"]["sha256"],
-            candidate_sha256=files["candidate"]["sha256"],
-        )
+        wall = time.perf_counter() - began
+        return PairedSamples.of(replies, [worker.environment for worker in crew], load_before, wall, files)
 
     def time_single(
         self, profile: Profile, runtime: str, file: Path, inputs: Path, calls: int, warmup: int
     ) -> SingleSamples:
         """Time ``calls`` calls of one deployed file in one process, after ``warmup`` untimed calls."""
         (worker,) = self._crew(self._crews, profile, 1)
-        hashed = _with_hash(file)
+        hashed = with_hash(file)
         times = worker.ask(
             "time_single",
             runtime=runtime,
@@ -198,7 +215,7 @@ class Workers:
         for how long, says nothing about the file.
         """
         (worker,) = self._crew(self._forkers, dataclasses.replace(profile, allocator="system"), 1)
-        sizes = worker.ask("memory", runtime=runtime, file=_with_hash(file), inputs=str(inputs))
+        sizes = worker.ask("memory", runtime=runtime, file=with_hash(file), inputs=str(inputs))
         return None if sizes is None else Memory(**sizes)
 
     def predict(self, profile: Profile, runtime: str, file: Path, inputs: Path, output: Path) -> NDArray[np.float32]:
@@ -208,7 +225,7 @@ class Workers:
         returned.
         """
         (worker,) = self._crew(self._crews, profile, 1)
-        worker.ask("predict", runtime=runtime, file=_with_hash(file), inputs=str(inputs), output=str(output))
+        worker.ask("predict", runtime=runtime, file=with_hash(file), inputs=str(inputs), output=str(output))
         scores: NDArray[np.float32] = np.load(output, allow_pickle=False)
         return scores
 
@@ -220,7 +237,7 @@ class Workers:
         if counter == "instructions_valgrind":
             return self._count_in_valgrind(profile, runtime, file, inputs)
         (worker,) = self._crew(self._crews, profile, 1)
-        return float(worker.ask("count", counter=counter, runtime=runtime, file=_with_hash(file), inputs=str(inputs)))
+        return float(worker.ask("count", counter=counter, runtime=runtime, file=with_hash(file), inputs=str(inputs)))
 
     def _count_in_valgrind(self, profile: Profile, runtime: str, file: Path, inputs: Path) -> float:
         """Count instructions as the difference of two processes, of which one runs VALGRIND_CALLS calls more."""
@@ -234,7 +251,7 @@ class Workers:
             few, many = worker.ask(
                 "run_in_forks",
                 runtime=runtime,
-                file=_with_hash(file),
+                file=with_hash(file),
                 inputs=str(inputs),
                 calls=[1, 1 + VALGRIND_CALLS],
             )
@@ -242,6 +259,16 @@ class Workers:
             raise MeasureError(f"valgrind cannot run the model: {error}") from error
         few, many = (valgrind_instructions(Path(logs.name), process) for process in (few, many))
         return float(many - few) / VALGRIND_CALLS
+
+    def crew(self, profile: Profile, processes: int) -> list[WorkerProcess]:
+        """Return verified, idle timing workers for ``profile``."""
+        return self._crew(self._crews, profile, processes)
+
+    def code(self, profile: Profile, names: Iterable[str]) -> dict[str, str]:
+        """Digest the code of these names, such as "architecture cnn", that the workers import."""
+        (worker,) = self.crew(profile, 1)
+        digests: dict[str, str] = worker.ask("code", names=list(names))
+        return digests
 
     def _crew(self, crews: Crews, profile: Profile, processes: int) -> list[WorkerProcess]:
         """Return verified, idle workers of ``crews`` for ``profile``; replace dead ones."""
@@ -264,7 +291,7 @@ class Workers:
         if count > 0:
             # Resolved once, so that later workers get the same allocator.
             if profile not in self._environments:
-                self._environments[profile] = worker_environment(profile)
+                self._environments[profile] = worker_environment(profile, python_path=self._python_path)
             environment = self._environments[profile]
             try:
                 for _ in range(count):
@@ -277,7 +304,8 @@ class Workers:
         return started
 
 
-def _with_hash(file: Path) -> dict[str, str]:
+def with_hash(file: Path) -> dict[str, str]:
+    """A file with its hash, which the worker checks before it loads it."""
     return {"path": str(file), "sha256": hashlib.sha256(file.read_bytes()).hexdigest()}
 
 

@@ -16,6 +16,9 @@ from harness import errors
 from harness.errors import CellError
 from harness.measure.profile import WorkerEnvironment
 
+#: The version of the requests and answers, and of what a timed call is. Workers of another version are refused: the
+#: gate also starts those of an earlier commit. Raise it with every change of a request that `versions` or `pool` makes.
+PROTOCOL = 1
 LAST_LINES = 5
 #: Seconds to wait for the end of a worker that has closed its output.
 GRACE = 5.0
@@ -43,7 +46,7 @@ class WorkerProcess:
             text=True,
             start_new_session=True,
         )
-        self._post("hello", environment.expectation())
+        self._post("hello", {"protocol": PROTOCOL, **environment.expectation()})
 
     @property
     def alive(self) -> bool:

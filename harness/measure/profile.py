@@ -91,9 +91,12 @@ class WorkerEnvironment:
         }
 
 
-def worker_environment(profile: Profile, inherited: Mapping[str, str] = os.environ) -> WorkerEnvironment:
+def worker_environment(
+    profile: Profile, inherited: Mapping[str, str] = os.environ, python_path: Sequence[str] = ()
+) -> WorkerEnvironment:
     """Resolve ``profile`` on this machine. Raises MeasureError for an allocator or CPUs that it does not have.
 
+    ``python_path`` are folders in which the worker looks for modules before all others.
     On Windows it raises MeasureError for every profile: workers need fork, poll and signals of POSIX.
     """
     if sys.platform == "win32":
@@ -103,6 +106,8 @@ def worker_environment(profile: Profile, inherited: Mapping[str, str] = os.envir
         )
     allocator, library = resolve_allocator(profile.allocators)
     variables = {name: inherited[name] for name in INHERITED if name in inherited}
+    if python_path:
+        variables["PYTHONPATH"] = os.pathsep.join([*python_path, *filter(None, [variables.get("PYTHONPATH")])])
     for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"):
         variables[name] = str(profile.threads)
     variables |= DISPATCH.get(profile.isa, {})

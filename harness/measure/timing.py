@@ -90,14 +90,7 @@ def time_pairs(
     """
 
     def timed_call(arm: Call, example: Any) -> int:
-        untimed = arm(example)
-        if pause:
-            sleep(pause)
-        start = clock()
-        output = arm(example)
-        stop = clock()
-        outputs.extend((untimed, output))
-        return stop - start
+        return _timed_call(arm, example, outputs, pause, clock, sleep)
 
     times: dict[bool, list[int]] = {True: [], False: []}
     outputs: list[Any] = []
@@ -141,6 +134,64 @@ def time_pairs(
         collections=collections,
         disturbance=disturbance,
     )
+
+
+def _timed_call(arm: Call, example: Any, outputs: list[Any], pause: float, clock: Clock, sleep: Sleep) -> int:
+    """Time a call after an untimed one on the same input, and keep both outputs."""
+    untimed = arm(example)
+    if pause:
+        sleep(pause)
+    start = clock()
+    output = arm(example)
+    stop = clock()
+    outputs.extend((untimed, output))
+    return stop - start
+
+
+class Turns:
+    """Time a model call by call on request, while a model of another process waits, and the other way round.
+
+    The warm-up happens at once: ``warmup`` counts its calls, and ``call_time`` is their mean in nanoseconds. There is
+    no garbage collection until ``finish``.
+    """
+
+    def __init__(
+        self,
+        model: Call,
+        inputs: Sequence[Any],
+        amount: Amount,
+        consume: Callable[[Any], object],
+        pause: float = 0.0,
+        clock: Clock = time.perf_counter_ns,
+        sleep: Sleep = time.sleep,
+        counters: Callable[[], Counters] = lambda: read_counters(None),
+    ) -> None:
+        self._model, self._inputs, self._consume = model, inputs, consume
+        self._pause, self._clock, self._sleep, self._counters = pause, clock, sleep, counters
+        self._outputs: list[Any] = []
+        self._canary = canary()
+        self._stack = contextlib.ExitStack()
+        began = clock()
+        self.warmup, self.steady = _warm_up((model,), inputs, amount, self._outputs, clock)
+        self.call_time = (clock() - began) / self.warmup if self.warmup else 0.0
+        self._stack.enter_context(_no_garbage_collection())
+        self._before = _collections(), counters()
+
+    def call(self, example: int) -> int:
+        """Time a call on the input of this index, after an untimed call on it; nanoseconds."""
+        return _timed_call(self._model, self._inputs[example], self._outputs, self._pause, self._clock, self._sleep)
+
+    def time_canary(self) -> list[int]:
+        """Time the canary CANARY_CALLS times, nanoseconds each."""
+        return _time_canary(self._canary, self._clock)
+
+    def finish(self) -> tuple[int, Disturbance]:
+        """End the timing: return the number of garbage collections and the disturbance since the warm-up."""
+        collections, disturbance = _collections() - self._before[0], self._counters().since(self._before[1])
+        self._stack.close()
+        for output in self._outputs:
+            self._consume(output)
+        return collections, disturbance
 
 
 def time_single(

@@ -27,13 +27,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TextIO
 
 from harness import errors
-from harness.errors import CellError, HarnessError, describe_error
+from harness.errors import CellError, HarnessError, MeasureError, describe_error
 from harness.measure.counters import count_energy, count_instructions
 from harness.measure.environment import environment, libraries, mapped_files, pin, verify, verify_allocator
 from harness.measure.machine import read_counters
 from harness.measure.memory import measure_memory
-from harness.measure.process import how_it_ended
-from harness.measure.timing import Amount, time_pairs, time_repeated, time_single
+from harness.measure.process import PROTOCOL, how_it_ended
+from harness.measure.timing import Amount, Turns, time_pairs, time_repeated, time_single
 
 if TYPE_CHECKING:
     import torch
@@ -58,9 +58,16 @@ class Worker:
         self._runtime = runtime or _installed_runtime
         self._cpus: list[int] | None = None
         self._expected: dict[str, Any] = {}
+        #: The model that is timed in turns with one of another process.
+        self._turns: Turns | None = None
         self._actions: dict[str, Callable[..., Any]] = {
             "hello": self.hello,
             "time": self.time,
+            "begin_turns": self.begin_turns,
+            "take_turn": self.take_turn,
+            "time_canary": self.time_canary,
+            "end_turns": self.end_turns,
+            "code": self.code,
             "time_single": self.time_single,
             "memory": self.memory,
             "predict": self.predict,
@@ -72,9 +79,18 @@ class Worker:
         return self._actions[request.pop("do")](**request)
 
     def hello(
-        self, allocator: str, library: str | None, threads: int, cpus: list[int] | None, onednn: bool, isa: str
+        self,
+        protocol: int,
+        allocator: str,
+        library: str | None,
+        threads: int,
+        cpus: list[int] | None,
+        onednn: bool,
+        isa: str,
     ) -> dict[str, Any]:
         """Apply the settings that only the process itself can apply, verify the environment, and return it."""
+        if protocol != PROTOCOL:
+            raise MeasureError(f"this code's workers use version {PROTOCOL} of the protocol, not {protocol}")
         import torch
 
         from harness.plugin.manager import installed
@@ -141,6 +157,52 @@ class Worker:
         gc.collect()
         verify(environment(), **self._expected)
         return dataclasses.asdict(timing)
+
+    def begin_turns(
+        self, runtime: str, file: Mapping[str, str], inputs: str, amount: Mapping[str, Any], pause: float
+    ) -> dict[str, Any]:
+        """Load one file and warm it up, to be timed in turns with the model of another worker."""
+        import torch
+
+        with torch.inference_mode():
+            self._turns = Turns(
+                _load(self._runtime(runtime), file),
+                _batches(inputs, 1),
+                Amount(**amount),
+                consume=_check_finite,
+                pause=pause,
+                counters=functools.partial(read_counters, self._cpus),
+            )
+        return {"warmup": self._turns.warmup, "steady": self._turns.steady, "call_time": self._turns.call_time}
+
+    def take_turn(self, example: int) -> int:
+        """Time one call, in nanoseconds."""
+        import torch
+
+        assert self._turns is not None
+        with torch.inference_mode():
+            return self._turns.call(example)
+
+    def time_canary(self) -> list[int]:
+        """Time the canary, in nanoseconds."""
+        assert self._turns is not None
+        return self._turns.time_canary()
+
+    def end_turns(self) -> dict[str, Any]:
+        """Unload the model and verify the environment again; return garbage collections and disturbance."""
+        assert self._turns is not None
+        collections, disturbance = self._turns.finish()
+        self._turns = None
+        gc.collect()
+        verify(environment(), **self._expected)
+        return {"collections": collections, "disturbance": dataclasses.asdict(disturbance)}
+
+    def code(self, names: Sequence[str]) -> dict[str, str]:
+        """Digest the code of these names, such as "architecture cnn", that this process imports."""
+        from harness.plugin.manager import installed
+        from harness.plugin.program import present_code
+
+        return present_code(installed(), names)
 
     def time_single(
         self, runtime: str, file: Mapping[str, str], inputs: str, calls: int, warmup: int, pause: float

@@ -10,9 +10,9 @@ from pathlib import Path
 import msgspec
 
 from harness.errors import UsageError
-from harness.records.changes import Documents
+from harness.records.changes import Documents, documented_code
 from harness.records.record import Record, Unmeasured
-from harness.records.runs import read
+from harness.records.runs import Commit, read
 
 KEY = re.compile(r"[0-9a-f]{64}")
 
@@ -24,6 +24,7 @@ class Baseline:
     file: Path
     records: Mapping[str, Record]
     documents: Documents
+    commit: Commit = dataclasses.field(default_factory=Commit)
 
     @classmethod
     def of(cls, file: Path, preset: str) -> Baseline:
@@ -41,7 +42,7 @@ class Baseline:
                 raise UsageError(
                     f"{file} is damaged: the artefact of {name} has no key; restore the file, or run again"
                 )
-        return cls(file, records, run.documents)
+        return cls(file, with_code(records, run.documents), run.documents, run.commit)
 
     def aligned(self, suites: Collection[str]) -> Baseline:
         """Return the baseline with this run's names of the suites, as pytest's root may have changed.
@@ -86,6 +87,16 @@ class Baseline:
             elif suite in suites and name not in suites[suite]:
                 lost_cells[name] = "the suite no longer declares it"
         return {name: lost_cells[name] for name in self.records if name in lost_cells}
+
+
+def with_code(records: Mapping[str, Record], documents: Documents) -> dict[str, Record]:
+    """Add the digests of code that the key documents hold to records of earlier versions, which have none."""
+    return {
+        name: record
+        if record.code is not None
+        else msgspec.structs.replace(record, code=documented_code(record.artefact.key, documents))
+        for name, record in records.items()
+    }
 
 
 def _same_file(first: str, second: str) -> bool:

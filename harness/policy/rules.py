@@ -17,8 +17,8 @@ from harness.errors import UsageError, nearest
 from harness.text import format_margin, parse_margin
 
 #: The outcomes that can fail a build, the gravest first; each has its own exit code.
-Outcome = Literal["regressed", "lost", "contaminated", "inconclusive"]
-OUTCOMES: tuple[Outcome, ...] = ("regressed", "lost", "contaminated", "inconclusive")
+Outcome = Literal["regressed", "lost", "not judged", "contaminated", "inconclusive"]
+OUTCOMES: tuple[Outcome, ...] = ("regressed", "lost", "not judged", "contaminated", "inconclusive")
 FAIL_ON = "fail_on"
 LATENCY = "latency"
 OF_REFERENCE = " of reference"
@@ -53,7 +53,7 @@ class Policy:
     """The tolerances of the judged figures, by name, and the outcomes that fail a build."""
 
     tolerances: Mapping[str, Tolerance]
-    fail_on: frozenset[Outcome] = frozenset({"regressed", "lost"})
+    fail_on: frozenset[Outcome] = frozenset({"regressed", "lost", "not judged"})
 
     @property
     def latency(self) -> float | None:
@@ -169,8 +169,9 @@ def check_figures(figures: Iterable[str], better_sides: Mapping[str, str | None]
 
 
 def _outcomes(text: str) -> frozenset[Outcome]:
+    """The outcomes in a text such as "regressed+lost"; "not-judged" saves quotes on a command line."""
     outcomes = set()
-    for name in filter(None, (name.strip() for name in text.removeprefix("none").split("+"))):
+    for name in filter(None, (name.strip().replace("-", " ") for name in text.removeprefix("none").split("+"))):
         if name not in OUTCOMES:
             raise UsageError(f"gate: fail_on = {text!r}: {name!r} is not an outcome{nearest(name, OUTCOMES)}")
         outcomes.add(name)

@@ -72,6 +72,8 @@ def _cell_changes(old: Record, new: Record, old_documents: Documents, new_docume
         yield from lines or ([] if across_schemas else [f"artefact {before.key[:DIGITS]} -> {now.key[:DIGITS]}"])
     elif before.sha256 != now.sha256:
         yield "the bytes of the deployed file differ, although its key is the same"
+    if code := changed_code(old, new):
+        yield f"code of {', '.join(code)}"
     if not old.is_reference:
         first, second = old.reference_artefact, new.reference_artefact
         if across_schemas and first.sha256 != second.sha256:
@@ -105,6 +107,21 @@ def _lineage(key: str, documents: Documents) -> Lineage:
         lineage.insert(0, document)
         current = document.get("parent")
     return lineage
+
+
+def documented_code(key: str, documents: Documents) -> dict[str, str]:
+    """Return the digest of the architecture's code that the key documents hold, as `Record.code` names it."""
+    for document in _lineage(key, documents)[:1]:
+        network, root = document.get("architecture"), document.get("root")
+        if isinstance(network, Mapping) and isinstance(root, Mapping) and isinstance(network.get("code"), str):
+            return {f"architecture {root.get('architecture')}": network["code"]}
+    return {}
+
+
+def changed_code(old: Record, new: Record) -> list[str]:
+    """Return the names of the code that ran both records' models, and differs."""
+    now = new.code or {}
+    return [name for name, digest in (old.code or {}).items() if now.get(name, digest) != digest]
 
 
 def _facts(record: Record) -> dict[str, str]:

@@ -214,6 +214,9 @@ class Against(msgspec.Struct, frozen=True, kw_only=True):
     again. ``latency`` is the new model's median in these pairs, in microseconds. ``sha256`` is the hash of the file
     deployed from the earlier artefact today; empty if there is none. ``same``: it is the file of the new model.
     ``differences`` are the new model's figures minus the earlier model's.
+
+    ``code`` has the digests of the code that ran the model in the earlier run. ``code_changed``: this run has other
+    code under these names. Then the model was timed, if at all, by the code of the earlier run's ``commit``.
     """
 
     run: str
@@ -225,6 +228,9 @@ class Against(msgspec.Struct, frozen=True, kw_only=True):
     reason: str
     figures: dict[str, MetricValue]
     differences: dict[str, Interval]
+    code: dict[str, str] = {}
+    code_changed: bool = False
+    commit: str | None = None
 
     def value(self, figure: str) -> float | None:
         """The value of a figure; None where the record has no such figure, or it is undefined."""
@@ -269,6 +275,9 @@ class Record(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     timing: Timing | None
     machine: dict[str, Any] = {}
     versions: dict[str, str]
+    #: Digests of the Python code that runs the deployed file, by what the code defines, such as "architecture cnn".
+    #: Empty where the file holds the whole program; None in records of earlier versions.
+    code: dict[str, str] | None = None
     #: The gate rules that the matrix declares. The files have it even when it is empty.
     gate: dict[str, str] = field(default_factory=lambda: {})
     against: Against | None = None

@@ -4,16 +4,12 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
 
 from harness.errors import HarnessError
 from harness.measure.latency import LatencyTimer, Pair, SampleArrays
 from harness.records.record import Confirmation, Record, Timing
 from harness.records.verdicts import TimingId, Versus, suspects
 from harness.text import pluralize
-
-if TYPE_CHECKING:
-    from harness.measure.pool import Workers
 
 logger = logging.getLogger(__name__)
 #: The names of the models that a cell is timed beside, in messages.
@@ -23,17 +19,15 @@ VERSUS: dict[Versus, str] = {"reference": "reference", "earlier": "model of the 
 class Confirmations:
     """Times the cells that look slower again, each once."""
 
-    def __init__(self, pool: Workers, timer: LatencyTimer) -> None:
+    def __init__(self) -> None:
         #: By timing: the measurement of fresh processes, or the reason why there is none; and their samples.
         self.results: dict[TimingId, Confirmation | str] = {}
         self.samples: dict[TimingId, SampleArrays] = {}
-        self._pool = pool
-        self._timer = timer
-        self._pairs: dict[TimingId, Pair] = {}
+        self._pairs: dict[TimingId, tuple[Pair, LatencyTimer]] = {}
 
-    def remember(self, pair: Pair, versus: Versus) -> None:
-        """Remember a pair that was timed, to time it again if it looks slower."""
-        self._pairs[pair.cell.name, versus] = pair
+    def remember(self, pair: Pair, versus: Versus, timer: LatencyTimer) -> None:
+        """Remember a pair and its timer, to time it again if it looks slower."""
+        self._pairs[pair.cell.name, versus] = pair, timer
 
     def run(self, records: Sequence[Record]) -> None:
         """Time the cells of these records that look slower again, unless that was tried before."""
@@ -46,12 +40,14 @@ class Confirmations:
                 continue
             is_slower, it = ("is slower than its", "it") if len(family) == 1 else ("are slower than their", "them")
             logger.info(f"{pluralize(len(family), 'cell')} {is_slower} {model}; timing {it} in fresh processes")
-            self._pool.renew()
+            for timer in {id(timer): timer for timer in (self._pairs[timing_id][1] for timing_id in family)}.values():
+                timer.renew()
             for timing_id in family:
                 self._confirm(timing_id, waiting[timing_id])
 
     def _confirm(self, timing_id: TimingId, timing: Timing) -> None:
         try:
-            self.results[timing_id], self.samples[timing_id] = self._timer.confirm(self._pairs[timing_id], timing)
+            pair, timer = self._pairs[timing_id]
+            self.results[timing_id], self.samples[timing_id] = timer.confirm(pair, timing)
         except HarnessError as error:
             self.results[timing_id] = str(error)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import os
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -41,51 +42,72 @@ class Deployer:
         evaluation: int | None,
         folder: Path,
         pool: Callable[[], Workers],
+        deployed: str = "",
     ) -> None:
+        """``deployed`` is the folder below ``folder`` for deployed files."""
         self._plugins = plugins
         self._library = library
         self._evaluation = evaluation
         self._folder = folder
         self._pool = pool
+        self._deployed = folder / deployed
         self._found: dict[tuple[str, str, str], CellContext] = {}
+
+    def under(self, pool: Callable[[], Workers], deployed: str) -> Deployer:
+        """The same data, with files that are deployed into another folder and run by other workers."""
+        return Deployer(self._plugins, self._library, self._evaluation, self._folder, pool, deployed)
 
     def context(self, cell: Cell, artefact: Artefact) -> CellContext:
         """The context in which metrics judge an artefact on the cell's data and runtime, without its timing.
 
         Raises CellError when the model fails, or predicts wrong shapes, NaN or infinity.
         """
-        from harness.run.evaluation import CellContext
-
         identity = (cell.dataset, cell.runtime, artefact.key)
         if identity not in self._found:
-            runtime, data = self._plugins.runtimes.get(cell.runtime), self._data(cell)
-            folder = self._folder / cell.runtime / artefact.key
+            folder = self._folder_of(cell, artefact)
             with explain_disk_errors(f"cannot deploy {cell.id} in {folder}", "or choose another store"):
                 folder.mkdir(parents=True, exist_ok=True)
-                file = self._deploy(runtime, artefact.file, data, folder)
-            sha256 = sha256_of(file)
-            inputs, answers = self._arrays(cell, "test", data.test.inputs), folder / "scores.npy"
-            scores = self._pool().predict(EVALUATION, cell.runtime, file, inputs, answers)
-            expected = (len(data.test), len(data.task.labels))
-            if scores.shape != expected:
-                raise CellError(
-                    f"the model of {cell.id} gives answers of shape {scores.shape} for the test split, not {expected}"
-                )
-            wrong = int((~np.isfinite(scores)).any(axis=1).sum())
-            if wrong:
-                raise CellError(
-                    f"the model of {cell.id} answers NaN or infinity on {wrong} of {len(scores)} test examples"
-                )
-            if fault := kind_of(data.task).impossible(scores):
-                raise CellError(
-                    f"the answers of {cell.id} {fault}: runtime {cell.runtime!r} must deploy the network with the "
-                    f"activation of a {data.task.kind} task (TaskKind.activated)"
-                )
-            validation_scores = functools.partial(self._validation_scores, cell, file, data, folder)
-            self._found[identity] = CellContext(
-                file, sha256, artefact.file, data, self._plugins, scores, validation_scores
-            )
+                runtime = self._plugins.runtimes.get(cell.runtime)
+                file = self._deploy(runtime, artefact.file, self._data(cell), folder)
+            self._found[identity] = self._context(cell, artefact, file)
         return self._found[identity]
+
+    def context_of_file(self, cell: Cell, artefact: Artefact) -> CellContext:
+        """As `context`, for a runtime that deploys the artefact's own file; no code of the runtime runs here."""
+        identity = (cell.dataset, cell.runtime, artefact.key)
+        if identity not in self._found:
+            folder = self._folder_of(cell, artefact)
+            with explain_disk_errors(f"cannot deploy {cell.id} in {folder}", "or choose another store"):
+                folder.mkdir(parents=True, exist_ok=True)
+                file = Path(shutil.copy(artefact.file, folder))
+            self._found[identity] = self._context(cell, artefact, file)
+        return self._found[identity]
+
+    def _folder_of(self, cell: Cell, artefact: Artefact) -> Path:
+        return self._deployed / cell.runtime / artefact.key
+
+    def _context(self, cell: Cell, artefact: Artefact, file: Path) -> CellContext:
+        """The context of a deployed file, with its answers for the test split."""
+        from harness.run.evaluation import CellContext
+
+        data, sha256 = self._data(cell), sha256_of(file)
+        inputs, answers = self._arrays(cell, "test", data.test.inputs), file.with_name("scores.npy")
+        scores = self._pool().predict(EVALUATION, cell.runtime, file, inputs, answers)
+        expected = (len(data.test), len(data.task.labels))
+        if scores.shape != expected:
+            raise CellError(
+                f"the model of {cell.id} gives answers of shape {scores.shape} for the test split, not {expected}"
+            )
+        wrong = int((~np.isfinite(scores)).any(axis=1).sum())
+        if wrong:
+            raise CellError(f"the model of {cell.id} answers NaN or infinity on {wrong} of {len(scores)} test examples")
+        if fault := kind_of(data.task).impossible(scores):
+            raise CellError(
+                f"the answers of {cell.id} {fault}: runtime {cell.runtime!r} must deploy the network with the "
+                f"activation of a {data.task.kind} task (TaskKind.activated)"
+            )
+        validation_scores = functools.partial(self._validation_scores, cell, file, data, file.parent)
+        return CellContext(file, sha256, artefact.file, data, self._plugins, scores, validation_scores)
 
     def _validation_scores(self, cell: Cell, file: Path, data: Data, folder: Path) -> NDArray[Any]:
         inputs = self._arrays(cell, "validation", data.validation.inputs)

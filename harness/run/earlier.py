@@ -1,32 +1,41 @@
-"""Measure the models of an earlier run again, beside the new ones."""
+"""Measure the models of an earlier run again, beside the new ones.
+
+A model's code is part of it where the deployed file does not hold the whole program. If that code is the same today,
+both models are timed in one process. Otherwise the earlier model runs under the code of the earlier run's commit.
+"""
 
 from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Iterable, Sequence
-from typing import TYPE_CHECKING
+from pathlib import Path
+from typing import TYPE_CHECKING, cast
 
 import msgspec
 import numpy as np
 
-from harness.errors import HarnessError, describe_error
-from harness.measure.latency import Pair, Samples
+from harness.errors import CellError, HarnessError, describe_error
+from harness.measure.latency import LatencyTimer, Pair, Samples
 from harness.plugin.manager import Plugins
+from harness.plugin.program import present_code
 from harness.policy.baseline import Baseline
 from harness.policy.rules import FAIL_ON, LATENCY, check_figures
-from harness.records.record import Against, Record, Timing
+from harness.records.record import Against, Timing
 from harness.run.declarations import chosen_metrics
 from harness.run.deployment import Deployer
+from harness.run.earlier_code import EarlierCode
 from harness.run.options import Options
+from harness.store.entry import Artefact
 from harness.store.local import Store
 from harness.suite.matrix import Cell
 
 if TYPE_CHECKING:
+    from harness.measure.pool import Workers
     from harness.run.evaluation import CellContext
 
 logger = logging.getLogger(__name__)
-#: Times a cell in pairs with its earlier model.
-Time = Callable[[Pair], tuple[Timing, Samples]]
+#: Times a cell in pairs with its earlier model; with another timer than the run's where the code differs.
+Time = Callable[[Pair, LatencyTimer | None], tuple[Timing, Samples]]
 
 
 def check_gate_rules(cells: Sequence[Cell], plugins: Plugins, options: Options) -> None:
@@ -51,13 +60,34 @@ class EarlierModels:
     """The models of an earlier run, by the cells that they were made for."""
 
     def __init__(
-        self, baseline: Baseline, plugins: Plugins, store: Store, deployer: Deployer, options: Options
+        self,
+        baseline: Baseline,
+        plugins: Plugins,
+        store: Store,
+        deployer: Deployer,
+        options: Options,
+        folder: Path,
+        pool: Callable[[], Workers],
     ) -> None:
+        """``folder`` is for temporary files, ``pool`` gives the workers of the present code."""
         self._baseline = baseline
         self._plugins = plugins
         self._store = store
         self._deployer = deployer
         self._options = options
+        self._folder = folder
+        self._pool = pool
+        self._here = Path.cwd()
+        #: The code of the earlier run's commit, or why it cannot be had.
+        self._code: EarlierCode | CellError | None = None
+        self._timer: LatencyTimer | None = None
+        self._earlier_deployer = deployer.under(lambda: self._earlier_code.workers, "earlier")
+
+    def close(self) -> None:
+        """End the workers of the earlier code, and remove its files."""
+        if isinstance(self._code, EarlierCode):
+            self._code.close()
+        self._code = None
 
     def keys(self, cells: Iterable[Cell]) -> set[str]:
         """The keys of the earlier artefacts of these cells."""
@@ -69,6 +99,9 @@ class EarlierModels:
         earlier = self._baseline.records.get(cell.name)
         if earlier is None:
             return None
+        code = earlier.code or {}
+        present = present_code(self._plugins, code)
+        changed = [name for name, digest in code.items() if present.get(name) != digest]
         against = Against(
             run=self._baseline.file.name,
             artefact=earlier.artefact,
@@ -79,9 +112,19 @@ class EarlierModels:
             reason="",
             figures={},
             differences={},
+            code=code,
+            code_changed=bool(changed),
         )
+        if earlier.axes["dataset"] != cell.dataset:
+            return msgspec.structs.replace(against, reason=f"the earlier run is on {earlier.axes['dataset']}")
         try:
-            return self._measured(against, earlier, cell, reference, candidate, time)
+            artefact = self._store.get(earlier.artefact.key)
+            if artefact is None:
+                reason = f"its artefact {earlier.artefact.key[:12]} is not in the store"
+                return msgspec.structs.replace(against, reason=reason)
+            if changed:
+                return self._measured_under_earlier_code(against, artefact, cell, candidate, time)
+            return self._measured(against, artefact, cell, reference, candidate, time)
         except HarnessError as error:
             reason = f"its model could not be measured again: {error}"
         except Exception as error:  # its code may have been removed
@@ -91,36 +134,94 @@ class EarlierModels:
     def _measured(
         self,
         against: Against,
-        earlier: Record,
+        artefact: Artefact,
         cell: Cell,
         reference: CellContext,
         candidate: CellContext,
         time: Time,
     ) -> Against:
-        from harness.run.evaluation import differences, figures
-
+        """Measure the earlier model under the present code."""
         replace = msgspec.structs.replace
-        if earlier.axes["dataset"] != cell.dataset:
-            return replace(against, reason=f"the earlier run is on {earlier.axes['dataset']}")
-        key, margin = earlier.artefact.key, self._options.policy(cell.gate).latency
-        artefact = self._store.get(key)
-        if artefact is None:
-            return replace(against, reason=f"its artefact {key[:12]} is not in the store")
         model = self._deployer.context(cell, artefact)
         against = replace(against, sha256=model.sha256)
-        if model.sha256 == candidate.sha256:
-            if model.sha256 != earlier.artefact.sha256:
-                # The same key, but built again here or deployed differently: the earlier file is not available.
-                return replace(against, reason="the file under its key differs from that of the earlier run")
+        if model.sha256 != candidate.sha256:
+            against = self._timed(against, cell, model, candidate, lambda pair: time(pair, None), reference.file)
+        elif model.sha256 == against.artefact.sha256:
             against = replace(against, same=True, reason="the same file")
-        elif not self._options.timed or self._options.protocol_of(cell) == "single":
-            against = replace(against, reason="the latency was not timed in pairs")
-        elif margin is not None:
-            inputs = self._deployer.inputs(cell)
-            timing, samples = time(Pair(cell, model.file, candidate.file, inputs, margin, aa_file=reference.file))
-            against = replace(against, timing=timing, latency=float(np.median(samples.candidate)) / 1000)
-            model.samples = np.asarray(samples.arrays["reference"])
-            self._deployer.measure_memory(cell, model)
-            model.counter = self._deployer.counter(cell, model)
+        else:
+            # The same key, but built again here or deployed differently: the earlier file is not available.
+            return replace(against, reason="the file under its key differs from that of the earlier run")
+        return self._compared(against, cell, model, candidate)
+
+    def _measured_under_earlier_code(
+        self, against: Against, artefact: Artefact, cell: Cell, candidate: CellContext, time: Time
+    ) -> Against:
+        """Measure the earlier model under the code of its commit. Raises CellError if that cannot be had."""
+        code = self._earlier_code
+        digests = code.workers.code(cell.profile, against.code)
+        wrong = [name for name, digest in against.code.items() if digests.get(name) != digest]
+        if wrong:
+            raise CellError(
+                f"commit {code.commit[:7]} does not have the code of {' and '.join(wrong)} that the earlier run used; "
+                "only code that is imported from a checkout can be had again (pip install -e)"
+            )
+        model = self._earlier_deployer.context_of_file(cell, artefact)
+        if model.sha256 != against.artefact.sha256:
+            raise CellError("the file under its key differs from that of the earlier run")
+        model.foreign = f"its code is that of commit {code.commit[:7]}"
+        against = msgspec.structs.replace(against, sha256=model.sha256, commit=code.commit)
+        against = self._timed(against, cell, model, candidate, lambda pair: time(pair, self._versioned_timer), None)
+        return self._compared(against, cell, model, candidate)
+
+    def _timed(
+        self,
+        against: Against,
+        cell: Cell,
+        model: CellContext,
+        candidate: CellContext,
+        time: Callable[[Pair], tuple[Timing, Samples]],
+        aa_file: Path | None,
+    ) -> Against:
+        """Time the earlier model in pairs with the new one, unless this run times nothing in pairs."""
+        margin = self._options.policy(cell.gate).latency
+        if not self._options.timed or self._options.protocol_of(cell) == "single":
+            return msgspec.structs.replace(against, reason="the latency was not timed in pairs")
+        if margin is None:
+            return against
+        inputs = self._deployer.inputs(cell)
+        timing, samples = time(Pair(cell, model.file, candidate.file, inputs, margin, aa_file=aa_file))
+        model.samples = np.asarray(samples.arrays["reference"])
+        deployer = self._earlier_deployer if against.code_changed else self._deployer
+        deployer.measure_memory(cell, model)
+        model.counter = deployer.counter(cell, model)
+        return msgspec.structs.replace(against, timing=timing, latency=float(np.median(samples.candidate)) / 1000)
+
+    def _compared(self, against: Against, cell: Cell, model: CellContext, candidate: CellContext) -> Against:
+        """Add the earlier model's figures, and the new model's differences from these."""
+        from harness.run.evaluation import differences, figures
+
         chosen = chosen_metrics(cell, self._options, self._plugins)
-        return replace(against, figures=figures(model, chosen), differences=differences(model, candidate, chosen))
+        values = figures(model, chosen, partial=against.code_changed)
+        return msgspec.structs.replace(against, figures=values, differences=differences(model, candidate, chosen))
+
+    @property
+    def _earlier_code(self) -> EarlierCode:
+        """The code of the earlier run's commit. Raises CellError if it cannot be had; the first error counts."""
+        if self._code is None:
+            try:
+                self._code = EarlierCode(self._baseline.commit, self._folder / "earlier-code", self._here)
+            except CellError as error:
+                self._code = error
+        if isinstance(self._code, CellError):
+            raise self._code
+        return self._code
+
+    @property
+    def _versioned_timer(self) -> LatencyTimer:
+        """The timer that times both versions of the code, in processes of their own."""
+        if self._timer is None:
+            from harness.measure.versions import VersionedWorkers
+
+            workers = VersionedWorkers(self._earlier_code.workers, self._pool())
+            self._timer = LatencyTimer(cast("Workers", workers), self._options.preset)  # it times pairs only
+        return self._timer

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from harness.api import Absent, Counter, Data, Metric, Split, Task, WeightedMetric
 from harness.api.metrics import headlines
 from harness.build import artefact
-from harness.errors import CellError, MeasureError
+from harness.errors import CellError, HarnessError, MeasureError
 from harness.plugin.manager import Plugins
 from harness.records.record import Interval, MetricValue
 from harness.run.declarations import specs_of
@@ -51,6 +51,8 @@ class CellContext:
         #: Measures a counter in the profile of the cell that is being evaluated; None if nothing is timed.
         self.counter: Callable[[Counter], float] | None = None
         self._validation_scores = validation_scores
+        #: Why the model cannot be loaded in this process; empty if it can.
+        self.foreign = ""
         self._artefact_file = artefact_file
         self._data = data
 
@@ -71,6 +73,8 @@ class CellContext:
 
     @functools.cached_property
     def model(self) -> torch.nn.Module:
+        if self.foreign:
+            raise CellError(self.foreign)
         return artefact.load(self._artefact_file, self.plugins)
 
     @functools.cached_property
@@ -83,10 +87,11 @@ def _computed_metrics(plugins: Plugins, chosen: Collection[str]) -> Iterator[str
     return (name for name in plugins.metrics if name in chosen or not plugins.metrics.get(name).optional)
 
 
-def figures(context: CellContext, chosen: Collection[str] = ()) -> dict[str, MetricValue]:
+def figures(context: CellContext, chosen: Collection[str] = (), *, partial: bool = False) -> dict[str, MetricValue]:
     """The values of all metrics that are not optional, or are ``chosen``.
 
-    Raises CellError when a metric fails, or two report a figure of the same name.
+    Raises CellError when a metric fails, or two report a figure of the same name. With ``partial`` a metric that fails
+    is left out.
     """
     values_by_name: dict[str, MetricValue] = {}
     plugins = context.plugins
@@ -95,7 +100,12 @@ def figures(context: CellContext, chosen: Collection[str] = ()) -> dict[str, Met
         specs = specs_of(name, context.task, plugins)
         if not specs:  # a metric for other kinds of tasks
             continue
-        values = plugins.call(metric, "compute", context)
+        try:
+            values = plugins.call(metric, "compute", context)
+        except HarnessError:
+            if partial:
+                continue
+            raise
         weighted = _weighted(metric, context)
         headline_names = headlines(specs)
         for spec in specs:

@@ -62,6 +62,7 @@ class Recorder:
         test_examples: int,
         timing: Timing | None,
         against: Against | None,
+        code: dict[str, str],
     ) -> Record:
         """Make the record of a measured cell, add it to ``records``, and notify the plugins."""
         record = Record(
@@ -84,6 +85,7 @@ class Recorder:
             timing=timing,
             machine=dict(self._machine),
             versions=dict(self._versions),
+            code=code,
             gate=dict(cell.gate),
             against=against,
         )
@@ -92,11 +94,10 @@ class Recorder:
         self.records.append(record)
         return record
 
-    def decide_verdicts(self, confirmations: Confirmations | None) -> None:
+    def decide_verdicts(self, confirmations: Confirmations) -> None:
         """Decide the verdicts on all records, and attach them to ``records``."""
-        results = {} if confirmations is None else confirmations.results
-        self._confirmation_samples = {} if confirmations is None else confirmations.samples
-        self._verdicts = decide(self.records, results)
+        self._confirmation_samples = confirmations.samples
+        self._verdicts = decide(self.records, confirmations.results)
         self.records = attach(self.records, self._verdicts)
 
     def sections(self) -> dict[str, Any]:

@@ -66,7 +66,7 @@ class Session:
         self._executor: Executor | None = None
         self._workers: Workers | None = None
         self._timer: LatencyTimer | None = None
-        self._confirmations: Confirmations | None = None
+        self._confirmations = Confirmations()
         #: The samples of each cell's timings, by the model beside it.
         self.samples: dict[str, dict[Versus, SampleArrays]] = {}
         #: The samples of A/A runs that no run file has yet: whoever writes them removes them here.
@@ -78,7 +78,9 @@ class Session:
         )
         self._earlier = None
         if self.baseline is not None:
-            self._earlier = EarlierModels(self.baseline, plugins, self.store, self._deployer, options)
+            self._earlier = EarlierModels(
+                self.baseline, plugins, self.store, self._deployer, options, self._scratch.folder, lambda: self._pool
+            )
 
     def __enter__(self) -> Session:
         return self
@@ -88,6 +90,8 @@ class Session:
 
     def close(self) -> None:
         """End the workers and remove the temporary files."""
+        if self._earlier is not None:
+            self._earlier.close()
         if self._workers is not None:
             self._workers.close()
             self._workers = None
@@ -130,6 +134,7 @@ class Session:
 
         Raises Unsupported when a step cannot handle the network, and another HarnessError for what failed.
         """
+        from harness.build.artefact import code_of
         from harness.run.evaluation import differences, figures
 
         self.planner.check_profile(cell)
@@ -164,6 +169,7 @@ class Session:
             len(candidate.targets),
             timing,
             against,
+            code_of(artefact.file, cell.runtime, self.plugins),
         )
         return record, samples
 
@@ -202,21 +208,22 @@ class Session:
         slower.
         """
         try:
-            if confirm and self._confirmations is not None:
+            if confirm:
                 self._confirmations.run(self.recorder.records)
         finally:
             self.recorder.decide_verdicts(self._confirmations)
 
-    def _time(self, pair: Pair, versus: Versus = "reference") -> tuple[Timing, Samples]:
-        if self._timer is None:
-            self._timer = LatencyTimer(self._pool, self.options.preset)
+    def _time(
+        self, pair: Pair, timer: LatencyTimer | None = None, versus: Versus = "reference"
+    ) -> tuple[Timing, Samples]:
+        """Time a pair, with the timer of this run unless another is given."""
+        if timer is None:
+            timer = self._timer = self._timer or LatencyTimer(self._pool, self.options.preset)
         if self.options.protocol_of(pair.cell) == "single":
-            timing, samples = self._timer.time_single(pair)
+            timing, samples = timer.time_single(pair)
         else:
-            if self._confirmations is None:
-                self._confirmations = Confirmations(self._pool, self._timer)
-            self._confirmations.remember(pair, versus)
-            timing, samples = self._timer.time(pair)
+            self._confirmations.remember(pair, versus, timer)
+            timing, samples = timer.time(pair)
         self.samples.setdefault(pair.cell.name, {})[versus] = samples.arrays
         for arrays in samples.aa_runs:
             if id(arrays) not in self._known_aa_runs:  # the timer keeps them, so no other object gets this number

@@ -21,12 +21,15 @@ from records import decoded, record
 from harness import Metric, MetricSpec, Step, hookimpl
 from harness.build.artefact import header
 from harness.cli.main import main
-from harness.errors import UsageError
-from harness.measure import pool, profile
+from harness.errors import CellError, UsageError
+from harness.measure import pool, profile, versions
 from harness.measure.machine import Disturbance
 from harness.measure.pool import PairedSamples
+from harness.plugin import program
 from harness.policy.baseline import Baseline
+from harness.records.runs import Commit
 from harness.records.samples import read_samples
+from harness.run import earlier
 from harness.stats.quality import macro_auroc
 from harness.stats.ratios import paired_ratio
 
@@ -354,7 +357,7 @@ def test_the_judgement_is_printed_if_its_file_cannot_be_written(pull: Any, monke
 def test_a_new_cell_passes(pull: Any) -> None:
     code, text = pull(source(more=', "half": [train(epochs=1), step("compress", layers=9)]'))
     assert code == 0
-    assert "1 new, not judged" in text
+    assert re.search(r"2 fine, 1 new$", text, re.MULTILINE)
 
 
 def test_cells_that_are_not_selected_are_not_lost(pull: Any) -> None:
@@ -363,16 +366,13 @@ def test_cells_that_are_not_selected_are_not_lost(pull: Any) -> None:
     assert "figures of 1 cell judged, 1 fine, 1 not selected" in text
 
 
-@pytest.mark.parametrize("selection", [[], ["-k", "full"], ["-k", "small"]])
-@pytest.mark.parametrize(
-    "changed",
-    [source(), source(more=', "half": [train(epochs=1)]'), source(extra='skip=[Skip("dear", pruning="small")],')],
-)
+@pytest.mark.parametrize("selection", [[], ["-k", "full"]])
+@pytest.mark.parametrize("extra", ["", 'skip=[Skip("dear", pruning="small")],'])
 def test_compare_agrees_with_the_run_on_lost_cells(
-    pull: Any, capsys: pytest.CaptureFixture[str], changed: str, selection: list[str]
+    pull: Any, capsys: pytest.CaptureFixture[str], extra: str, selection: list[str]
 ) -> None:
     base = source(more=', "quarter": [train(epochs=1), step("compress", noise=0.1)]')
-    code, text = pull(changed, *selection, base=base)
+    code, text = pull(source(extra=extra), *selection, base=base)
     (summary,) = re.findall("judged, .*", text)
     capsys.readouterr()
     assert main(["compare", "base.json", "new.json"]) == code == 14
@@ -408,6 +408,125 @@ def test_a_cell_that_passes_on_its_rerun_is_not_lost(pull: Any, pytester: pytest
     assert code == 0, text
     assert "2 fine" in text
     assert json.loads(Path("new.json").read_text())["harness"]["left"] == []
+
+
+# ------------------------------------------------------------------------------------------------------- changed code
+
+
+class Versions(Machine):
+    """Fake workers of both versions of the code, of which the present one takes ``slowdown`` times as long."""
+
+    slowdown: ClassVar[float] = 1.0
+
+    def __init__(self, *_: Any) -> None:
+        super().__init__()
+
+    def takes(self, file: Path) -> float:
+        return super().takes(file) * (1 if "earlier" in file.parts else self.slowdown)
+
+
+class EarlierCode:
+    """Stands in for the code of an earlier commit."""
+
+    def __init__(self, commit: Commit, folder: Path, here: Path) -> None:
+        self.commit = "c0ffee" * 6
+        self.workers = self
+
+    def code(self, profile: Any, names: Any) -> dict[str, str]:
+        code: dict[str, str] = benchmarks("base.json")[SMALL]["extra_info"]["harness"]["code"]
+        assert set(names) == set(code) == {"architecture conv", "runtime eager"}
+        return code
+
+    def predict(self, *arguments: Any) -> Any:
+        return Machine().predict(*arguments)
+
+    def memory(self, *arguments: Any) -> Any:
+        return Machine().memory(*arguments)
+
+    def close(self) -> None:
+        pass
+
+
+@pytest.fixture
+def changed_code(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Give all code another digest after the base run."""
+    digest = program.code_digest
+    monkeypatch.setattr(program, "code_digest", lambda kind: "new" if Path("base.json").exists() else digest(kind))
+
+
+@pytest.fixture
+def earlier_code(changed_code: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Change the code, of which the earlier version can be had."""
+    monkeypatch.setattr(earlier, "EarlierCode", EarlierCode)
+    monkeypatch.setattr(versions, "VersionedWorkers", Versions)
+    monkeypatch.setattr(Versions, "slowdown", 1.0)
+
+
+@pytest.mark.parametrize(("rules", "code"), [("", 15), ("fail_on=regressed+lost", 0)])
+def test_changed_code_without_its_earlier_version_is_not_judged(
+    pull: Any, changed_code: None, capsys: pytest.CaptureFixture[str], rules: str, code: int
+) -> None:
+    options = [f"--harness-gate={rules}"] if rules else []
+    returned, text = pull(source(), *options, "--harness-summary=gate.md")
+    assert returned == code
+    assert "6 figures of 2 cells judged, 0 fine, 2 not judged" in text
+    assert f"NOT JUDGED suite.py::{SMALL}" in text
+    assert "changed, and its model could not be measured again: the earlier run names no commit" in text
+    markdown = Path("gate.md").read_text()
+    assert f"- not judged: <code>suite.py::{SMALL}</code>: latency: the code of" in markdown
+    capsys.readouterr()
+    assert main(["compare", "base.json", "new.json", *(f"--gate={rule}" for rule in filter(None, [rules]))]) == code
+
+
+@pytest.mark.parametrize(("slowdown", "code", "busy"), [(1.0, 0, False), (1.1, 10, False), (1.1, 10, True)])
+def test_slower_code_is_seen_beside_its_earlier_version(
+    pull: Any, earlier_code: None, monkeypatch: pytest.MonkeyPatch, slowdown: float, code: int, busy: bool
+) -> None:
+    """Every cell became slower by as much, so the ratios to the reference are as before."""
+    monkeypatch.setattr(Versions, "slowdown", slowdown)
+    monkeypatch.setattr(Versions, "disturbed", busy)
+    returned, text = pull(source())
+    assert returned == code, text
+    assert text.count("REGRESSED") == (2 if code else 0)
+    assert "0 of" not in text
+    against = benchmarks("new.json")[SMALL]["extra_info"]["harness"]["against"]
+    assert (against["same"], against["code_changed"], against["commit"]) == (False, True, "c0ffee" * 6)
+    assert against["timing"]["ratio"]["value"] == pytest.approx(slowdown, rel=0.01)
+    assert set(against["code"]) == {"architecture conv", "runtime eager"}
+    assert main(["compare", "base.json", "new.json"]) == code
+
+
+def test_a_commit_with_other_code_than_the_run_file_names_is_not_used(
+    pull: Any, earlier_code: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(EarlierCode, "code", lambda *_: {})
+    code, text = pull(source())
+    assert code == 15
+    assert (
+        "commit c0ffeec does not have the code of architecture conv and runtime eager that the earlier run used" in text
+    )
+
+
+def test_the_earlier_model_need_not_run_under_the_present_code(
+    pull: Any, earlier_code: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As with an added layer: the network of today cannot be restored from the earlier file."""
+    predict = Workers.predict
+
+    def refuse(self: Any, profile: Any, runtime: str, file: Path, *rest: Any) -> Any:
+        if Path("base.json").exists():
+            records = [entry["extra_info"]["harness"] for entry in benchmarks("base.json").values()]
+            if file.parent.name in {
+                entry["artefact"]["key"] for entry in records if not entry["axes"]["pruning"] == "full"
+            }:
+                raise CellError("it lacks the added layer")
+        return predict(self, profile, runtime, file, *rest)
+
+    monkeypatch.setattr(Machine, "predict", refuse)
+    monkeypatch.setattr(EarlierCode, "predict", lambda self, *arguments: predict(Workers(), *arguments))
+    code, text = pull(source("layers=1"))
+    assert code == 10, text
+    assert f"REGRESSED suite.py::{SMALL}" in text
 
 
 @pytest.mark.parametrize(("rules", "code"), [("", 10), ("fail_on=contaminated", 0)])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import re
 from collections.abc import Callable
 from typing import Any
 
@@ -332,6 +333,40 @@ def test_a_measurement_of_a_third_run_s_model_is_not_used() -> None:
     assert finding("latency", cell(), new, latency="1%").kind == "fine"
 
 
+# --------------------------------------------------------------------------------------------------------------- code
+
+CODE = {"architecture conv": "old", "runtime torch": "same"}
+
+
+@pytest.mark.parametrize(
+    ("now", "kind"),
+    [
+        (CODE, "fine"),
+        (CODE | {"architecture conv": "new"}, "not judged"),
+        ({"runtime torch": "new"}, "not judged"),
+        (CODE | {"step quantize": "new"}, "fine"),
+        ({}, "fine"),
+    ],
+)
+@pytest.mark.parametrize("file", ["a", "c"])
+def test_ratios_of_changed_code_are_not_judged(now: dict[str, str], kind: str, file: str) -> None:
+    """The same change may slow the reference down as much."""
+    old, new = cell() | {"code": CODE}, cell() | {"code": now}
+    new["artefact"] = {"key": "c" * 64, "sha256": file * 64}
+    judged = finding("latency", old, new, latency="10%")
+    assert judged.kind == kind
+    if kind == "not judged":
+        assert re.fullmatch("the code of .* changed, and this run did not time the earlier code", judged.reason)
+
+
+def test_pairs_with_the_earlier_code_are_judged() -> None:
+    old, new = cell() | {"code": CODE}, again(cell(), (2, 1.9, 2.1), "slower")
+    new["against"] |= {"code": CODE, "code_changed": True}
+    assert finding("latency", old, new, latency="1%").kind == "regressed"
+    new["against"]["code"] = {"architecture conv": "of a third run"}
+    assert finding("latency", old, new, latency="10%").kind == "fine"
+
+
 # --------------------------------------------------------------------------------------------------------------- runs
 
 
@@ -339,6 +374,9 @@ def runs(**kinds: str) -> Any:
     """An old and a new run whose cells have these verdicts on their latency."""
     old = {name: cell() for name in kinds}
     new = {name: again(cell(), (1, 1, 1), kind) for name, kind in kinds.items() if kind != "lost"}
+    for name, kind in kinds.items():
+        if kind == "not judged":
+            new[name]["against"] |= {"timing": None, "code_changed": True, "reason": "the earlier code is gone"}
     return old, new, {name: "gone" for name, kind in kinds.items() if kind == "lost"}
 
 
@@ -352,11 +390,15 @@ def runs(**kinds: str) -> Any:
         (["same", "contaminated", "inconclusive"], "contaminated+inconclusive", 12),
         (["same", "inconclusive"], "contaminated+inconclusive", 11),
         (["slower"], "lost", 0),
+        (["not judged", "inconclusive"], "", 15),
+        (["not judged", "lost"], "not-judged", 15),
+        (["not judged", "lost"], "not judged+lost", 14),
+        (["not judged", "same"], "regressed+lost", 0),
     ],
 )
 def test_the_gravest_failing_outcome_sets_the_exit_code(kinds: list[str], fail_on: str, code: int) -> None:
     old, new, lost = runs(**{f"cell{index}": kind for index, kind in enumerate(kinds)})
-    found = judge(old, new, lost, lambda entry: policy({"fail_on": fail_on}))
+    found = judge(old, new, lost, lambda entry: policy({"fail_on": fail_on} if fail_on else {}))
     assert found.exit_code == code
 
 

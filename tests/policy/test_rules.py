@@ -64,7 +64,7 @@ def test_a_later_layer_replaces_rules() -> None:
     assert found.latency == pytest.approx(0.03)
     assert "auroc" not in found.tolerances
     assert str(found.tolerances["memory"]) == "10 %"
-    assert found.fail_on == {"regressed", "lost"}
+    assert found.fail_on == {"regressed", "lost", "not judged"}
 
 
 def test_the_defaults_judge_latency_size_memory_and_quality() -> None:

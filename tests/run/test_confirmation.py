@@ -80,7 +80,7 @@ class Run:
 
     def __init__(self, bench: Bench) -> None:
         self.timer = LatencyTimer(bench, preset("quick"), lambda: bench.now)  # type: ignore[arg-type]
-        self.confirmations = Confirmations(bench, self.timer)  # type: ignore[arg-type]
+        self.confirmations = Confirmations()
         self.records: list[Record] = []
 
     def time(self, pair: Pair) -> tuple[Timing, Samples]:
@@ -90,7 +90,7 @@ class Run:
         timing, samples = self.timer.time(pair)
         named = {"suite": cell.suite, "matrix": cell.matrix, "cell": cell.id}
         self.records.append(msgspec.structs.replace(decoded(record()), **named, timing=timing))
-        self.confirmations.remember(pair, "reference")
+        self.confirmations.remember(pair, "reference", self.timer)
         return timing, samples
 
     def verdicts(self, confirm: bool = True) -> list[VerdictRecord]:
