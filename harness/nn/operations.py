@@ -13,7 +13,9 @@ those that a subclass adds. Constant matrices (buffers, tensors in attributes) a
 A ``structure.PrunableLayer`` counts as one layer: the weights that it declares, at each of its input vectors.
 
 An operator that multiplies but has no formula here, or that comes from a library outside PyTorch, is named in
-``OperationCounts.uncounted``; then the totals are None, because they would leave work out.
+``OperationCounts.uncounted``; then the totals are None, because they would leave work out. A product whose operand was
+computed from a matrix of parameters and the input together, such as ``tanh(w * gate(x))``, is named in
+``OperationCounts.unattributed`` unless those parameters count elsewhere; then the number of weights is None.
 """
 
 from __future__ import annotations
@@ -41,6 +43,10 @@ _MULTIPLIES = re.compile(
 )
 #: Operators that such words name all the same: element-wise parts, packing, and gradients' helpers.
 _ELEMENTWISE = re.compile(r"^(addr|_thnn_fused_(lstm|gru)_cell|_?\w*_(un|pre)pack|_pack_padded_sequence)$")
+#: Operators whose result does not depend on the values of their operands.
+_CREATES = re.compile(r"^(new_)?(zeros|ones|empty|full)(_like|_strided)?$|^lift_fresh(_copy)?$")
+#: Sums: a parameter that is added to what depends on the input is a bias or an embedding of positions, and no weight.
+_SUMS = ("add", "add_", "sub", "sub_", "rsub")
 #: Operators whose result holds elements of their operands, unchanged. What chooses them may depend on the input.
 _MOVES = frozenset(
     [
@@ -48,9 +54,12 @@ _MOVES = frozenset(
         "_unsafe_index",
         "cat",
         "clone",
+        "copy_",
         "constant_pad_nd",
         "gather",
         "index",
+        "index_copy_",
+        "index_put_",
         "index_select",
         "repeat",
         "stack",
@@ -80,11 +89,23 @@ class OperationCounts:
     """The modules whose operators multiply, in the order in which they first run.
 
     A module that multiplies in several types has one row per type. ``uncounted`` names the operators (with the module
-    that ran them) whose work is not in the rows.
+    that ran them) whose work is not in the rows, ``unattributed`` those of which it is not known by how many weights
+    they multiply.
     """
 
     layers: tuple[Layer, ...]
     uncounted: tuple[str, ...] = ()
+    unattributed: tuple[str, ...] = ()
+
+    @property
+    def reason(self) -> str:
+        """Why totals are None; empty if none is."""
+        reasons = []
+        if self.uncounted:
+            reasons.append(f"there is no formula for {', '.join(self.uncounted)}")
+        if self.unattributed:
+            reasons.append(f"it is not known by how many weights {', '.join(self.unattributed)} multiplies")
+        return "; ".join(reasons)
 
     @property
     def macs(self) -> int | None:
@@ -93,13 +114,13 @@ class OperationCounts:
 
     @property
     def weights(self) -> int | None:
-        """Weights that multiply, without biases and normalisation; None when some operator could not be counted."""
-        return None if self.uncounted else sum(layer.weights for layer in self.layers)
+        """Weights that multiply, without biases and normalisation; None when ``reason`` says why."""
+        return None if self.reason else sum(layer.weights for layer in self.layers)
 
     def share(self, dtype: str) -> tuple[float, float] | None:
         """Return the shares (0 to 1) of weights and of multiply-accumulates in ``dtype``; (0, 0) for no layers.
 
-        None when some operator could not be counted.
+        None when ``reason`` says why.
         """
         selected = OperationCounts(tuple(layer for layer in self.layers if layer.dtype == dtype))
         if self.macs is None or self.weights is None or selected.macs is None or selected.weights is None:
@@ -155,6 +176,12 @@ class _Counter(TorchDispatchMode):  # type: ignore[no-untyped-call]
         self._mixed: dict[int, _Weights] = {}
         #: Storages of products in which each operand that depends on the input was expanded.
         self._expanded: set[int] = set()
+        #: Tensors that the run created without the input, such as zeros.
+        self._created: set[int] = set()
+        #: Matrices that tensors were computed from together with the input, other than by moves and products.
+        self._hidden: dict[int, _Weights] = {}
+        self._unattributed: dict[str, _Weights] = {}
+        self._matrices = {id(entry) for entry in model.parameters() if sum(size > 1 for size in entry.shape) > 1}
         self._alive: list[torch.Tensor] = []  # an address in these tables must not be used again
         #: Parameters in one storage (those of a flat buffer), with their places in it.
         self._flat: dict[int, list[nn.Parameter]] = {}
@@ -196,7 +223,9 @@ class _Counter(TorchDispatchMode):  # type: ignore[no-untyped-call]
                 hook.remove()
 
     def result(self) -> OperationCounts:
-        return OperationCounts(tuple(self._layers.values()), tuple(self._uncounted))
+        counted = {key for weights in self._weights.values() for key in weights}
+        unattributed = [where for where, weights in self._unattributed.items() if weights.keys() - counted]
+        return OperationCounts(tuple(self._layers.values()), tuple(self._uncounted), tuple(unattributed))
 
     def __torch_dispatch__(
         self, func: Any, types: Any, args: Sequence[Any] = (), kwargs: Mapping[str, Any] | None = None
@@ -213,20 +242,24 @@ class _Counter(TorchDispatchMode):  # type: ignore[no-untyped-call]
         operands = _tensors((args, kwargs))
         if self._declaring() is None:
             if formula is not None:
-                self._count(formula(args, output), operands, args)
+                self._count(f"{library}::{name}", formula(args, output), operands, args)
             elif name in ("sum", "mean") and _storage(operands[0]) in self._expanded:
-                self._count(operands[0].numel(), operands, args)
+                self._count(f"{library}::{name}", operands[0].numel(), operands, args)
             elif library not in _LIBRARIES or (_MULTIPLIES.search(name) and not _ELEMENTWISE.match(name)):
-                where = self._modules[self._running[-1]] or "the network"
-                self._uncounted[f"{library}::{name} in {where}"] = None
-        self._propagate(name, operands, output)
+                self._uncounted[self._place(f"{library}::{name}")] = None
+        if func._schema.is_mutable:
+            self._overwrite(name, operands, _tensors(output), formula is not None)
+        self._propagate(name, operands, output, formula is not None)
         return output
+
+    def _place(self, operator: str) -> str:
+        return f"{operator} in {self._modules[self._running[-1]] or 'the network'}"
 
     def _declaring(self) -> nn.Module | None:
         """The outermost PrunableLayer that runs: it counts as one layer, by the weights that it declares."""
         return next((module for module in self._running if isinstance(module, PrunableLayer)), None)
 
-    def _count(self, macs: int, operands: Sequence[torch.Tensor], args: Sequence[Any]) -> None:
+    def _count(self, operator: str, macs: int, operands: Sequence[torch.Tensor], args: Sequence[Any]) -> None:
         """Add the work of one operator, with the weights of its module or else those among its operands."""
         module = self._running[-1]
         matrices = _matrices(module)
@@ -238,6 +271,9 @@ class _Counter(TorchDispatchMode):  # type: ignore[no-untyped-call]
             operands = packed
         else:
             weights = self._behind(operands) or {id(matrix): matrix.numel() for matrix in matrices}
+            hidden = _union(self._hidden.get(_storage(operand)) for operand in operands)
+            if hidden and not weights:
+                self._unattributed.setdefault(self._place(operator), {}).update(hidden)
         self._add(module, weights, macs, operands)
 
     def _add(self, module: nn.Module, weights: Mapping[int, int], macs: int, operands: Sequence[torch.Tensor]) -> None:
@@ -270,24 +306,63 @@ class _Counter(TorchDispatchMode):  # type: ignore[no-untyped-call]
             self._mixed.get(_storage(matrix)) for matrix in matrices
         )
 
-    def _propagate(self, name: str, operands: Sequence[torch.Tensor], output: Any) -> None:
+    def _overwrite(
+        self, name: str, operands: Sequence[torch.Tensor], written: Sequence[torch.Tensor], product: bool
+    ) -> None:
+        """Forget what tensors were computed from when values that depend on the input are written into them."""
+        if product or any(self._source(tensor) is None and not self._is_created(tensor) for tensor in operands):
+            for tensor in written:
+                before = self._sources.pop(_storage(tensor), None)
+                self._created.discard(_storage(tensor))
+                if before and not product and name in _MOVES:
+                    self._mix(tensor, before, False)
+
+    def _is_created(self, tensor: torch.Tensor) -> bool:
+        return _storage(tensor) in self._created
+
+    def _propagate(self, name: str, operands: Sequence[torch.Tensor], output: Any, product: bool) -> None:
         """Note from which parameters ``output`` was computed, alone or by a product with what depends on the input."""
-        known = [self._source(operand) for operand in operands]
         fresh = [tensor for tensor in _tensors(output) if _storage(tensor) not in self._sources]
-        if not known or not fresh:
+        if not fresh:
             return
-        if None not in known:
+        if _CREATES.match(name) or (name != "mul" and all(map(self._is_created, operands))):
+            self._created.update(map(_storage, fresh))
+            self._alive += fresh
+            return
+        known = [self._source(operand) for operand in operands]
+        # A product with zeros is work all the same: an initial state.
+        settled = [
+            sources
+            for operand, sources in zip(operands, known, strict=True)
+            if name == "mul" or not self._is_created(operand)
+        ]
+        if None not in settled:
             for tensor in fresh:
-                self._remember(tensor, _union(known))
-        elif name in _MOVES:
+                self._remember(tensor, _union(settled))
+        elif name in _MOVES or (len(operands) == 1 and name in ("mul", "div", "neg")):  # by a number
             mixed = [self._mixed.get(_storage(operand)) for operand in operands]
             expanded = any(_storage(operand) in self._expanded for operand in operands)
             self._mix(fresh[0], _union([*known, *mixed]), expanded)
+            self._hide(operands, fresh, self._hidden)
         elif name == "mul":
             weights = self._behind([operand for operand in operands if self._source(operand) is not None])
             inputs = [operand.numel() for operand, sources in zip(operands, known, strict=True) if sources is None]
             expanded = max(inputs) < fresh[0].numel() and (bool(weights) or len(inputs) > 1)
             self._mix(fresh[0], weights, expanded)
+            self._hide(operands, fresh, self._hidden, self._mixed)
+        elif not product:
+            tables = (self._hidden, self._mixed) if name in _SUMS else (self._hidden, self._mixed, self._sources)
+            self._hide(operands, fresh, *tables)
+
+    def _hide(
+        self, operands: Sequence[torch.Tensor], results: Sequence[torch.Tensor], *tables: Mapping[int, _Weights]
+    ) -> None:
+        """Note the matrices behind the operands, by these tables, of which the results hold no elements any more."""
+        hidden = _union(table.get(_storage(operand)) for operand in operands for table in tables)
+        hidden = {key: size for key, size in hidden.items() if key in self._matrices}
+        if hidden:
+            self._hidden.update((_storage(tensor), hidden) for tensor in results)
+            self._alive += results
 
     def _mix(self, tensor: torch.Tensor, weights: _Weights, expanded: bool) -> None:
         if weights:

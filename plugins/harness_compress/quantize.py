@@ -47,8 +47,9 @@ class Quantize(Step):
     MIMIC-III's demo, gives all it has; the fact ``calibrated_on`` is the actual number. ``coverage`` is the least share
     of multiplying weights, and of multiply-accumulates, that must become int8. Each of B's networks reaches 1; the
     default 0.9 tolerates one small layer that stays float, but not an LSTM or a branch. Products written as functions
-    count in both shares. The fact ``uncounted`` names operators that multiply but cannot be counted: then both shares
-    are unknown, and only ``coverage=0`` accepts the network.
+    count in both shares. The facts ``uncounted`` and ``unattributed`` name operators that multiply but cannot be
+    counted, or by an unknown number of weights: then both shares are unknown, and only ``coverage=0`` accepts the
+    network.
 
     Raises Unsupported for a network that is int8 already or that the scheme cannot handle (``ptq-int8``: torch.fx
     cannot trace it, or an operation is another function in int8; ``uniform8``: it has neither linear nor LSTM layers),
@@ -130,8 +131,9 @@ class Quantize(Step):
 
         operations = count(int8, context.example)
         shares = operations.share("int8")
-        if operations.uncounted:
-            facts["uncounted"] = list(operations.uncounted)
+        for name in ("uncounted", "unattributed"):
+            if operators := getattr(operations, name):
+                facts[name] = list(operators)
         context.report(
             int8_weights=shares and shares[0],
             int8_macs=shares and shares[1],
@@ -141,7 +143,7 @@ class Quantize(Step):
         if shares is None and self.coverage > 0:
             raise CellError(
                 f"the share of the work that became int8 is unknown, where the recipe declares {self.coverage:.1%}: "
-                f"there is no formula for {', '.join(operations.uncounted)}. "
+                f"{operations.reason}. "
                 "Set coverage=0 if you want to measure this network"
             )
         if shares is not None and min(shares) < self.coverage:

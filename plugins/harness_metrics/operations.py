@@ -6,7 +6,7 @@ import logging
 from collections.abc import Mapping
 from typing import ClassVar
 
-from harness import EvalContext, Metric, MetricSpec, Task
+from harness import Absent, EvalContext, Metric, MetricSpec, Task
 
 logger = logging.getLogger(f"harness.{__name__}")
 
@@ -14,12 +14,13 @@ logger = logging.getLogger(f"harness.{__name__}")
 class Operations(Metric):
     """Multiply-accumulates of one example, from the operators that execute (see ``harness.nn.operations``).
 
-    ``int8_weights`` and ``int8_macs`` are the shares of weights and of multiply-accumulates in int8. All three are
-    None, with a warning that names the operators, for a network in which some operator could not be counted.
+    ``int8_weights`` and ``int8_macs`` are the shares of weights and of multiply-accumulates in int8. What is not known
+    is left empty, with the reason and a warning: all three for a network in which some operator could not be counted,
+    the shares where an operator multiplies by an unknown number of weights.
     """
 
     name: ClassVar[str] = "operations"
-    version: ClassVar[str] = "3"
+    version: ClassVar[str] = "4"
     summary: ClassVar[str] = "multiply-accumulates of products, convolutions and recurrent layers for one example"
 
     def specs(self, task: Task) -> tuple[MetricSpec, ...]:
@@ -29,15 +30,14 @@ class Operations(Metric):
             MetricSpec("int8_macs", unit="%", digits=1, exact=True, role="int8 macs"),
         )
 
-    def compute(self, evidence: EvalContext) -> Mapping[str, float | None]:
+    def compute(self, evidence: EvalContext) -> Mapping[str, float | Absent | None]:
         from harness.nn.operations import count
 
         operations = count(evidence.model, evidence.example)
         shares = operations.share("int8")
-        if shares is None:
-            logger.warning(
-                f"{type(evidence.model).__name__}: macs, int8_weights and int8_macs are left empty, because there is "
-                f"no formula for {', '.join(operations.uncounted)}"
-            )
-            return {"macs": None, "int8_weights": None, "int8_macs": None}
-        return {"macs": operations.macs, "int8_weights": 100 * shares[0], "int8_macs": 100 * shares[1]}
+        if shares is not None:
+            return {"macs": operations.macs, "int8_weights": 100 * shares[0], "int8_macs": 100 * shares[1]}
+        unknown, macs = Absent(operations.reason), operations.macs
+        empty = "int8_weights and int8_macs" if macs is not None else "macs, int8_weights and int8_macs"
+        logger.warning(f"{type(evidence.model).__name__}: {empty} are left empty, because {operations.reason}")
+        return {"macs": unknown if macs is None else macs, "int8_weights": unknown, "int8_macs": unknown}

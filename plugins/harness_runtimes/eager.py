@@ -65,7 +65,7 @@ class TorchEager(Runtime):
         operators = tuple(ExecutedOperator(kind, dtype, number) for (kind, dtype), number in rows.items())
         shares = operations.share("int8")
         if shares is None:
-            return Audit(operators, reason=f"there is no formula for {', '.join(operations.uncounted)}")
+            return Audit(operators, reason=operations.reason)
         return Audit(operators, *shares)
 
     def network(self, file: Path) -> torch.nn.Module:

@@ -395,6 +395,27 @@ def test_a_share_that_leaves_work_out_is_unknown_not_everything() -> None:
     assert context.facts["uncounted"] == ["aten::_fft_r2c in the network"]
 
 
+class Modulated(nn.Module):
+    """Multiply by a matrix that a nonlinear step computes from a parameter and the input."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.table, self.head = nn.Parameter(torch.randn(LENGTH, 4)), nn.Linear(LEADS * 4, LABELS)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        logits: torch.Tensor = self.head((x @ torch.tanh(self.table * x[:, :1, :1])).flatten(1))
+        return logits
+
+
+def test_a_share_that_leaves_weights_out_is_unknown_not_everything() -> None:
+    with pytest.raises(CellError, match=r"is unknown.*not known by how many weights aten::bmm in the network mult"):
+        Quantize("uniform8").apply(Modulated(), Context())
+    context = Context()
+    Quantize("uniform8", coverage=0).apply(Modulated(), context)
+    assert context.facts["int8_macs"] is context.facts["int8_weights"] is None
+    assert context.facts["unattributed"] == ["aten::bmm in the network"]
+
+
 @pytest.mark.parametrize(
     "activation",
     [nn.ReLU(), nn.ReLU6(), nn.LeakyReLU(0.25), nn.PReLU(), nn.PReLU(8), nn.ELU(), nn.Hardswish(), nn.Sigmoid(),

@@ -348,6 +348,14 @@ SQUARE, EXPERTS = torch.randn(8, 8), torch.randn(3, 8, 8)
         (lambda x, w: x @ torch.cat([x, w[None]], 1).transpose(1, 2).contiguous(), SQUARE, 64, 10 * 8 * 18),
         # The rows of a table are inputs of a linear layer, not its weights.
         (lambda x, w: nn.functional.linear(w[x[:, :, 0].long().clamp(0, 7)], w[:4]), SQUARE, 64, 10 * 8 * 4),
+        # What the run creates beside a parameter hides it not, and neither do its elements in a created tensor.
+        (lambda x, w: x @ (w + torch.eye(8) + torch.zeros(8)), SQUARE, 64, 10 * 64),
+        (lambda x, w: x @ x.new_zeros(8, 8).copy_(w), SQUARE, 64, 10 * 64),
+        (lambda x, w: x @ torch.cat([x, w[None]], 1).mul(2).transpose(1, 2).contiguous(), SQUARE, 64, 10 * 8 * 18),
+        # A matrix that is hidden here and counts there is known.
+        (lambda x, w: torch.bmm(x, (w * x[:, :1, :1]).tanh()) @ w, SQUARE, 64, 2 * 10 * 64),
+        # The initial state of a recurrence: a product with zeros is work all the same.
+        (lambda x, w: ((torch.zeros(1, 8).unsqueeze(-2) * x[:, 0].unsqueeze(-1)).sum(-1)) @ w, SQUARE, 64, 64 + 64),
         # A scale by element is not counted.
         (lambda x, w: (x * w[:1]).sum(1), SQUARE, 0, 0),
     ],
@@ -357,6 +365,61 @@ def test_weights_are_found_behind_the_input(
 ) -> None:
     found = count(Function(function, nn.Parameter(parameter)), torch.randn(1, 10, 8))
     assert (found.weights, found.macs, found.uncounted) == (weights, macs, ())
+
+
+@pytest.mark.parametrize(
+    "function",
+    [
+        lambda x, w: torch.bmm(x, (w * x[:, :1, :1]).tanh()),
+        lambda x, w: torch.bmm(x, (w * x[:, :1, :1]) * x[:, 1:2, :1]),
+        lambda x, w: torch.bmm(x, w / x[:, :1, :1]),
+        lambda x, w: torch.bmm(x, w.masked_fill(x[:, :8] > 0, 0)),
+        lambda x, w: torch.bmm(x, (w * x[:, :1, :1]).exp().transpose(1, 2).contiguous()),
+        lambda x, w: torch.bmm(x, (w * x[:, :1, :1]).softmax(1) + 1),
+    ],
+)
+def test_a_matrix_that_a_nonlinear_step_hides_leaves_the_weights_unknown(
+    function: Callable[..., torch.Tensor],
+) -> None:
+    """The share of such a network would be that of its other weights: an incomplete count is empty."""
+    layers = nn.Sequential(Function(function, nn.Parameter(SQUARE)), nn.Linear(8, 4))
+    found = count(layers, torch.randn(1, 10, 8))
+    assert found.unattributed == ("aten::bmm in 0",)
+    assert (found.weights, found.share("int8"), found.macs) == (None, None, 10 * 64 + 10 * 32)
+    assert found.reason == "it is not known by how many weights aten::bmm in 0 multiplies"
+
+
+@pytest.mark.parametrize(
+    ("function", "shape"),
+    [
+        (lambda x, w: (x + w).softmax(-1) @ x.transpose(1, 2), (10, 8)),  # positions
+        (lambda x, w: (x * w).relu() @ x.transpose(1, 2), (1, 1, 8)),  # a scale by channel
+        (lambda x, w: nn.functional.layer_norm(x, (8,), w) @ x.transpose(1, 2), (8,)),
+    ],
+)
+def test_biases_scales_and_norms_are_no_weights_of_a_product(
+    function: Callable[..., torch.Tensor], shape: tuple[int, ...]
+) -> None:
+    found = count(Function(function, nn.Parameter(torch.randn(shape))), torch.randn(1, 10, 8))
+    assert (found.unattributed, found.weights) == ((), 0)
+
+
+def test_a_buffer_that_the_input_is_written_into_is_no_constant() -> None:
+    """As a cache of keys: the product with it depends on the input twice."""
+
+    class Cached(nn.Module):
+        cache: torch.Tensor
+
+        def __init__(self) -> None:
+            super().__init__()
+            self.register_buffer("cache", torch.zeros(1, 10, 8))
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            self.cache.copy_(x)
+            outputs: torch.Tensor = (x.unsqueeze(2) * self.cache.unsqueeze(1)).sum(-1)
+            return outputs
+
+    assert count(Cached(), torch.randn(1, 10, 8)).macs == 10 * 10 * 8
 
 
 def test_attention_by_broadcasting_counts_like_attention() -> None:
