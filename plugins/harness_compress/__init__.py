@@ -1,4 +1,4 @@
-"""Register the compression steps ``prune``, ``prune_quantile``, ``quantize`` and ``distill``. It loads no torch."""
+"""Register the compression steps: pruning, quantization, 16-bit types, low rank, distillation. It loads no torch."""
 
 from __future__ import annotations
 
@@ -6,14 +6,39 @@ from collections.abc import Callable
 
 from harness import Step, hookimpl
 from harness_compress.distill import Distill as distill
+from harness_compress.factorize import Factorize as factorize
+from harness_compress.half import Half as half
 from harness_compress.prune import Prune as prune
+from harness_compress.prune_nm import PruneNM as prune_nm
 from harness_compress.prune_quantile import PruneQuantile as prune_quantile
+from harness_compress.prune_weights import PruneWeights as prune_weights
 from harness_compress.quantize import Quantize as quantize
+from harness_compress.quantize_weights import QuantizeWeights as quantize_weights
 
-__all__ = ["distill", "prune", "prune_quantile", "quantize"]
+__all__ = [
+    "distill",
+    "factorize",
+    "half",
+    "prune",
+    "prune_nm",
+    "prune_quantile",
+    "prune_weights",
+    "quantize",
+    "quantize_weights",
+]
 
 
 @hookimpl
 def harness_steps(register: Callable[[type[Step]], None]) -> None:
-    for step in (prune, prune_quantile, quantize, distill):
+    for step in (
+        prune,
+        prune_quantile,
+        prune_weights,
+        prune_nm,
+        quantize,
+        quantize_weights,
+        half,
+        factorize,
+        distill,
+    ):
         register(step)

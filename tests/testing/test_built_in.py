@@ -15,9 +15,20 @@ from harness.testing.datasets import *  # noqa: F403
 from harness.testing.metrics import *  # noqa: F403
 from harness.testing.runtimes import *  # noqa: F403
 from harness.testing.steps import *  # noqa: F403
-from harness_compress import distill, prune, prune_quantile, quantize
+from harness_compress import (
+    distill,
+    factorize,
+    half,
+    prune,
+    prune_nm,
+    prune_quantile,
+    prune_weights,
+    quantize,
+    quantize_weights,
+)
 
-STEPS = [step for kind in (Train, prune, prune_quantile, quantize, distill) for step in kind.examples()]
+COMPRESSORS = (prune, prune_quantile, prune_weights, prune_nm, quantize, quantize_weights, half, factorize, distill)
+STEPS = [step for kind in (Train, *COMPRESSORS) for step in kind.examples()]
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
