@@ -31,8 +31,9 @@ from harness.stats.ratios import paired_ratio
 from harness.suite.presets import preset
 from harness_compress import _fx_int8  # noqa: F401 (pytester forgets what is first imported within it)
 from harness_metrics import Energy
+from harness_metrics.decisions import DECISIONS
 
-HALF = "toys[toy-synthetic-conv-half-seed0]"
+FULL, HALF = "toys[toy-synthetic-conv-full-seed0]", "toys[toy-synthetic-conv-half-seed0]"
 FAILING = """
 toys = Matrix(
     dataset="toy", architecture="conv", runtime="eager",
@@ -203,6 +204,46 @@ def test_an_optional_metric_that_the_machine_lacks_is_absent_with_the_reason(
     untimed = suite(OPTIONAL, "-k", "conv and half", "--benchmark-json=run.json", "--benchmark-disable")
     assert untimed.ret == 0
     assert "energy is absent from 1 cell: nothing was timed." in untimed.outlines
+
+
+@pytest.fixture
+def _decisions(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Register the optional metric ``decisions`` with the toys."""
+    register_toys = toy.harness_metrics
+
+    @hookimpl
+    def harness_metrics(register: Any) -> None:
+        register_toys(register)
+        register(DECISIONS)
+
+    monkeypatch.setattr(toy, "harness_metrics", harness_metrics)
+
+
+@pytest.mark.usefixtures("_decisions")
+def test_decisions_are_judged_at_a_threshold_from_the_deployed_file_s_validation_scores(
+    suite: Suite, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    predicted: list[tuple[Path, int]] = []
+    predict = Workers.predict
+
+    def watch(self: Workers, profile: Profile, runtime: str, file: Path, inputs: Path, output: Path) -> Any:
+        predicted.append((file, len(np.load(inputs))))
+        return predict(self, profile, runtime, file, inputs, output)
+
+    monkeypatch.setattr(Workers, "predict", watch)
+    source = TOYS.replace("seed=range(2)", "seed=0, metrics='decisions'").replace("(epochs=1)", "(epochs=4)")
+    result = suite(source, "-k", "conv", "--benchmark-json=run.json")
+    assert result.ret == 0
+    assert len({file for file, _ in predicted}) == 2
+    assert len(predicted) == 4, "each deployed file answers the test and the validation split once"
+    full, half = (benchmarks()[name]["extra_info"]["harness"] for name in (FULL, HALF))
+    assert full["figures"]["flips"]["value"] == 0
+    entry = half["details"]["decisions"]["labels"]["high"]
+    assert entry["threshold"] == half["figures"]["threshold_high"]["value"]
+    assert entry["reference_threshold"] == full["figures"]["threshold_high"]["value"]
+    assert half["figures"]["sensitivity_high"]["interval"]["method"].startswith("bootstrap over")
+    assert half["differences"]["flips"]["value"] == half["figures"]["flips"]["value"]
+    assert sum(map(len, entry["records"].values())) == sum(entry[name] for name in entry["records"])
 
 
 @pytest.mark.usefixtures("_energy")

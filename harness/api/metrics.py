@@ -114,6 +114,11 @@ class EvalContext(Protocol):
     loaded_memory: int | None
     peak_memory: int | None
 
+    @property
+    def reference(self) -> EvalContext:
+        """The cell that this one is compared with, on the same examples; a reference is its own reference."""
+        ...
+
     def count(self, counter: Counter) -> float:
         """Run the deployed file in a worker of the cell's profile, and measure what one call costs.
 
@@ -167,3 +172,11 @@ class Metric(FormerNames, abc.ABC):
         The harness bootstraps each over patients: the figure and its difference from the reference get an interval.
         """
         return {}
+
+    def answers(self, evidence: EvalContext) -> NDArray[Any]:
+        """Return what the functions of ``weighted`` get as scores, (n, columns): by default, the scores."""
+        return evidence.scores
+
+    def details(self, evidence: EvalContext) -> Mapping[str, Any] | None:
+        """Return JSON values for the cell's record that are no figures, such as lists of records; or None."""
+        return None

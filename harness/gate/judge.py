@@ -32,7 +32,7 @@ BETWEEN_RUNS = 0.03
 NO_INTERVAL = "from the records, without an interval"
 
 #: "fine" is no worse than the tolerance allows.
-FindingKind = Literal["regressed", "improved", "fine", "not judged", "inconclusive", "contaminated"]
+FindingKind = Literal["regressed", "improved", "fine", "lost", "not judged", "inconclusive", "contaminated"]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -98,6 +98,18 @@ class CellComparison:
         kinds = {finding.kind for finding in self.findings}
         return {outcome for outcome in OUTCOMES if outcome in kinds}
 
+    @property
+    def failures(self) -> set[Outcome]:
+        """The outcomes that fail the build, by the policy and by the tiers of its rules."""
+        if self.new is None:
+            return {"lost"} if "lost" in self.policy.fail_on else set()
+        return {
+            outcome
+            for outcome in OUTCOMES
+            for finding in self.findings
+            if finding.kind == outcome and finding.tolerance.fails(outcome, self.policy.fail_on)
+        }
+
 
 @dataclasses.dataclass(frozen=True)
 class Judgement:
@@ -114,11 +126,8 @@ class Judgement:
     @property
     def failures(self) -> list[Outcome]:
         """The outcomes that fail the build by their cells' policies, the gravest first."""
-        return [
-            outcome
-            for outcome in OUTCOMES
-            if any(outcome in comparison.policy.fail_on for comparison in self.having(outcome))
-        ]
+        failures = {outcome for comparison in self.comparisons for outcome in comparison.failures}
+        return [outcome for outcome in OUTCOMES if outcome in failures]
 
     @property
     def exit_code(self) -> int:
@@ -139,7 +148,7 @@ def judge(
     comparisons = [
         judge_cell(name, old[name], record, policy_of(record))
         if name in old
-        else CellComparison(name, None, record, policy_of(record))
+        else judge_new_cell(name, record, policy_of(record))
         for name, record in new.items()
     ]
     comparisons += [
@@ -155,6 +164,16 @@ def judge_cell(name: str, old: Record, new: Record, policy: Policy) -> CellCompa
         for figure, tolerance in policy.tolerances.items()
     )
     return CellComparison(name, old, new, policy, tuple(finding for finding in findings if finding is not None))
+
+
+def judge_new_cell(name: str, new: Record, policy: Policy) -> CellComparison:
+    """Judge a cell that only the new run has: it is fine unless a critical figure is missing."""
+    findings = []
+    for figure, tolerance in policy.tolerances.items():
+        missing = new.timing is None if figure == LATENCY else _finite(new, figure) is None
+        if missing and tolerance.tier == "critical":
+            findings.append(_missing(figure, None, tolerance))
+    return CellComparison(name, None, new, policy, tuple(findings), "; ".join(finding.reason for finding in findings))
 
 
 def classify(worsening: FigureChange, allowed: float) -> tuple[FindingKind, str]:
@@ -188,6 +207,8 @@ def _on_one_machine(old: Record, new: Record) -> bool:
 def judge_metric(name: str, old: Record, new: Record, tolerance: Tolerance) -> Finding | None:
     """Judge a metric's figure; None if the earlier run did not have it, or it has no better side."""
     before, now = _finite(old, name), _finite(new, name)
+    if now is None and tolerance.tier == "critical":
+        return _missing(name, before, tolerance)
     if now is None:
         if before is None or before.better is None:
             return None
@@ -222,6 +243,12 @@ def _finite(record: Record | Against, name: str) -> MetricValue | None:
 def _value(figure: MetricValue) -> float:
     assert figure.value is not None  # by _finite
     return figure.value
+
+
+def _missing(name: str, before: MetricValue | None, tolerance: Tolerance) -> Finding:
+    """The finding for a critical figure that this run lacks."""
+    reason = f"this run has no {name}, which the policy requires (critical)"
+    return Finding(name, "lost", None if before is None else before.value, None, None, tolerance, reason=reason)
 
 
 def _undecided(
@@ -304,6 +331,8 @@ def judge_latency(old: Record, new: Record, tolerance: Tolerance) -> Finding | N
     """
     remeasured = _earlier_model(old, new)
     if new.timing is None:
+        if tolerance.tier == "critical":
+            return _missing(LATENCY, None, tolerance)
         if old.timing is None:
             return None
         return _latency_finding("inconclusive", tolerance, reason="this run did not time the cell; the earlier run did")

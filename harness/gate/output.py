@@ -54,7 +54,11 @@ def gate_markdown(judgement: Judgement, background: Background) -> str:
         head = ["| " + " | ".join(HEADERS) + " |", "|" + "---|" * len(HEADERS)]
         shown, note = _fitting(rows)
         paragraphs += ["\n".join([*head, *shown]), *note]
-    lost_lines = [f"- lost: {_code(entry.name)}: {escape_markdown(entry.reason)}" for entry in judgement.having("lost")]
+    lost_lines = [
+        f"- lost: {_code(entry.name)}: {escape_markdown(reason)}"
+        for entry in judgement.having("lost")
+        for reason in [entry.reason or "; ".join(each.reason for each in entry.findings if each.kind == "lost")]
+    ]
     unjudged_lines = [
         f"- not judged: {_code(entry.name)}: {finding.figure}: {escape_markdown(finding.reason)}"
         for entry in judgement.having("not judged")
@@ -126,7 +130,7 @@ def junit_xml(judgement: Judgement, background: Background) -> str:
         case = ElementTree.SubElement(suite, "testcase", classname="harness.gate", name=_clean(comparison.name))
         if not comparison.outcomes:
             continue
-        fails = bool(comparison.outcomes & comparison.policy.fail_on)
+        fails = bool(comparison.failures)
         failures, skipped = failures + fails, skipped + (not fails)
         outcomes = ", ".join(outcome for outcome in OUTCOMES if outcome in comparison.outcomes)
         entry = ElementTree.SubElement(case, "failure" if fails else "skipped", message=outcomes)

@@ -121,6 +121,13 @@ def conclusion(judgement: Judgement) -> str:
     if judgement.failures:
         return f"The gate is closed: {' and '.join(judgement.failures)} (exit code {judgement.exit_code})."
     waived = [outcome for outcome in OUTCOMES if judgement.having(outcome)]
+    advisory = [
+        outcome
+        for outcome in waived
+        if all(outcome in comparison.policy.fail_on for comparison in judgement.having(outcome))
+    ]
+    if waived and waived == advisory:
+        return f"The gate is open: only figures with advisory rules are {' or '.join(waived)}."
     if waived:
         return f"The gate is open: fail_on of the policy does not include {' or '.join(waived)}."
     return "The gate is open."
@@ -155,7 +162,7 @@ def cell_lines(comparison: CellComparison, background: Background, shared: Unres
 
 def unsettled(comparison: CellComparison, shared: Unresolved = NOTHING) -> list[str]:
     """The undecided findings of a cell, a line each, without those that ``shared`` describes."""
-    findings = _having(comparison, "not judged", "contaminated", "inconclusive")
+    findings = _having(comparison, "lost", "not judged", "contaminated", "inconclusive")
     return [
         f"{finding.kind}: {headline(finding)}: {finding.reason}"
         for finding in findings

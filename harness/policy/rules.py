@@ -9,9 +9,9 @@ from __future__ import annotations
 import dataclasses
 import math
 import tomllib
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Literal
+from typing import Literal, get_args
 
 from harness.errors import UsageError, nearest
 from harness.text import format_margin, parse_margin
@@ -19,6 +19,10 @@ from harness.text import format_margin, parse_margin
 #: The outcomes that can fail a build, the gravest first; each has its own exit code.
 Outcome = Literal["regressed", "lost", "not judged", "contaminated", "inconclusive"]
 OUTCOMES: tuple[Outcome, ...] = ("regressed", "lost", "not judged", "contaminated", "inconclusive")
+#: How much a rule counts. "critical": the figure is required; if it regressed or is missing, the build fails whatever
+#: ``fail_on`` says. "supporting", the default: the build fails by ``fail_on``. "advisory": it never fails the build.
+Tier = Literal["critical", "supporting", "advisory"]
+TIERS: tuple[Tier, ...] = get_args(Tier)
 FAIL_ON = "fail_on"
 LATENCY = "latency"
 OF_REFERENCE = " of reference"
@@ -37,15 +41,23 @@ class Tolerance:
 
     kind: Literal["share", "absolute", "kept"]
     value: float
+    tier: Tier = "supporting"
 
     def __str__(self) -> str:
+        tier = "" if self.tier == "supporting" else f" {self.tier}"
         match self.kind:
             case "share":
-                return format_margin(self.value)
+                return format_margin(self.value) + tier
             case "absolute":
-                return f"{self.value:g}"
+                return f"{self.value:g}{tier}"
             case _:
-                return f"{format_margin(self.value)}{OF_REFERENCE}"
+                return f"{format_margin(self.value)}{OF_REFERENCE}{tier}"
+
+    def fails(self, outcome: Outcome, fail_on: Collection[Outcome]) -> bool:
+        """Whether an outcome of a figure with this rule fails the build."""
+        if self.tier == "advisory":
+            return False
+        return outcome in fail_on or (self.tier == "critical" and outcome in ("regressed", "lost"))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -73,8 +85,13 @@ def policy(*layers: Mapping[str, str]) -> Policy:
 
 
 def parse_tolerance(figure: str, text: str) -> Tolerance:
-    """Parse a tolerance: "1%", "0.005" or "99% of reference". Raises UsageError if it is invalid."""
+    """Parse a tolerance, "1%", "0.005" or "99% of reference", and its tier, as in "1% critical".
+
+    Raises UsageError if it is invalid.
+    """
     normalized = " ".join(text.split())
+    tier = next((tier for tier in TIERS if normalized.endswith(f" {tier}")), None)
+    normalized = normalized.removesuffix(f" {tier}")
     number = normalized.removesuffix(OF_REFERENCE)
     try:
         if normalized.endswith(OF_REFERENCE):
@@ -90,7 +107,7 @@ def parse_tolerance(figure: str, text: str) -> Tolerance:
     if not valid:
         raise UsageError(
             f"gate: {figure} = {text!r} is not a tolerance; write 1% for a share of the earlier figure, 0.005 for an "
-            "amount, '99% of reference' for a share of the reference's figure, or off"
+            "amount, '99% of reference' for a share of the reference's figure, or off; critical or advisory may follow"
         )
     if figure == LATENCY and tolerance == Tolerance("share", 0.0):
         raise UsageError(
@@ -98,7 +115,7 @@ def parse_tolerance(figure: str, text: str) -> Tolerance:
         )
     if figure == LATENCY and tolerance.kind != "share":
         raise UsageError(f"gate: latency = {text!r}: latencies are compared as ratios; write a share, as 1%")
-    return tolerance
+    return tolerance if tier is None else dataclasses.replace(tolerance, tier=tier)
 
 
 def parse_rules(text: str) -> dict[str, str]:

@@ -281,6 +281,8 @@ class Record(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     #: The gate rules that the matrix declares. The files have it even when it is empty.
     gate: dict[str, str] = field(default_factory=lambda: {})
     against: Against | None = None
+    #: What metrics tell beside their figures, by metric.
+    details: dict[str, Any] = {}
 
     @property
     def name(self) -> str:

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from harness.api import Counter, Data, Profile, Runtime
+from harness.api import Counter, Data, Profile, Runtime, Split
 from harness.api.tasks import kind_of
 from harness.data.library import Library
 from harness.errors import CellError, explain_disk_errors
@@ -91,27 +91,31 @@ class Deployer:
         from harness.run.evaluation import CellContext
 
         data, sha256 = self._data(cell), sha256_of(file)
-        inputs, answers = self._arrays(cell, "test", data.test.inputs), file.with_name("scores.npy")
+        predict = functools.partial(self._predict, cell, file, data)
+        validation_scores = functools.partial(predict, "validation")
+        return CellContext(file, sha256, artefact.file, data, self._plugins, predict("test"), validation_scores)
+
+    def _predict(self, cell: Cell, file: Path, data: Data, split: str) -> NDArray[Any]:
+        """What a deployed file answers on a split. Raises CellError for impossible answers."""
+        part: Split = getattr(data, split)
+        inputs, answers = self._arrays(cell, split, part.inputs), file.parent / f"{split}-scores.npy"
         scores = self._pool().predict(EVALUATION, cell.runtime, file, inputs, answers)
-        expected = (len(data.test), len(data.task.labels))
+        expected = (len(part), len(data.task.labels))
         if scores.shape != expected:
             raise CellError(
-                f"the model of {cell.id} gives answers of shape {scores.shape} for the test split, not {expected}"
+                f"the model of {cell.id} gives answers of shape {scores.shape} for the {split} split, not {expected}"
             )
         wrong = int((~np.isfinite(scores)).any(axis=1).sum())
         if wrong:
-            raise CellError(f"the model of {cell.id} answers NaN or infinity on {wrong} of {len(scores)} test examples")
+            raise CellError(
+                f"the model of {cell.id} answers NaN or infinity on {wrong} of {len(scores)} {split} examples"
+            )
         if fault := kind_of(data.task).impossible(scores):
             raise CellError(
                 f"the answers of {cell.id} {fault}: runtime {cell.runtime!r} must deploy the network with the "
                 f"activation of a {data.task.kind} task (TaskKind.activated)"
             )
-        validation_scores = functools.partial(self._validation_scores, cell, file, data, file.parent)
-        return CellContext(file, sha256, artefact.file, data, self._plugins, scores, validation_scores)
-
-    def _validation_scores(self, cell: Cell, file: Path, data: Data, folder: Path) -> NDArray[Any]:
-        inputs = self._arrays(cell, "validation", data.validation.inputs)
-        return self._pool().predict(EVALUATION, cell.runtime, file, inputs, folder / "validation-scores.npy")
+        return scores
 
     def _deploy(self, runtime: Runtime, artefact: Path, data: Data, folder: Path) -> Path:
         """The file that the runtime writes for an artefact. Raises CellError when it fails or writes no file."""

@@ -201,6 +201,7 @@ class EarlierModels:
         from harness.run.evaluation import differences, figures
 
         chosen = chosen_metrics(cell, self._options, self._plugins)
+        model.reference = candidate.reference
         values = figures(model, chosen, partial=against.code_changed)
         return msgspec.structs.replace(against, figures=values, differences=differences(model, candidate, chosen))
 

@@ -15,11 +15,15 @@ from numpy.typing import NDArray
 from harness.api import Absent, Counter, Data, Metric, Split, Task, WeightedMetric
 from harness.api.metrics import headlines
 from harness.build import artefact
-from harness.errors import CellError, HarnessError, MeasureError
+from harness.errors import CellError, HarnessError, MeasureError, UsageError
+from harness.keys import canonical, to_jsonable
 from harness.plugin.manager import Plugins
 from harness.records.record import Interval, MetricValue
 from harness.run.declarations import specs_of
 from harness.stats.quality import bootstrap, paired_bootstrap
+
+#: The details of a metric have at most so many characters of JSON.
+DETAILS_LIMIT = 2**20
 
 
 class CellContext:
@@ -44,6 +48,8 @@ class CellContext:
         self.patients, self.unit = data.test.units()
         self.records = data.test.records
         self.groups = data.test.groups
+        #: The context of the reference of the cell that is being evaluated.
+        self.reference: CellContext = self
         self.samples: NDArray[Any] | None = None
         self.base_memory: int | None = None
         self.loaded_memory: int | None = None
@@ -107,6 +113,7 @@ def figures(context: CellContext, chosen: Collection[str] = (), *, partial: bool
                 continue
             raise
         weighted = _weighted(metric, context)
+        answers = plugins.call(metric, "answers", context) if weighted else context.scores
         headline_names = headlines(specs)
         for spec in specs:
             if spec.name in values_by_name:
@@ -117,7 +124,7 @@ def figures(context: CellContext, chosen: Collection[str] = (), *, partial: bool
             value, reason = _value(name, spec.name, values)
             interval = None
             if value is not None and spec.name in weighted:
-                interval = plugins.call(metric, bootstrapped, weighted[spec.name], context)
+                interval = plugins.call(metric, bootstrapped, weighted[spec.name], context, answers)
             values_by_name[spec.name] = MetricValue(
                 metric=name,
                 value=value,
@@ -143,9 +150,33 @@ def differences(reference: CellContext, candidate: CellContext, chosen: Collecti
     for metric in map(plugins.metrics.get, _computed_metrics(plugins, chosen)):
         if not specs_of(metric.name, candidate.task, plugins):
             continue
-        for name, function in _weighted(metric, candidate).items():
-            intervals[name] = plugins.call(metric, bootstrapped, function, candidate, reference)
+        weighted = _weighted(metric, candidate)
+        answers = [plugins.call(metric, "answers", context) for context in (candidate, reference) if weighted]
+        for name, function in weighted.items():
+            intervals[name] = plugins.call(metric, bootstrapped, function, candidate, *answers)
     return intervals
+
+
+def details(context: CellContext, chosen: Collection[str] = ()) -> dict[str, Any]:
+    """What metrics tell beside their figures, by metric. Raises CellError for what no record can hold."""
+    facts: dict[str, Any] = {}
+    for name in _computed_metrics(context.plugins, chosen):
+        if not specs_of(name, context.task, context.plugins):  # a metric for other kinds of tasks
+            continue
+        value = context.plugins.call(context.plugins.metrics.get(name), "details", context)
+        if value is None:
+            continue
+        try:
+            facts[name] = to_jsonable(value)
+        except UsageError as error:
+            raise CellError(f"details() of metric {name!r} cannot be stored: {error}") from error
+        size = len(canonical(facts[name]))
+        if size > DETAILS_LIMIT:
+            raise CellError(
+                f"details() of metric {name!r} have {size:,} characters of JSON, more than {DETAILS_LIMIT:,}; "
+                "return fewer records"
+            )
+    return facts
 
 
 def _weighted(metric: Metric, context: CellContext) -> Mapping[str, WeightedMetric]:
@@ -178,13 +209,15 @@ def _value(metric: str, figure: str, values: object) -> tuple[float | None, str]
     return value, ""
 
 
-def bootstrapped(function: WeightedMetric, candidate: CellContext, reference: CellContext | None = None) -> Interval:
-    """A value of the candidate, or its difference from the reference, with a bootstrap interval over the units."""
-    scores, targets, patients = candidate.scores, candidate.targets, candidate.patients
+def bootstrapped(
+    function: WeightedMetric, candidate: CellContext, answers: NDArray[Any], reference: NDArray[Any] | None = None
+) -> Interval:
+    """The value of ``answers``, or its difference from the reference's, with a bootstrap interval over the units."""
+    targets, patients = candidate.targets, candidate.patients
     interval = (
-        bootstrap(function, scores, targets, patients)
+        bootstrap(function, answers, targets, patients)
         if reference is None
-        else paired_bootstrap(function, reference.scores, scores, targets, patients)
+        else paired_bootstrap(function, reference, answers, targets, patients)
     )
     method = f"bootstrap over {interval.patients} {candidate.unit}, {interval.repetitions} samples"
     return Interval(float(interval.estimate), interval.low, interval.high, interval.level, method)

@@ -63,6 +63,7 @@ class Recorder:
         timing: Timing | None,
         against: Against | None,
         code: dict[str, str],
+        details: dict[str, Any],
     ) -> Record:
         """Make the record of a measured cell, add it to ``records``, and notify the plugins."""
         record = Record(
@@ -88,6 +89,7 @@ class Recorder:
             code=code,
             gate=dict(cell.gate),
             against=against,
+            details=details,
         )
         # Each plugin gets its own mapping, so that changes reach neither the record nor other plugins.
         self._plugins.notify("harness_cell_finished", record=to_json(record))

@@ -135,7 +135,7 @@ class Session:
         Raises Unsupported when a step cannot handle the network, and another HarnessError for what failed.
         """
         from harness.build.artefact import code_of
-        from harness.run.evaluation import differences, figures
+        from harness.run.evaluation import details, differences, figures
 
         self.planner.check_profile(cell)
         reference = self.planner.reference_of(cell)
@@ -155,6 +155,7 @@ class Session:
             self._deployer.measure_memory(cell, candidate)
             candidate.counter = self._deployer.counter(cell, candidate)
         chosen = chosen_metrics(cell, self.options, self.plugins)
+        base.reference = candidate.reference = base
         values = figures(candidate, chosen)
         changes = differences(base, candidate, chosen)
         against = None
@@ -170,6 +171,7 @@ class Session:
             timing,
             against,
             code_of(artefact.file, cell.runtime, self.plugins),
+            details(candidate, chosen),
         )
         return record, samples
 

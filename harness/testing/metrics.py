@@ -126,8 +126,9 @@ def test_metric_weighs_as_it_computes(metric: Metric, case: Case) -> None:
     twice = np.random.default_rng(0).integers(1, 3, count)
     repeated = np.repeat(np.arange(count), twice)
     weights = np.stack([np.ones(count), twice], axis=1).astype(np.float64)
+    answers = np.asarray(metric.answers(context))
     for name, function in weighted.items():
-        values = np.asarray(function(context.scores, context.targets, weights))
+        values = np.asarray(function(answers, context.targets, weights))
         if values.shape != (2,):
             fail_check(
                 f"metric {metric.name!r}, figure {name!r}",
@@ -135,7 +136,7 @@ def test_metric_weighs_as_it_computes(metric: Metric, case: Case) -> None:
                 got=f"shape {values.shape}",
                 fix="sum over the examples, axis 0 of the weights",
             )
-        whole = function(context.scores[repeated], context.targets[repeated], np.ones((len(repeated), 1)))[0]
+        whole = function(answers[repeated], context.targets[repeated], np.ones((len(repeated), 1)))[0]
         for expected, value, rule in (
             (computed[name], values[0], "weights of 1 give the value of compute()"),
             (whole, values[1], "an example of weight 2 counts as two"),

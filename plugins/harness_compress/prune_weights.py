@@ -87,7 +87,9 @@ class PruneWeights(Step):
         else:
             every = torch.cat([weight.detach().flatten() for weight in weights.values()])
             mask = largest(every, kept_count(sum(sizes), self.keep, index, self.rounds))
-            masks = [part.view(weight.shape) for part, weight in zip(mask.split(sizes), weights.values(), strict=True)]
+            masks = [
+                part.view(weight.shape) for part, weight in zip(torch.split(mask, sizes), weights.values(), strict=True)
+            ]
         empty = [name for name, mask in zip(weights, masks, strict=True) if not mask.any()]
         if empty:
             raise Unsupported(

@@ -408,6 +408,41 @@ def test_a_new_cell_is_not_judged() -> None:
     assert (found.exit_code, [entry.old for entry in found.comparisons]) == (0, [None])
 
 
+def tiered(old: Any, new: Any, rule: str, fail_on: str = "regressed+lost") -> Judgement:
+    rules = policy({"latency": "off", "auroc": rule, "fail_on": fail_on})
+    return judge({} if old is None else {"a": old}, {"a": new}, {}, lambda entry: rules)
+
+
+@pytest.mark.parametrize(
+    ("tier", "fail_on", "code"),
+    [("critical", "none", 10), ("", "none", 0), ("", "regressed", 10), ("advisory", "regressed+lost", 0)],
+)
+def test_a_tier_decides_whether_a_worse_figure_fails_the_build(tier: str, fail_on: str, code: int) -> None:
+    old, new = cell(figures={"auroc": 0.93}), cell(figures={"auroc": 0.80})
+    again(new, (1, 1, 1), "same", differences={"auroc": interval(-0.13, -0.14, -0.12)})
+    found = tiered(old, new, f"0.005 {tier}", fail_on)
+    assert found.exit_code == code
+    assert found.having("regressed"), "the message names it in every tier"
+
+
+@pytest.mark.parametrize("old", ["has it", "lacks it", "is absent"])
+def test_a_critical_figure_that_is_missing_closes_the_gate(old: str) -> None:
+    without = cell(figures={"auroc": 0.93})
+    without["figures"]["auroc"]["value"] = None
+    earlier = {"has it": cell(figures={"auroc": 0.93}), "lacks it": copy.deepcopy(without), "is absent": None}[old]
+    found = tiered(earlier, without, "0.005 critical", "none")
+    assert (found.exit_code, found.failures) == (EXIT_CODES["lost"], ["lost"])
+    (entry,) = found.comparisons[0].findings
+    assert entry.reason == "this run has no auroc, which the policy requires (critical)"
+    assert tiered(earlier, without, "0.005 advisory").exit_code == 0
+
+
+def test_a_critical_latency_that_was_not_timed_closes_the_gate() -> None:
+    new = cell()
+    new["timing"] = None
+    assert finding("latency", cell(), new, latency="1% critical").kind == "lost"
+
+
 def test_exit_codes_are_distinct() -> None:
     assert len({0, 1, 2, 4, 5, 13, *EXIT_CODES.values()}) == 6 + len(EXIT_CODES)
 

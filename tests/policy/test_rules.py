@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -47,7 +49,46 @@ def test_a_tolerance_is_read_back_from_its_text(kind: str, value: float) -> None
     assert again.value == pytest.approx(tolerance.value)
 
 
-@pytest.mark.parametrize("text", ["fast", "", "-1%", "-0.1", "nan", "inf", "0% of reference", "120% of reference"])
+@pytest.mark.parametrize("rule", ["1%", "0.005", "99% of reference"])
+@pytest.mark.parametrize("tier", ["critical", "supporting", "advisory"])
+def test_a_tier_follows_the_tolerance(rule: str, tier: str) -> None:
+    found = parse_tolerance("auroc", f"{rule}  {tier}")
+    assert (found.kind, found.value, found.tier) == (*dataclasses.astuple(parse_tolerance("auroc", rule))[:2], tier)
+    assert parse_tolerance("auroc", str(found)) == found
+    assert parse_tolerance("auroc", rule).tier == "supporting"
+
+
+@pytest.mark.parametrize(
+    ("tier", "failing"),
+    [
+        ("critical", {"regressed", "lost"}),
+        ("supporting", set()),
+        ("advisory", set()),
+    ],
+)
+def test_a_critical_rule_fails_whatever_fail_on_says_and_an_advisory_one_never(tier: Any, failing: set[str]) -> None:
+    tolerance = Tolerance("absolute", 0.1, tier)
+    assert {outcome for outcome in OUTCOMES if tolerance.fails(outcome, ())} == failing
+    always = {outcome for outcome in OUTCOMES if tolerance.fails(outcome, OUTCOMES)}
+    assert always == (set() if tier == "advisory" else set(OUTCOMES))
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "critical",
+        "1% vital",
+        "advisory 1%",
+        "fast",
+        "",
+        "-1%",
+        "-0.1",
+        "nan",
+        "inf",
+        "0% of reference",
+        "120% of reference",
+    ],
+)
 def test_an_invalid_tolerance_is_refused_with_examples(text: str) -> None:
     with pytest.raises(UsageError, match=r"gate: auroc = .* is not a tolerance; write .*1%.*0\.005.*of reference"):
         parse_tolerance("auroc", text)
