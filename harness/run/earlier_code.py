@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -44,15 +45,17 @@ class EarlierCode:
         # Hooks of the user have nothing to do here.
         _git(self._root, "-c", "core.hooksPath=/dev/null", "worktree", "add", "--detach", str(folder), commit.id)
         self.folder = folder
-        self.workers = self._make_workers()
+        #: The folders of the worktree that stand for those from which this process imports the present code.
+        self.python_path = list(self._earlier_folders())
 
-    def _make_workers(self) -> Workers:
+    @functools.cached_property
+    def workers(self) -> Workers:
+        """Workers that import the earlier code."""
         from harness.measure.pool import Workers
 
-        return Workers(COMMAND, python_path=list(self._python_path()))
+        return Workers(COMMAND, python_path=self.python_path)
 
-    def _python_path(self) -> Iterator[Path]:
-        """The folders of the worktree from which the earlier code was imported, as far as this process shows."""
+    def _earlier_folders(self) -> Iterator[Path]:
         for entry in dict.fromkeys(Path(entry).resolve() for entry in sys.path):
             if entry.is_relative_to(self._root) and not set(SITE_FOLDERS) & set(entry.parts):
                 folder = self.folder / entry.relative_to(self._root)

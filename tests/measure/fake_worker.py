@@ -36,6 +36,18 @@ def answer(request: dict[str, Any]) -> Any:
                     "throttled_periods": 0,
                 },
             }
+        case "begin_turns":
+            misbehave(Path(request["file"]["path"]).stem)
+            return {"warmup": request["amount"]["warmup"], "steady": None, "call_time": 1e6}
+        case "take_turn":
+            return 200 if "present" in os.environ["PYTHONPATH"] else 100
+        case "time_canary":
+            return [1000] * 5
+        case "end_turns":
+            disturbance = {"involuntary_switches": 3, "steal": None, "throttled_periods": 0, "waiting": 0.5}
+            return {"collections": 1, "disturbance": disturbance}
+        case "code":
+            return dict.fromkeys(request["names"], os.environ["PYTHONPATH"])
         case "time_single":
             misbehave(Path(request["file"]["path"]).stem)
             return [50 + request["warmup"]] * request["calls"]
