@@ -20,7 +20,7 @@ from harness.records.record import AA_SAMPLES, CHECKSUM, FIELD, SAMPLES, Record,
 from harness.records.samples import encode
 from harness.run.termination import Termination
 from harness.store.shared import shared_url, without_password
-from harness.suite.collect import cells_of, is_suite
+from harness.suite.collect import cells_of, imported_suites, is_suite
 from harness.suite.matrix import Cell, Matrix
 from harness.text import pluralize
 
@@ -40,6 +40,8 @@ class State:
         self.cells_by_name: dict[str, Cell] = {}
         #: The node ids of the collected modules, with or without cells.
         self.collected: set[str] = set()
+        #: Files of a named folder that are not collected although they import suites, each with the first of these.
+        self.importers: dict[Path, Path] = {}
         self.session: Session | None = None
         self.selected = 0
         #: Why selected cells were not measured, by name; those in ``unsupported`` count as skipped, not failed.
@@ -150,9 +152,11 @@ def pytest_collect_file(
         and all(type(collector) is not pytest.Module for collector in collectors)
         and parent.session.isinitpath(folder)
         and folder != parent.config.invocation_params.dir
-        and is_suite(file_path)
     ):
-        return [*collectors, parent.ihook.pytest_pycollect_makemodule(module_path=file_path, parent=parent)]
+        if is_suite(file_path):
+            return [*collectors, parent.ihook.pytest_pycollect_makemodule(module_path=file_path, parent=parent)]
+        if suites := imported_suites(file_path):
+            parent.config.stash[STATE].importers[file_path] = suites[0]
     return collectors
 
 
@@ -501,15 +505,22 @@ def pytest_benchmark_update_json(config: pytest.Config, output_json: dict[str, A
 
 
 def pytest_report_collectionfinish(config: pytest.Config) -> list[str]:
-    """Print the preset, the store and synthetic fallbacks, in a session with cells."""
-    if not config.stash[STATE].cells_by_name:
+    """Print the preset, the store, synthetic fallbacks, and files that were left out, in a session with cells."""
+    state = config.stash[STATE]
+    if not state.cells_by_name:
         return []
     preset_name, store = config.getoption("--harness-preset"), config.getoption("--harness-store")
-    fallbacks = sorted({cell.dataset for cell in config.stash[STATE].cells_by_name.values() if cell.is_fallback})
+    fallbacks = sorted({cell.dataset for cell in state.cells_by_name.values() if cell.is_fallback})
     shared = shared_url(config.getoption("--harness-shared"))
     stores = f"store {store}" + (f", shared store {without_password(shared)}" if shared else "")
     lines = [f"harness: preset {preset_name}, {stores}"]
     lines += [f"harness: no real data found, so {name} is used; harness data status says more" for name in fallbacks]
+    for file, suite in state.importers.items():
+        name = os.path.relpath(file, config.invocation_params.dir)
+        lines.append(
+            f"harness: {name} is not collected, because it makes no Matrix itself but imports the suite {suite.name}; "
+            "name the file if its cells should run too"
+        )
     if config.getoption("benchmark_cprofile"):
         lines.append("harness: --benchmark-cprofile skips cells, because it cannot profile their worker processes")
     return lines + _new_problems(config)
@@ -542,13 +553,27 @@ def pytest_terminal_summary(terminalreporter: Any, config: pytest.Config) -> Non
             terminalreporter.write_line("harness: no cell was measured")
         for problem in _new_problems(config):
             terminalreporter.write_line(problem)
-    for problem in state.unwritten:
+    for problem in [*state.unwritten, *_missing_run_files(config, state)]:
         terminalreporter.write_line(f"harness: {problem}")
     state.shown = True
     if state.journal is not None and state.needs_journal:
         cells, file = f"{state.journal.cells} of {pluralize(len(state.records), 'measured cell')}", state.journal.file
         advice = f"with room on the disk: {recovery(file)}" if state.journal.cells else "copy the tables above"
         terminalreporter.write_line(f"harness: {file} keeps {cells}; {advice}")
+
+
+def _missing_run_files(config: pytest.Config, state: State) -> Iterator[str]:
+    """Yield why a run file that the options ask for was not written, where pytest-benchmark is silent about it."""
+    if state.written or state.failed_to_write or not state.selected or config.getoption("--harness-plan"):
+        return
+    file, name = config.getoption("benchmark_json"), config.getoption("benchmark_save")
+    reason = "no cell was measured"
+    if state.records:
+        reason = "--benchmark-disable keeps pytest-benchmark from timing and from writing; run without it"
+    if file is not None:
+        yield f"{file} was not written: {reason}" + ("; the file there is of an earlier run" if file.exists() else "")
+    if name or config.getoption("benchmark_autosave"):
+        yield f"the run was not saved: {reason}"
 
 
 def pytest_unconfigure(config: pytest.Config) -> None:

@@ -176,11 +176,18 @@ def test_only_benchmarks_are_run_and_that_wins_over_skipping_them(suite: Suite) 
     result.assert_outcomes(passed=4, skipped=1)
 
 
-def test_disabled_benchmarks_write_no_file(suite: Suite) -> None:
-    result = suite(TOYS, *CONV, "--benchmark-disable")
+def test_disabled_benchmarks_write_no_file_and_say_so(suite: Suite) -> None:
+    result = suite(TOYS, *CONV, "--benchmark-disable", "--benchmark-save=kept")
     result.assert_outcomes(passed=2, deselected=2)
     assert "latency" not in said(result)
     assert not Path("run.json").exists()
+    reason = "--benchmark-disable keeps pytest-benchmark from timing and from writing; run without it"
+    assert {f"harness: run.json was not written: {reason}", f"harness: the run was not saved: {reason}"} <= {
+        *result.outlines
+    }
+    Path("run.json").write_text("{}")
+    again = suite(TOYS, *CONV, "--benchmark-disable")
+    assert f"run.json was not written: {reason}; the file there is of an earlier run" in said(again)
 
 
 def test_enabling_wins_over_disabling(suite: Suite) -> None:

@@ -368,6 +368,8 @@ def folder(
         "bench/below/three.py": HEAD + TOYS,
         "bench/helper.py": "from harness import Matrix\nraise SystemExit('was imported')\n",
         "bench/conftest.py": "",
+        "bench/again.py": "from one import toys\n",
+        "bench/unrelated.py": "import below\n",
         "four.py": HEAD + TOYS,
         "tests/test_it.py": "def test_it(): pass\n",
     }
@@ -383,6 +385,11 @@ def test_a_named_folder_is_collected_with_its_suites(folder: pytest.Pytester) ->
     by_name = folder.runpytest_inprocess(*COLLECT, "bench/one.py").outlines
     of_folder = folder.runpytest_inprocess(*COLLECT, "bench").outlines
     assert [line for line in of_folder if "one.py::" in line] == [line for line in by_name if "one.py::" in line] != []
+    assert [line for line in of_folder if "is not collected" in line] == [
+        f"harness: {Path('bench/again.py')} is not collected, because it makes no Matrix itself but imports the suite "
+        "one.py; name the file if its cells should run too"
+    ]
+    assert collected(folder, "bench/again.py") == ["bench/again.py"]
 
 
 @pytest.mark.parametrize("arguments", [[], ["."]])

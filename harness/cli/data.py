@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import argparse
+import dataclasses
+import json
 import sys
 from pathlib import Path
 from typing import Any
 
+from harness.cli.common import add_json_option
 from harness.data.library import DEFAULT, status
 from harness.errors import UsageError, explain_disk_errors
 from harness.plugin.manager import installed
@@ -19,6 +22,7 @@ def add_data_command(commands: Any) -> None:
     actions = command.add_subparsers(required=True, metavar="ACTION")
     action = actions.add_parser("status", help="print where data sets are")
     action.add_argument("--data", metavar="DIR")
+    add_json_option(action)
     action.set_defaults(run=_status)
     action = actions.add_parser("fetch", help="download and verify a data set; continues an interrupted download")
     action.add_argument("name")
@@ -27,7 +31,8 @@ def add_data_command(commands: Any) -> None:
 
 
 def _status(options: argparse.Namespace) -> None:
-    print("\n".join(status(installed(), options.data)))
+    states = list(status(installed(), options.data))
+    print(json.dumps(list(map(dataclasses.asdict, states)), indent=1) if options.json else "\n".join(map(str, states)))
 
 
 def _fetch(options: argparse.Namespace) -> None:

@@ -157,19 +157,40 @@ def _first_examples(data: Data, count: int) -> Data:
     return dataclasses.replace(data, validation=data.validation.first(count), test=data.test.first(count))
 
 
-def status(plugins: Plugins, option: str | None) -> Iterator[str]:
-    """Yield a line for each data set: its folder, or how to get it."""
+@dataclasses.dataclass(frozen=True)
+class Status:
+    """Where a data set is: its ``folder``, if it was found; ``problem`` is why its plugin could not look."""
+
+    name: str
+    summary: str
+    synthetic: bool
+    folder: str | None
+    searched: tuple[str, ...]
+    problem: str | None = None
+
+    def __str__(self) -> str:
+        """The lines for users: the folder, or how to get the data set."""
+        if self.problem is not None:
+            return f"{self.name}: {self.problem}"
+        state = f"not found in {', '.join(self.searched)}; get it: harness data fetch {self.name}"
+        if self.synthetic:
+            state = "made when it is needed"
+        elif self.folder is not None:
+            state = f"found in {self.folder}"
+        return f"{self.name}: {state}\n    {self.summary}"
+
+
+def status(plugins: Plugins, option: str | None) -> Iterator[Status]:
+    """Yield where each data set is."""
     search_path = roots(option)
     for name in plugins.datasets:
         dataset = plugins.datasets.get(name)
-        if dataset.synthetic:
-            state = "made when it is needed"
-        else:
+        folder = problem = None
+        if not dataset.synthetic:
             try:
                 folder = locate(dataset, search_path, plugins)
             except DataError as error:
-                yield f"{name}: {error}"
-                continue
-            searched = ", ".join(str(root) for root in search_path)
-            state = f"found in {folder}" if folder else f"not found in {searched}; get it: harness data fetch {name}"
-        yield f"{name}: {state}\n    {dataset.summary}"
+                problem = str(error)
+        searched = () if dataset.synthetic else tuple(map(str, search_path))
+        place = None if folder is None else str(folder)
+        yield Status(name, dataset.summary, dataset.synthetic, place, searched, problem)

@@ -62,9 +62,8 @@ def is_suite(file: Path) -> bool:
     source = file.read_bytes()
     if b"harness" not in source or b"Matrix" not in source:
         return False
-    try:
-        tree = ast.parse(source)
-    except (SyntaxError, ValueError):
+    tree = _parsed(source)
+    if tree is None:
         return True
     statements = tree.body
     kinds = ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef
@@ -75,6 +74,29 @@ def is_suite(file: Path) -> bool:
     if any(makers & _called(definition) for definition in definitions):
         makers |= {definition.name for definition in definitions}
     return any(makers & _called(statement) for statement in statements if not isinstance(statement, kinds))
+
+
+def imported_suites(file: Path) -> list[Path]:
+    """Return the suites beside a Python file that it imports, or imports from, at its top level, by its source alone.
+
+    `is_suite` is false for a file that only imports a Matrix, or makes one of another's.
+    """
+    tree = _parsed(file.read_bytes())
+    modules: list[str] = []
+    for statement in () if tree is None else tree.body:
+        if isinstance(statement, ast.Import):
+            modules += [alias.name for alias in statement.names]
+        elif isinstance(statement, ast.ImportFrom) and statement.level < 2:
+            modules += [statement.module] if statement.module else [alias.name for alias in statement.names]
+    neighbours = [file.parent / f"{name.rpartition('.')[2]}.py" for name in dict.fromkeys(modules)]
+    return [neighbour for neighbour in neighbours if neighbour.is_file() and is_suite(neighbour)]
+
+
+def _parsed(source: bytes) -> ast.Module | None:
+    try:
+        return ast.parse(source)
+    except (SyntaxError, ValueError):
+        return None
 
 
 def _called(statement: ast.stmt) -> set[str]:

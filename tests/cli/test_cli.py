@@ -238,6 +238,13 @@ def test_data_status_and_fetch(run: Run, monkeypatch: pytest.MonkeyPatch) -> Non
     assert (code, out) == (0, "toy is in data/toy\n")
     _, out, _ = run("data", "status")
     assert "toy: found in data/toy" in out
+    _, out, _ = run("data", "status", "--json")
+    found = {entry["name"]: entry for entry in json.loads(out)}
+    assert found["toy"] == {
+        "name": "toy", "summary": "a toy", "synthetic": False, "folder": "data/toy", "searched": ["data"],
+        "problem": None,
+    }  # fmt: skip
+    assert (found["toy-synthetic"]["synthetic"], found["toy-synthetic"]["folder"]) == (True, None)
 
 
 def test_an_incomplete_fetch_is_a_usage_error(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -99,12 +99,12 @@ def test_synthetic_data_can_be_asked_for_although_the_real_is_there(plugins: Plu
 
 
 def test_status_says_what_is_found_where(plugins: Plugins) -> None:
-    assert list(status(plugins, None)) == [
+    assert list(map(str, status(plugins, None))) == [
         "toy: not found in data; get it: harness data fetch toy\n    a toy",
         "toy-synthetic: made when it is needed\n    a made-up toy",
     ]
     toy.write(Path("data"))
-    assert next(status(plugins, None)) == "toy: found in data\n    a toy"
+    assert str(next(status(plugins, None))) == "toy: found in data\n    a toy"
 
 
 # ------------------------------------------------------------------------------------------------------ loading

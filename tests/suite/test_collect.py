@@ -9,7 +9,7 @@ import toy
 
 from harness import Matrix, UsageError
 from harness.plugin.manager import Plugins
-from harness.suite.collect import cells_of, is_suite, load
+from harness.suite.collect import cells_of, imported_suites, is_suite, load
 from harness.suite.presets import PRESETS, preset
 
 MATRIX = "Matrix(dataset='toy', architecture='conv', training={'plain': []})"
@@ -139,6 +139,28 @@ def test_an_architecture_whose_layout_the_data_set_lacks_is_refused(
 def test_a_suite_is_told_by_its_source(tmp_path: Path, source: str, found: bool) -> None:
     (tmp_path / "file.py").write_text(source)
     assert is_suite(tmp_path / "file.py") is found
+
+
+@pytest.mark.parametrize(
+    ("source", "found"),
+    [
+        ("from suite import m", True),
+        ("from .suite import m", True),
+        ("from . import suite", True),
+        ("import suite\nm = suite.m", True),
+        ("from suites.suite import *", True),
+        ("from harness import Matrix", False),
+        ("from helper import m", False),
+        ("from .. import suite", False),
+        ("def test():\n    import suite", False),
+        ("import suite(", False),
+    ],
+)
+def test_a_file_may_import_suites(tmp_path: Path, source: str, found: bool) -> None:
+    (tmp_path / "suite.py").write_text("from harness import Matrix\nm = Matrix()")
+    (tmp_path / "helper.py").write_text("m = 1")
+    (tmp_path / "file.py").write_text(source)
+    assert imported_suites(tmp_path / "file.py") == ([tmp_path / "suite.py"] if found else [])
 
 
 def test_the_suites_of_this_project_are_suites() -> None:
