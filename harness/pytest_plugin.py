@@ -424,13 +424,18 @@ def _judge(run: Session, state: State, baseline: Baseline, config: pytest.Config
     from harness.gate.judge import judge
     from harness.gate.output import write_findings
     from harness.gate.text import Background, format_options, gate_text
-    from harness.run.declarations import default_rules
+    from harness.run.declarations import default_rules, defaults_for
 
     new = {record.name: record for record in state.records}
     suites = {suite: {f"{suite}::{cell}" for cell in cells} for suite, cells in state.suites.items()}
     lost_cells = baseline.lost(new, state.unmeasured_cells, suites)
     defaults = default_rules([*baseline.records.values(), *state.records])
-    judgement = judge(baseline.records, new, lost_cells, lambda record: run.options.policy(record.gate, defaults))
+    judgement = judge(
+        baseline.records,
+        new,
+        lost_cells,
+        lambda record: run.options.policy(record.gate, defaults_for(record, defaults)),
+    )
     here = {suite: os.path.relpath(config.rootpath / suite, config.invocation_params.dir) for suite in state.collected}
     documents, options = run.recorder.documents(state.records), format_options(repeated_options(config))
     background = Background(baseline.file, baseline.documents, documents, options, here)

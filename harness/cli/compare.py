@@ -40,7 +40,7 @@ def _compare(options: argparse.Namespace) -> int:
     from harness.policy.baseline import Baseline
     from harness.policy.rules import check_figures, parse_rules, policy, project_rules
     from harness.records.runs import later_journal, read
-    from harness.run.declarations import default_rules
+    from harness.run.declarations import default_rules, defaults_for
 
     project, rules = project_rules(Path()), parse_rules(options.gate) if options.gate else {}
     earlier, later = options.runs
@@ -56,7 +56,12 @@ def _compare(options: argparse.Namespace) -> int:
     baseline = Baseline.of(earlier, run.records[0].preset).aligned(suites)
     lost_cells = baseline.lost(new, run.unmeasured, run.suites)
     defaults = default_rules([*baseline.records.values(), *run.records])
-    judgement = judge(baseline.records, new, lost_cells, lambda record: policy(defaults, project, record.gate, rules))
+    judgement = judge(
+        baseline.records,
+        new,
+        lost_cells,
+        lambda record: policy(defaults_for(record, defaults), project, record.gate, rules),
+    )
     repeated_options = {
         "--harness-preset": run.records[0].preset,
         "--harness-against": earlier,

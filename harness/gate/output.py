@@ -14,6 +14,7 @@ from harness.gate.text import (
     change_text,
     conclusion,
     summary,
+    synthetic_text,
     unresolved,
     unsettled,
     value_text,
@@ -48,12 +49,12 @@ def gate_markdown(judgement: Judgement, background: Background) -> str:
         f"{escape_markdown(conclusion(judgement))}",
         escape_markdown(summary(judgement)) + ".",
     ]
+    if remark := synthetic_text(judgement):
+        paragraphs.append(escape_markdown(remark) + ".")
     regressed = judgement.having("regressed")
-    rows = [_row(entry, finding) for entry in regressed for finding in entry.findings if finding.kind == "regressed"]
-    if rows:
-        head = ["| " + " | ".join(HEADERS) + " |", "|" + "---|" * len(HEADERS)]
-        shown, note = _fitting(rows)
-        paragraphs += ["\n".join([*head, *shown]), *note]
+    paragraphs += _table(
+        [_row(entry, finding) for entry in regressed for finding in entry.findings if finding.kind == "regressed"]
+    )
     lost_lines = [
         f"- lost: {_code(entry.name)}: {escape_markdown(reason)}"
         for entry in judgement.having("lost")
@@ -86,7 +87,24 @@ def gate_markdown(judgement: Judgement, background: Background) -> str:
         if finding.kind == "improved"
     ]
     paragraphs += _folded(f"Better ({len(improved)})", improved)
+    good = [
+        _row(entry, finding) for entry in judgement.comparisons for finding in entry.findings if finding.kind == "fine"
+    ]
+    table = "\n\n".join(_table(good))
+    if good and judgement.failures:
+        paragraphs.append(f"<details><summary>Not worse ({len(good)})</summary>\n\n{table}\n\n</details>")
+    elif good:
+        paragraphs.append(table)
     return "\n\n".join(paragraphs) + "\n"
+
+
+def _table(rows: list[str]) -> list[str]:
+    """A table of rows, and a note on the rows that do not fit; empty without rows."""
+    if not rows:
+        return []
+    head = ["| " + " | ".join(HEADERS) + " |", "|" + "---|" * len(HEADERS)]
+    shown, note = _fitting(rows)
+    return ["\n".join([*head, *shown]), *note]
 
 
 def _row(comparison: CellComparison, finding: Finding) -> str:
@@ -107,7 +125,7 @@ def _folded(title: str, lines: list[str]) -> list[str]:
 
 def _fitting(lines: list[str]) -> tuple[list[str], list[str]]:
     """As many of the lines as fit into a section of the comment, and a note on the number of the others."""
-    room, count = MOST // 6, 0
+    room, count = MOST // 8, 0
     while count < len(lines) and (room := room - len(lines[count]) - 1) > 0:
         count += 1
     omitted = len(lines) - count

@@ -43,6 +43,8 @@ def gate_text(judgement: Judgement, background: Background) -> str:
     lines = [f"against {background.baseline}: {summary(judgement)}"]
     if surroundings := surroundings_text(judgement):
         lines.append(f"changed around the models: {surroundings}")
+    if remark := synthetic_text(judgement):
+        lines.append(remark)
     grave: tuple[Outcome, ...] = ("regressed", "lost", "not judged")
     for outcome in grave:
         for comparison in judgement.having(outcome):
@@ -114,6 +116,21 @@ def surroundings_text(judgement: Judgement) -> str:
         line for old, new in pairs if old is not None and new is not None for line in surrounding_changes(old, new)
     ]
     return "; ".join(dict.fromkeys(lines))
+
+
+def synthetic_text(judgement: Judgement) -> str:
+    """Which quality figures were not judged because the data was generated; empty if none."""
+    figures = [
+        name
+        for entry in judgement.comparisons
+        if entry.new is not None and entry.old is not None and entry.new.synthetic
+        for name in entry.new.differences
+        if name not in entry.policy.tolerances
+    ]
+    if not figures:
+        return ""
+    names = ", ".join(sorted(set(figures)))
+    return f"generated data says nothing about quality: {names} is judged only by a rule of yours"
 
 
 def conclusion(judgement: Judgement) -> str:

@@ -93,6 +93,11 @@ def default_rules(records: Iterable[Record]) -> dict[str, str]:
     return rules
 
 
+def defaults_for(record: Record, defaults: Mapping[str, str]) -> dict[str, str]:
+    """Return the default rules for a record: on generated data those for quality do not apply, as it means nothing."""
+    return {name: rule for name, rule in defaults.items() if not (record.synthetic and name in record.differences)}
+
+
 def _specs() -> Mapping[tuple[str, str], MetricSpec]:
     """The declarations of all installed metrics, by the names of metric and figure."""
     plugins = installed()

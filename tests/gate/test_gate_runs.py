@@ -274,11 +274,23 @@ def test_a_bigger_file_fails(pull: Any, monkeypatch: pytest.MonkeyPatch) -> None
 
 
 def test_lost_quality_fails(pull: Any) -> None:
-    code, text = pull(source("noise=2.0"))
+    code, text = pull(source("noise=2.0"), "--harness-gate=auroc=0.005")
     assert code == 10
     (line,) = [line for line in text.splitlines() if line.startswith("  auroc")]
     assert "on the same test examples, bootstrap over 200 patients" in line
     assert "allowed 0.005" in line
+
+
+def test_generated_data_closes_the_gate_only_by_a_rule_of_the_user(pull: Any) -> None:
+    code, text = pull(source("noise=2.0"), "--harness-summary=gate.md")
+    assert code == 0
+    remark = "generated data says nothing about quality: auroc is judged only by a rule of yours"
+    assert remark in text
+    markdown = Path("gate.md").read_text()
+    assert remark in markdown
+    assert f"| <code>suite.py::{SMALL}</code> | file\\_size |" in markdown, "it shows figures when all is well"
+    assert main(["compare", "base.json", "new.json"]) == 0
+    assert main(["compare", "base.json", "new.json", "--gate=auroc=0.005"]) == 10
 
 
 def test_a_lost_cell_fails_always(pull: Any) -> None:
@@ -469,7 +481,7 @@ def test_changed_code_without_its_earlier_version_is_not_judged(
     options = [f"--harness-gate={rules}"] if rules else []
     returned, text = pull(source(), *options, "--harness-summary=gate.md")
     assert returned == code
-    assert "6 figures of 2 cells judged, 0 fine, 2 not judged" in text
+    assert "2 of 4 figures of 2 cells judged, 0 fine, 2 not judged" in text
     assert f"NOT JUDGED suite.py::{SMALL}" in text
     assert "changed, and its model could not be measured again: the earlier run names no commit" in text
     markdown = Path("gate.md").read_text()
@@ -557,7 +569,7 @@ def test_another_file_under_the_earlier_key_is_not_the_earlier_model(
         found["figures"]["auroc"]["value"] += 0.008
         del entry["extra_info"]["harness_sha256"]
     Path("base.json").write_text(json.dumps(document))
-    result = suite(source(), "--benchmark-json=new.json", "--harness-against=base.json")
+    result = suite(source(), "--benchmark-json=new.json", "--harness-against=base.json", "--harness-gate=auroc=0.005")
     text = "\n".join(result.outlines)
     assert result.ret == 0, text
     assert "inconclusive: auroc" in text
