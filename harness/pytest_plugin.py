@@ -1,4 +1,4 @@
-"""Run cells as pytest items, with pytest-benchmark. Only this module and ``pytest_options`` depend on either."""
+"""Run cells as pytest items, with pytest-benchmark. Only the modules ``harness.pytest_*`` depend on either."""
 
 from __future__ import annotations
 
@@ -11,18 +11,17 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from harness.errors import HarnessError, StoreError, Unsupported, UsageError, explain_disk_errors
-from harness.files import atomic_write, check_writable
+from harness.files import check_writable
 from harness.plugin.manager import installed
 from harness.progress import log_to
 from harness.pytest_options import add_options, check_options, chosen_preset, repeated_options, run_options
-from harness.records.journal import Journal, announce_interrupted, recovery
+from harness.pytest_run_files import RunFiles
 from harness.records.record import AA_SAMPLES, CHECKSUM, FIELD, SAMPLES, Record, Unmeasured, checksum, to_json
 from harness.records.samples import encode
 from harness.run.termination import Termination
 from harness.store.shared import shared_url, without_password
 from harness.suite.collect import cells_of, imported_suites, is_suite
 from harness.suite.matrix import Cell, Matrix
-from harness.text import pluralize
 
 if TYPE_CHECKING:
     from harness.measure.latency import Samples
@@ -36,7 +35,7 @@ NOTHING_MEASURED = 13
 class State:
     """The state of the harness in a pytest session: all collected cells, the current run, and its results."""
 
-    def __init__(self) -> None:
+    def __init__(self, config: pytest.Config) -> None:
         self.cells_by_name: dict[str, Cell] = {}
         #: The node ids of the collected modules, with or without cells.
         self.collected: set[str] = set()
@@ -50,13 +49,8 @@ class State:
         #: The text and the exit code of the gate.
         self.verdict = ""
         self.exit_code = 0
-        #: The finished cells on the disk, until they are in the run file or in the printed tables.
-        self.journal: Journal | None = None
-        #: Whether the tables were printed, whether a run file was written, and whether one could not be written.
-        self.shown = False
-        self.written = False
-        self.failed_to_write = False
-        #: Why files could not be written, such as a full disk.
+        self.run_files = RunFiles(config)
+        #: Why the gate's files could not be written, such as a full disk.
         self.unwritten: list[str] = []
         self.termination = Termination()
         #: Whether the run ended before its last cell.
@@ -70,11 +64,6 @@ class State:
     def records(self) -> list[Record]:
         """The records made so far."""
         return [] if self.session is None else self.session.recorder.records
-
-    @property
-    def needs_journal(self) -> bool:
-        """Whether the measured cells are nowhere but in the journal."""
-        return not self.written and (self.failed_to_write or not self.shown)
 
     @property
     def suites(self) -> dict[str, list[str]]:
@@ -100,7 +89,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    config.stash[STATE] = State()
+    config.stash[STATE] = State(config)
     check_options(config)
 
 
@@ -230,7 +219,7 @@ def _run_cell(request: pytest.FixtureRequest, benchmark: Any) -> None:
     measured = _measure(state.session, item.cell)
     if isinstance(measured, HarnessError):
         state.unmeasured[item.cell.name] = str(measured)
-        _journal_unmeasured(state, item.cell, measured)
+        state.run_files.add_unmeasured(item.cell, measured)
         if isinstance(measured, Unsupported):
             state.unsupported.add(item.cell.name)
             pytest.skip(f"{item.cell.id}: {measured}")
@@ -250,7 +239,7 @@ def _run_cell(request: pytest.FixtureRequest, benchmark: Any) -> None:
         clock: ReplayClock = item.get_closest_marker("benchmark").kwargs["timer"]  # type: ignore[union-attr]
         clock.load(samples.candidate.ravel().tolist())
         benchmark.pedantic(clock.play, rounds=samples.candidate.size, iterations=1)
-    _journal_measured(state, item, benchmark)
+    state.run_files.add_measured(item, benchmark, state.session.recorder.documents([record]))
 
 
 def _skip_measured(items: Sequence[CellItem], state: State, run: Session, file: Path) -> None:
@@ -264,85 +253,6 @@ def _skip_measured(items: Sequence[CellItem], state: State, run: Session, file: 
             item.add_marker(pytest.mark.skip(reason=f"measured in {file}"))
             state.unmeasured[item.cell.name] = f"measured in {file}"
             state.unsupported.add(item.cell.name)
-
-
-def _close_journal(state: State) -> None:
-    """End the journal; it stays on the disk if its cells are nowhere else."""
-    if state.journal is not None:
-        if state.needs_journal:
-            state.journal.close()
-        else:
-            state.journal.remove()
-
-
-def _open_journal(state: State, run: Session, config: pytest.Config) -> None:
-    """Announce the cells of interrupted runs with this run file, and start the journal of this run."""
-    run_file = config.getoption("benchmark_json")
-    if run_file is None or (run_file.exists() and not run_file.is_file()):  # no file, or a device such as /dev/stdout
-        run_file = run.store.runs() / "run.json"
-    announce_interrupted(run_file)
-    header = _benchmark_document(config, [])
-    state.journal = Journal(
-        run_file, {**header, FIELD: {"left": to_json(state.unmeasured_cells), "suites": state.suites}}
-    )
-
-
-def _journal_measured(state: State, item: CellItem, benchmark: Any) -> None:
-    """Write a measured cell to the journal, as the run file will have it."""
-    assert state.session is not None
-    assert state.journal is not None
-    record = state.records[-1]
-    # A disabled benchmark has no statistics, and pytest-benchmark no entry for it.
-    entry = {"name": item.name, "fullname": item.nodeid, "extra_info": benchmark.extra_info}
-    if benchmark.stats is not None:
-        (entry,) = _benchmark_document(item.config, [benchmark.stats])["benchmarks"]
-    state.journal.add({"benchmark": entry, "documents": state.session.recorder.documents([record])})
-
-
-def _journal_unmeasured(state: State, cell: Cell, error: HarnessError) -> None:
-    """Write a cell that failed or was skipped to the journal."""
-    assert state.journal is not None
-    outcome = "skipped" if isinstance(error, Unsupported) else "failed"
-    entry = Unmeasured(suite=cell.suite, matrix=cell.matrix, cell=cell.id, outcome=outcome, reason=str(error))
-    state.journal.add({"left": to_json(entry)})
-
-
-def _benchmark_document(config: pytest.Config, benchmarks: Sequence[Any]) -> dict[str, Any]:
-    """Return the document that pytest-benchmark would write, without facts of the machine, which take a while."""
-    hook = config.hook
-    commit: dict[str, Any] = {} if benchmarks else hook.pytest_benchmark_generate_commit_info(config=config)
-    document: dict[str, Any] = hook.pytest_benchmark_generate_json(
-        config=config, benchmarks=benchmarks, include_data=True, machine_info={}, commit_info=commit
-    )
-    return document
-
-
-def _write_run_files_atomically(config: pytest.Config, state: State) -> None:
-    """Make pytest-benchmark write whole files; if one cannot be written, note that and let the run print its tables."""
-    from pytest_benchmark import utils
-
-    benchmarks: Any = config._benchmarksession  # type: ignore[attr-defined]
-
-    def write(file: Path, document: dict[str, Any]) -> None:
-        try:
-            with atomic_write(file, "or choose another file") as temporary:
-                text: str = utils.safe_dumps(document, ensure_ascii=True, indent=4)  # type: ignore[no-untyped-call]
-                temporary.write_bytes(text.encode())
-        except StoreError as error:
-            state.unwritten.append(str(error))
-            state.failed_to_write = True
-        else:
-            state.written = True
-            _close_journal(state)  # now, because the next lines fail where the terminal is gone
-            benchmarks.logger.info(f"Wrote benchmark data in: {file}", purple=True)
-
-    def save(document: dict[str, Any], name: str) -> None:
-        write(storage.get(f"{storage._next_num}_{name}.json"), document)
-
-    benchmarks.save_json = lambda document: write(benchmarks.json, document)
-    storage: Any = benchmarks.storage
-    if hasattr(storage, "_next_num"):  # a folder, not Elasticsearch
-        storage.save = save
 
 
 def _measure(run: Session, cell: Cell) -> tuple[Record, Samples | None] | HarnessError:
@@ -394,8 +304,9 @@ def pytest_runtestloop(session: pytest.Session) -> Iterator[None]:
                 return (yield)
             if config.getoption("--harness-continue"):
                 _skip_measured(items, state, run, Path(config.getoption("--harness-continue")))
-            _open_journal(state, run, config)
-            _write_run_files_atomically(config, state)
+            sections = {"left": to_json(state.unmeasured_cells), "suites": state.suites}
+            state.run_files.open_journal(run.store.runs(), sections)
+            state.run_files.write_atomically()
             state.termination.start()
             run.build()
             try:
@@ -489,7 +400,7 @@ def pytest_sessionfinish(session: pytest.Session, exitstatus: int) -> None:
             session.exitstatus = NOTHING_MEASURED
         elif state.exit_code:
             session.exitstatus = state.exit_code
-        elif state.unwritten:
+        elif state.unwritten or state.run_files.problems:
             session.exitstatus = pytest.ExitCode.TESTS_FAILED
 
 
@@ -558,27 +469,13 @@ def pytest_terminal_summary(terminalreporter: Any, config: pytest.Config) -> Non
             terminalreporter.write_line("harness: no cell was measured")
         for problem in _new_problems(config):
             terminalreporter.write_line(problem)
-    for problem in [*state.unwritten, *_missing_run_files(config, state)]:
+    problems = [*state.run_files.problems, *state.unwritten]
+    if state.selected and not config.getoption("--harness-plan"):
+        problems += state.run_files.missing(measured=bool(state.records))
+    state.run_files.shown = True
+    problems.append(state.run_files.journal_line(len(state.records)))
+    for problem in filter(None, problems):
         terminalreporter.write_line(f"harness: {problem}")
-    state.shown = True
-    if state.journal is not None and state.needs_journal:
-        cells, file = f"{state.journal.cells} of {pluralize(len(state.records), 'measured cell')}", state.journal.file
-        advice = f"with room on the disk: {recovery(file)}" if state.journal.cells else "copy the tables above"
-        terminalreporter.write_line(f"harness: {file} keeps {cells}; {advice}")
-
-
-def _missing_run_files(config: pytest.Config, state: State) -> Iterator[str]:
-    """Yield why a run file that the options ask for was not written, where pytest-benchmark is silent about it."""
-    if state.written or state.failed_to_write or not state.selected or config.getoption("--harness-plan"):
-        return
-    file, name = config.getoption("benchmark_json"), config.getoption("benchmark_save")
-    reason = "no cell was measured"
-    if state.records:
-        reason = "--benchmark-disable keeps pytest-benchmark from timing and from writing; run without it"
-    if file is not None:
-        yield f"{file} was not written: {reason}" + ("; the file there is of an earlier run" if file.exists() else "")
-    if name or config.getoption("benchmark_autosave"):
-        yield f"the run was not saved: {reason}"
 
 
 def pytest_unconfigure(config: pytest.Config) -> None:
@@ -587,4 +484,4 @@ def pytest_unconfigure(config: pytest.Config) -> None:
     if state is None:
         return
     state.termination.stop()
-    _close_journal(state)
+    state.run_files.close_journal()

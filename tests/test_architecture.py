@@ -15,7 +15,8 @@ ROOT = Path(harness.__file__).parents[1]
 LEAVES = ("former_names", "errors", "keys", "text", "files")
 PACKAGES = (
     *("nn", "stats", "api", "progress", "records", "policy", "plugin", "store", "data", "suite", "measure", "build"),
-    *("run", "gate", "history", "report", "doctor", "testing", "cli", "pytest_options", "pytest_plugin"),
+    *("run", "gate", "history", "report", "doctor", "testing", "cli"),
+    *("pytest_options", "pytest_run_files", "pytest_plugin"),
 )
 RANK = {**dict.fromkeys(LEAVES, 0), **{name: rank for rank, name in enumerate(PACKAGES, 1)}}
 #: What a plugin may import, beside ``harness`` itself.

@@ -6,13 +6,13 @@ import os
 import signal
 import subprocess
 import sys
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 from filelock import FileLock
+from hanging import hangs, soon, start, suite_of
 
 from harness.api import Profile
 from harness.errors import CellError
@@ -113,13 +113,6 @@ def workers(worker: Path) -> Iterator[Workers]:
         yield workers
 
 
-def soon(condition: Callable[[], bool], within: float) -> bool:
-    deadline = time.monotonic() + within
-    while not condition() and time.monotonic() < deadline:
-        time.sleep(0.02)
-    return condition()
-
-
 def processes() -> dict[int, tuple[int, str]]:
     """Parent and state of every process by its number."""
     found = {}
@@ -188,7 +181,7 @@ def test_the_fork_that_measures_memory_goes_with_its_worker(workers: Workers, tm
     (worker,) = descendants(os.getpid()) - before
     with ThreadPoolExecutor() as threads:
         request = threads.submit(ask, workers, "memory", tmp_path, "hang")
-        assert soon((tmp_path / "hangs").exists, STARTED)
+        assert soon((tmp_path / "hangs").exists)
         (fork,) = descendants(worker)
         os.kill(worker, signal.SIGKILL)
         assert isinstance(request.exception(STARTED), CellError)
@@ -216,31 +209,9 @@ def test_nothing_is_left_of_a_run_that_is_killed_in_a_request(
     store = tmp_path / "store"
     command = [sys.executable, "-c", RUN, str(Path(__file__).parent), str(store), str(worker), action]
     with subprocess.Popen(command, stderr=subprocess.PIPE, text=True, start_new_session=True) as run:
-        assert soon(lambda: bool(list(store.glob("tmp/*/hangs"))), STARTED)
+        assert soon(lambda: bool(list(store.glob("tmp/*/hangs"))))
         kill(run, number, count)
     assert soon(lambda: not list((store / "tmp").iterdir()), ENDED)
-
-
-HANGING = """
-
-class Hanging(Eager):
-    name = "hanging"
-
-    def load(self, file: Path) -> Predictor:
-        import time
-
-        file.with_name("hangs").touch()
-        time.sleep(200)
-
-
-@hookimpl
-def harness_runtimes(register):
-    register(Hanging())
-"""
-SUITE = """
-from harness import *
-toys = Matrix(dataset="toy", architecture="conv", runtime="hanging", steps={"plain": [train(epochs=1)]})
-"""
 
 
 @linux
@@ -250,27 +221,11 @@ toys = Matrix(dataset="toy", architecture="conv", runtime="hanging", steps={"pla
 def test_nothing_is_left_of_a_benchmark_that_is_killed(
     nowhere: None, toy_distribution: Path, tmp_path: Path, number: signal.Signals
 ) -> None:
-    with (toy_distribution / "toy.py").open("a") as plugin:
-        plugin.write(HANGING)
-    (tmp_path / "suite.py").write_text(SUITE)
     temporary = tmp_path / "temporary"
     temporary.mkdir()
-    command = [sys.executable, "-m", "pytest", "suite.py", "-p", "no:cacheprovider", "--harness-preset=smoke"]
-    environment = {
-        "PYTHONPATH": str(toy_distribution),
-        "PATH": os.environ["PATH"],
-        "HOME": str(tmp_path),
-        "TMPDIR": str(temporary),
-    }
-    with subprocess.Popen(
-        [*command, "--benchmark-json=run.json"],
-        env=environment,
-        stdout=subprocess.PIPE,
-        text=True,
-        start_new_session=True,
-    ) as run:
-        # Not by rglob(), which fails when a folder disappears meanwhile.
-        assert soon(lambda: any("hangs" in files for _, _, files in os.walk(".harness/tmp")), STARTED)
+    variables = {"TMPDIR": str(temporary)}
+    with start(tmp_path, toy_distribution, suite_of("hanging"), variables, stdout=subprocess.PIPE) as run:
+        assert soon(lambda: hangs(tmp_path))
         kill(run, number, 2)
     assert run.returncode == (pytest.ExitCode.INTERRUPTED if number == signal.SIGINT else -number)
     assert soon(lambda: not list(Path(".harness/tmp").iterdir()), ENDED)

@@ -8,7 +8,6 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -16,47 +15,14 @@ from typing import Any
 import careless
 import pytest
 from fakes import TOYS, Suite, Workers, benchmarks
+from hanging import hangs, soon, start, suite_of
 
 from harness.cli.main import main
 from harness.pytest_plugin import NOTHING_MEASURED
 from harness.records.runs import read
 
-#: A runtime whose files cannot be loaded in a worker within the time of a test.
-HANGING = """
-
-class Hanging(Eager):
-    name = "hanging"
-
-    def load(self, file: Path) -> Predictor:
-        import time
-
-        file.with_name("hangs").touch()
-        time.sleep(200)
-
-
-@hookimpl
-def harness_runtimes(register):
-    register(Eager())
-    register(Hanging())
-"""
-SUITE = """
-from harness import *
-toys = Matrix(dataset="toy", architecture="conv", runtime=["eager", "hanging"], steps={"plain": [train(epochs=1)]})
-"""
+SUITE = suite_of("eager", "hanging")
 EAGER, HANGS = (f"toy-synthetic-conv-plain-{runtime}-seed0" for runtime in ("eager", "hanging"))
-STARTED = 120.0
-
-
-def soon(condition: Any) -> bool:
-    deadline = time.monotonic() + STARTED
-    while not condition() and time.monotonic() < deadline:
-        time.sleep(0.05)
-    return bool(condition())
-
-
-def hangs(folder: Path) -> bool:
-    """Whether a worker hangs. Not by rglob(), which fails when a folder disappears meanwhile."""
-    return any("hangs" in files for _, _, files in os.walk(folder / ".harness" / "tmp"))
 
 
 def names(file: Path) -> list[str]:
@@ -71,19 +37,7 @@ def names(file: Path) -> list[str]:
 def test_a_signal_in_the_second_cell_keeps_the_first(
     nowhere: None, toy_distribution: Path, tmp_path: Path, number: signal.Signals, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    with (toy_distribution / "toy.py").open("a") as plugin:
-        plugin.write(HANGING)
-    (tmp_path / "suite.py").write_text(SUITE)
-    command = [sys.executable, "-m", "pytest", "suite.py", "-p", "no:cacheprovider", "--harness-preset=smoke"]
-    environment = {"PYTHONPATH": str(toy_distribution), "PATH": os.environ["PATH"], "HOME": str(tmp_path)}
-    with subprocess.Popen(
-        [*command, "--benchmark-json=run.json"],
-        env=environment,
-        cwd=tmp_path,
-        stdout=subprocess.PIPE,
-        text=True,
-        start_new_session=True,
-    ) as run:
+    with start(tmp_path, toy_distribution, SUITE, stdout=subprocess.PIPE) as run:
         assert soon(lambda: hangs(tmp_path))
         os.killpg(run.pid, number)
         output = run.communicate()[0]
@@ -110,21 +64,8 @@ def test_a_terminal_that_goes_away_leaves_the_run_file(nowhere: None, toy_distri
     """As when a connection breaks: SIGHUP comes, and writing to the terminal fails from then on."""
     import pty
 
-    with (toy_distribution / "toy.py").open("a") as plugin:
-        plugin.write(HANGING)
-    (tmp_path / "suite.py").write_text(SUITE)
-    command = [sys.executable, "-m", "pytest", "suite.py", "-p", "no:cacheprovider", "--harness-preset=smoke"]
-    environment = {"PYTHONPATH": str(toy_distribution), "PATH": os.environ["PATH"], "HOME": str(tmp_path)}
     ours, theirs = pty.openpty()
-    with subprocess.Popen(
-        [*command, "--benchmark-json=run.json"],
-        env=environment,
-        cwd=tmp_path,
-        stdin=theirs,
-        stdout=theirs,
-        stderr=theirs,
-        start_new_session=True,
-    ) as run:
+    with start(tmp_path, toy_distribution, SUITE, stdin=theirs, stdout=theirs, stderr=theirs) as run:
         os.close(theirs)
         os.set_blocking(ours, False)
 
@@ -146,7 +87,8 @@ def test_a_plugin_that_ends_the_process_from_c_leaves_a_journal(
     nowhere: None, toy_distribution: Path, tmp_path: Path
 ) -> None:
     """Pytest then ends with 0, as after a complete run, and nothing in this process can prevent it."""
-    source = SUITE.replace('steps={"plain": [', 'steps={"plain": [step("vanishes", how="libc"), ')
+    plain = suite_of("eager")
+    source = plain.replace('steps={"plain": [', 'steps={"plain": [step("vanishes", how="libc"), ')
     with (toy_distribution / "toy.py").open("a") as plugin:
         plugin.write(
             "\nfrom careless import vanishes\n@hookimpl\ndef harness_steps(register):\n    register(vanishes)\n"
@@ -155,8 +97,8 @@ def test_a_plugin_that_ends_the_process_from_c_leaves_a_journal(
     command = [sys.executable, "-m", "pytest", "suite.py", "-p", "no:cacheprovider", "--harness-preset=smoke"]
     environment = {"PYTHONPATH": str(toy_distribution), "PATH": os.environ["PATH"], "HOME": str(tmp_path)}
     outputs = []
-    for text in (source, SUITE.replace('"eager", "hanging"', '"eager"')):
-        (tmp_path / "suite.py").write_text(text.replace('"eager", "hanging"', '"eager"'))
+    for text in (source, plain):
+        (tmp_path / "suite.py").write_text(text)
         run = subprocess.run(
             [*command, "--benchmark-json=run.json"], env=environment, cwd=tmp_path, capture_output=True, text=True
         )
