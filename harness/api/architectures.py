@@ -27,10 +27,10 @@ class Training:
     ``scheduler="SequentialLR", scheduler_args={"schedulers": [{"LinearLR": {"total_iters": 5}},
     {"CosineAnnealingLR": {"T_max": 45}}], "milestones": [5]}``.
 
-    ``groups`` gives some parameters other arguments of the optimizer. Its keys are patterns (as in file names) for a
-    parameter's path, such as "head.bias", or its layer's class and its own name, such as "BatchNorm1d.weight"; the
-    first that matches counts. No weight decay for biases and norms:
-    ``groups={"*.bias": {"weight_decay": 0}, "*Norm*.weight": {"weight_decay": 0}}``.
+    ``parameter_groups`` gives some parameters other arguments of the optimizer. Its keys are patterns (as in file
+    names) for a parameter's path, such as "head.bias", or its layer's class and its own name, such as
+    "BatchNorm1d.weight"; the first that matches counts. No weight decay for biases and norms:
+    ``parameter_groups={"*.bias": {"weight_decay": 0}, "*Norm*.weight": {"weight_decay": 0}}``.
 
     ``clip`` bounds the gradient's norm. ``examples`` limits the training examples to a seeded sample,
     for quick runs.
@@ -45,7 +45,7 @@ class Training:
     clip: float | None = None
     precision: Literal["float32", "bfloat16"] = "float32"
     examples: int | None = None
-    groups: Mapping[str, Mapping[str, Any]] = dataclasses.field(default_factory=dict)
+    parameter_groups: Mapping[str, Mapping[str, Any]] = dataclasses.field(default_factory=dict)
 
     def __post_init__(self) -> None:
         for field in ("epochs", "batch", "examples"):

@@ -67,12 +67,12 @@ def fit(
     targets = torch.from_numpy(np.ascontiguousarray(train.targets[rows])).to(device)
     teacher_logits = None if teacher is None else predict(teacher.to(device), inputs, training.batch)
     optimizer = _make(
-        torch.optim, training.optimizer, parameter_groups(model, training.groups), **training.optimizer_args
+        torch.optim, training.optimizer, _parameter_groups(model, training.parameter_groups), **training.optimizer_args
     )
-    for pattern, arguments in training.groups.items():
+    for pattern, arguments in training.parameter_groups.items():
         for name in arguments.keys() - optimizer.defaults.keys():  # torch ignores it
             raise UsageError(
-                f"Training.groups[{pattern!r}]: {training.optimizer} has no argument {name!r}"
+                f"Training.parameter_groups[{pattern!r}]: {training.optimizer} has no argument {name!r}"
                 f"{nearest(name, optimizer.defaults)}"
             )
     scheduler = None
@@ -183,8 +183,8 @@ def _call(hook: FitHook | None, model: torch.nn.Module) -> None:
             hook(model)
 
 
-def parameter_groups(model: torch.nn.Module, groups: Mapping[str, Mapping[str, Any]]) -> list[dict[str, Any]]:
-    """Divide the parameters of ``model`` into groups for torch.optim, by ``Training.groups``.
+def _parameter_groups(model: torch.nn.Module, groups: Mapping[str, Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """Divide the parameters of ``model`` into groups for torch.optim, by ``Training.parameter_groups``.
 
     The first group has the parameters that no pattern matches. Logs a warning for a pattern that matches none.
     """
@@ -199,7 +199,7 @@ def parameter_groups(model: torch.nn.Module, groups: Mapping[str, Mapping[str, A
                 chosen[next(matches, None)].append(parameter)
     for pattern in groups:
         if not chosen[pattern]:
-            logger.warning(f"Training.groups: no parameter of {type(model).__name__} is left for {pattern!r}")
+            logger.warning(f"Training.parameter_groups: no parameter of {type(model).__name__} is left for {pattern!r}")
     return [
         {"params": parameters, **(groups[pattern] if pattern is not None else {})}
         for pattern, parameters in chosen.items()

@@ -86,6 +86,11 @@ class Int8Weights(nn.Module):
     def __init__(self, layer: nn.Module, integers: Mapping[str, Tensor], scales: Mapping[str, Tensor]) -> None:
         super().__init__()
         self._shell = (rebuild(layer),)  # in a tuple, so that it is no submodule: its tensors are on the meta device
+        if isinstance(layer, nn.RNNBase):  # else it would take its own tensors instead of those that forward() gives it
+            shell: Any = self._shell[0]
+            shell._parameters.clear()
+            shell._buffers.clear()
+            shell._flat_weights = shell._flat_weight_refs = [None] * len(shell._flat_weights_names)
         self._names = tuple(integers)
         for name, parameter in layer._parameters.items():  # also a bias that is None
             if name in integers:
@@ -110,14 +115,14 @@ class Int8Weights(nn.Module):
         if isinstance(shell, nn.modules.conv._ConvNd):
             return shell._conv_forward(inputs, self.expanded("weight"), self.bias)  # type: ignore[arg-type]
         shell.train(self.training)
-        names, on_meta = shell._flat_weights_names, shell._flat_weights
+        names = shell._flat_weights_names
         try:
             shell._flat_weights = [
                 self.expanded(name) if name in self._names else getattr(self, name) for name in names
             ]
             return shell(inputs, *state)
         finally:
-            shell._flat_weights = on_meta
+            shell._flat_weights = [None] * len(names)
 
     def as_float(self) -> nn.Module:
         """Return the stock layer with the expanded weights."""

@@ -27,8 +27,8 @@ class QuantizeWeights(Step):
     other layers with weights, and why. The fact ``error`` is each layer's rounding error, relative to its norm.
 
     File and state shrink to about a quarter. Multiply-accumulates stay, and are float32: a call expands the integers
-    first, so it takes longer, and ``int8_weights`` and ``int8_macs``, which count int8 arithmetic, stay 0. Needs no
-    calibration and no training.
+    of a layer first, so it takes longer, and its peak of memory may not be smaller. ``int8_weights`` and ``int8_macs``
+    count int8 arithmetic, and stay 0. It needs no calibration and no training.
 
     It is the last step of a recipe: Unsupported is raised by later steps that train or change the network, and here
     for a network that has no such layer or gives probabilities.

@@ -44,8 +44,10 @@ class Decisions(Metric):
 
     optional: ClassVar[bool] = True
 
-    def __init__(self, name: str, prefix: str, at: OperatingPoint, summary: str) -> None:
-        self.name, self._prefix, self._at, self.summary = name, prefix, at, summary  # type: ignore[misc]
+    def __init__(self, name: str, prefix: str, at: OperatingPoint, where: str) -> None:
+        """``where`` names the operating point for users."""
+        self.name, self._prefix, self._at, self.where = name, prefix, at, where  # type: ignore[misc]
+        self.summary = f"sensitivity, specificity and flipped decisions at {where}; optional"  # type: ignore[misc]
 
     def specs(self, task: Task) -> tuple[MetricSpec, ...]:
         if not _has_decisions(task):
@@ -216,7 +218,7 @@ def decision_sections(records: Sequence[Mapping[str, Any]]) -> list[Section]:
                 tables.append(Table("By group", ("cell", "label", "group", *headers), tuple(groups)))
             sections.append(
                 Section(
-                    f"Decisions at {metric.summary}",
+                    f"Decisions at {metric.where}",
                     ("Against the reference: positives missed and found, negatives newly alarmed and cleared.",),
                     tables=tuple(tables),
                     notes=(

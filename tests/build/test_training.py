@@ -423,7 +423,7 @@ def test_groups_of_parameters_get_their_own_arguments_of_the_optimizer() -> None
     names = {id(parameter): name for name, parameter in model.named_parameters()}
     groups = [
         (sorted(names[id(parameter)] for parameter in group.pop("params")), group)
-        for group in loop.parameter_groups(model, plan)
+        for group in loop._parameter_groups(model, plan)
     ]
     assert groups == [
         (["0.weight", "6.weight"], {}),
@@ -434,12 +434,12 @@ def test_groups_of_parameters_get_their_own_arguments_of_the_optimizer() -> None
 
 def test_a_training_without_groups_has_the_one_group_that_torch_makes_of_all_parameters() -> None:
     model = network("lstm")
-    (group,) = loop.parameter_groups(model, {})
+    (group,) = loop._parameter_groups(model, {})
     assert [id(parameter) for parameter in group["params"]] == [id(parameter) for parameter in model.parameters()]
 
 
 def test_decay_of_some_weights_alone_is_the_step_computed_by_hand() -> None:
-    plan = Training(1, 60, "SGD", {"lr": 0.5, "weight_decay": 0.1}, groups={"*bias*": {"weight_decay": 0.0}})
+    plan = Training(1, 60, "SGD", {"lr": 0.5, "weight_decay": 0.1}, parameter_groups={"*bias*": {"weight_decay": 0.0}})
     model, start = network("lstm"), network("lstm")
     loss = MULTILABEL.loss(start(torch.from_numpy(TRAIN.inputs)), torch.from_numpy(TRAIN.targets), None)
     loss.backward()
@@ -452,8 +452,8 @@ def test_decay_of_some_weights_alone_is_the_step_computed_by_hand() -> None:
 
 def test_a_pattern_that_no_parameter_matches_is_named() -> None:
     with logged("harness.build.training") as lines:
-        assert len(loop.parameter_groups(network(), {"*.biass": {"weight_decay": 0}})) == 1
-    assert lines == ["Training.groups: no parameter of Sequential is left for '*.biass'"]
+        assert len(loop._parameter_groups(network(), {"*.biass": {"weight_decay": 0}})) == 1
+    assert lines == ["Training.parameter_groups: no parameter of Sequential is left for '*.biass'"]
 
 
 def test_a_last_batch_of_one_example_is_left_out() -> None:
@@ -539,8 +539,8 @@ def test_weights_that_blow_up_in_validation_alone_are_never_the_best() -> None:
         ({"optimizer_args": {"learning_rate": 1}}, r"torch.optim.SGD refuses the arguments .*learning_rate"),
         ({"optimizer_args": {"lr": -1}}, "refuses the arguments .*Invalid learning rate"),
         (
-            {"groups": {"*": {"weight_decy": 0}}},
-            r"Training.groups\['\*'\]: SGD has no argument 'weight_decy'; did you mean 'weight_decay'",
+            {"parameter_groups": {"*": {"weight_decy": 0}}},
+            r"Training.parameter_groups\['\*'\]: SGD has no argument 'weight_decy'; did you mean 'weight_decay'",
         ),
         (
             {"scheduler": "SequentialLR", "scheduler_args": {"schedulers": ["LinearLR"], "milestones": [1]}},

@@ -18,6 +18,7 @@ from harness.api.tasks import MULTILABEL
 from harness.build import training as loop
 from harness.errors import CellError, Unsupported, UsageError
 from harness.nn.operations import count, nonzero, parameters
+from harness.nn.structure import drop_parameter
 from harness_compress import factorize, half, prune_nm, prune_weights, quantize_weights
 from harness_compress.factorize import svd
 from harness_compress.prune_nm import nm_mask
@@ -64,6 +65,16 @@ class Recurrent(nn.Module):
         return logits
 
 
+class OneBias(Recurrent):
+    """The same without the second of each two biases, which PyTorch's kernels add to the first."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        for layer in (self.lstm, self.gru):
+            for name in [name for name, _ in layer.named_parameters() if name.startswith("bias_hh")]:
+                drop_parameter(layer, name)
+
+
 class Shared(nn.Module):
     """Two layers of one weight, one of two names, a grouped convolution, a layer with a hook."""
 
@@ -88,7 +99,7 @@ def convolutional() -> nn.Module:
     )  # fmt: skip
 
 
-NETWORKS = {"convolutional": convolutional, "recurrent": Recurrent, "shared": Shared}
+NETWORKS = {"convolutional": convolutional, "recurrent": Recurrent, "one bias": OneBias, "shared": Shared}
 
 
 def network(name: str = "convolutional") -> nn.Module:
