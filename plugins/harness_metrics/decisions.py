@@ -26,6 +26,8 @@ if TYPE_CHECKING:
 OperatingPoint = Callable[["NDArray[Any]", "Mask"], float]
 #: Groups of more distinct numbers than this, as ages, are divided at the quartiles.
 LEVELS = 12
+#: The worst group is sought among those with so many positives, or negatives, of a label: the rates of fewer are noise.
+LEAST = 10
 
 
 class Decisions(Metric):
@@ -36,6 +38,9 @@ class Decisions(Metric):
     directions. ``sensitivity`` and ``specificity`` without a label are the means over labels, ``flips`` the share of
     all decisions that differ. All but thresholds and p have bootstrap intervals over patients, given the thresholds.
     The p takes records as independent; where patients have several, trust the interval.
+
+    ``worst_group_sensitivity`` and ``worst_group_specificity`` are the lowest of any label in any group of the data
+    with at least `LEAST` positives (negatives) of it. They have no interval, and no value without such a group.
 
     ``details`` lists the flipped records by label and truth, and repeats the figures for each group of the data.
     Figures are empty for a label without positives or without negatives, in either split. Multi-class and regression
@@ -57,6 +62,8 @@ class Decisions(Metric):
             MetricSpec(f"{head}sensitivity", better="higher", headline=True),
             MetricSpec(f"{head}specificity", better="higher", headline=True),
             MetricSpec(f"{head}flips", better="lower", headline=True),
+            MetricSpec(f"{head}worst_group_sensitivity", better="higher"),
+            MetricSpec(f"{head}worst_group_specificity", better="higher"),
             *(MetricSpec(f"{head}sensitivity_{label}", better="higher") for label in labels),
             *(MetricSpec(f"{head}specificity_{label}", better="higher") for label in labels),
             *(MetricSpec(f"{head}to_negative_{label}", better="lower") for label in labels),
@@ -99,6 +106,9 @@ class Decisions(Metric):
             name: float(function(answers, evidence.targets, once)[0])
             for name, function in self.weighted(evidence.task).items()
         }
+        decided, positive = self._decisions(evidence), evidence.targets > 0.5
+        figures[f"{self._prefix}worst_group_sensitivity"] = _worst(decided, positive, evidence.groups)
+        figures[f"{self._prefix}worst_group_specificity"] = _worst(~decided, ~positive, evidence.groups)
         count = len(evidence.task.labels)
         for column, (label, threshold) in enumerate(zip(evidence.task.labels, self._thresholds(evidence), strict=True)):
             down, up = (answers[:, part * count + column].sum() for part in (1, 2))
@@ -278,6 +288,18 @@ def _over(sums: NDArray[np.float64], totals: NDArray[np.float64]) -> NDArray[np.
 
     shares: NDArray[np.float64] = np.divide(sums, totals, out=np.full(len(totals), np.nan), where=totals > 0)
     return shares
+
+
+def _worst(right: Mask, chosen: Mask, groups: Mapping[str, NDArray[Any]]) -> float:
+    """The lowest share of ``right`` among ``chosen``, of any column in any group with `LEAST` of them, or NaN."""
+    rates = [
+        float(right[rows & column, index].mean())
+        for values in groups.values()
+        for rows in levels(values).values()
+        for index, column in enumerate(chosen.T)
+        if (rows & column).sum() >= LEAST
+    ]
+    return min(rates, default=math.nan)
 
 
 def _counts(now: Mask, before: Mask, positive: Mask) -> dict[str, Any]:

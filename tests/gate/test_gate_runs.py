@@ -32,6 +32,7 @@ from harness.records.samples import read_samples
 from harness.run import earlier
 from harness.stats.quality import macro_auroc
 from harness.stats.ratios import paired_ratio
+from harness_metrics.decisions import DECISIONS
 
 if TYPE_CHECKING:
     import torch
@@ -165,6 +166,7 @@ def machine(suite: Suite, monkeypatch: pytest.MonkeyPatch) -> None:
     @hookimpl
     def harness_metrics(register: Any) -> None:
         register(Auroc())
+        register(DECISIONS)
 
     monkeypatch.setattr(toy, "harness_steps", harness_steps)
     monkeypatch.setattr(toy, "harness_metrics", harness_metrics)
@@ -180,6 +182,19 @@ def test_unchanged_code_passes(pull: Any) -> None:
     assert "The gate is open." in text
     against = benchmarks("new.json")[SMALL]["extra_info"]["harness"]["against"]
     assert (against["same"], against["timing"], against["reason"]) == (True, None, "the same file")
+
+
+def test_a_required_figure_that_no_suite_computes_closes_the_gate(pull: Any) -> None:
+    """Nobody named the optional metric: the run did not show what the policy requires."""
+    code, text = pull(source(), "--harness-gate=sensitivity=0.02 critical,fail_on=none", "--harness-summary=gate.md")
+    assert code == 14
+    reason = "this run has no sensitivity, which the policy requires (critical)"
+    assert reason in text
+    assert "The gate is closed: lost" in text
+    assert reason in Path("gate.md").read_text().replace("\\", "")
+    code, text = pull(source(), "--harness-gate=sensitivity=0.02 critical,fail_on=none", "--harness-metrics=decisions")
+    assert code == 0
+    assert "The gate is open." in text
 
 
 def test_a_compressor_that_became_slower_fails(pull: Any) -> None:

@@ -219,6 +219,21 @@ def test_groups_add_up_to_the_whole() -> None:
     assert entry["groups"]["sex"]["m"]["sensitivity"] == pytest.approx(recall_score(CANDIDATE.targets[men, 0], now))
 
 
+def test_the_worst_group_is_the_lowest_rate_of_the_groups_that_are_large_enough() -> None:
+    details: Any = DECISIONS.details(CANDIDATE)  # type: ignore[arg-type]
+    figures = DECISIONS.compute(CANDIDATE)  # type: ignore[arg-type]
+    parts = [
+        part for entry in details["labels"].values() for group in entry["groups"].values() for part in group.values()
+    ]
+    large = [part["sensitivity"] for part in parts if part["positives"] >= 10]
+    assert 0 < len(large) < len(parts)
+    assert figures["worst_group_sensitivity"] == pytest.approx(min(large))
+    negatives = [part["specificity"] for part in parts if part["count"] - part["positives"] >= 10]
+    assert figures["worst_group_specificity"] == pytest.approx(min(negatives))
+    without = DECISIONS.compute(dataclasses.replace(CANDIDATE, groups={}))  # type: ignore[arg-type]
+    assert without["worst_group_sensitivity"] is None
+
+
 def test_many_numbers_are_divided_at_the_quartiles_and_missing_ones_are_a_group() -> None:
     ages = np.r_[np.arange(40.0), np.nan]
     parts = levels(ages)
