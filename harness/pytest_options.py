@@ -38,6 +38,7 @@ REPEATED = tuple(
     f"--harness-{name}"
     for name in (
         "preset",
+        "seeds",
         "data",
         "store",
         "shared",
@@ -65,7 +66,16 @@ def add_options(parser: pytest.Parser) -> None:
         help="print the cells, the models to build and the estimated time; run nothing",
     )
     group.addoption(
-        "--harness-data", metavar="DIR", help="the folder of data sets (default: $HARNESS_DATA, else ./data)"
+        "--harness-seeds",
+        type=int,
+        metavar="N",
+        help="how many seeds of each matrix to run, in any preset; one that declares fewer gets the next integers too",
+    )
+    group.addoption(
+        "--harness-data",
+        metavar="DIR",
+        help="the folder of data sets, or NAME=DIR for the folder of one; several with : between them (default: "
+        "$HARNESS_DATA, else ./data)",
     )
     group.addoption(
         "--harness-store", metavar="DIR", default=".harness", help="the folder of artefacts (default: .harness)"
@@ -162,6 +172,9 @@ def check_options(config: pytest.Config) -> None:
         raise pytest.UsageError(
             "--harness-margin 0: no measurement can show that two latencies are equal; use a margin above 0"
         )
+    seeds = config.getoption("--harness-seeds")
+    if seeds is not None and seeds < 1:
+        raise pytest.UsageError(f"--harness-seeds {seeds}: use 1 or more")
     processes = config.getoption("--harness-processes")
     if processes is not None:
         from harness.stats.verdict import MOST_PROCESSES  # here, because it imports scipy
@@ -186,6 +199,9 @@ def chosen_preset(config: pytest.Config) -> Preset:
     chosen, processes = preset(config.getoption("--harness-preset")), config.getoption("--harness-processes")
     if processes is not None:
         chosen = dataclasses.replace(chosen, processes=processes)
+    seeds = config.getoption("--harness-seeds")
+    if seeds is not None:
+        chosen = dataclasses.replace(chosen, seeds=seeds, exact_seeds=True)
     budget = config.getoption("--harness-budget")
     return chosen if budget is None else dataclasses.replace(chosen, budget=parse_budget(budget))
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import abc
 import dataclasses
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol, get_args
 
@@ -13,9 +13,15 @@ from harness.former_names import FormerNames
 
 if TYPE_CHECKING:
     import numpy as np
+    import torch
     from numpy.typing import NDArray
 
     FloatArray = NDArray[np.float32]
+
+#: (stored inputs of a batch) -> (n, *input_shape) float32.
+Prepare = Callable[["torch.Tensor"], "torch.Tensor"]
+#: (prepared batch, random number generator on the CPU) -> a batch of the same shape.
+Augment = Callable[["torch.Tensor", "torch.Generator"], "torch.Tensor"]
 
 #: The kinds of tasks: see `Task`.
 KindName = Literal["multilabel", "binary", "multiclass", "regression"]
@@ -66,8 +72,9 @@ class Task:
 class Split:
     """The train, validation or test part of a data set.
 
-    ``inputs`` (n, *input_shape) are float32, or uint8 where the data set has ``prepare``. ``targets`` are as the kind
-    of task says, float32 or int64 (see `Task`).
+    ``inputs`` (n, *input_shape) are float32, or uint8, which takes a quarter of the memory; the data set's ``prepare``
+    makes float32 of a batch. They may be memory-mapped, and larger than the memory. ``targets`` are as the kind of task
+    says, float32 or int64 (see `Task`).
 
     ``patients`` (n,) identifies the patient of each example, the unit that the bootstrap of quality resamples; None
     where the examples are independent of each other. ``unit`` names these units where they are no patients, such as
@@ -81,6 +88,9 @@ class Split:
     records: NDArray[Any] | None = None
     groups: Mapping[str, NDArray[Any]] = dataclasses.field(default_factory=dict)
     unit: str = "patients"
+    #: The data set's methods of these names; the harness sets them, ``augment`` of the training split alone.
+    prepare: Prepare | None = None
+    augment: Augment | None = None
 
     def __post_init__(self) -> None:
         lengths = {name: len(array) for name, array in self.arrays().items()}
@@ -90,8 +100,7 @@ class Split:
 
     def arrays(self) -> dict[str, NDArray[Any]]:
         """Return the arrays by name; those of groups are called "group NAME"."""
-        arrays = {"inputs": self.inputs, "targets": self.targets, "patients": self.patients, "records": self.records}
-        arrays |= {f"group {name}": array for name, array in self.groups.items()}
+        arrays = self._unnamed() | {f"group {name}": array for name, array in self.groups.items()}
         return {name: array for name, array in arrays.items() if array is not None}
 
     def units(self) -> tuple[NDArray[Any], str]:
@@ -100,11 +109,22 @@ class Split:
 
         return (np.arange(len(self)), "examples") if self.patients is None else (self.patients, self.unit)
 
-    def first(self, count: int) -> Split:
-        """Return the first ``count`` examples."""
-        groups = {name: array[:count] for name, array in self.groups.items()}
-        patients, records = (None if array is None else array[:count] for array in (self.patients, self.records))
-        return Split(self.inputs[:count], self.targets[:count], patients, records, groups, self.unit)
+    def take(self, rows: Any) -> Split:
+        """Return the examples of ``rows``, a slice or indices."""
+        arrays: dict[str, Any] = {n: None if array is None else array[rows] for n, array in self._unnamed().items()}
+        groups = {name: array[rows] for name, array in self.groups.items()}
+        return dataclasses.replace(self, groups=groups, **arrays)
+
+    def _unnamed(self) -> dict[str, Any]:
+        return {name: getattr(self, name) for name in ("inputs", "targets", "patients", "records")}
+
+    def tensor(self, rows: Any) -> torch.Tensor:
+        """Return a copy of the inputs of ``rows``, a slice or indices, as networks read them: (n, *input_shape)."""
+        import numpy as np
+        import torch
+
+        tensor = torch.from_numpy(np.array(self.inputs[rows]))
+        return tensor if self.prepare is None else self.prepare(tensor)
 
     def __len__(self) -> int:
         return len(self.inputs)
@@ -124,6 +144,19 @@ class Data:
         yield "validation", self.validation
         yield "test", self.test
 
+    def read_by(self, dataset: Dataset) -> Data:
+        """Return these data with the data set's ``prepare``, where it is needed, and its ``augment``, if it has one."""
+        overrides = type(dataset).prepare is not Dataset.prepare
+        splits = {
+            name: dataclasses.replace(
+                split,
+                prepare=dataset.prepare if overrides or split.inputs.dtype == "uint8" else None,
+                augment=dataset.augment if name == "train" and type(dataset).augment is not Dataset.augment else None,
+            )
+            for name, split in self.splits()
+        }
+        return Data(self.task, **splits)
+
     def check(self, name: str) -> None:
         """Raise DataError unless each split has finite examples of the task's shape and targets of its kind.
 
@@ -136,8 +169,12 @@ class Data:
             where = f"{name}, {part_name} split"
             if len(part) == 0:
                 raise DataError(f"{where}: no examples; is the data set complete?")
-            if part.inputs.shape[1:] != self.task.input_shape:
-                raise DataError(f"{where}: examples have shape {part.inputs.shape[1:]}, not {self.task.input_shape}")
+            example = None if part.prepare is None else part.tensor(slice(0, 1))
+            shape = tuple(part.inputs.shape[1:] if example is None else example.shape[1:])
+            if shape != self.task.input_shape:
+                raise DataError(f"{where}: examples have shape {shape}, not {self.task.input_shape}")
+            if example is not None and str(example.dtype) != "torch.float32":
+                raise DataError(f"{where}: prepare() gives {example.dtype}, not torch.float32")
             if part.targets.shape != ((len(part),) if multiclass else (len(part), len(self.task.labels))):
                 raise DataError(f"{where}: targets have shape {part.targets.shape} for labels {self.task.labels}")
             if part.inputs.dtype not in (np.float32, np.uint8):
@@ -213,6 +250,8 @@ class Dataset(FormerNames, abc.ABC):
     examples: ClassVar[int] = 10_000
     #: True for generated data; the name must then say so.
     synthetic: ClassVar[bool] = False
+    #: True for real data that come with an installed package: ``make`` writes them into a folder of the store.
+    bundled: ClassVar[bool] = False
     #: Other layouts of the same examples by name, each with its task, for architectures that read one of them.
     layouts: ClassVar[Mapping[str, Task]] = {}
     #: The data set to use when this one is not available, or None.
@@ -239,6 +278,21 @@ class Dataset(FormerNames, abc.ABC):
         """Convert the inputs of a split, (n, *input_shape), to the layout ``name``: (n, *layouts[name].input_shape)."""
         raise DataError(f"{self.name} declares the layout {name!r} but does not define to_layout()")
 
+    def prepare(self, inputs: torch.Tensor) -> torch.Tensor:
+        """Convert a batch of stored inputs to what networks read, (n, *input_shape) float32; by default uint8 to 0..1.
+
+        It is called for each batch, on the device that trains, and for the inputs of deployed files before any timing.
+        """
+        return inputs if inputs.is_floating_point() else inputs.float() / 255
+
+    def augment(self, batch: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
+        """Return a batch of the training split, (n, *input_shape) float32, changed at random; its shape stays.
+
+        ``generator`` is on the CPU, and seeded for each epoch. Draw from it alone, so that an interrupted training ends
+        with the same weights.
+        """
+        return batch
+
     def task_in(self, layout: str) -> Task:
         """Return the task in a layout ("": the data set's own). Raises UsageError for an unknown layout."""
         if layout and layout not in self.layouts:
@@ -253,5 +307,5 @@ class Dataset(FormerNames, abc.ABC):
         raise DataError(f"{self.name} cannot be downloaded by the harness: {self.summary or 'see its web site'}")
 
     def make(self, folder: Path) -> None:
-        """Write a synthetic data set into ``folder``; only data sets with ``synthetic = True`` define this."""
-        raise DataError(f"{self.name} is not synthetic, so it cannot be generated")
+        """Write a synthetic or bundled data set into ``folder``; only these define this."""
+        raise DataError(f"{self.name} is neither synthetic nor part of a package, so it cannot be made")

@@ -16,7 +16,6 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import safetensors.torch
 import torch
 from safetensors import SafetensorError, safe_open
@@ -132,13 +131,13 @@ def deployment(file: Path, data: Data, plugins: Plugins | None = None) -> Deploy
     """Return what a runtime gets of the artefact ``file``, trained on ``data``. Raises as ``load`` does."""
     model = load(file, plugins)
     request = requested(model)
-    content = Deployment(model, torch.from_numpy(np.array(data.validation.inputs[:1])), data.task, file)
+    content = Deployment(model, data.validation.tensor(slice(0, 1)), data.task, file)
     if request is None:
         return content
     split = data.train if request.split == "train" else data.validation
 
     def calibration() -> torch.Tensor:
-        return torch.from_numpy(np.ascontiguousarray(split.inputs[list(request.rows)]))
+        return split.tensor(list(request.rows))
 
     return dataclasses.replace(content, quantization=request, calibration=calibration)
 

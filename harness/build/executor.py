@@ -78,7 +78,7 @@ class Context:
         self.task: Task = data.task
         self._train: Split = data.train
         self._validation: Split = data.validation
-        self.example = torch.from_numpy(np.array(data.validation.inputs[:1]))
+        self.example = data.validation.tensor(slice(0, 1))
         self.facts: dict[str, Any] = {}
         #: The trainings that the step ran.
         self.ran: list[tuple[Phase, Training]] = []
@@ -121,7 +121,7 @@ class Context:
         purpose, source = splits[chosen_split]
         examples = min(examples, len(source))
         rows = np.random.default_rng(self.seed(purpose)).choice(len(source), examples, replace=False)
-        return torch.from_numpy(np.ascontiguousarray(source.inputs[np.sort(rows)]))
+        return source.tensor(np.sort(rows))
 
     def report(self, **facts: Any) -> None:
         for name, value in facts.items():
@@ -181,7 +181,7 @@ class Context:
         tensors = (*model.parameters(), *model.buffers())
         device = str(tensors[0].device) if tensors else "cpu"
         try:
-            logits = training.predict_array(model, self._validation.inputs, self._node.root.train.batch, device)
+            logits = training.predict_split(model, self._validation, self._node.root.train.batch, device)
         finally:
             for module, mode in modes.items():
                 module.training = mode
@@ -349,7 +349,7 @@ class Executor:
         """Raise CellError for a model with invalid answers, before it is stored."""
         if not isinstance(model, torch.nn.Module):
             raise CellError(f"{node.label} gave {type(model).__name__}, not a network")
-        example = torch.from_numpy(np.array(data.validation.inputs[:1]))
+        example = data.validation.tensor(slice(0, 1))
         author = self._author(node)
         what = self.plugins.name_of(author, "build") if node.step is None else describe(node.step)
         if isinstance(model, torch.jit.ScriptModule) or type(model).__name__ == "OptimizedModule":
@@ -381,9 +381,9 @@ class Executor:
         if (hooked := lost_hooks(model, restored)) is not None:
             reason = f"{hooked} has hooks, which no file holds"
             raise CellError(f"{where} cannot be restored from its file: {reason}. {RESULT}")
-        inputs = data.validation.inputs
-        compared = np.linspace(0, len(inputs) - 1, min(len(inputs), COMPARED)).astype(int)
-        examples = torch.from_numpy(np.array(inputs[compared]))
+        count = len(data.validation)
+        compared = np.linspace(0, count - 1, min(count, COMPARED)).astype(int)
+        examples = data.validation.tensor(compared)
         difference = changed_answer(model, restored, examples)
         attributes = lost_attributes(model, restored)
         if difference is not None:

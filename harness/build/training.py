@@ -1,8 +1,9 @@
-"""Train a network on data in memory: seeded, and resumable at any moment with the same weights."""
+"""Train a network on arrays in memory or mapped from files: seeded, and resumable with the same weights."""
 
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import functools
 import hashlib
 import inspect
@@ -10,6 +11,7 @@ import json
 import logging
 import math
 import time
+import warnings
 from collections.abc import Callable, Iterator, Mapping
 from fnmatch import fnmatchcase
 from pathlib import Path
@@ -21,6 +23,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load, save
 
 from harness.api import FitHook, Loss, Progress, Split, Training, silent
+from harness.api.data import Augment, Prepare
 from harness.api.tasks import TaskKind
 from harness.build.artefact import flatten, unflatten
 from harness.errors import CellError, UsageError, nearest
@@ -51,9 +54,13 @@ def fit(
     ``loss`` replaces that of the kind of task; it gets the logits of ``teacher`` for the same examples. Returns one row
     per epoch: loss, score (under the name ``kind.selector``), learning rate ``lr``, seconds.
 
+    ``train.prepare`` and ``train.augment`` are called for each batch, so that inputs stay as they are stored: as uint8,
+    or in a file that is larger than the memory. Where examples are augmented, the teacher answers the augmented ones.
+
     ``checkpoint`` is a file, which need not exist. A run that was killed continues from it after the last complete
-    epoch and ends with the same weights, bit for bit: each epoch draws its order and its dropout from ``seed`` and the
-    epoch's number alone. A checkpoint that does not match its checksum, or cannot be read, is ignored with a warning.
+    epoch and ends with the same weights, bit for bit: each epoch draws its order, dropout and augmentation from
+    ``seed`` and the epoch's number alone. A checkpoint that does not match its checksum, or cannot be read, is ignored
+    with a warning.
 
     ``before_step`` is called with the model after each backward pass, before gradients are clipped; ``after_step``
     after each step of the optimizer. Both run without gradient tracking.
@@ -63,9 +70,15 @@ def fit(
     loss = kind.loss if loss is None else loss
     model.to(device)
     rows = _sample_rows(len(train), training.examples, seed)
-    inputs = torch.from_numpy(np.ascontiguousarray(train.inputs[rows])).to(device)
-    targets = torch.from_numpy(np.ascontiguousarray(train.targets[rows])).to(device)
-    teacher_logits = None if teacher is None else predict(teacher.to(device), inputs, training.batch)
+    inputs = _tensor(train.inputs[rows])
+    if _fits(inputs, device):
+        inputs = inputs.to(device)
+    targets = _tensor(train.targets[rows]).to(device)
+    source = _Source(inputs, targets, train.prepare, train.augment, torch.device(device))
+    if teacher is not None:
+        source.teacher = teacher.to(device).eval()
+        if train.augment is None:
+            source.teacher_logits = predict(teacher, inputs, training.batch, train.prepare, device)
     optimizer = _make(
         torch.optim, training.optimizer, _parameter_groups(model, training.parameter_groups), **training.optimizer_args
     )
@@ -97,9 +110,7 @@ def fit(
         epoch_seed = _derive_seed(seed, epoch)
         mean_loss = _epoch(
             model,
-            inputs,
-            targets,
-            teacher_logits,
+            source,
             training,
             loss,
             optimizer,
@@ -110,7 +121,7 @@ def fit(
         )
         if not math.isfinite(mean_loss):
             raise CellError(f"the training loss became {mean_loss} in {note}: lower the learning rate, or set clip")
-        score = kind.score(predict_array(model, validation.inputs, training.batch, device), validation.targets)
+        score = kind.score(predict_split(model, validation, training.batch, device), validation.targets)
         if not math.isfinite(score):
             raise CellError(
                 f"the logits on the validation split became NaN or infinite in {note}: lower the learning rate, or set "
@@ -140,9 +151,7 @@ def fit(
 
 def _epoch(
     model: torch.nn.Module,
-    inputs: torch.Tensor,
-    targets: torch.Tensor,
-    teacher_logits: torch.Tensor | None,
+    source: _Source,
     training: Training,
     loss: Loss,
     optimizer: torch.optim.Optimizer,
@@ -153,17 +162,20 @@ def _epoch(
 ) -> float:
     """Train for one epoch; return the mean loss of its examples."""
     model.train()
-    autocast = torch.autocast(inputs.device.type, torch.bfloat16, enabled=training.precision == "bfloat16")
-    sum_loss, trained = torch.zeros((), device=inputs.device), 0
-    with _seeded(seed, inputs.device):
-        order = torch.randperm(len(inputs)).to(inputs.device)
+    device = source.device
+    autocast = torch.autocast(device.type, torch.bfloat16, enabled=training.precision == "bfloat16")
+    sum_loss, trained = torch.zeros((), device=device), 0
+    augmentation = torch.Generator().manual_seed(_derive_seed(seed, 1))
+    with _seeded(seed, device):
+        order = torch.randperm(len(source.inputs)).to(device)
         for start in range(0, len(order), training.batch):
             batch = order[start : start + training.batch]
             if len(batch) == 1 < min(training.batch, len(order)):
                 continue  # batch normalization cannot train on a last batch of one example
+            inputs, teacher_logits = source.batch(batch, augmentation)
             with autocast:
-                logits = model(inputs[batch])
-            value = loss(logits.float(), targets[batch], None if teacher_logits is None else teacher_logits[batch])
+                logits = model(inputs)
+            value = loss(logits.float(), source.targets[batch], teacher_logits)
             optimizer.zero_grad(set_to_none=True)
             value.backward()  # type: ignore[no-untyped-call]
             _call(before_step, model)
@@ -175,6 +187,54 @@ def _epoch(
             trained += len(batch)
             progress(min(start + training.batch, len(order)))
     return float(sum_loss) / trained
+
+
+@dataclasses.dataclass
+class _Source:
+    """The training examples: inputs as they are stored, and what a batch of them becomes."""
+
+    inputs: torch.Tensor
+    targets: torch.Tensor
+    prepare: Prepare | None
+    augment: Augment | None
+    device: torch.device
+    teacher: torch.nn.Module | None = None
+    #: The teacher's logits for all examples; None where each batch is augmented.
+    teacher_logits: torch.Tensor | None = None
+
+    def batch(self, rows: torch.Tensor, generator: torch.Generator) -> tuple[torch.Tensor, torch.Tensor | None]:
+        """Return the inputs of these rows, prepared and augmented, and the teacher's logits for them."""
+        inputs = _prepared(self.inputs[rows.to(self.inputs.device)].to(self.device), self.prepare)
+        if self.augment is None:
+            return inputs, None if self.teacher_logits is None else self.teacher_logits[rows]
+        augmented = self.augment(inputs, generator)
+        if augmented.shape != inputs.shape or augmented.dtype != inputs.dtype:
+            raise CellError(
+                f"augment() of the data set gives {augmented.dtype} {tuple(augmented.shape)} for a batch of "
+                f"{inputs.dtype} {tuple(inputs.shape)}; it must keep both"
+            )
+        if self.teacher is None:
+            return augmented, None
+        with torch.no_grad():
+            return augmented, self.teacher(augmented).float()
+
+
+def _prepared(inputs: torch.Tensor, prepare: Prepare | None) -> torch.Tensor:
+    return inputs if prepare is None else prepare(inputs)
+
+
+def _tensor(array: np.ndarray[Any, Any]) -> torch.Tensor:
+    """The array as a tensor, without a copy where it is contiguous: a mapped file is read batch by batch."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="The given NumPy array is not writable")  # nothing writes to it
+        return torch.from_numpy(np.ascontiguousarray(array))
+
+
+def _fits(inputs: torch.Tensor, device: str) -> bool:
+    """Whether all inputs may stay on the device: they take at most half of a GPU's free memory."""
+    if torch.device(device).type != "cuda":
+        return True
+    return inputs.nbytes <= torch.cuda.mem_get_info(device)[0] / 2
 
 
 def _call(hook: FitHook | None, model: torch.nn.Module) -> None:
@@ -207,20 +267,23 @@ def _parameter_groups(model: torch.nn.Module, groups: Mapping[str, Mapping[str, 
     ]
 
 
-def predict(model: torch.nn.Module, inputs: torch.Tensor, batch: int) -> torch.Tensor:
-    """Return the float32 outputs of ``model`` in evaluation mode, (n, labels), computed batch by batch."""
+def predict(
+    model: torch.nn.Module, inputs: torch.Tensor, batch: int, prepare: Prepare | None = None, device: str | None = None
+) -> torch.Tensor:
+    """Return the float32 outputs of ``model`` in evaluation mode, (n, labels), computed batch by batch.
+
+    The inputs go to ``device`` (by default they stay where they are) and through ``prepare`` batch by batch.
+    """
     model.eval()
     with torch.inference_mode():
-        outputs = torch.cat([model(block).float() for block in torch.split(inputs, batch)])
+        blocks = (_prepared(block.to(device or block.device), prepare) for block in torch.split(inputs, batch))
+        outputs = torch.cat([model(block).float() for block in blocks])
     return outputs.clone()
 
 
-def predict_array(
-    model: torch.nn.Module, inputs: np.ndarray[Any, Any], batch: int, device: str
-) -> np.ndarray[Any, Any]:
-    """Like ``predict``, for an array (n, *input_shape); the inputs go to the device batch by batch."""
-    blocks = (torch.from_numpy(np.ascontiguousarray(inputs[i : i + batch])) for i in range(0, len(inputs), batch))
-    return torch.cat([predict(model, block.to(device), batch).cpu() for block in blocks]).numpy()
+def predict_split(model: torch.nn.Module, split: Split, batch: int, device: str) -> np.ndarray[Any, Any]:
+    """Like ``predict``, for all examples of a split."""
+    return predict(model, _tensor(split.inputs), batch, split.prepare, device).cpu().numpy()
 
 
 def digest(model: torch.nn.Module) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import dataclasses
 import json
 import sys
 from pathlib import Path
@@ -24,6 +25,7 @@ def add_plan_command(commands: Any) -> None:
     add_json_option(command)
     command.add_argument("--preset", default="quick", help=f"one of {', '.join(PRESETS)} (default: quick)")
     add_store_options(command)
+    command.add_argument("--seeds", type=int, metavar="N", help="how many seeds of each matrix")
     command.add_argument("--data", metavar="DIR")
     command.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
     command.set_defaults(run=_plan)
@@ -36,6 +38,8 @@ def _plan(options: argparse.Namespace) -> None:
     from harness.suite.collect import cells_of, load
 
     size = preset(options.preset)
+    if options.seeds is not None:
+        size = dataclasses.replace(size, seeds=options.seeds, exact_seeds=True)
     plugins = installed()
     with contextlib.redirect_stdout(sys.stderr):  # standard output is for the plan alone, but a suite may print
         cells = [

@@ -3,29 +3,49 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import json
+import math
 import shutil
 import warnings
 import zlib
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 from filelock import FileLock
 from numpy.typing import NDArray
 
-from harness.errors import StoreError, explain_disk_errors
+from harness.errors import DataError, StoreError, explain_disk_errors
 from harness.files import TEMPORARY, atomic_write
 
-Arrays = Mapping[str, NDArray[Any]]
+
+@dataclasses.dataclass(frozen=True)
+class Blocks:
+    """An array that is computed block by block, because it may be larger than the memory.
+
+    ``blocks`` give its rows in order, together (rows, *shape[1:]) of ``dtype``.
+    """
+
+    shape: tuple[int, ...]
+    dtype: str
+    blocks: Iterable[NDArray[Any]]
+
+    @property
+    def nbytes(self) -> int:
+        return math.prod(self.shape) * np.dtype(self.dtype).itemsize
+
+
+Arrays = Mapping[str, NDArray[Any] | Blocks]
 REMEDY = "or choose another store"
 
 
 def cached(folder: Path, key: str, make: Callable[[], Arrays]) -> dict[str, NDArray[Any]]:
     """Return the arrays stored in ``folder`` under ``key``; call ``make`` and store them if they are missing.
 
+    ``make`` returns arrays by name; `Blocks` in place of an array are written as they come.
     Damaged arrays are computed again, with a warning. The arrays are memory-mapped copy-on-write: processes share one
     copy, and writing to an array does not change the file. Raises StoreError when the folder cannot be written or the
     disk is full; no incomplete file is left.
@@ -76,17 +96,36 @@ def _write(folder: Path, name: str, arrays: Arrays) -> None:
             f"cannot write {folder}: the disk is full: the preprocessed data need {needed:,} bytes and "
             f"{free:,} are free; free some space, {REMEDY}"
         )
+    checksums = {}
     for array_name, array in arrays.items():
         # The checksums detect what a power failure damages, so no file waits for the disk.
         with (
             atomic_write(folder / f"{name}-{array_name}.npy", REMEDY, sync=False) as temporary,
             temporary.open("wb") as file,
         ):
-            np.save(file, array, allow_pickle=False)
+            checksums[array_name] = _save(file, array, f"{folder.name}: {array_name}")
     with atomic_write(folder / f"{name}.json", REMEDY, sync=False) as temporary:
-        temporary.write_text(
-            json.dumps({array_name: _checksum(array) for array_name, array in arrays.items()}, indent=1)
-        )
+        temporary.write_text(json.dumps(checksums, indent=1))
+
+
+def _save(file: BinaryIO, array: NDArray[Any] | Blocks, name: str) -> str:
+    """Write an array as .npy, and return its checksum. Raises DataError for blocks that are not what they declare."""
+    if not isinstance(array, Blocks):
+        np.save(file, array, allow_pickle=False)
+        return _checksum(array)
+    dtype, rows, checksum = np.dtype(array.dtype), 0, 0
+    np.lib.format.write_array_header_1_0(
+        file, {"descr": np.lib.format.dtype_to_descr(dtype), "fortran_order": False, "shape": array.shape}
+    )
+    for block in array.blocks:
+        if block.dtype != dtype or block.shape[1:] != array.shape[1:]:
+            raise DataError(f"{name}: a block is {block.dtype} {block.shape}, not {dtype} (rows, *{array.shape[1:]})")
+        content = np.ascontiguousarray(block).tobytes()
+        file.write(content)
+        checksum, rows = zlib.crc32(content, checksum), rows + len(block)
+    if rows != array.shape[0]:
+        raise DataError(f"{name}: the blocks have {rows} rows together, not {array.shape[0]}")
+    return f"{dtype.str} {array.shape} {checksum:08x}"
 
 
 def _checksum(array: NDArray[Any]) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import os
+import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
@@ -17,11 +18,13 @@ from harness.store.local import Store
 
 VARIABLE = "HARNESS_DATA"
 DEFAULT = Path("data")
+#: A data set's own folder, as users name it: NAME=FOLDER.
+NAMED = re.compile(r"([A-Za-z0-9][A-Za-z0-9._+-]*)=(.+)")
 
 
 @dataclasses.dataclass(frozen=True)
 class Found:
-    """A data set and its folder (None for a synthetic one, which is generated on demand)."""
+    """A data set and its folder (None for one that is generated on demand: synthetic, or part of a package)."""
 
     dataset: Dataset
     folder: Path | None
@@ -30,14 +33,27 @@ class Found:
 def roots(option: str | None) -> list[Path]:
     """Return the folders to search: the option, else HARNESS_DATA (several, as in PATH), else ``./data``.
 
-    Raises UsageError if a named folder does not exist.
+    Entries NAME=FOLDER are no such folders. Raises UsageError if a folder does not exist.
     """
-    named = [option] if option else [entry for entry in os.environ.get(VARIABLE, "").split(os.pathsep) if entry]
-    for entry in named:
-        if not Path(entry).is_dir():
+    return [Path(entry) for entry in _entries(option) if not NAMED.fullmatch(entry)] or [DEFAULT]
+
+
+def named_folders(option: str | None) -> dict[str, Path]:
+    """Return the folders of single data sets, by their names: the entries NAME=FOLDER of the option or variable."""
+    matches = (NAMED.fullmatch(entry) for entry in _entries(option))
+    return {match[1]: Path(match[2]) for match in matches if match is not None}
+
+
+def _entries(option: str | None) -> list[str]:
+    """The entries of the option, else of the variable. Raises UsageError for one that is not a folder."""
+    text = option or os.environ.get(VARIABLE, "")
+    entries = [text] if text and Path(text).is_dir() else [entry for entry in text.split(os.pathsep) if entry]
+    for entry in entries:
+        match = NAMED.fullmatch(entry)
+        if not Path(match[2] if match else entry).is_dir():
             source = "the option for data" if option else f"the variable {VARIABLE}"
-            raise UsageError(f"{source} names {entry}, which is not a folder")
-    return [Path(entry) for entry in named] or [DEFAULT]
+            raise UsageError(f"{source} names {match[2] if match else entry}, which is not a folder")
+    return entries
 
 
 def candidates(dataset: Dataset, search_path: Sequence[Path]) -> list[Path]:
@@ -55,10 +71,20 @@ def resolve(name: str, plugins: Plugins, option: str | None) -> Found:
     """Choose the data set for ``name``: that data set if it is on this machine, else its fallback.
 
     Raises NoData if there is neither, and DataError if the plugin fails. A folder that the user named must hold the
-    data set: whoever names a folder does not want synthetic data.
+    data set: whoever names a folder does not want synthetic data. Raises UsageError, which ends the run, for a folder
+    NAME=FOLDER that does not hold that data set.
     """
-    dataset = plugins.datasets.get(name)
-    if dataset.synthetic:
+    dataset, named = plugins.datasets.get(name), named_folders(option)
+    for other in named:
+        plugins.datasets.get(other)  # a misspelt name would leave the folder unused
+    if name in named:
+        if not plugins.call(dataset, "matches", named[name]):
+            raise UsageError(
+                f"{named[name]} is not a complete {name}: {dataset.summary or 'see its documentation'}. Point "
+                f"{name}=FOLDER at the folder that holds its files"
+            )
+        return Found(dataset, named[name])
+    if dataset.synthetic or dataset.bundled:
         return Found(dataset, None)
     search_path = roots(option)
     folder = locate(dataset, search_path, plugins)
@@ -67,16 +93,23 @@ def resolve(name: str, plugins: Plugins, option: str | None) -> Found:
     for incomplete in (root / name for root in search_path):
         if incomplete.is_dir() and any(incomplete.iterdir()):
             raise NoData(
-                f"{incomplete} exists but holds no complete {name}; complete it, or remove the folder (harness data "
-                f"fetch {name} resumes the download, or explains how to get the data)"
+                f"{incomplete} exists but holds no complete {name}; complete it, or remove the folder "
+                f"({_advice(dataset)})"
             )
     missing = f"data set {name!r} is not in {', '.join(str(root) for root in search_path)}"
-    remedy = f"point --harness-data or {VARIABLE} at it, or get it: harness data fetch {name}"
-    if option or os.environ.get(VARIABLE):
+    remedy = f"point --harness-data {name}=FOLDER or {VARIABLE} at it, or {_advice(dataset)}"
+    if any(not NAMED.fullmatch(entry) for entry in _entries(option)):
         raise NoData(f"{missing}; {remedy}")
     if dataset.fallback is None:
         raise NoData(f"{missing} and has no fallback; {remedy}")
     return resolve(dataset.fallback, plugins, option)
+
+
+def _advice(dataset: Dataset) -> str:
+    """How to get a data set that is not on this machine."""
+    if type(dataset).fetch is Dataset.fetch:
+        return f"put its files into {DEFAULT / dataset.name}"
+    return f"get it: harness data fetch {dataset.name}"
 
 
 class Library:
@@ -127,7 +160,7 @@ class Library:
             data = self._plugins.call(dataset, "load", folder, cache, progress)
         if not isinstance(data, Data):
             raise DataError(f"load() of dataset {name!r} gives {type(data).__name__}, not a harness.Data")
-        return data
+        return data.read_by(dataset)
 
     def _to_layout(self, data: Data, name: str, layout: str) -> Data:
         dataset = self._plugins.datasets.get(name)
@@ -140,7 +173,7 @@ class Library:
         return Data(dataset.task_in(layout), **splits)
 
     def _locate(self, name: str) -> tuple[Dataset, Path]:
-        """The data set and its folder. Synthetic data are generated into the store."""
+        """The data set and its folder. Synthetic data, and data of packages, are written into the store."""
         location = resolve(name, self._plugins, self._option)
         dataset = location.dataset
         if dataset.name != name:
@@ -154,7 +187,7 @@ class Library:
 
 
 def _first_examples(data: Data, count: int) -> Data:
-    return dataclasses.replace(data, validation=data.validation.first(count), test=data.test.first(count))
+    return dataclasses.replace(data, validation=data.validation.take(slice(count)), test=data.test.take(slice(count)))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -167,14 +200,20 @@ class Status:
     folder: str | None
     searched: tuple[str, ...]
     problem: str | None = None
+    #: Whether the files come with an installed package.
+    bundled: bool = False
+    #: How to get a data set that was not found.
+    advice: str = ""
 
     def __str__(self) -> str:
         """The lines for users: the folder, or how to get the data set."""
         if self.problem is not None:
             return f"{self.name}: {self.problem}"
-        state = f"not found in {', '.join(self.searched)}; get it: harness data fetch {self.name}"
-        if self.synthetic:
+        state = f"not found in {', '.join(self.searched)}; {self.advice}"
+        if self.synthetic and self.folder is None:
             state = "made when it is needed"
+        elif self.bundled and self.folder is None:
+            state = "comes with an installed package"
         elif self.folder is not None:
             state = f"found in {self.folder}"
         return f"{self.name}: {state}\n    {self.summary}"
@@ -182,15 +221,19 @@ class Status:
 
 def status(plugins: Plugins, option: str | None) -> Iterator[Status]:
     """Yield where each data set is."""
-    search_path = roots(option)
+    search_path, named = roots(option), named_folders(option)
     for name in plugins.datasets:
         dataset = plugins.datasets.get(name)
         folder = problem = None
-        if not dataset.synthetic:
+        is_made = (dataset.synthetic or dataset.bundled) and name not in named
+        if not is_made:
             try:
-                folder = locate(dataset, search_path, plugins)
-            except DataError as error:
+                folder = (
+                    resolve(name, plugins, option).folder if name in named else locate(dataset, search_path, plugins)
+                )
+            except (DataError, UsageError) as error:
                 problem = str(error)
-        searched = () if dataset.synthetic else tuple(map(str, search_path))
+        searched = () if is_made else tuple(map(str, search_path))
         place = None if folder is None else str(folder)
-        yield Status(name, dataset.summary, dataset.synthetic, place, searched, problem)
+        advice = "" if is_made or place is not None else _advice(dataset)
+        yield Status(name, dataset.summary, dataset.synthetic, place, searched, problem, dataset.bundled, advice)

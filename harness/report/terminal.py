@@ -35,7 +35,7 @@ from harness.run.declarations import figures_by_role
 from harness.text import fit_table, format_margin, one_line, printable
 
 QUALITY = (
-    "[low, high]: 95 % interval; for differences in quality by bootstrap over patients. "
+    "[low, high]: 95 % interval; for differences in quality by bootstrap over patients, or examples without them. "
     "±: standard deviation over seeds."
 )
 RATIO = (

@@ -28,6 +28,8 @@ if TYPE_CHECKING:
 
 #: The number of test examples that the timed calls cycle through.
 TIMED_INPUTS = 64
+#: So many examples are prepared and written at once.
+WRITTEN_ROWS = 1024
 #: Predictions use all CPUs, in a worker process, so that a kernel that crashes fails only its own cell.
 EVALUATION = Profile(threads=os.cpu_count() or 1, affinity=None)
 
@@ -98,7 +100,7 @@ class Deployer:
     def _predict(self, cell: Cell, file: Path, data: Data, split: str) -> NDArray[Any]:
         """What a deployed file answers on a split. Raises CellError for impossible answers."""
         part: Split = getattr(data, split)
-        inputs, answers = self._arrays(cell, split, part.inputs), file.parent / f"{split}-scores.npy"
+        inputs, answers = self._arrays(cell, split, part), file.parent / f"{split}-scores.npy"
         scores = self._pool().predict(EVALUATION, cell.runtime, file, inputs, answers)
         expected = (len(part), len(data.task.labels))
         if scores.shape != expected:
@@ -146,19 +148,27 @@ class Deployer:
 
     def inputs(self, cell: Cell) -> Path:
         """The .npy file of the test examples that the cell's calls are timed on."""
-        test = self._data(cell).test.inputs
+        test = self._data(cell).test
         rows = np.sort(np.random.default_rng(0).permutation(len(test))[:TIMED_INPUTS])
-        return self._arrays(cell, "timed", test[rows])
+        return self._arrays(cell, "timed", test, rows)
 
     def _data(self, cell: Cell) -> Data:
         layout = self._plugins.architectures.get(cell.architecture).layout
         return self._library.load(cell.dataset, self._evaluation, layout)
 
-    def _arrays(self, cell: Cell, use: str, inputs: NDArray[Any]) -> Path:
-        """The file from which workers read inputs, written once."""
+    def _arrays(self, cell: Cell, use: str, split: Split, rows: NDArray[Any] | None = None) -> Path:
+        """The file from which workers read the inputs of ``rows``, by default all, written once."""
         file = self._folder / f"{cell.dataset}-{self._plugins.architectures.get(cell.architecture).layout}-{use}.npy"
         if not file.exists():
             # Whole or not at all, because the next cell uses the file if it exists.
             with atomic_write(file, "or choose another store", sync=False) as temporary, temporary.open("wb") as stream:
-                np.save(stream, np.ascontiguousarray(inputs))
+                rows = np.arange(len(split)) if rows is None else rows
+                header = {
+                    "descr": "<f4",
+                    "fortran_order": False,
+                    "shape": (len(rows), *self._data(cell).task.input_shape),
+                }
+                np.lib.format.write_array_header_1_0(stream, header)
+                for start in range(0, len(rows), WRITTEN_ROWS):  # a split may be larger than the memory
+                    stream.write(split.tensor(rows[start : start + WRITTEN_ROWS]).contiguous().numpy().tobytes())
         return file

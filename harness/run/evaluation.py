@@ -8,7 +8,6 @@ from collections.abc import Callable, Collection, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from numpy.typing import NDArray
 
@@ -85,7 +84,7 @@ class CellContext:
 
     @functools.cached_property
     def example(self) -> torch.Tensor:
-        return torch.from_numpy(np.array(self._data.validation.inputs[:1]))
+        return self._data.validation.tensor(slice(0, 1))
 
 
 def _computed_metrics(plugins: Plugins, chosen: Collection[str]) -> Iterator[str]:

@@ -50,7 +50,7 @@ def cells_of(
             f"one data set would be used twice, because fallbacks replace those that are not found ({replaced}); "
             "fetch the missing ones or remove them from the matrix"
         )
-    return matrix.cells(name, suite, matrix.seeds[: preset.seeds], datasets, missing)
+    return matrix.cells(name, suite, preset.seeds_of(matrix.seeds), datasets, missing)
 
 
 def is_suite(file: Path) -> bool:

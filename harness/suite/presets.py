@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+from collections.abc import Sequence
 
 from harness.api import Architecture, Phase, Training
 from harness.errors import CellError, UsageError, nearest
@@ -23,8 +24,8 @@ class Preset:
     because pauses take their time. A cell that these processes leave undecided gets more of them, until it has taken
     ``budget`` seconds or has `SAMPLING_LIMIT`.
     ``aa_runs`` is the number of A/A runs in the same minutes. The single protocol times ``calls`` calls, or with pauses
-    as many as all processes would in pairs. ``seeds`` limits the seeds of a matrix, ``evaluation`` the number of
-    validation and of test examples; None means no limit.
+    as many as all processes would in pairs. ``seeds`` limits the seeds of a matrix; with ``exact_seeds`` a matrix of
+    fewer seeds gets more. ``evaluation`` limits the number of validation and of test examples; None means no limit.
     """
 
     name: str
@@ -38,6 +39,7 @@ class Preset:
     aa_runs: int = 3
     seconds: float | None = None
     seeds: int | None = None
+    exact_seeds: bool = False
     evaluation: int | None = None
 
     def more_processes(self, processes: int, seconds: float) -> int | None:
@@ -48,6 +50,13 @@ class Preset:
         """
         more = min(SAMPLING_LIMIT, math.ceil(1.5 * processes))
         return more if more > processes and seconds * more / processes <= self.budget else None
+
+    def seeds_of(self, declared: Sequence[int]) -> tuple[int, ...]:
+        """Return the seeds to run: those that a matrix declares, and the next integers where it has too few."""
+        chosen = list(declared[: self.seeds])
+        while self.exact_seeds and self.seeds is not None and len(chosen) < self.seeds:
+            chosen.append(max(chosen) + 1)
+        return tuple(chosen)
 
     def training(self, architecture: Architecture, phase: Phase) -> Training:
         """Return the architecture's training, shortened to this preset. Raises CellError if it is not a Training."""

@@ -35,7 +35,7 @@ class Shelf:
         """Return a data set's folder. Skip the check if there is none."""
         from harness.data.library import VARIABLE, candidates, roots
 
-        if dataset.synthetic:
+        if dataset.synthetic or dataset.bundled:
             folder = self.root / dataset.name
             if not folder.exists():
                 dataset.make(folder)
@@ -136,7 +136,7 @@ def test_dataset_fingerprint_is_of_the_content(dataset: Dataset, shelf: Shelf, t
             got=repr(first),
             fix="return hashlib.sha256(...).hexdigest()",
         )
-    if dataset.synthetic:
+    if dataset.synthetic or dataset.bundled:
         shutil.copytree(folder, other)
     else:
         other.symlink_to(folder.resolve(), target_is_directory=True)
@@ -224,8 +224,8 @@ def test_dataset_layouts_have_their_shapes(dataset: Dataset, shelf: Shelf) -> No
 
 def test_dataset_is_made_the_same_each_time(dataset: Dataset, shelf: Shelf, tmp_path: Path) -> None:
     """make() writes the same bytes into every folder."""
-    if not dataset.synthetic:
-        pytest.skip(f"{dataset.name} is not synthetic, so it has no make()")
+    if not (dataset.synthetic or dataset.bundled):
+        pytest.skip(f"{dataset.name} is neither synthetic nor bundled, so it has no make()")
     dataset.make(tmp_path / "again")
     first, second = (_contents(folder) for folder in (shelf.folder(dataset), tmp_path / "again"))
     differing = [name for name in {**first, **second} if first.get(name) != second.get(name)]

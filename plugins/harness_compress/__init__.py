@@ -6,6 +6,8 @@ from collections.abc import Callable
 
 from harness import Step, hookimpl
 from harness_compress.distill import Distill as distill
+from harness_compress.distill_outputs import DistillKD as distill_kd
+from harness_compress.distill_outputs import DistillMSE as distill_mse
 from harness_compress.factorize import Factorize as factorize
 from harness_compress.half import Half as half
 from harness_compress.prune import Prune as prune
@@ -17,6 +19,8 @@ from harness_compress.quantize_weights import QuantizeWeights as quantize_weight
 
 __all__ = [
     "distill",
+    "distill_kd",
+    "distill_mse",
     "factorize",
     "half",
     "prune",
@@ -30,6 +34,7 @@ __all__ = [
 
 @hookimpl
 def harness_steps(register: Callable[[type[Step]], None]) -> None:
+    distill.kinds = ("multilabel", "binary")  # here, because the code of its module is part of its models' keys
     for step in (
         prune,
         prune_quantile,
@@ -40,5 +45,7 @@ def harness_steps(register: Callable[[type[Step]], None]) -> None:
         half,
         factorize,
         distill,
+        distill_kd,
+        distill_mse,
     ):
         register(step)

@@ -5,10 +5,12 @@ from __future__ import annotations
 import dataclasses
 import functools
 import hashlib
+import math
 import signal
 import subprocess
 import sys
 import textwrap
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -23,9 +25,10 @@ from sklearn.metrics import roc_auc_score
 from torch.nn.functional import binary_cross_entropy_with_logits
 
 from harness import CellError, Split, StoreError, Training, UsageError
+from harness.api.data import Augment, Prepare
 from harness.api.tasks import MULTILABEL, TaskKind
 from harness.build import training as loop
-from harness.build.training import digest, predict, predict_array
+from harness.build.training import digest, predict, predict_split
 from harness.stats.quality import macro_auroc
 
 TRAIN, VALIDATION = toy.part(60, 0), toy.part(20, 1)
@@ -322,7 +325,7 @@ def test_the_best_epoch_survives_a_kill_after_it(tmp_path: Path) -> None:
 def test_the_history_is_the_macro_auroc_of_the_validation_part() -> None:
     model = network()
     history = fit(model, TRAIN, VALIDATION, dataclasses.replace(CONV, epochs=1), seed=0)
-    logits = predict_array(model, VALIDATION.inputs, 7, "cpu")
+    logits = predict_split(model, VALIDATION, 7, "cpu")
     assert history[0]["auroc"] == pytest.approx(roc_auc_score(VALIDATION.targets, logits, average="macro"))
     with torch.inference_mode():
         assert np.allclose(model(torch.from_numpy(VALIDATION.inputs)).numpy(), logits, atol=1e-6)
@@ -363,7 +366,7 @@ def test_another_kind_selects_by_its_own_score() -> None:
     )
     model = network()
     history = loop.fit(model, TRAIN, VALIDATION, CONV, seed=5, kind=opposite)
-    logits = predict_array(model, VALIDATION.inputs, 7, "cpu")
+    logits = predict_split(model, VALIDATION, 7, "cpu")
     assert -macro_auroc(logits, VALIDATION.targets) == max(row["negative"] for row in history)
 
 
@@ -565,3 +568,130 @@ def test_the_digest_sees_names_shapes_and_values() -> None:
         linear.bias[0] += 1e-6
     assert digest(linear) != before
     assert loop.digest is digest
+
+
+# ------------------------------------------------------------------------------------ stored inputs, augmentation
+
+
+def stored(augment: Augment | None = None, prepare: Prepare | None = None) -> Split:
+    """The training examples as uint8, eight levels a unit."""
+    inputs = np.clip(np.round(8 * TRAIN.inputs + 128), 0, 255).astype(np.uint8)
+    return dataclasses.replace(TRAIN, inputs=inputs, prepare=prepare or unpacked, augment=augment)
+
+
+def unpacked(inputs: torch.Tensor) -> torch.Tensor:
+    return (inputs.float() - 128) / 8
+
+
+def noisy(batch: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
+    return batch + 0.1 * torch.randn(batch.shape, generator=generator)
+
+
+def fitted(train: Split, training: Training = CONV, **more: Any) -> torch.nn.Module:
+    torch.manual_seed(0)
+    model = toy.Conv().build(toy.Toy.task)
+    fit(model, train, VALIDATION, training, seed=1, **more)
+    return model
+
+
+def test_uint8_trains_as_the_floats_that_prepare_makes_of_it() -> None:
+    floats = dataclasses.replace(TRAIN, inputs=stored().tensor(slice(None)).numpy())
+    assert digest(fitted(stored())) == digest(fitted(floats))
+    teacher = toy.Conv().build(toy.Toy.task)
+    assert torch.equal(
+        predict(teacher, torch.from_numpy(stored().inputs), 7, unpacked),
+        predict(teacher, torch.from_numpy(floats.inputs), 7),
+    )
+
+
+def test_a_mapped_file_trains_as_the_array_in_memory_without_being_read_at_once(tmp_path: Path) -> None:
+    np.save(tmp_path / "inputs.npy", stored().inputs)
+    mapped = np.load(tmp_path / "inputs.npy", mmap_mode="r")
+    sizes = []
+
+    def prepare(inputs: torch.Tensor) -> torch.Tensor:
+        sizes.append(len(inputs))
+        return unpacked(inputs)
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        model = fitted(dataclasses.replace(stored(prepare=prepare), inputs=mapped))
+    assert digest(model) == digest(fitted(stored()))
+    assert max(sizes) == CONV.batch
+
+
+def test_augmentation_changes_training_batches_alone_and_each_epoch_anew() -> None:
+    batches: list[torch.Tensor] = []
+
+    def recorded(batch: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
+        batches.append(noisy(batch, generator) - batch)
+        return noisy(batch, generator)
+
+    model = fitted(dataclasses.replace(TRAIN, augment=recorded))
+    assert digest(model) == digest(fitted(dataclasses.replace(TRAIN, augment=recorded)))
+    assert digest(model) != digest(fitted(TRAIN))
+    steps = math.ceil(len(TRAIN) / CONV.batch)
+    assert len(batches) == 2 * steps * CONV.epochs  # no call for the validation split
+    assert not torch.equal(batches[0], batches[steps])
+
+
+@pytest.mark.parametrize("at", [1, 3])
+def test_a_killed_training_with_augmentation_goes_on_to_the_same_weights(tmp_path: Path, at: int) -> None:
+    class Killed(Exception):
+        pass
+
+    def progress(done: int, total: int, note: str = "") -> None:
+        if done > at * len(TRAIN):
+            raise Killed
+
+    file = tmp_path / "checkpoint"
+    with pytest.raises(Killed):
+        fitted(stored(noisy), checkpoint=file, progress=progress)
+    assert file.exists()
+    assert digest(fitted(stored(noisy), checkpoint=file)) == digest(fitted(stored(noisy)))
+
+
+def test_the_teacher_answers_the_augmented_examples() -> None:
+    teacher = toy.Conv().build(toy.Toy.task).eval()
+    seen: list[torch.Tensor] = []
+    inputs: list[torch.Tensor] = []
+
+    def recorded(batch: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
+        inputs.append(noisy(batch, generator))
+        return inputs[-1]
+
+    def loss(logits: torch.Tensor, targets: torch.Tensor, teacher_logits: torch.Tensor | None) -> torch.Tensor:
+        assert teacher_logits is not None
+        seen.append(teacher_logits)
+        return (logits - teacher_logits).square().mean()
+
+    fitted(dataclasses.replace(TRAIN, augment=recorded), loss=loss, teacher=teacher)
+    with torch.no_grad():
+        assert all(torch.equal(teacher(batch), logits) for batch, logits in zip(inputs, seen, strict=True))
+
+
+def test_an_augmentation_that_changes_the_shape_is_named() -> None:
+    with pytest.raises(CellError, match=r"augment\(\) of the data set gives .* it must keep both"):
+        fitted(dataclasses.replace(TRAIN, augment=lambda batch, generator: batch[:, :, 1:]))
+
+
+@pytest.mark.slow
+def test_a_hundred_thousand_images_train_within_four_gibibytes(tmp_path: Path) -> None:
+    """ChestX-ray14 at 64 x 64: 112,120 images, 1.8 GB as float32 and 0.5 GB as uint8."""
+    code = """
+        import resource, sys
+        import numpy as np, torch
+        from harness import Split, Task, Training
+        from harness.api.tasks import kind_of
+        from harness.build.training import fit
+        inputs = np.random.default_rng(0).integers(0, 256, (112_120, 1, 64, 64), dtype=np.uint8)
+        targets = np.tile(np.eye(14, dtype=np.float32), (8009, 1))[:112_120]
+        split = Split(inputs, targets, prepare=lambda batch: batch.float() / 255)
+        model = torch.nn.Sequential(torch.nn.AvgPool2d(8), torch.nn.Flatten(), torch.nn.Linear(64, 14))
+        training = Training(1, 256, "SGD", {"lr": 0.01})
+        kind = kind_of(Task((1, 64, 64), tuple("abcdefghijklmn")))
+        fit(model, split, split.take(slice(2000)), training, seed=0, kind=kind)
+        print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
+    """
+    done = subprocess.run([sys.executable, "-c", textwrap.dedent(code)], capture_output=True, text=True, check=True)
+    assert int(done.stdout) < 2 * 2**20  # KiB: half of what is allowed

@@ -232,8 +232,10 @@ def test_an_incomplete_record_is_a_usage_error(run: Run) -> None:
 
 def test_data_status_and_fetch(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     _, out, _ = run("data", "status")
-    assert "toy: not found in data; get it: harness data fetch toy" in out
+    assert "toy: not found in data; put its files into data/toy" in out
     monkeypatch.setattr(toy.Toy, "fetch", lambda self, folder, progress: toy.write(folder))
+    _, out, _ = run("data", "status")
+    assert "toy: not found in data; get it: harness data fetch toy" in out
     code, out, _ = run("data", "fetch", "toy")
     assert (code, out) == (0, "toy is in data/toy\n")
     _, out, _ = run("data", "status")
@@ -242,7 +244,7 @@ def test_data_status_and_fetch(run: Run, monkeypatch: pytest.MonkeyPatch) -> Non
     found = {entry["name"]: entry for entry in json.loads(out)}
     assert found["toy"] == {
         "name": "toy", "summary": "a toy", "synthetic": False, "folder": "data/toy", "searched": ["data"],
-        "problem": None,
+        "problem": None, "bundled": False, "advice": "",
     }  # fmt: skip
     assert (found["toy-synthetic"]["synthetic"], found["toy-synthetic"]["folder"]) == (True, None)
 

@@ -13,8 +13,10 @@ from torch import nn
 from torch.distributions import Bernoulli, kl_divergence
 from torch.nn.functional import binary_cross_entropy_with_logits
 
+from harness.api import Step
 from harness.errors import CellError, Unsupported, UsageError
 from harness_compress.distill import Distill, mld_loss
+from harness_compress.distill_outputs import DistillKD, DistillMSE
 
 logit = st.floats(-8, 8, width=32)
 
@@ -96,22 +98,86 @@ class Context:
         return model
 
 
-def test_the_incoming_model_teaches_a_fresh_one_trained_in_full() -> None:
+@pytest.mark.parametrize("step", [Distill(), DistillKD(), DistillMSE()], ids=lambda step: step.name)
+def test_the_incoming_model_teaches_a_fresh_one_trained_in_full(step: Step) -> None:
     context, teacher = Context(), nn.Linear(3, 2)
-    assert Distill().apply(teacher, context) is context.student  # type: ignore[arg-type]
+    assert step.apply(teacher, context) is context.student  # type: ignore[arg-type]
     assert context.done == [("teach", teacher), ("fit", context.student, "train", "student", {})]
-    assert Distill.is_teacher
-    assert Distill().trainings() == [("train", {})]
+    assert step.is_teacher
+    assert step.trainings() == [("train", {})]
 
 
-def test_an_int8_teacher_is_refused() -> None:
+@pytest.mark.parametrize("step", [Distill(), DistillKD(), DistillMSE()], ids=lambda step: step.name)
+def test_an_int8_teacher_is_refused(step: Step) -> None:
     teacher = nn.Linear(3, 2)
     teacher.gives_probabilities = True  # type: ignore[assignment]
-    with pytest.raises(Unsupported, match="probabilities"):
-        Distill().apply(teacher, Context())  # type: ignore[arg-type]
+    with pytest.raises(Unsupported, match="logits"):
+        step.apply(teacher, Context())  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("wrong", [{"method": "kd"}, {"weight": 0}, {"weight": 1.5}])
 def test_wrong_parameters_are_refused(wrong: dict[str, Any]) -> None:
     with pytest.raises(UsageError, match="distill"):
         Distill(**wrong)
+
+
+# ---------------------------------------------------------------------------------------------- the other kinds
+
+
+@pytest.mark.parametrize("temperature", [1.0, 4.0])
+def test_kd_is_the_divergence_of_softened_classes_times_the_square_of_the_temperature(temperature: float) -> None:
+    student, teacher = pair(6)
+    soft = [np.exp(logits.double().numpy() / temperature) for logits in (student, teacher)]
+    s, t = (exponents / exponents.sum(axis=1, keepdims=True) for exponents in soft)
+    expected = temperature**2 * (t * np.log(t / s)).sum(axis=1).mean()
+    found = DistillKD(temperature=temperature).divergence(student, teacher)
+    assert found.item() == pytest.approx(expected, rel=1e-5)
+    oracle = nn.KLDivLoss(reduction="batchmean")(
+        (student / temperature).log_softmax(1), (teacher / temperature).softmax(1)
+    )
+    assert found.item() == pytest.approx(temperature**2 * oracle.item(), rel=1e-5)
+
+
+def test_kd_s_gradient_approaches_that_of_matching_logits_at_high_temperatures() -> None:
+    """Hinton et al., equation 4: with logits of mean zero, T^2 KL has the gradient (student - teacher) / classes."""
+    student, teacher = (logits - logits.mean(dim=1, keepdim=True) for logits in pair(7))
+    student.requires_grad_()
+    DistillKD(temperature=1000.0).divergence(student, teacher).backward()
+    assert student.grad is not None
+    assert torch.allclose(student.grad, (student - teacher).detach() / 5 / len(student), atol=1e-3)
+
+
+def test_mse_is_the_mean_squared_difference_of_outputs() -> None:
+    student, teacher = (logits.requires_grad_() for logits in pair(8))
+    found = DistillMSE().divergence(student, teacher)
+    assert found.item() == pytest.approx(np.square(student.detach().numpy() - teacher.detach().numpy()).mean())
+    found.backward()
+    assert teacher.grad is None
+
+
+@pytest.mark.parametrize("step", [DistillKD(weight=0.3), DistillMSE(weight=0.3)], ids=lambda step: step.name)
+def test_the_objectives_mix_task_and_teacher(step: DistillKD | DistillMSE) -> None:
+    student, teacher = pair(9)
+
+    def task(logits: torch.Tensor, targets: torch.Tensor, teacher: torch.Tensor | None) -> torch.Tensor:
+        return (logits - targets).abs().mean()
+
+    found = step.loss(task)(student, torch.zeros(6, 5), teacher)
+    expected = 0.7 * student.abs().mean() + 0.3 * step.divergence(student, teacher)
+    assert found.item() == pytest.approx(expected.item())
+    with pytest.raises(CellError, match="teacher"):
+        step.loss(task)(student, torch.zeros(6, 5), None)
+
+
+def test_each_step_names_its_kinds() -> None:
+    assert (Distill.kinds, DistillKD.kinds, DistillMSE.kinds) == (
+        ("multilabel", "binary"),
+        ("multiclass",),
+        ("regression",),
+    )
+
+
+@pytest.mark.parametrize("wrong", [{"temperature": 0}, {"temperature": float("inf")}, {"weight": 0}])
+def test_wrong_parameters_of_kd_are_refused(wrong: dict[str, Any]) -> None:
+    with pytest.raises(UsageError, match="distill_kd"):
+        DistillKD(**wrong)

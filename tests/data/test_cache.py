@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import warnings
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
+from numpy.typing import NDArray
 
+from harness import DataError
 from harness.data import cache
-from harness.data.cache import cached
+from harness.data.cache import Blocks, cached
 
 KEY = "0123456789abcdef"
 ARRAYS = {"inputs": np.arange(6, dtype=np.float32).reshape(2, 3), "names": np.array(["a", "b"])}
@@ -43,3 +47,28 @@ def test_a_header_that_is_no_python_is_damage(tmp_path: Path) -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         cached(tmp_path, KEY, lambda: pytest.fail("computed again"))
+
+
+def blocks(count: int, dtype: type = np.uint8) -> Iterator[NDArray[Any]]:
+    return (np.full((2, 3), index, dtype) for index in range(count))
+
+
+def test_blocks_are_written_as_they_come_and_mapped(tmp_path: Path) -> None:
+    arrays = cached(tmp_path, KEY, lambda: {"inputs": Blocks((6, 3), "uint8", blocks(3))})
+    assert arrays["inputs"].tolist() == [[row // 2] * 3 for row in range(6)]
+    assert isinstance(arrays["inputs"].base, np.memmap)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        cached(tmp_path, KEY, lambda: pytest.fail("computed again"))
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [(blocks(2), "4 rows together, not 6"), (blocks(3, np.int16), "a block is int16"), (iter([]), "0 rows")],
+)
+def test_blocks_that_are_not_what_they_declare_leave_nothing(
+    tmp_path: Path, content: Iterator[NDArray[Any]], message: str
+) -> None:
+    with pytest.raises(DataError, match=message):
+        cached(tmp_path, KEY, lambda: {"inputs": Blocks((6, 3), "uint8", content)})
+    assert [file.name for file in tmp_path.iterdir() if file.name != ".lock"] == []

@@ -11,6 +11,7 @@ from toy import Toy, ToySynthetic
 
 from harness import Data, DataError, Split, UsageError
 from harness.data.library import Library, locate, resolve, roots, status
+from harness.errors import NoData
 from harness.plugin.manager import Plugins
 from harness.progress import Display
 from harness.store.local import Store
@@ -70,7 +71,9 @@ def test_a_named_root_without_the_data_is_an_error(
     (tmp_path / "elsewhere").mkdir()
     if source == "variable":
         monkeypatch.setenv("HARNESS_DATA", "elsewhere")
-    with pytest.raises(UsageError, match=r"data set 'toy' is not in elsewhere; .*harness data fetch toy"):
+    with pytest.raises(
+        UsageError, match=r"data set 'toy' is not in elsewhere; point .* toy=FOLDER or .* put its files into data/toy"
+    ):
         resolve("toy", plugins, "elsewhere" if source == "option" else None)
 
 
@@ -98,9 +101,98 @@ def test_synthetic_data_can_be_asked_for_although_the_real_is_there(plugins: Plu
     assert resolve("toy-synthetic", plugins, None).dataset.synthetic
 
 
+def test_a_data_set_of_one_s_own_is_found_where_its_name_points(plugins: Plugins, tmp_path: Path) -> None:
+    toy.write(Path("data/toy"))
+    mine = toy.write(tmp_path / "mine" / "deep")
+    assert resolve("toy", plugins, f"toy={mine}").folder == mine
+    assert resolve("toy", plugins, f"{tmp_path}:toy={mine}").folder == mine
+    assert str(next(status(plugins, f"toy={mine}"))) == f"toy: found in {mine}\n    a toy"
+
+
+def test_the_variable_names_a_data_set_s_folder_too(
+    plugins: Plugins, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    mine = toy.write(tmp_path / "mine")
+    monkeypatch.setenv("HARNESS_DATA", f"toy={mine}")
+    assert resolve("toy", plugins, None).folder == mine
+    assert roots(None) == [Path("data")]
+
+
+@pytest.mark.parametrize(
+    ("option", "message"),
+    [
+        ("toy=empty", "empty is not a complete toy: a toy. Point toy=FOLDER"),
+        ("toy=nowhere", "the option for data names nowhere, which is not a folder"),
+        ("toi=empty", "no dataset is called 'toi'; did you mean 'toy'"),
+    ],
+)
+def test_a_named_folder_that_does_not_hold_its_data_set_ends_the_run(
+    plugins: Plugins, option: str, message: str
+) -> None:
+    Path("empty").mkdir()
+    with pytest.raises(UsageError, match=message) as raised:
+        resolve("toy", plugins, option)
+    assert not isinstance(raised.value, NoData)  # which fails only the cells of one data set
+
+
+def test_naming_one_data_set_s_folder_leaves_the_others_as_they_are(plugins: Plugins) -> None:
+    toy.write(Path("mine"))
+    assert resolve("toy-synthetic", plugins, "toy=mine").dataset.synthetic
+    assert resolve("toy", plugins, "toy-synthetic=mine").dataset.name == "toy-synthetic"
+
+
+def test_bundled_data_are_made_in_the_store(plugins: Plugins, store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Toy, "bundled", True)
+    monkeypatch.setattr(Toy, "make", lambda self, folder: toy.write(folder), raising=False)
+    assert resolve("toy", plugins, None).dataset.name == "toy"
+    library = Library(plugins, store, None, Display(None))
+    assert len(library.load("toy").train) == toy.SIZES["train"]
+    assert str(next(status(plugins, None))) == "toy: comes with an installed package\n    a toy"
+
+
+def test_the_data_set_s_methods_come_with_the_splits(
+    plugins: Plugins, store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    library = Library(plugins, store, None, Display(None))
+    splits = dict(library.load("toy-synthetic").splits())
+    assert {split.prepare for split in splits.values()} == {split.augment for split in splits.values()} == {None}
+
+    monkeypatch.setattr(ToySynthetic, "prepare", lambda self, inputs: inputs + 1, raising=False)
+    monkeypatch.setattr(ToySynthetic, "augment", lambda self, batch, generator: batch, raising=False)
+    changed = dict(Library(plugins, store, None, Display(None)).load("toy-synthetic", 8).splits())
+    assert changed["test"].tensor([2, 5]).numpy() == pytest.approx(splits["test"].inputs[[2, 5]] + 1)
+    assert [name for name, split in changed.items() if split.augment is not None] == ["train"]
+
+
+def test_a_prepare_that_gives_another_shape_is_named(
+    plugins: Plugins, store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(ToySynthetic, "prepare", lambda self, inputs: inputs[:, :1], raising=False)
+    with pytest.raises(DataError, match=r"examples have shape \(1, 16\), not \(2, 16\)"):
+        Library(plugins, store, None, Display(None)).load("toy-synthetic")
+    monkeypatch.setattr(ToySynthetic, "prepare", lambda self, inputs: inputs.double(), raising=False)
+    with pytest.raises(DataError, match=r"prepare\(\) gives torch.float64"):
+        Library(plugins, store, None, Display(None)).load("toy-synthetic")
+
+
+def test_ids_and_groups_follow_the_examples() -> None:
+    split = Split(
+        np.zeros((4, 2), np.uint8), np.arange(4), None, np.array(list("abcd")), {"sex": np.array(list("fmfm"))}
+    )
+    part = split.take([3, 0])
+    assert {name: array.tolist() for name, array in part.arrays().items() if name != "inputs"} == {
+        "targets": [3, 0],
+        "records": ["d", "a"],
+        "group sex": ["m", "f"],
+    }
+    assert part.units()[0].tolist() == [0, 1]
+    with pytest.raises(DataError, match="4 targets, 4 records, 3 group sex"):
+        Split(split.inputs, split.targets, None, split.records, {"sex": np.array(list("fmf"))})
+
+
 def test_status_says_what_is_found_where(plugins: Plugins) -> None:
     assert list(map(str, status(plugins, None))) == [
-        "toy: not found in data; get it: harness data fetch toy\n    a toy",
+        "toy: not found in data; put its files into data/toy\n    a toy",
         "toy-synthetic: made when it is needed\n    a made-up toy",
     ]
     toy.write(Path("data"))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
 
 import pytest
@@ -52,6 +53,17 @@ def test_a_missing_file_or_one_that_is_not_python_is_refused(tmp_path: Path) -> 
 def ids(plugins: Plugins, size: str = "study", data: str | None = None, **axes: object) -> list[str]:
     matrix = Matrix(**({"dataset": "toy", "architecture": "conv", "runtime": "eager", "seed": range(3)} | axes))
     return [cell.id for cell in cells_of(matrix, "m", "suite.py", plugins, preset(size), data)]
+
+
+@pytest.mark.parametrize("size", list(PRESETS))
+def test_a_number_of_seeds_holds_in_every_preset(plugins: Plugins, size: str) -> None:
+    toy.write(Path("data"))
+    matrix = Matrix(dataset="toy", architecture="conv", runtime="eager", seed=[3, 7])
+    chosen = dataclasses.replace(preset(size), seeds=4, exact_seeds=True)
+    cells = cells_of(matrix, "m", "suite.py", plugins, chosen, None)
+    assert [cell.seed for cell in cells] == [3, 7, 8, 9]
+    one = dataclasses.replace(chosen, seeds=1)
+    assert [cell.seed for cell in cells_of(matrix, "m", "suite.py", plugins, one, None)] == [3]
 
 
 def test_presets_bound_the_seeds(plugins: Plugins) -> None:
