@@ -146,7 +146,7 @@ def judge(
     the earlier run in neither ``lost`` nor ``new`` were not selected, and are not judged.
     """
     comparisons = [
-        judge_cell(name, old[name], record, policy_of(record))
+        judge_cell(name, old[name], record, policy_of(record), _reference_code_changed(name, old, new))
         if name in old
         else judge_new_cell(name, record, policy_of(record))
         for name, record in new.items()
@@ -157,10 +157,20 @@ def judge(
     return Judgement(tuple(comparisons), not_selected=len(old.keys() - new.keys() - lost.keys()))
 
 
-def judge_cell(name: str, old: Record, new: Record, policy: Policy) -> CellComparison:
+def _reference_code_changed(name: str, old: Mapping[str, Record], new: Mapping[str, Record]) -> bool:
+    """Whether the records of the cell's reference say that its code changed."""
+    reference = f"{new[name].suite}::{new[name].matrix}[{new[name].reference}]"
+    return reference in old and reference in new and bool(changed_code(old[reference], new[reference]))
+
+
+def judge_cell(
+    name: str, old: Record, new: Record, policy: Policy, reference_code_changed: bool = False
+) -> CellComparison:
     """Compare a cell of both runs. A figure that only the new run has is not judged; a lost one is inconclusive."""
     findings = (
-        judge_latency(old, new, tolerance) if figure == LATENCY else judge_metric(figure, old, new, tolerance)
+        judge_latency(old, new, tolerance, reference_code_changed)
+        if figure == LATENCY
+        else judge_metric(figure, old, new, tolerance)
         for figure, tolerance in policy.tolerances.items()
     )
     return CellComparison(name, old, new, policy, tuple(finding for finding in findings if finding is not None))
@@ -323,7 +333,9 @@ def _judge_kept_share(
 # ------------------------------------------------------------------------------------------------------------ latency
 
 
-def judge_latency(old: Record, new: Record, tolerance: Tolerance) -> Finding | None:
+def judge_latency(
+    old: Record, new: Record, tolerance: Tolerance, reference_code_changed: bool = False
+) -> Finding | None:
     """Judge latency by pairs of both models, else by each run's ratio to its reference; None if never timed.
 
     Where the code that runs the model changed, only pairs count that timed the earlier code: a change of code slows the
@@ -342,7 +354,8 @@ def judge_latency(old: Record, new: Record, tolerance: Tolerance) -> Finding | N
         return _latency_finding("not judged", tolerance, reason=reason)
     if old.timing is not None:
         same_file = old.artefact.sha256 == new.artefact.sha256 or (remeasured is not None and remeasured.same)
-        return _judge_ratios(old, new, old.timing, new.timing, same_file, tolerance)
+        problem = "the code of its reference changed" if reference_code_changed else _incomparable(old, new)
+        return _judge_ratios(old, new, old.timing, new.timing, same_file, tolerance, problem)
     return None
 
 
@@ -381,16 +394,17 @@ def _judge_pairs(timing: Timing, earlier: float | None, now: float | None, toler
 
 
 def _judge_ratios(
-    old: Record, new: Record, before: Timing, now: Timing, same_file: bool, tolerance: Tolerance
+    old: Record, new: Record, before: Timing, now: Timing, same_file: bool, tolerance: Tolerance, problem: str
 ) -> Finding:
     """Judge the quotient of both runs' ratios to the reference, by Welch's t interval; the unit is the process.
 
-    Each run's A/A runs widen it. A run of version 0.1 may have discarded the ratio as contaminated.
+    Each run's A/A runs widen it. ``problem`` says why the ratios cannot be compared; empty if they can. A run of
+    version 0.1 may have discarded the ratio as contaminated.
     """
     from harness.stats.ratios import mean_log_ratio, quotient
 
     not_timed = f" ({new.against.reason})" if new.against is not None and new.against.reason else ""
-    problem, contaminated = _incomparable(old, new), ""
+    contaminated = ""
     for run, timing in (("the earlier", before), ("this", now)):
         verdict = timing.verdict
         if verdict is not None and verdict.kind == "contaminated":

@@ -359,6 +359,23 @@ def test_ratios_of_changed_code_are_not_judged(now: dict[str, str], kind: str, f
         assert re.fullmatch("the code of .* changed, and this run did not time the earlier code", judged.reason)
 
 
+def test_ratios_to_a_reference_of_changed_code_are_inconclusive() -> None:
+    """Its artefact is not in the store, so nothing but ratios is left."""
+    reference = cell(precision="float32")
+    old, new = cell(precision="int8"), cell(precision="int8")
+    new["artefact"]["sha256"] = "s2"
+    name, about = (f"suites/toy.py::m[{made['cell']}]" for made in (old, reference))
+    assert old["reference"] == reference["cell"]
+    before, now = {about: reference | {"code": CODE}, name: old}, {about: reference | {"code": CODE}, name: new}
+    kinds = {entry.name: entry for entry in judge(before, now, {}, lambda _: policy({"latency": "10%"})).comparisons}
+    assert kinds[name].outcomes == set()
+    now[about] = reference | {"code": CODE | {"architecture conv": "new"}}
+    kinds = {entry.name: entry for entry in judge(before, now, {}, lambda _: policy({"latency": "10%"})).comparisons}
+    assert kinds[about].outcomes == {"not judged"}
+    assert kinds[name].outcomes == {"inconclusive"}
+    assert "the code of its reference changed" in kinds[name].findings[0].reason
+
+
 def test_pairs_with_the_earlier_code_are_judged() -> None:
     old, new = cell() | {"code": CODE}, again(cell(), (2, 1.9, 2.1), "slower")
     new["against"] |= {"code": CODE, "code_changed": True}
