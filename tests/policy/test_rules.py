@@ -115,6 +115,10 @@ def test_the_defaults_judge_latency_size_memory_and_quality() -> None:
     assert {figure: str(tolerance) for figure, tolerance in declared.tolerances.items()} == {
         "latency": "1 %",
         "auroc": "0.005",
+        "accuracy": "0.005",
+        "balanced_accuracy": "0.005",
+        "r2": "0.01",
+        "mae": "1 %",
         "file_size": "1 %",
         "parameters": "0 %",
         "needed_memory": "0.25",
