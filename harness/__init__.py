@@ -84,6 +84,17 @@ def load_network(file: Path) -> "torch.nn.Module":
     return kind_of(task_of(artefact.header(file))).activated(artefact.load(file))
 
 
+def save_artefact(file: Path, model: "torch.nn.Module", made_by: Step, deployment: Deployment) -> None:
+    """Write a network, which the step ``made_by`` made of ``deployment.model``, to a file that `load_artefact` reads.
+
+    Raises CellError when the step cannot write it, OSError when the file cannot be written.
+    """
+    from harness.build import artefact
+
+    architecture = artefact.header(deployment.artefact)["architecture"]
+    artefact.save(file, model, [made_by], architecture, deployment.task)
+
+
 def __getattr__(name: str) -> Any:
     return former_names.former_export(__name__, name)
 
@@ -130,6 +141,7 @@ __all__ = [
     "hookimpl",
     "load_artefact",
     "load_network",
+    "save_artefact",
     "step",
     "train",
 ]

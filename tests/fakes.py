@@ -12,7 +12,7 @@ from typing import Any, ClassVar
 import numpy as np
 import pytest
 
-from harness import Profile
+from harness import Audit, Profile
 from harness.measure.machine import Disturbance
 from harness.measure.memory import Memory
 from harness.measure.pool import PairedSamples, SingleSamples
@@ -81,11 +81,16 @@ class Workers:
     def memory(self, *_: Any) -> Memory:
         return Memory(baseline=10**8, loaded=10**8 + 4096, peak=10**8 + 8192)
 
-    def predict(self, profile: Profile, runtime: str, file: Path, inputs: Path, output: Path) -> Any:
+    def predict(self, profile: Profile, runtime: str, file: Path, inputs: Path, output: Path, batch: int) -> Any:
         import torch
 
         predictor = installed().runtimes.get(runtime).load(file)
-        return predictor(torch.from_numpy(np.load(inputs))).numpy()
+        return torch.cat([predictor(rows) for rows in torch.from_numpy(np.load(inputs)).split(batch)]).numpy()
+
+    def audit(self, profile: Profile, runtime: str, file: Path, inputs: Path) -> Audit:
+        import torch
+
+        return installed().runtimes.get(runtime).audit(file, torch.from_numpy(np.load(inputs)[:1]))
 
     def close(self) -> None:
         pass

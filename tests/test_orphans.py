@@ -97,7 +97,7 @@ def ask(workers: Workers, action: str, folder: Path, how: str) -> None:
         case "memory":
             workers.memory(PROFILE, "torch", file, inputs)
         case "predict":
-            workers.predict(PROFILE, "torch", file, inputs, folder / "output.npy")
+            workers.predict(PROFILE, "torch", file, inputs, folder / "output.npy", batch=1)
 
 
 @pytest.fixture

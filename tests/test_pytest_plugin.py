@@ -119,7 +119,7 @@ def test_a_run_leaves_records_samples_and_tables(suite: Suite) -> None:
     assert (record["cell"], record["reference"]) == ("toy-synthetic-conv-half-seed0", "toy-synthetic-conv-full-seed0")
     assert (record["synthetic"], record["preset"], record["axes"]["pruning"]) == (True, "smoke", "half")
     assert [step["step"] for step in record["steps"]] == ["train(epochs=1)", "halve(factor=0.5)"]
-    assert record["steps"][1]["facts"] == {"factor": 0.5}
+    assert record["steps"][1]["facts"] == {"factor": 0.5, "restored_difference": 0}
     assert record["figures"]["weights"]["value"] == 90
     assert record["figures"]["undefined"]["value"] is None
     assert record["timing"]["ratio"]["value"] == pytest.approx(0.5, rel=1e-3)
@@ -306,7 +306,9 @@ def test_an_allocator_that_is_not_there_fails_its_cells_and_is_told_first(
     result.assert_outcomes(passed=1, failed=1)
     first, *_ = [line for line in result.outlines if "apt install it" in line]
     assert first == "harness: 1 cell cannot be timed: apt install it"
-    assert len(list(Path(".harness").glob("artefacts/*/*"))) == 1, "only the fresh network of the other cell is built"
+    assert len(list(Path(".harness").glob("artefacts/*/*/model.safetensors"))) == 1, (
+        "only the fresh network of the other cell is built"
+    )
 
 
 def test_a_second_run_builds_nothing(suite: Suite, monkeypatch: pytest.MonkeyPatch) -> None:

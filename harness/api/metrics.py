@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol, get_args
 
 from harness.api.data import Split, Task
+from harness.api.runtimes import Audit
 from harness.errors import UsageError, nearest
 from harness.former_names import FormerNames
 
@@ -94,8 +95,9 @@ class EvalContext(Protocol):
     """Give a metric read access to one cell that was built and timed. Attributes are computed on first use."""
 
     task: Task
-    #: The deployed file.
+    #: The deployed file, and what its runtime reports that it executes.
     file: Path
+    audit: Audit
     #: On the test split: the file's answers (n, labels), and the targets (see `Task`). Answers are probabilities, or
     #: the outputs of a regression.
     scores: NDArray[Any]
@@ -138,7 +140,11 @@ class EvalContext(Protocol):
 
     @property
     def model(self) -> torch.nn.Module:
-        """The artefact's model, in evaluation mode."""
+        """The artefact's model, in evaluation mode.
+
+        Where the recipe requests a quantization: the network in the deployed file, if that is one of PyTorch; otherwise
+        the float network, whose attribute ``quantization`` is the request.
+        """
         ...
 
     @property

@@ -90,6 +90,10 @@ class StepContext(Protocol):
         """Return that many random examples of a split, (examples, *input_shape), or all if there are fewer."""
         ...
 
+    def calibration_rows(self, examples: int, split: Literal["validation", "train"] = "validation") -> tuple[int, ...]:
+        """Return the row numbers, ascending, of the examples that ``calibration`` returns."""
+        ...
+
     def report(self, **facts: Any) -> None:
         """Store facts about the step (JSON values) with the artefact; they appear in the record."""
         ...
@@ -154,6 +158,8 @@ class Step(FormerNames, metaclass=StepType):
     is_teacher: ClassVar[bool] = False
     #: The kinds of tasks that it is made for; empty for all. Its cells of other kinds are skipped, with the reason.
     kinds: ClassVar[tuple[KindName, ...]] = ()
+    #: True when no step may follow, because the model only requests what its runtime does.
+    is_final: ClassVar[bool] = False
     #: Hint for authors whose step the conformance kit cannot instantiate.
     _fix_examples: ClassVar[str] = "define examples(), or give every parameter a default"
 

@@ -44,8 +44,9 @@ RESULT = (
     "A step's result is a network of the architecture's own modules, stock layers of torch.nn and plain tensors; for "
     "any other result the step defines dump() and restore()"
 )
-#: So many validation examples, spread over the split, must be answered alike before and after storing, by batches.
-COMPARED, BATCH = 128, 32
+#: So many validation examples, spread over the split, must be answered alike before and after storing, by batches:
+#: within RESTORED, or within this share of the largest answer if that is above 1.
+COMPARED, BATCH, RESTORED = 128, 32, 1e-6
 #: The attributes of a module that hold its hooks on forward.
 _HOOKS = ("_forward_hooks", "_forward_pre_hooks")
 #: Values of attributes that are compared.
@@ -113,15 +114,18 @@ class Context:
     ) -> torch.Tensor:
         if part is not None:
             former_names.warn("calibration(part=)", "calibration(split=)")
+        source = self._train if (part or split) == "train" else self._validation
+        rows = self.calibration_rows(examples, part or split)  # type: ignore[arg-type]
+        return source.tensor(list(rows))
+
+    def calibration_rows(self, examples: int, split: Literal["validation", "train"] = "validation") -> tuple[int, ...]:
         splits = {"validation": ("calibration", self._validation), "train": ("calibration/train", self._train)}
-        if (chosen_split := part or split) not in splits:
-            raise CellError(
-                f"{self._node.label} asks for calibration from {chosen_split!r}; it is 'validation' or 'train'"
-            )
-        purpose, source = splits[chosen_split]
+        if split not in splits:
+            raise CellError(f"{self._node.label} asks for calibration from {split!r}; it is 'validation' or 'train'")
+        purpose, source = splits[split]
         examples = min(examples, len(source))
         rows = np.random.default_rng(self.seed(purpose)).choice(len(source), examples, replace=False)
-        return source.tensor(np.sort(rows))
+        return tuple(map(int, np.sort(rows)))
 
     def report(self, **facts: Any) -> None:
         for name, value in facts.items():
@@ -322,7 +326,7 @@ class Executor:
                 facts = context.facts
             artefact = self.store.put(
                 node.document,
-                lambda file: self._save(file, node, model, data),
+                lambda file: self._save(file, node, model, data, facts),
                 facts,
                 time.perf_counter() - began,
             )
@@ -368,8 +372,11 @@ class Executor:
                     f"{data.task.kind} task" + (f": its answers {fault}" if fault else "")
                 )
 
-    def _save(self, file: Path, node: Node, model: torch.nn.Module, data: Data) -> None:
-        """Write the model to ``file``. Raises CellError unless the file gives back a network that answers alike."""
+    def _save(self, file: Path, node: Node, model: torch.nn.Module, data: Data, facts: dict[str, Any]) -> None:
+        """Write the model to ``file``. Raises CellError unless the file gives back a network that answers alike.
+
+        The largest difference of the answers becomes the fact ``restored_difference``.
+        """
         artefacts.save(file, model, node.steps, node.root.architecture, data.task, self.plugins)
         name = "build()" if node.step is None else describe(node.step)
         where = f"{self._plugin(node)}: the network that {name} gives"
@@ -386,7 +393,9 @@ class Executor:
         examples = data.validation.tensor(compared)
         difference = changed_answer(model, restored, examples)
         attributes = lost_attributes(model, restored)
-        if difference is not None:
+        if isinstance(difference, float):
+            facts["restored_difference"] = difference
+        else:
             reason = foreign_part(model) or "what it computes with is not all in its modules and state_dict()"
             named = f" ({attributes})" if attributes else ""
             raise CellError(f"{where} {difference} after it was restored from its file: {reason}{named}. {RESULT}")
@@ -451,20 +460,22 @@ def wrong_answer(model: torch.nn.Module, example: torch.Tensor, labels: int) -> 
     return None
 
 
-def changed_answer(model: torch.nn.Module, restored: torch.nn.Module, examples: torch.Tensor) -> str | None:
-    """How the restored network's answers to ``examples`` (n, *input_shape) differ from those of ``model``, or None.
+def changed_answer(model: torch.nn.Module, restored: torch.nn.Module, examples: torch.Tensor) -> str | float:
+    """Return the largest difference of the networks' answers to ``examples`` (n, *input_shape); a text if it matters.
 
     They are answered in batches, or one at a time if ``model`` cannot answer a batch.
     """
+    largest = 0.0
     if getattr(model, "gives_probabilities", False) != getattr(restored, "gives_probabilities", False):
         return "has another attribute gives_probabilities"
     for batch in torch.split(examples, _batch(model, examples)):
         before, after = _answer(model, batch), _answer(restored, batch)
-        tolerance = 1e-6 + 1e-5 * float(before.nan_to_num(0, 0, 0).abs().max())
-        if before.dtype != after.dtype or not torch.allclose(before, after, 1e-5, tolerance, equal_nan=True):
-            largest = float((before.double() - after.double()).abs().max())
-            return f"answers validation examples with a difference of {largest:.3g}"
-    return None
+        tolerance = RESTORED * max(1.0, float(before.nan_to_num(0, 0, 0).abs().max()))
+        difference = float((before.double() - after.double()).abs().nan_to_num(0).max())
+        if before.dtype != after.dtype or not torch.allclose(before, after, 0, tolerance, equal_nan=True):
+            return f"answers validation examples with a difference of {difference:.3g}"
+        largest = max(largest, difference)
+    return largest
 
 
 def _batch(model: torch.nn.Module, examples: torch.Tensor) -> int:

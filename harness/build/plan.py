@@ -186,12 +186,12 @@ def _root(
         "torch": ".".join(version("torch").split(".")[:2]),
         "architecture": {
             "version": network.version,
-            **_identity(plugins.architectures.origin(architecture), type(network)),
+            **code_identity(plugins.architectures.origin(architecture), type(network)),
         },
         "data": {
             "version": data.version,
             "fingerprint": fingerprint,
-            **_identity(plugins.datasets.origin(dataset), type(data)),
+            **code_identity(plugins.datasets.origin(dataset), type(data)),
         },
         "task": non_default_fields(data.task_in(network.layout)),
         # The trainings belong to the steps that run them.
@@ -203,6 +203,11 @@ def _root(
 def _child(
     parent: Node, step: Step, plugins: Plugins, trainings: DeclaredTrainings | None, parameters: Mapping[str, Any]
 ) -> Node:
+    if parent.step is not None and parent.step.is_final:
+        raise UsageError(
+            f"step {step.name!r} follows {describe(parent.step)}, which must be the last of a recipe; change the order "
+            "of the steps, or of the axes"
+        )
     # A step that declares no trainings depends on both phases.
     phases = sorted(PHASES if trainings is None else {phase for phase, _ in trainings})
     document = {
@@ -210,7 +215,7 @@ def _child(
         "parent": parent.key,
         "step": step.name,
         "version": step.version,
-        **_identity(plugins.steps.origin(step.name), type(step)),
+        **code_identity(plugins.steps.origin(step.name), type(step)),
         "parameters": parameters,
         "training": {phase: non_default_fields(getattr(parent.root, phase)) for phase in phases},
     }
@@ -245,8 +250,8 @@ def _parameters(step: Step, parameters: Any) -> Any:
     return to_jsonable(parameters)
 
 
-def _identity(origin: Origin, kind: type) -> dict[str, str]:
-    """The part of a key for the code of a step, an architecture or a data set, besides its ``version``.
+def code_identity(origin: Origin, kind: type) -> dict[str, str]:
+    """The part of a key for the code of a step, an architecture, a data set or a runtime, besides its ``version``.
 
     It is the id of its distribution and the digest of its code. A new release of a plugin that changes only other code
     keeps the key. Without readable source the version of the distribution stands for the code. The kernel's own

@@ -44,7 +44,7 @@ class Pair:
 
     ``aa_file`` is timed against itself (A/A run) to estimate noise; None stands for the reference. Pass a shared file
     to avoid A/A runs of each reference where each cell has its own. ``margin`` is the relative difference that
-    matters (0.01 is 1 %).
+    matters (0.01 is 1 %). Each file has its runtime, by default the cell's.
     """
 
     cell: Cell
@@ -53,12 +53,24 @@ class Pair:
     inputs: Path
     margin: float
     aa_file: Path | None = None
+    reference_runtime: str | None = None
+    candidate_runtime: str | None = None
+    aa_runtime: str | None = None
+
+    @property
+    def runtimes(self) -> tuple[str, str]:
+        """The runtimes of the reference and of the candidate."""
+        return self.reference_runtime or self.cell.runtime, self.candidate_runtime or self.cell.runtime
 
     @property
     def aa_pair(self) -> Pair:
-        """The A/A pair: a file compared with itself."""
-        file = self.aa_file or self.reference
-        return dataclasses.replace(self, reference=file, candidate=file)
+        """The A/A pair: a file compared with itself, in its runtime."""
+        file, runtime = self.reference, self.reference_runtime
+        if self.aa_file is not None:
+            file, runtime = self.aa_file, self.aa_runtime
+        return dataclasses.replace(
+            self, reference=file, candidate=file, reference_runtime=runtime, candidate_runtime=runtime
+        )
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -121,7 +133,8 @@ class LatencyTimer:
 
     def time_single(self, pair: Pair) -> tuple[Timing, Samples]:
         """Time a cell as study B did: the mean of one process, and then the reference's mean of one process."""
-        reference, candidate = self._measure_single(pair, pair.reference), self._measure_single(pair, pair.candidate)
+        files = zip(pair.runtimes, (pair.reference, pair.candidate), strict=True)
+        reference, candidate = (self._measure_single(pair, runtime, file) for runtime, file in files)
         ratio = float(candidate.times.mean() / reference.times.mean())
         timing = Timing(
             protocol="single",
@@ -158,7 +171,7 @@ class LatencyTimer:
         All cells that share profile, runtime and file share them.
         """
         aa_pair = pair.aa_pair
-        key = (dataclasses.replace(pair.cell.profile, name=""), pair.cell.runtime, aa_pair.reference)
+        key = (dataclasses.replace(pair.cell.profile, name=""), aa_pair.runtimes[0], aa_pair.reference)
         runs = self._aa_runs.setdefault(key, [])
         for run in runs:
             if len(run.samples.reference) < processes:
@@ -186,7 +199,8 @@ class LatencyTimer:
             amount = Amount(before.reference.shape[1], before.warmup, until_steady=False)
         samples = self._pool.time_pair(
             profile=pair.cell.profile,
-            runtime=pair.cell.runtime,
+            runtime=pair.runtimes[1],
+            reference_runtime=pair.runtimes[0],
             reference=pair.reference,
             candidate=pair.candidate,
             inputs=pair.inputs,
@@ -243,8 +257,8 @@ class LatencyTimer:
             self._arrays_of_aa_runs[samples] = _arrays(samples)
         return self._arrays_of_aa_runs[samples]
 
-    def _measure_single(self, pair: Pair, file: Path) -> SingleSamples:
-        key = (dataclasses.replace(pair.cell.profile, name=""), pair.cell.runtime, file)
+    def _measure_single(self, pair: Pair, runtime: str, file: Path) -> SingleSamples:
+        key = (dataclasses.replace(pair.cell.profile, name=""), runtime, file)
         preset = self._preset
         calls = preset.processes * preset.paced_pairs if pair.cell.profile.pause else preset.calls
         if key not in self._single:

@@ -93,6 +93,13 @@ def facts(root: Path = ROOT) -> Facts:
     )
 
 
+def cpu_features(root: Path = ROOT) -> list[str]:
+    """Return the features of the processor that the system lists, sorted; its name where it lists none."""
+    cpuinfo = _text(root / "proc/cpuinfo")
+    listed = _first(_fields("flags", cpuinfo)) or _first(_fields("Features", cpuinfo))
+    return sorted(set(listed.split())) or [_cpu_name(cpuinfo) or platform.machine()]
+
+
 def load(root: Path = ROOT) -> Load:
     """Read the machine's load, which includes this process."""
     match = re.match(r"(\d+\.\d+) \S+ \S+ (\d+)/", _text(root / "proc/loadavg"), re.ASCII)

@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from harness.api import Profile
+from harness.api import Audit, ExecutedOperator, Profile
 from harness.api.metrics import Counter
 from harness.api.runtimes import BACK_TO_BACK
 from harness.errors import CellError, MeasureError
@@ -156,16 +156,21 @@ class Workers:
         amount: Amount,
         seed: int,
         first: int = 0,
+        reference_runtime: str | None = None,
     ) -> PairedSamples:
         """Time two deployed files in pairs, in ``processes`` workers one after the other.
 
+        Each worker loads both files: the candidate with ``runtime``, the reference with its own if it has another.
         The first process times ``amount``; the others make as many calls as it did. ``inputs`` is a .npy of examples
         (n, *input_shape). Reference and candidate may be the same file (A/A): each process then loads it twice. The
         order in each process is drawn from ``seed``. To add processes to an earlier measurement, ``first`` skips the
         workers that made it.
         """
         began = time.perf_counter()
-        files = {"reference": with_hash(reference), "candidate": with_hash(candidate)}
+        files = {
+            "reference": with_hash(reference) | {"runtime": reference_runtime or runtime},
+            "candidate": with_hash(candidate) | {"runtime": runtime},
+        }
         crew = self.crew(profile, first + processes)[first:]
         load_before = load()
         replies: list[Any] = []
@@ -174,7 +179,6 @@ class Workers:
                 amount = Amount(pairs=len(replies[0]["reference"]), warmup=replies[0]["warmup"], until_steady=False)
             reply = worker.ask(
                 "time",
-                runtime=runtime,
                 inputs=str(inputs),
                 amount=dataclasses.asdict(amount),
                 seed=random.Random(f"{seed}/{index}").getrandbits(32),
@@ -218,16 +222,25 @@ class Workers:
         sizes = worker.ask("memory", runtime=runtime, file=with_hash(file), inputs=str(inputs))
         return None if sizes is None else Memory(**sizes)
 
-    def predict(self, profile: Profile, runtime: str, file: Path, inputs: Path, output: Path) -> NDArray[np.float32]:
-        """Compute a deployed file's outputs for ``inputs`` in the environment of its timing.
+    def predict(
+        self, profile: Profile, runtime: str, file: Path, inputs: Path, output: Path, batch: int
+    ) -> NDArray[np.float32]:
+        """Compute a deployed file's outputs for ``inputs``, ``batch`` examples a call, in the profile's environment.
 
         ``inputs`` is a .npy of (n, *input_shape), ``output`` a .npy of probabilities (n, labels), which are also
         returned.
         """
         (worker,) = self._crew(self._crews, profile, 1)
-        worker.ask("predict", runtime=runtime, file=with_hash(file), inputs=str(inputs), output=str(output))
+        files = {"inputs": str(inputs), "output": str(output)}
+        worker.ask("predict", runtime=runtime, file=with_hash(file), batch=batch, **files)
         scores: NDArray[np.float32] = np.load(output, allow_pickle=False)
         return scores
+
+    def audit(self, profile: Profile, runtime: str, file: Path, inputs: Path) -> Audit:
+        """Let the runtime report what a deployed file executes for the first of ``inputs``."""
+        (worker,) = self._crew(self._crews, profile, 1)
+        audit = worker.ask("audit", runtime=runtime, file=with_hash(file), inputs=str(inputs))
+        return Audit(**audit | {"operators": tuple(ExecutedOperator(**row) for row in audit["operators"])})
 
     def count(self, profile: Profile, runtime: str, file: Path, inputs: Path, counter: Counter) -> float:
         """Measure what one call of a deployed file costs; harness.EvalContext describes the counters.

@@ -18,7 +18,7 @@ from harness.measure.profile import WorkerEnvironment
 
 #: The version of the requests and answers, and of what a timed call is. Workers of another version are refused: the
 #: gate also starts those of an earlier commit. Raise it with every change of a request that `versions` or `pool` makes.
-PROTOCOL = 1
+PROTOCOL = 2
 LAST_LINES = 5
 #: Seconds to wait for the end of a worker that has closed its output.
 GRACE = 5.0

@@ -46,22 +46,24 @@ class VersionedWorkers:
         amount: Amount,
         seed: int,
         first: int = 0,
+        reference_runtime: str | None = None,
     ) -> PairedSamples:
         """As `Workers.time_pair`: ``reference`` under the earlier code, ``candidate`` under the present code."""
         began = time.perf_counter()
         files = {"reference": with_hash(reference), "candidate": with_hash(candidate)}
+        runtimes = {"reference": reference_runtime or runtime, "candidate": runtime}
         pairs = self._pairs(profile, first + processes, reference == candidate)[first:]
         load_before = load()
         replies: list[Mapping[str, Any]] = []
         for index, workers in enumerate(pairs, first):
             if replies:
                 amount = Amount(pairs=len(replies[0]["reference"]), warmup=replies[0]["warmup"], until_steady=False)
-            request = {"runtime": runtime, "inputs": str(inputs), "pause": profile.pause}
+            request = {"inputs": str(inputs), "pause": profile.pause}
             examples = len(np.load(inputs, mmap_mode="r"))
             draw = random.Random(f"{seed}/{index}").getrandbits(32)
             try:
                 replies.append(
-                    self._time(dict(zip(files, workers, strict=True)), files, request, amount, examples, draw)
+                    self._time(dict(zip(files, workers, strict=True)), files, runtimes, request, amount, examples, draw)
                 )
             except BaseException:
                 for worker in workers:  # one may wait for its next turn, with garbage collection switched off
@@ -80,6 +82,7 @@ class VersionedWorkers:
         self,
         workers: Mapping[str, WorkerProcess],
         files: Mapping[str, Mapping[str, str]],
+        runtimes: Mapping[str, str],
         request: Mapping[str, Any],
         amount: Amount,
         examples: int,
@@ -87,7 +90,9 @@ class VersionedWorkers:
     ) -> dict[str, Any]:
         """Time one pair of processes; the answer is that of one worker to the request ``time``."""
         begun = {
-            arm: worker.ask("begin_turns", file=files[arm], amount=dataclasses.asdict(amount), **request)
+            arm: worker.ask(
+                "begin_turns", runtime=runtimes[arm], file=files[arm], amount=dataclasses.asdict(amount), **request
+            )
             for arm, worker in workers.items()
         }
         pairs = amount.pairs

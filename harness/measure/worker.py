@@ -27,6 +27,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TextIO
 
 from harness import errors
+from harness.api import Audit
 from harness.errors import CellError, HarnessError, MeasureError, describe_error
 from harness.measure.counters import count_energy, count_instructions
 from harness.measure.environment import environment, libraries, mapped_files, pin, verify, verify_allocator
@@ -40,8 +41,6 @@ if TYPE_CHECKING:
 
     from harness.api import Predictor, Runtime
 
-#: Examples per call of `Worker.predict`.
-BATCH = 128
 #: Calls whose instructions are counted, after as many others. Energy is measured for longer, because its counter
 #: changes once in a millisecond.
 COUNTED_CALLS, ENERGY_SECONDS = 20, 1.0
@@ -51,7 +50,7 @@ PR_SET_PDEATHSIG = 1
 
 
 class Worker:
-    """Answers requests: hello first, then time, time_single, memory and predict in any order."""
+    """Answers requests: hello first, then the others in any order."""
 
     def __init__(self, runtime: Callable[[str], Runtime] | None = None) -> None:
         """``runtime`` maps a name to a runtime; by default to the installed plugins' runtimes."""
@@ -71,6 +70,7 @@ class Worker:
             "time_single": self.time_single,
             "memory": self.memory,
             "predict": self.predict,
+            "audit": self.audit,
             "count": self.count,
             "run_in_forks": self.run_in_forks,
         }
@@ -123,7 +123,6 @@ class Worker:
 
     def time(
         self,
-        runtime: str,
         reference: Mapping[str, str],
         candidate: Mapping[str, str],
         inputs: str,
@@ -132,17 +131,20 @@ class Worker:
         reference_first: bool,
         pause: float,
     ) -> dict[str, Any]:
-        """Load both files and time them in pairs. The same file twice gives two copies that share no memory.
+        """Load both files, each with its own ``runtime``, and time them in pairs.
 
-        ``reference_first`` says which is loaded first, because that affects its place in memory. Afterwards the
-        environment is verified again, because a plugin's change would affect every later timing.
+        The same file twice gives two copies that share no memory. ``reference_first`` says which is loaded first,
+        because that affects its place in memory. Afterwards the environment is verified again, because a plugin's
+        change would affect every later timing.
         """
         import torch
 
-        engine = self._runtime(runtime)
         arms = {"reference": reference, "candidate": candidate}
         with torch.inference_mode():
-            predictors = {name: _load(engine, arms[name]) for name in sorted(arms, reverse=reference_first)}
+            predictors = {
+                name: _load(self._runtime(arms[name]["runtime"]), arms[name])
+                for name in sorted(arms, reverse=reference_first)
+            }
             timing = time_pairs(
                 predictors["reference"],
                 predictors["candidate"],
@@ -265,21 +267,29 @@ class Worker:
             memory = measure_memory(Path(file["path"]), lambda: _load(engine, file), run, check)
         return dataclasses.asdict(memory)
 
-    def predict(self, runtime: str, file: Mapping[str, str], inputs: str, output: str) -> None:
+    def predict(self, runtime: str, file: Mapping[str, str], inputs: str, output: str, batch: int) -> None:
         """Write the file's outputs for all inputs (n, *input_shape) to ``output``, a .npy of (n, labels)."""
         import numpy as np
         import torch
 
         engine = self._runtime(runtime)
         predictor = _load(engine, file)
-        batches = _batches(inputs, BATCH)
         with torch.inference_mode(), _attributed(engine, "a deployed file"):
-            outputs = [predictor(batch) for batch in batches]
+            outputs = [predictor(examples) for examples in _batches(inputs, batch)]
             for tensor in outputs:
                 if not isinstance(tensor, torch.Tensor):
                     raise TypeError(f"it returns {type(tensor).__name__}, not a tensor")
             scores = torch.cat(outputs).numpy()
         np.save(output, scores, allow_pickle=False)
+
+    def audit(self, runtime: str, file: Mapping[str, str], inputs: str) -> dict[str, Any]:
+        """What the runtime reports of the operators that the file executes for the first input, as JSON."""
+        engine = self._runtime(runtime)
+        with _attributed(engine, "audit()"):
+            audit = engine.audit(Path(file["path"]), _batches(inputs, 1)[0])
+            if not isinstance(audit, Audit):
+                raise TypeError(f"it returns {type(audit).__name__}, not a harness.Audit")
+        return dataclasses.asdict(audit)
 
     def count(self, counter: str, runtime: str, file: Mapping[str, str], inputs: str) -> float:
         """Load one file and measure what one call costs; harness.EvalContext names the counters."""

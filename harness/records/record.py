@@ -200,11 +200,70 @@ class Timing(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
         return self.verdict is not None and self.verdict.kind == "contaminated"
 
 
-class ArtefactRef(msgspec.Struct, frozen=True):
-    """The artefact behind a cell: its key, and the hash of the deployed file that was timed and evaluated."""
+class ArtefactRef(msgspec.Struct, frozen=True, omit_defaults=True):
+    """The artefact behind a cell: its key, and the hash of the deployed file that was timed and evaluated.
+
+    ``deployable`` is the key under which the store holds that file; empty in files of earlier versions.
+    """
 
     key: str
     sha256: str
+    deployable: str = ""
+
+
+class Parity(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """How far the deployed file's probabilities are from those of the network before its deployment.
+
+    ``against`` is "network" (the artefact's), or "float network" for an int8 deployment: the network before any
+    quantization. ``difference`` is the largest absolute difference, ``mean`` the mean one, ``changed`` the share of
+    probabilities that differ by more than 0.01, on so many validation ``examples``. ``limits`` holds the largest
+    allowed values of these; it is empty where the recipe states none.
+    """
+
+    against: str
+    difference: float
+    mean: float
+    changed: float
+    examples: int
+    limits: dict[str, float] = {}
+
+
+class OperatorRecord(msgspec.Struct, frozen=True):
+    """So many operators of one kind that the deployed file executes in one ``precision``."""
+
+    kind: str
+    precision: str
+    count: int
+
+
+class AuditRecord(msgspec.Struct, frozen=True, omit_defaults=True):
+    """What the deployed file executes, by its runtime's own graph.
+
+    The shares of weights and of multiply-accumulates in int8, 0 to 1, are None where the runtime does not report them,
+    with the ``reason``.
+    """
+
+    operators: list[OperatorRecord]
+    int8_weights: float | None
+    int8_macs: float | None
+    reason: str = ""
+
+
+class DeploymentRecord(msgspec.Struct, frozen=True, kw_only=True):
+    """How the artefact was deployed: the runtime, its version, and the versions of its packages.
+
+    ``parity`` has one entry for each network that the file was compared with. ``batch`` is the number of examples in a
+    call when quality was evaluated: 1, as timed, where the answers depend on the batch. ``batch_difference`` is the
+    largest difference of probabilities between single examples and a batch; None where the file cannot answer a batch.
+    """
+
+    runtime: str
+    version: str
+    packages: dict[str, str]
+    parity: list[Parity]
+    batch: int
+    batch_difference: float | None
+    audit: AuditRecord
 
 
 class Against(msgspec.Struct, frozen=True, kw_only=True):
@@ -272,6 +331,8 @@ class Record(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     figures: dict[str, MetricValue]
     differences: dict[str, Interval]
     test_examples: int
+    #: None in files of earlier versions.
+    deployment: DeploymentRecord | None = None
     timing: Timing | None
     machine: dict[str, Any] = {}
     versions: dict[str, str]

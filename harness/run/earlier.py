@@ -6,6 +6,7 @@ both models are timed in one process. Otherwise the earlier model runs under the
 
 from __future__ import annotations
 
+import dataclasses
 import logging
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
@@ -145,7 +146,7 @@ class EarlierModels:
         model = self._deployer.context(cell, artefact)
         against = replace(against, sha256=model.sha256)
         if model.sha256 != candidate.sha256:
-            against = self._timed(against, cell, model, candidate, lambda pair: time(pair, None), reference.file)
+            against = self._timed(against, cell, model, candidate, lambda pair: time(pair, None), reference)
         elif model.sha256 == against.artefact.sha256:
             against = replace(against, same=True, reason="the same file")
         else:
@@ -180,7 +181,7 @@ class EarlierModels:
         model: CellContext,
         candidate: CellContext,
         time: Callable[[Pair], tuple[Timing, Samples]],
-        aa_file: Path | None,
+        aa_context: CellContext | None,
     ) -> Against:
         """Time the earlier model in pairs with the new one, unless this run times nothing in pairs."""
         margin = self._options.policy(cell.gate).latency
@@ -189,7 +190,11 @@ class EarlierModels:
         if margin is None:
             return against
         inputs = self._deployer.inputs(cell)
-        timing, samples = time(Pair(cell, model.file, candidate.file, inputs, margin, aa_file=aa_file))
+        pair = Pair(cell, model.file, candidate.file, inputs, margin)
+        if aa_context is not None:
+            aa_file, aa_runtime = aa_context.file, aa_context.runtime.name
+            pair = dataclasses.replace(pair, aa_file=aa_file, aa_runtime=aa_runtime)
+        timing, samples = time(pair)
         model.samples = np.asarray(samples.arrays["reference"])
         deployer = self._earlier_deployer if against.code_changed else self._deployer
         deployer.measure_memory(cell, model)

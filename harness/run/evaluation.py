@@ -11,13 +11,13 @@ from typing import Any
 import torch
 from numpy.typing import NDArray
 
-from harness.api import Absent, Counter, Data, Metric, Split, Task, WeightedMetric
+from harness.api import Absent, Audit, Counter, Data, Metric, Runtime, Split, Task, WeightedMetric
 from harness.api.metrics import headlines
 from harness.build import artefact
 from harness.errors import CellError, HarnessError, MeasureError, UsageError
 from harness.keys import canonical, to_jsonable
 from harness.plugin.manager import Plugins
-from harness.records.record import Interval, MetricValue
+from harness.records.record import DeploymentRecord, Interval, MetricValue
 from harness.run.declarations import specs_of
 from harness.stats.quality import bootstrap, paired_bootstrap
 
@@ -36,12 +36,18 @@ class CellContext:
         data: Data,
         plugins: Plugins,
         scores: NDArray[Any],
+        audit: Audit,
+        runtime: Runtime,
         validation_scores: Callable[[], NDArray[Any]] | None = None,
     ) -> None:
         self.plugins = plugins
         self.task: Task = data.task
         self.file = file
         self.sha256 = sha256
+        self.audit = audit
+        #: The key of the deployed file in the store, and what the record says of it.
+        self.deployable = ""
+        self.deployment: DeploymentRecord | None = None
         self.scores = scores
         self.targets = data.test.targets
         self.patients, self.unit = data.test.units()
@@ -59,6 +65,7 @@ class CellContext:
         #: Why the model cannot be loaded in this process; empty if it can.
         self.foreign = ""
         self._artefact_file = artefact_file
+        self.runtime = runtime
         self._data = data
 
     def count(self, counter: Counter) -> float:
@@ -80,7 +87,11 @@ class CellContext:
     def model(self) -> torch.nn.Module:
         if self.foreign:
             raise CellError(self.foreign)
-        return artefact.load(self._artefact_file, self.plugins)
+        model = artefact.load(self._artefact_file, self.plugins)
+        if artefact.requested(model) is None:
+            return model
+        deployed: torch.nn.Module | None = self.plugins.call(self.runtime, "network", self.file)
+        return model if deployed is None else deployed
 
     @functools.cached_property
     def example(self) -> torch.Tensor:

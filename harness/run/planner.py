@@ -7,8 +7,9 @@ import logging
 from collections.abc import Callable, Mapping, Sequence
 
 from harness.api import Profile
+from harness.api.runtimes import PROFILE_FIELDS
 from harness.build import plan as planning
-from harness.errors import MeasureError
+from harness.errors import MeasureError, UsageError
 from harness.measure.profile import worker_environment
 from harness.plugin.manager import Plugins
 from harness.run.options import Options
@@ -38,7 +39,10 @@ class Planner:
         self._references = {cell.name: cells_by_name[cell.reference_name] for cell in self.runnable}
         self._warn_of(cell.problem for cell in selected if cell.skip is None and cell.problem)
         self._unmeasurable = self._profiles_not_available() if options.timed else {}
-        measurable = [cell for cell in self.runnable if cell.profile not in self._unmeasurable]
+        self._refused = self._profiles_not_honoured(plugins) if options.timed else {}
+        measurable = [
+            cell for cell in self.runnable if cell.profile not in self._unmeasurable and cell.name not in self._refused
+        ]
         cells = {cell.name: cell for measured in measurable for cell in (measured, self._references[measured.name])}
         self.plan = planning.make(cells.values(), plugins, fingerprint, options.preset, options.device)
         self._warn_of(str(error) for error in self.plan.problems.values())
@@ -57,9 +61,28 @@ class Planner:
         return self.plan.artefacts[cell.name]
 
     def check_profile(self, cell: Cell) -> None:
-        """Raise MeasureError if this machine cannot provide the cell's profile."""
+        """Raise MeasureError if this machine cannot provide the cell's profile, UsageError if a runtime ignores it."""
         if cell.profile in self._unmeasurable:
             raise self._unmeasurable[cell.profile]
+        if cell.name in self._refused:
+            raise self._refused[cell.name]
+
+    def _profiles_not_honoured(self, plugins: Plugins) -> dict[str, UsageError]:
+        """The cells, by name, whose profile sets a field that their runtime, or their reference's, does not honour."""
+        refused: dict[str, UsageError] = {}
+        default = Profile()
+        for cell in self.runnable:
+            changed = [field for field in PROFILE_FIELDS if getattr(cell.profile, field) != getattr(default, field)]
+            for name in dict.fromkeys((cell.runtime, self.reference_of(cell).runtime)):
+                ignored = [field for field in changed if field not in plugins.runtimes.get(name).profile_fields]
+                if ignored:
+                    fields = ", ".join(f"{field}={getattr(cell.profile, field)!r}" for field in ignored)
+                    refused[cell.name] = UsageError(
+                        f"the profile sets {fields}, which runtime {name!r} does not honour: use it with runtimes that "
+                        "do, such as torch, or leave it out"
+                    )
+        self._warn_of(str(error) for error in refused.values())
+        return refused
 
     def _profiles_not_available(self) -> dict[Profile, MeasureError]:
         """The profiles that this machine cannot provide: known before hours are spent on building."""

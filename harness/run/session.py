@@ -74,7 +74,7 @@ class Session:
         self._known_aa_runs: set[int] = set()
         self._scratch = self.store.scratch()
         self._deployer = Deployer(
-            plugins, self.library, options.preset.evaluation, self._scratch.folder, lambda: self._pool
+            plugins, self.library, self.store, options.preset.evaluation, self._scratch.folder, lambda: self._pool
         )
         self._earlier = None
         if self.baseline is not None:
@@ -145,7 +145,14 @@ class Session:
         base = self._deployer.context(reference, reference_artefact)
         timing, samples = None, None
         if self.options.timed:
-            pair = Pair(cell, base.file, candidate.file, self._deployer.inputs(cell), self.options.margin)
+            pair = Pair(
+                cell,
+                base.file,
+                candidate.file,
+                self._deployer.inputs(cell),
+                self.options.margin,
+                reference_runtime=reference.runtime,
+            )
             timing, samples = self._time(pair)
             if samples.candidate_sha256 != candidate.sha256 or samples.reference_sha256 != base.sha256:
                 raise CellError(
@@ -163,11 +170,12 @@ class Session:
             against = self._earlier.measure(cell, base, candidate, functools.partial(self._time, versus="earlier"))
         record = self.recorder.add(
             cell,
-            ArtefactRef(artefact.key, candidate.sha256),
-            ArtefactRef(reference_artefact.key, base.sha256),
+            ArtefactRef(artefact.key, candidate.sha256, candidate.deployable),
+            ArtefactRef(reference_artefact.key, base.sha256, base.deployable),
             values,
             changes,
             len(candidate.targets),
+            candidate.deployment,
             timing,
             against,
             code_of(artefact.file, cell.runtime, self.plugins),

@@ -123,15 +123,25 @@ def check_file(is_file: bool, size: int | None) -> None:
 
 def check_model(file: Path, sha256: str) -> None:
     """Raise Damaged if it is a pickle, no regular file, or has another hash; OSError if it cannot be read."""
-    if not stat.S_ISREG(file.stat().st_mode):  # opening a pipe would wait for a writer
-        raise Damaged("has a model that is not a file")
+    _check_regular(file)
     with file.open("rb") as stream:
         # A safetensors file begins with the length of its header, which may look like the start of a pickle.
         start = stream.read(9)
         if start.startswith(PICKLES) and start[8:] != b"{":
             raise Damaged("is a pickle, which could run code and is never loaded")
+    check_hash(file, sha256)
+
+
+def check_hash(file: Path, sha256: str) -> None:
+    """Raise Damaged if it is no regular file, or has another hash; OSError if it cannot be read."""
+    _check_regular(file)
     if sha256_of(file) != sha256:
         raise Damaged("does not match its hash")
+
+
+def _check_regular(file: Path) -> None:
+    if not stat.S_ISREG(file.stat().st_mode):  # opening a pipe would wait for a writer
+        raise Damaged("has a model that is not a file")
 
 
 def sha256_of(file: Path) -> str:

@@ -44,10 +44,14 @@ def age(text: str) -> float:
 
 @dataclasses.dataclass(frozen=True)
 class Kept:
-    """What the kept runs name: the keys of the artefacts that they measured, and the key documents in them."""
+    """What the kept runs name: the keys of the artefacts and deployables that they measured, and the key documents.
+
+    Only a local store has deployables, so none is missing elsewhere.
+    """
 
     keys: Set[str] = frozenset()
     documents: Mapping[str, Mapping[str, Any]] = dataclasses.field(default_factory=dict)
+    deployables: Set[str] = frozenset()
 
 
 @dataclasses.dataclass(frozen=True)
@@ -63,13 +67,15 @@ class Garbage:
 def named(runs: Iterable[Path]) -> Kept:
     """Collect what the records of these runs name. Raises UsageError for a file that cannot be read."""
     keys: set[str] = set()
+    deployables: set[str] = set()
     documents: dict[str, Mapping[str, Any]] = {}
     for run in runs:
         document, records = load(run)
         for record in records:
-            artefacts = {record.artefact.key, record.reference_artefact.key}
-            if record.against is not None:
-                artefacts.add(record.against.artefact.key)
+            refs = [record.artefact, record.reference_artefact]
+            refs += [] if record.against is None else [record.against.artefact]
+            artefacts = {ref.key for ref in refs}
+            deployables |= {ref.deployable for ref in refs if is_key(ref.deployable)}
             if not all(map(is_key, artefacts)):
                 raise UsageError(
                     f"{run} is damaged: the artefacts of {record.name} are {sorted(artefacts)}, which are no keys; "
@@ -79,7 +85,7 @@ def named(runs: Iterable[Path]) -> Kept:
         for key, entry in documents_in(document).items():
             with contextlib.suppress(UsageError):  # a document without a key is invalid; the place is asked for it
                 documents |= {key: entry} if key_of(entry) == key else {}
-    return Kept(keys, documents)
+    return Kept(keys, documents, deployables)
 
 
 def find(place: Place, kept: Kept, before: float) -> Garbage:
@@ -91,7 +97,8 @@ def find(place: Place, kept: Kept, before: float) -> Garbage:
     """
     entries = {entry.name: entry for entry in place.entries()}
     recent = {entry.name for entry in entries.values() if not _older(entry, before)}
-    needed = _closure(place, entries, kept.keys | recent, kept.documents)
+    deployed = kept.deployables & entries.keys()
+    needed = _closure(place, entries, kept.keys | deployed | recent, kept.documents)
     return Garbage(
         artefacts=[entry for entry in entries.values() if entry.name not in needed],
         leftovers=[entry for entry in place.leftovers() if _older(entry, before)],

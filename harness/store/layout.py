@@ -3,6 +3,7 @@
 A local store has one folder for each artefact; it is renamed as a whole::
 
     artefacts/KE/KEY/artefact.json, model.safetensors     an artefact; KE are the first two digits of its key
+    artefacts/KE/KEY/artefact.json, deployable            a deployable: the file that a runtime wrote of an artefact
     progress/KEY/                                         checkpoints of the step that makes KEY
     data/DATASET/                                         caches of a data set
     runs/                                                 journals of runs without a run file
@@ -26,6 +27,7 @@ from pathlib import Path
 from harness.files import process_prefix
 
 MODEL = "model.safetensors"
+DEPLOYABLE = "deployable"
 META = "artefact.json"
 #: The folder of the artefacts, in a local and in a remote store.
 ARTEFACTS = "artefacts"

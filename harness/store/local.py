@@ -24,13 +24,14 @@ from harness.store.entry import (
     Damaged,
     Entry,
     Metadata,
+    check_hash,
     check_model,
     metadata_text,
     parse_metadata,
     read_metadata,
     sha256_of,
 )
-from harness.store.layout import META, MODEL, LocalLayout, is_key
+from harness.store.layout import DEPLOYABLE, META, MODEL, LocalLayout, is_key
 
 if TYPE_CHECKING:
     from harness.store.shared import SharedStore
@@ -104,18 +105,21 @@ class Store:
         Returns None if there is none, or, with a warning, if it is damaged. A damaged artefact stays until ``put``
         replaces it: another run may be replacing it now.
         """
-        artefact = self.local(key) or self._fetch(key)
-        if artefact is not None:
-            with contextlib.suppress(OSError):
-                os.utime(artefact.file.with_name(META))  # garbage collection keeps what was used recently
-        return artefact
+        return _touched(self.local(key) or self._fetch(key))
 
     def local(self, key: str) -> Artefact | None:
         """Return the artefact like ``get``, without asking the shared store."""
+        return self._verified(key, MODEL, check_model)
+
+    def deployable(self, key: str) -> Artefact | None:
+        """Return the verified deployable of this key; None if there is none, or, with a warning, if it is damaged."""
+        return _touched(self._verified(key, DEPLOYABLE, check_hash))
+
+    def _verified(self, key: str, name: str, check: Callable[[Path, str], None]) -> Artefact | None:
         folder = self._layout.artefact(key)
         try:
             metadata = parse_metadata(key, read_metadata(folder / META))
-            check_model(folder / MODEL, metadata.sha256)
+            check(folder / name, metadata.sha256)
         except FileNotFoundError:
             if folder.exists():
                 self._warn(f"artefact {key[:12]}", "is incomplete")
@@ -126,7 +130,7 @@ class Store:
         except OSError as error:
             self._warn(f"artefact {key[:12]}", f"cannot be read ({error})")
             return None
-        return Artefact(**vars(metadata), file=folder / MODEL)
+        return Artefact(**vars(metadata), file=folder / name)
 
     def describe(self, keys: Iterable[str]) -> dict[str, Metadata]:
         """Return the metadata of those of ``keys`` that are readable here or in the shared store."""
@@ -146,6 +150,8 @@ class Store:
         metadata = {}
         for file in self._layout.artefacts.glob(f"*/*/{META}"):
             key = file.parent.name
+            if file.with_name(DEPLOYABLE).exists():
+                continue
             with contextlib.suppress(OSError, Damaged):
                 metadata[key] = parse_metadata(key, read_metadata(file))
         return metadata
@@ -183,9 +189,44 @@ class Store:
         nothing is stored.
         """
         key = key_of(document)
+        self._write(key, MODEL, write, document, facts, seconds)
+        shutil.rmtree(self._layout.checkpoints(key), ignore_errors=True)
+        artefact = self._read_back(key, self.local(key))
+        self._send(artefact)
+        return artefact
+
+    def put_deployable(
+        self, document: Mapping[str, Any], file: Path, artefact: Artefact, facts: Mapping[str, Any], seconds: float
+    ) -> Artefact:
+        """Store a copy of ``file``, which a runtime wrote of ``artefact``, under the key of ``document``.
+
+        A file that equals the artefact's takes no further space. Deployables stay in this store: none is sent to the
+        shared one. Raises StoreError as ``put`` does.
+        """
+        key = key_of(document)
+
+        def write(target: Path) -> None:
+            if sha256_of(file) == artefact.sha256:
+                with contextlib.suppress(OSError):  # a file system without links
+                    os.link(artefact.file, target)
+                    return
+            shutil.copyfile(file, target)
+
+        self._write(key, DEPLOYABLE, write, document, facts, seconds)
+        return self._read_back(key, self.deployable(key))
+
+    def _write(
+        self,
+        key: str,
+        name: str,
+        write: Callable[[Path], None],
+        document: Mapping[str, Any],
+        facts: Mapping[str, Any],
+        seconds: float,
+    ) -> None:
         with self._new(key) as new:
-            write(new / MODEL)
-            metadata = metadata_text(document, sha256_of(new / MODEL), facts, seconds)
+            write(new / name)
+            metadata = metadata_text(document, sha256_of(new / name), facts, seconds)
             if len(metadata.encode()) > METADATA_LIMIT:
                 raise StoreError(
                     f"the metadata of artefact {key[:12]} have {len(metadata.encode()):,} bytes, more than "
@@ -193,13 +234,12 @@ class Store:
                 )
             (new / META).write_text(metadata)
             self._install(key, new)
-            shutil.rmtree(self._layout.checkpoints(key), ignore_errors=True)
-        artefact = self.local(key)
+
+    def _read_back(self, key: str, artefact: Artefact | None) -> Artefact:
         if artefact is None:
             raise StoreError(
                 f"the artefact just written to {self._layout.artefact(key)} cannot be read back; check the disk"
             )
-        self._send(artefact)
         return artefact
 
     def share(self, keys: Collection[str]) -> None:
@@ -276,7 +316,7 @@ class Store:
 
     def _install(self, key: str, new: Path) -> None:
         """Rename the complete folder ``new`` to that of ``key``; an older one is moved beside ``new``."""
-        for file in (new / MODEL, new / META):
+        for file in new.iterdir():
             flush(file)
         folder = self._layout.artefact(key)
         folder.parent.mkdir(parents=True, exist_ok=True)
@@ -351,6 +391,14 @@ class Store:
             yield
 
 
+def _touched(artefact: Artefact | None) -> Artefact | None:
+    """Renew the time of the last use, because garbage collection keeps what was used recently."""
+    if artefact is not None:
+        with contextlib.suppress(OSError):
+            os.utime(artefact.file.with_name(META))
+    return artefact
+
+
 # No glob below: it skips folders that it may not read, and garbage collection would take them for missing.
 
 
@@ -375,7 +423,7 @@ def _look(folder: Path) -> list[Entry]:
                 files = [Path(path, name) for path, _, names in walked for name in names]
                 size = sum(file.stat().st_size for file in files)
                 used = max(path.stat().st_mtime for path in (*(Path(path) for path, _, _ in walked), *files))
-                complete = {folder / META, folder / MODEL} <= set(files)
+                complete = folder / META in files and bool({folder / MODEL, folder / DEPLOYABLE} & set(files))
                 return [Entry(folder.name, size, used, (str(folder),), complete)]
             time.sleep(0.01)
     return []

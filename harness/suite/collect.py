@@ -30,8 +30,11 @@ def cells_of(
             f"reference names an architecture, but these architectures read different layouts of the data ({layouts}), "
             "so they cannot be timed on the same input; leave architecture out of reference"
         )
+    unavailable = {}
     for runtime in matrix.runtimes:
-        plugins.runtimes.get(runtime)
+        reason = plugins.call(plugins.runtimes.get(runtime), "unavailable")
+        if reason is not None:
+            unavailable[runtime] = str(reason)
     datasets, missing = {}, {}
     for dataset in matrix.datasets:
         try:
@@ -50,7 +53,7 @@ def cells_of(
             f"one data set would be used twice, because fallbacks replace those that are not found ({replaced}); "
             "fetch the missing ones or remove them from the matrix"
         )
-    return matrix.cells(name, suite, preset.seeds_of(matrix.seeds), datasets, missing)
+    return matrix.cells(name, suite, preset.seeds_of(matrix.seeds), datasets, missing, unavailable)
 
 
 def is_suite(file: Path) -> bool:

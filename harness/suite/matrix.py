@@ -104,8 +104,10 @@ class Matrix:
     architecture to either, with ``"*"`` for the rest. Every other keyword is an axis of steps. It maps the name of an
     option to the steps that the option adds to the recipe; the recipe follows the order of the keywords.
 
-    ``reference`` maps axes of steps, ``architecture`` or ``seed`` to the option that cells are compared with. By
-    default, the reference has the first option of each axis of steps and the cell's own option of every other axis.
+    ``reference`` maps axes of steps, ``architecture``, ``runtime`` or ``seed`` to the option that cells are compared
+    with. By default, the reference has the first option of each axis of steps and the cell's own option of every other
+    axis, which None stands for. With ``reference={"runtime": "torch"}`` a worker loads the cell and its reference in
+    two runtimes.
     ``skip`` lists Skip rules.
 
     ``protocol`` decides how latency is measured: "paired" times each cell beside its reference in several processes;
@@ -126,7 +128,7 @@ class Matrix:
         seed: int | Iterable[int] = 0,
         runtime: Names = "torch",
         profile: Profiles | Mapping[str, Profiles] = DEFAULT_PROFILE,
-        reference: Mapping[str, str | int] | None = None,
+        reference: Mapping[str, str | int | None] | None = None,
         skip: Sequence[Skip] = (),
         columns: str | None = None,
         protocol: str = "paired",
@@ -156,8 +158,11 @@ class Matrix:
         self.gate = check_rules(gate or {}, "gate")
         self.metrics = _names("metrics", metrics) if metrics else ()
         self.reference: dict[str, str | int] = {name: next(iter(options)) for name, options in self.axes.items()}
-        self.reference.update(reference or {})
-        self._check_names()
+        self._check_names(reference or {})
+        for axis, option in (reference or {}).items():
+            self.reference.pop(axis, None)
+            if option is not None:
+                self.reference[axis] = option
 
     def _profiles(self, architecture: str, profile: Profiles | Mapping[str, Profiles]) -> tuple[Profile, ...]:
         if isinstance(profile, Mapping):
@@ -171,10 +176,10 @@ class Matrix:
             raise UsageError("several profiles form an axis, so each needs its own name: Profile(name='...')")
         return profiles
 
-    def _check_names(self) -> None:
+    def _check_names(self, reference: Mapping[str, str | int | None]) -> None:
         known = [*FIXED_AXES, *self.axes]
         named: list[tuple[str, str, str | int | None]] = [("columns", self.columns, None)]
-        named += [("reference", axis, option) for axis, option in self.reference.items()]
+        named += [("reference", axis, option) for axis, option in reference.items()]
         named += [
             ("skip", axis, option) for rule in self.skip for axis, options in rule.where.items() for option in options
         ]
@@ -186,8 +191,8 @@ class Matrix:
                 raise UsageError(
                     f"{where} names option {option!r} of axis {axis!r}{nearest(str(option), map(str, options))}"
                 )
-        for axis in ("dataset", "runtime", "profile"):
-            if axis in self.reference:
+        for axis in ("dataset", "profile"):
+            if axis in reference:
                 raise UsageError(
                     f"reference names axis {axis!r}, but a cell and its reference always run on the same {axis}; "
                     "leave that axis out of reference"
@@ -211,11 +216,13 @@ class Matrix:
         seeds: Sequence[int] | None = None,
         datasets: Mapping[str, str] | None = None,
         missing: Mapping[str, str] | None = None,
+        unavailable: Mapping[str, str] | None = None,
     ) -> Iterator[Cell]:
         """Yield the cells in order.
 
         ``seeds`` replaces the axis ``seed``; ``datasets`` maps a data set to the fallback that replaces it; ``missing``
-        maps a data set that is not available to the reason.
+        maps a data set that is not available to the reason, ``unavailable`` a runtime: then the cells that need it, for
+        themselves or for their reference, are skipped.
 
         An axis appears in the id of its cells if it has more than one option; architecture, steps and seed always
         appear. A fallback always appears too, so that every result on synthetic data is labelled.
@@ -245,6 +252,8 @@ class Matrix:
                     }
                     declared = axes | {"dataset": dataset}
                     reason = next((rule.reason for rule in self.skip if rule.matches(declared)), None)
+                    for needed in (runtime, str(reference.get("runtime", runtime))):
+                        reason = reason or (unavailable or {}).get(needed)
                     shown = len(self.datasets) > 1 or used != dataset
                     yield Cell(
                         suite=suite,

@@ -241,6 +241,8 @@ class World:
             display = Display(None)
             library = Library(plugins, self.store, None, display)
             plan = make([cell], plugins, library.fingerprint, preset("study"), "cpu")
+            if cell.name in plan.problems:
+                raise plan.problems[cell.name]
             return Executor(plan, plugins, library, self.store, display).build(plan.artefacts[cell.name])
 
     def deployment(self, artefact: Artefact) -> Deployment:

@@ -13,7 +13,7 @@ from typing import Any, TypeGuard
 import numpy as np
 import pytest
 
-from harness.api import Absent, Metric, Split
+from harness.api import Absent, Audit, Metric, Split
 from harness.testing._failing import fail_check, imports_cleanly, listing
 from harness.testing._world import LABELS, MLP, SHAPE, World, examples, temporarily_registered
 
@@ -45,7 +45,10 @@ def case(tmp_path_factory: pytest.TempPathFactory) -> Case:
                 scores = torch.sigmoid(world.load(artefact)(torch.from_numpy(split.inputs))).numpy()
         with temporarily_registered() as plugins:
             data = Data(Task(SHAPE, LABELS), split, split, split)
-            context = CellContext(artefact.file, artefact.sha256, artefact.file, data, plugins, scores, lambda: scores)
+            audit, runtime = Audit(reason="the conformance kit deploys nothing"), plugins.runtimes.get("torch")
+            context = CellContext(
+                artefact.file, artefact.sha256, artefact.file, data, plugins, scores, audit, runtime, lambda: scores
+            )
             context.model  # noqa: B018 (loaded here, while the kit's network is registered)
         if timed:
             context.samples = np.random.default_rng(0).integers(90_000, 110_000, (4, 50))

@@ -14,8 +14,9 @@ from harness_compress.prune import Prune as prune
 from harness_compress.prune_nm import PruneNM as prune_nm
 from harness_compress.prune_quantile import PruneQuantile as prune_quantile
 from harness_compress.prune_weights import PruneWeights as prune_weights
-from harness_compress.quantize import Quantize as quantize
+from harness_compress.quantize import Quantize
 from harness_compress.quantize_weights import QuantizeWeights as quantize_weights
+from harness_compress.request import QuantizeInt8, quantize
 
 __all__ = [
     "distill",
@@ -40,7 +41,8 @@ def harness_steps(register: Callable[[type[Step]], None]) -> None:
         prune_quantile,
         prune_weights,
         prune_nm,
-        quantize,
+        Quantize,
+        QuantizeInt8,
         quantize_weights,
         half,
         factorize,

@@ -14,9 +14,10 @@ logger = logging.getLogger(f"harness.{__name__}")
 class Operations(Metric):
     """Multiply-accumulates of one example, from the operators that execute (see ``harness.nn.operations``).
 
-    ``int8_weights`` and ``int8_macs`` are the shares of weights and of multiply-accumulates in int8. What is not known
-    is left empty, with the reason and a warning: all three for a network in which some operator could not be counted,
-    the shares where an operator multiplies by an unknown number of weights.
+    ``int8_weights`` and ``int8_macs`` are the shares of weights and of multiply-accumulates in int8, as the runtime
+    reports them; where it does not, they are counted in the network. What is not known is left empty, with the reason
+    and a warning: all three for a network in which some operator could not be counted, the shares where an operator
+    multiplies by an unknown number of weights.
     """
 
     name: ClassVar[str] = "operations"
@@ -34,10 +35,15 @@ class Operations(Metric):
         from harness.nn.operations import count
 
         operations = count(evidence.model, evidence.example)
-        shares = operations.share("int8")
-        if shares is not None:
-            return {"macs": operations.macs, "int8_weights": 100 * shares[0], "int8_macs": 100 * shares[1]}
-        unknown, macs = Absent(operations.reason), operations.macs
+        audit, shares, reason = evidence.audit, operations.share("int8"), operations.reason
+        if audit.int8_weights is not None and audit.int8_macs is not None:
+            shares = audit.int8_weights, audit.int8_macs
+        elif getattr(evidence.model, "quantization", None) is not None:  # the network is not what was deployed
+            shares, reason = None, audit.reason
+        macs = operations.macs
+        if shares is not None and macs is not None:
+            return {"macs": macs, "int8_weights": 100 * shares[0], "int8_macs": 100 * shares[1]}
+        unknown = Absent(reason)
         empty = "int8_weights and int8_macs" if macs is not None else "macs, int8_weights and int8_macs"
-        logger.warning(f"{type(evidence.model).__name__}: {empty} are left empty, because {operations.reason}")
+        logger.warning(f"{type(evidence.model).__name__}: {empty} are left empty, because {reason}")
         return {"macs": unknown if macs is None else macs, "int8_weights": unknown, "int8_macs": unknown}

@@ -38,10 +38,15 @@ class Size(Metric):
 
         from harness.nn.operations import nonzero, parameters
 
-        saved = io.BytesIO()
-        torch.save(evidence.model.state_dict(), saved)
+        state_size: float | Absent
+        if getattr(evidence.model, "quantization", None) is not None:
+            state_size = Absent("the deployed file holds no network of PyTorch; file_size is its size")
+        else:
+            saved = io.BytesIO()
+            torch.save(evidence.model.state_dict(), saved)
+            state_size = saved.tell() / 1000
         return {
-            "state_size": saved.tell() / 1000,
+            "state_size": state_size,
             "file_size": evidence.file.stat().st_size / 1000,
             "payload": _payload(evidence.file),
             "parameters": parameters(evidence.model),

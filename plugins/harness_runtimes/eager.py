@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import collections
+import copy
 import shutil
 from pathlib import Path
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar, cast
 
 from harness import (
     Audit,
@@ -13,15 +14,33 @@ from harness import (
     ExecutedOperator,
     Predictor,
     Runtime,
+    StepContext,
     Unsupported,
     load_artefact,
     load_network,
+    save_artefact,
+    step,
 )
 
 if TYPE_CHECKING:
     import torch
 
 FILE = "model.safetensors"
+
+
+class _Context:
+    """What the step ``quantize`` uses of a harness.StepContext, from a deployment."""
+
+    def __init__(self, deployment: Deployment) -> None:
+        self.task = deployment.task
+        self.example = deployment.example
+        self._deployment = deployment
+
+    def calibration(self, examples: int) -> torch.Tensor:
+        return self._deployment.calibration()
+
+    def report(self, **facts: Any) -> None:
+        """Forget the facts, because the audit of the file reports them."""
 
 
 class TorchEager(Runtime):
@@ -34,10 +53,22 @@ class TorchEager(Runtime):
     profile_fields: ClassVar[frozenset[str]] = frozenset({"isa", "onednn"})
 
     def deploy(self, deployment: Deployment, folder: Path) -> Path:
-        """Copy the artefact, which is one self-contained file already."""
-        if deployment.quantization is not None:
-            raise Unsupported("the runtime torch carries out no quantization yet")
-        return Path(shutil.copyfile(deployment.artefact, folder / FILE))
+        """Copy the artefact, which is one self-contained file already; or quantize it, if it requests that.
+
+        A request is carried out by the step ``quantize`` with the scheme ``ptq-int8``: PyTorch's FBGEMM kernels.
+        """
+        file = folder / FILE
+        request = deployment.quantization
+        if request is None:
+            return Path(shutil.copyfile(deployment.artefact, file))
+        if request.dtype != "int8":
+            raise Unsupported(f"the runtime torch quantizes to int8, not to {request.dtype}")
+        # The harness checks the requested coverage itself, by the audit of the file.
+        quantize = step("quantize", scheme="ptq-int8", calibration=len(request.rows), coverage=0.0)
+        network = copy.deepcopy(deployment.model)
+        del network.quantization
+        save_artefact(file, quantize.apply(network, cast("StepContext", _Context(deployment))), quantize, deployment)
+        return file
 
     def load(self, file: Path) -> Predictor:
         """Return the network in evaluation mode, with the task's activation unless it sets ``gives_probabilities``."""

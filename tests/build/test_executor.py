@@ -56,7 +56,7 @@ def test_a_recipe_is_built_step_by_step(executor: Build, store: Store) -> None:
     _, trained, halved = run.plan.nodes
     before, after = run.model(trained).state_dict(), run.model(halved).state_dict()
     assert torch.equal(after["6.weight"], before["6.weight"] * 0.25)
-    assert store.get(halved).facts == {"factor": 0.25}  # type: ignore[union-attr]
+    assert store.get(halved).facts == {"factor": 0.25, "restored_difference": 0}  # type: ignore[union-attr]
     assert (store.root / "progress").exists()
     assert list((store.root / "progress").iterdir()) == []
 

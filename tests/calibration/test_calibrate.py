@@ -66,6 +66,7 @@ class Workers:
         amount: Amount,
         seed: int,
         first: int = 0,
+        reference_runtime: str | None = None,
     ) -> PairedSamples:
         random = self._random
         shape = (processes, amount.pairs)

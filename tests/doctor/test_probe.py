@@ -28,7 +28,9 @@ def test_a_planted_slowdown_changes_no_answer(files: tuple[Path, Path, Path], tm
     inputs, plain, slow = files
     with Workers(probe.COMMAND, timeout=120) as workers:
         workers.time_pair(Profile(), "probe", plain, slow, inputs, 2, Amount(5, 5), seed=0)
-        answers = [workers.predict(Profile(), "probe", file, inputs, tmp_path / "out.npy") for file in (plain, slow)]
+        answers = [
+            workers.predict(Profile(), "probe", file, inputs, tmp_path / "out.npy", 64) for file in (plain, slow)
+        ]
     np.testing.assert_array_equal(*answers)
 
 

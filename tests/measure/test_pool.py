@@ -203,7 +203,7 @@ def test_memory_is_measured_in_a_process_of_its_own(workers: Workers, tmp_path: 
 def test_predictions_come_back(workers: Workers, tmp_path: Path) -> None:
     (tmp_path / "file").write_text("x")
     np.save(tmp_path / "inputs.npy", np.ones((3, 2, 4), dtype=np.float32))
-    scores = workers.predict(PROFILE, "torch", tmp_path / "file", tmp_path / "inputs.npy", tmp_path / "out.npy")
+    scores = workers.predict(PROFILE, "torch", tmp_path / "file", tmp_path / "inputs.npy", tmp_path / "out.npy", 2)
     np.testing.assert_array_equal(scores, np.full((3, 1), 8, dtype=np.float32))
 
 

@@ -148,7 +148,7 @@ def test_a_real_worker_sleeps_before_each_timed_call(workers: Workers, folder: P
 
 
 def test_a_real_worker_predicts_what_it_times(workers: Workers, folder: Path) -> None:
-    scores = workers.predict(PROFILE, "busy", folder / "10", folder / "inputs.npy", folder / "scores.npy")
+    scores = workers.predict(PROFILE, "busy", folder / "10", folder / "inputs.npy", folder / "scores.npy", 16)
     expected = np.load(folder / "inputs.npy")
     for _ in range(10):
         expected = np.tanh(expected)

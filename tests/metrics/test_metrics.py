@@ -15,7 +15,7 @@ from scipy.stats import mannwhitneyu
 from torch import nn
 
 import harness_metrics
-from harness import Absent, MeasureError, Metric, Task
+from harness import Absent, Audit, MeasureError, Metric, Task
 from harness.api.tasks import kind_of
 from harness.stats.quality import auroc
 from harness_metrics import Energy, Instructions, Latency, Memory, Operations, Quality, RepeatedInput, Size
@@ -36,6 +36,7 @@ class EvalContext:
     loaded_memory: int | None = None
     peak_memory: int | None = None
     task: Task = TASK
+    audit: Audit = dataclasses.field(default_factory=lambda: Audit(reason="made by hand"))
     example: torch.Tensor = dataclasses.field(default_factory=lambda: torch.zeros(1, 2, 9))
     patients: Any = None
     #: What each counter counts; a text is why it cannot.

@@ -86,13 +86,36 @@ def test_a_reference_rule_replaces_only_the_axes_that_it_names() -> None:
     assert cell("lstm-plain-full-seed1", **across).reference == "conv-plain-full-seed0"
 
 
-@pytest.mark.parametrize("axis", ["dataset", "runtime", "profile"])
-def test_a_cell_and_its_reference_share_data_runtime_and_profile(axis: str) -> None:
-    one = {"dataset": "toy", "runtime": "torch", "profile": "one"}
+@pytest.mark.parametrize("axis", ["dataset", "profile"])
+def test_a_cell_and_its_reference_share_data_and_profile(axis: str) -> None:
+    one = {"dataset": "toy", "profile": "one"}
     with pytest.raises(
         UsageError, match=f"reference names axis '{axis}', but a cell and its reference always run on the same"
     ):
         matrix(profile=Profile(name="one"), reference={axis: one[axis]})
+
+
+def test_a_cell_may_be_compared_with_another_runtime() -> None:
+    across = list(matrix(runtime=["torch", "fast"], reference={"runtime": "torch"}).cells("m"))
+    references = {cell.id: cell for cell in across}
+    fast = [cell for cell in across if cell.runtime == "fast"]
+    assert len(fast) == len(across) / 2
+    assert {references[cell.reference].runtime for cell in across} == {"torch"}
+
+
+def test_none_stands_for_the_cell_s_own_option() -> None:
+    cells = {cell.id: cell for cell in matrix(reference={"pruning": None, "training": "plain"}).cells("m")}
+    for cell in cells.values():
+        assert cells[cell.reference].axes == {**cell.axes, "training": "plain"}
+
+
+def test_cells_of_a_runtime_that_is_not_there_are_skipped_and_so_are_those_compared_with_it() -> None:
+    def skipped(reference: dict[str, str]) -> set[str]:
+        cells = matrix(runtime=["torch", "fast"], reference=reference).cells("m", unavailable={"fast": "install it"})
+        return {cell.runtime for cell in cells if cell.skip == "install it"}
+
+    assert skipped({}) == {"fast"}
+    assert skipped({"runtime": "fast"}) == {"torch", "fast"}
 
 
 def test_a_reference_seed_that_the_preset_leaves_out_is_an_error() -> None:
