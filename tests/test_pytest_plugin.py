@@ -226,9 +226,10 @@ def test_decisions_are_judged_at_a_threshold_from_the_deployed_file_s_validation
     predicted: list[tuple[Path, int]] = []
     predict = Workers.predict
 
-    def watch(self: Workers, profile: Profile, runtime: str, file: Path, inputs: Path, output: Path) -> Any:
-        predicted.append((file, len(np.load(inputs))))
-        return predict(self, profile, runtime, file, inputs, output)
+    def watch(self: Workers, profile: Profile, runtime: str, file: Path, inputs: Path, *rest: Any) -> Any:
+        if not inputs.stem.endswith("check"):
+            predicted.append((file, len(np.load(inputs))))
+        return predict(self, profile, runtime, file, inputs, *rest)
 
     monkeypatch.setattr(Workers, "predict", watch)
     source = TOYS.replace("seed=range(2)", "seed=0, metrics='decisions'").replace("(epochs=1)", "(epochs=4)")

@@ -26,8 +26,10 @@ Role = Literal["parameters", "nonzero", "file", "int8 weights", "int8 macs"]
 #: What `EvalContext.count` measures of one call. "instructions": executed in user mode, by perf.
 #: "instructions_valgrind": the same by valgrind, which takes minutes and runs kernels for AVX2 at most.
 #: "energy": joules of the whole processor, by RAPL. "repeated_input": the time on an input that the model got just
-#: before / on a new one.
-Counter = Literal["instructions", "instructions_valgrind", "energy", "repeated_input"]
+#: before / on a new one. A serving counter is the milliseconds of loading the file or of the first call after that, or
+#: the examples a second in batches of so many.
+ServingCounter = Literal["load_time", "first_call", "throughput_1", "throughput_8", "throughput_64"]
+Counter = Literal["instructions", "instructions_valgrind", "energy", "repeated_input"] | ServingCounter
 
 
 @dataclasses.dataclass(frozen=True)

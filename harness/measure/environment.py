@@ -15,7 +15,7 @@ ALLOCATOR_LIBRARY = re.compile(r"/lib(tcmalloc|jemalloc|mimalloc)[^/]*\.so[^/]*$
 
 def verify(actual: Mapping[str, Any], threads: int, cpus: list[int] | None, onednn: bool, isa: str = "auto") -> None:
     """Raise MeasureError unless ``actual``, the worker's environment, matches its profile."""
-    expected: dict[str, Any] = {"threads": threads, "interop_threads": 1, "onednn": onednn}
+    expected: dict[str, Any] = {"threads": threads, "interop_threads": 1, "onednn": onednn, "denormals": "kept"}
     expected |= {name: threads for name in ("omp_threads", "mkl_threads") if name in actual}
     if cpus is not None:
         expected["affinity"] = cpus
@@ -26,6 +26,8 @@ def verify(actual: Mapping[str, Any], threads: int, cpus: list[int] | None, oned
             hint = "an imported module overrides the profile: search the plugins and sitecustomize for it"
             if name == "isa":
                 hint = "this processor, or this build of torch, does not support it: choose another in the profile"
+            if name == "denormals":
+                hint = "a runtime or plugin sets denormal numbers to zero, which makes it incomparable: switch that off"
             raise MeasureError(f"the worker should have {name}={value} but has {actual[name]}; {hint}")
 
 
@@ -40,6 +42,8 @@ def environment() -> dict[str, Any]:
         "affinity": affinity(),
         "onednn": has_onednn and bool(torch.backends.mkldnn.enabled),
         "isa": torch.backends.cpu.get_cpu_capability().lower(),
+        # Of this thread. The smallest normal float32 is 1.2e-38; flushed, such numbers are zero, and faster.
+        "denormals": "kept" if (torch.tensor([1e-39]) * 0.5).item() else "flushed",
     }
 
 

@@ -46,6 +46,8 @@ if TYPE_CHECKING:
 COUNTED_CALLS, ENERGY_SECONDS = 20, 1.0
 #: Rounds of the comparison of repeated with new inputs, after untimed calls.
 REPEATED_ROUNDS, REPEATED_WARMUP = 100, 50
+#: How often a file is loaded to time that; the throughput is that of calls for so many seconds, at least so many.
+LOADS, THROUGHPUT_SECONDS, LEAST_CALLS = 5, 0.5, 3
 PR_SET_PDEATHSIG = 1
 
 
@@ -97,6 +99,7 @@ class Worker:
 
         torch.set_num_threads(threads)
         torch.set_num_interop_threads(1)
+        torch.set_flush_denormal(False)
         torch.backends.mkldnn.set_flags(onednn)  # type: ignore[no-untyped-call]
         if cpus is not None:
             pin(cpus)  # after the import: torch may start threads and was seen to change the affinity
@@ -297,9 +300,16 @@ class Worker:
 
         examples = _batches(inputs, 1)
         with torch.inference_mode():
-            predictor = _load(self._runtime(runtime), file)
+            engine = self._runtime(runtime)
+            predictor = _load(engine, file)
             if counter == "repeated_input":
                 return _repeated_ratio(predictor, examples)
+            if counter in ("load_time", "first_call"):
+                loading, calling = _start_times(lambda: _load(engine, file), examples[0])
+                return loading if counter == "load_time" else calling
+            if counter.startswith("throughput_"):
+                with _attributed(engine, "a deployed file"):
+                    return _throughput(predictor, examples, int(counter.removeprefix("throughput_")))
             began = time.perf_counter()
             _run(predictor, examples, COUNTED_CALLS)
             seconds = (time.perf_counter() - began) / COUNTED_CALLS
@@ -335,6 +345,38 @@ def _run(predictor: Predictor, examples: Sequence[torch.Tensor], calls: int) -> 
     """Run a number of calls on the examples in turn."""
     for index in range(calls):
         predictor(examples[index % len(examples)])
+
+
+def _start_times(load: Callable[[], Predictor], example: torch.Tensor) -> tuple[float, float]:
+    """The milliseconds of loading a file, and of the first call after that: medians of LOADS times."""
+    times: list[tuple[int, int]] = []
+    for _ in range(LOADS):
+        gc.collect()
+        start = time.perf_counter_ns()
+        predictor = load()
+        loaded = time.perf_counter_ns()
+        output = predictor(example)
+        times.append((loaded - start, time.perf_counter_ns() - loaded))
+        _check_finite(output)
+        del predictor, output
+    loading, calling = (statistics.median(column) / 1e6 for column in zip(*times, strict=True))
+    return loading, calling
+
+
+def _throughput(predictor: Predictor, examples: Sequence[torch.Tensor], size: int) -> float:
+    """The examples a second that calls with ``size`` examples answer, one after the other for THROUGHPUT_SECONDS."""
+    import torch
+
+    if len(examples) < size:
+        raise MeasureError(f"there are only {len(examples)} test examples, too few for a batch of {size}")
+    batches = [torch.cat(list(examples[start : start + size])) for start in range(0, len(examples) - size + 1, size)]
+    for index in range(LEAST_CALLS):
+        _check_finite(predictor(batches[index % len(batches)]))
+    calls, began = 0, time.perf_counter()
+    while calls < LEAST_CALLS or time.perf_counter() - began < THROUGHPUT_SECONDS:
+        predictor(batches[calls % len(batches)])
+        calls += 1
+    return calls * size / (time.perf_counter() - began)
 
 
 def _repeated_ratio(predictor: Predictor, examples: Sequence[torch.Tensor]) -> float:

@@ -172,7 +172,7 @@ class Deployer:
             "deployable": runtime.name,
             "version": runtime.version,
             **code_identity(origin, type(runtime)),
-            "packages": _packages(runtime),
+            "packages": packages_of(runtime),
             "options": self._plugins.call(runtime, "options"),
             "artefact": artefact.key,
             "sha256": artefact.sha256,
@@ -237,7 +237,7 @@ class Deployer:
             import torch
 
             with torch.inference_mode():
-                return torch.cat([network(row) for row in examples.split(1)]).numpy()
+                return torch.cat([network(row) for row in examples.split(1)]).numpy()  # type: ignore[no-untyped-call]
 
         architecture = self._plugins.architectures.get(cell.architecture)
         answers: NDArray[Any] = self._plugins.call(architecture, answer, content.network)
@@ -262,7 +262,7 @@ class Deployer:
         record = DeploymentRecord(
             runtime=runtime.name,
             version=runtime.version,
-            packages=_packages(runtime),
+            packages=packages_of(runtime),
             parity=parity,
             batch=batch,
             batch_difference=batch_difference,
@@ -345,7 +345,8 @@ class Deployer:
         return self._library.load(cell.dataset, self._evaluation, layout)
 
 
-def _packages(runtime: Runtime) -> dict[str, str]:
+def packages_of(runtime: Runtime) -> dict[str, str]:
+    """Return the versions of the packages that a runtime needs."""
     return {package: version(package) for package in runtime.packages}
 
 

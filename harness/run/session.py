@@ -19,7 +19,7 @@ from harness.records.runs import read_records
 from harness.records.verdicts import Versus
 from harness.run.confirmation import Confirmations
 from harness.run.declarations import chosen_metrics
-from harness.run.deployment import Deployer
+from harness.run.deployment import Deployer, packages_of
 from harness.run.earlier import EarlierModels, check_gate_rules
 from harness.run.options import Options
 from harness.run.planner import Planner
@@ -203,12 +203,17 @@ class Session:
             key, reference_key = self.planner.key_of(cell), self.planner.key_of(self.planner.reference_of(cell))
         except (HarnessError, KeyError):  # it cannot be built, or not be timed here
             return False
-        options, timing = self.options, record.timing
+        options, timing, deployment = self.options, record.timing, record.deployment
+        runtime = self.plugins.runtimes.get(cell.runtime)
         return (
             (record.artefact.key, record.reference_artefact.key) == (key, reference_key)
             and (record.preset, record.device) == (options.preset.name, options.device)
             and (timing is not None) == options.timed
             and (timing is None or timing.margin in (None, options.margin))
+            and (
+                deployment is None
+                or (deployment.version, deployment.packages) == (runtime.version, packages_of(runtime))
+            )
         )
 
     def finalize_verdicts(self, confirm: bool = True) -> None:

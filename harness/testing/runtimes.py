@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from harness.api import Audit, Predictor, Runtime
+from harness.api import Audit, Predictor, Quantization, Runtime
 from harness.errors import Unsupported
 from harness.testing._failing import fail_check, imports_cleanly, listing
 from harness.testing._world import LABELS, NETWORKS, World, probe, temporarily_registered
@@ -22,7 +22,9 @@ from harness.testing._world import LABELS, NETWORKS, World, probe, temporarily_r
 if TYPE_CHECKING:
     import torch
 
-Deployed = Callable[[Runtime, str], tuple[Path, Predictor, Any]]
+Deployed = Callable[..., tuple[Path, Predictor, Any]]
+#: The request that a runtime carries out or refuses; its examples are the first of the kit's.
+REQUEST = Quantization(rows=tuple(range(32)))
 
 
 @pytest.fixture(params=NETWORKS)
@@ -33,22 +35,32 @@ def deployed_network(request: pytest.FixtureRequest) -> str:
 
 @pytest.fixture(scope="session")
 def deployed(tmp_path_factory: pytest.TempPathFactory) -> Deployed:
-    """Deploys each of the kit's networks once; returns the file, the loaded predictor, and PyTorch's model."""
-    world = World(tmp_path_factory.mktemp("runtimes"))
-    deployments: dict[tuple[str, str], tuple[Path, Predictor, Any]] = {}
+    """Deploys each of the kit's networks once, as it is or with a request.
 
-    def deploy(runtime: Runtime, network: str) -> tuple[Path, Predictor, Any]:
+    Returns the file, the loaded predictor, and PyTorch's float model.
+    """
+    world = World(tmp_path_factory.mktemp("runtimes"))
+    deployments: dict[tuple[str, str, Quantization | None], tuple[Path, Predictor, Any]] = {}
+
+    def deploy(runtime: Runtime, network: str, request: Quantization | None = None) -> tuple[Path, Predictor, Any]:
+        import torch
+
         from harness.api.train import Train
 
         if (reason := runtime.unavailable()) is not None:
             pytest.skip(reason)
-        if (runtime.name, network) not in deployments:
+        if (runtime.name, network, request) not in deployments:
             artefact = world.build(network, [Train()])
             copy = world.store.root / f"{runtime.name}-{network}.safetensors"
-            folder = world.store.root / f"{runtime.name}-{network}"
-            folder.mkdir()
+            folder = world.store.root / ("int8" if request else "") / f"{runtime.name}-{network}"
+            folder.mkdir(parents=True)
             shutil.copyfile(artefact.file, copy)
-            deployment = dataclasses.replace(world.deployment(artefact), artefact=copy)
+            deployment = dataclasses.replace(
+                world.deployment(artefact),
+                artefact=copy,
+                quantization=request,
+                calibration=lambda: torch.from_numpy(probe(len(REQUEST.rows))),
+            )
             try:
                 with temporarily_registered():
                     file = runtime.deploy(deployment, folder)
@@ -63,8 +75,8 @@ def deployed(tmp_path_factory: pytest.TempPathFactory) -> Deployed:
                     got=f"{type(error).__name__}: {error}",
                     fix="write everything that is needed into the one file that deploy() returns",
                 )
-            deployments[runtime.name, network] = file, predictor, world.load(artefact)
-        return deployments[runtime.name, network]
+            deployments[runtime.name, network, request] = file, predictor, world.load(artefact)
+        return deployments[runtime.name, network, request]
 
     return deploy
 
@@ -167,6 +179,34 @@ def test_runtime_audits_what_it_executes(runtime: Runtime, deployed_network: str
         wanted="a harness.Audit of a float network: shares in int8 of 0, or None with a reason",
         got=fault,
         fix="read the precision of each operator from the runtime's own graph, after its optimizations",
+    )
+
+
+def test_runtime_quantizes_or_refuses(runtime: Runtime, deployed_network: str, deployed: Deployed) -> None:
+    """With a request for int8 the file runs in int8 and stays close to the float network, or deploy() refuses."""
+    import torch
+
+    file, predictor, model = deployed(runtime, deployed_network, REQUEST)
+    inputs = torch.from_numpy(probe(16))
+    with temporarily_registered(), torch.inference_mode():
+        audit = runtime.audit(file, inputs[:1])
+        outputs = [_output(predictor, row) for row in inputs.split(1)]  # type: ignore[no-untyped-call]
+        expected = torch.sigmoid(model(inputs))
+    wrong = next((output for output in outputs if isinstance(output, str)), None)
+    tensors = [output for output in outputs if not isinstance(output, str)]
+    difference = float((torch.cat(tensors) - expected).abs().mean()) if wrong is None else float("nan")
+    if not audit.int8_weights or not audit.int8_macs:
+        shares = f"{audit.int8_weights} of the weights, {audit.int8_macs} of the work"
+        fault = f"no share in int8 ({shares}; {audit.reason})"
+    elif not difference <= REQUEST.mean_difference:
+        fault = wrong or f"probabilities that differ by {difference:.3g} on average"
+    else:
+        return
+    fail_check(
+        f"runtime {runtime.name!r} on {deployed_network}, with a request for int8",
+        wanted=f"a file in int8 by its audit, within {REQUEST.mean_difference:g} of the float network on average",
+        got=fault,
+        fix="carry out deployment.quantization, or raise Unsupported where it is not None",
     )
 
 

@@ -12,15 +12,28 @@ from harness_metrics.latency import Latency
 from harness_metrics.memory import Memory
 from harness_metrics.operations import Operations
 from harness_metrics.quality import Quality
+from harness_metrics.serving import Serving
 from harness_metrics.size import Size
 
-__all__ = ["Decisions", "Energy", "Instructions", "Latency", "Memory", "Operations", "Quality", "RepeatedInput", "Size"]
+__all__ = [
+    "Decisions",
+    "Energy",
+    "Instructions",
+    "Latency",
+    "Memory",
+    "Operations",
+    "Quality",
+    "RepeatedInput",
+    "Serving",
+    "Size",
+]
 
 
 @hookimpl
 def harness_metrics(register: Callable[[Metric], None]) -> None:
     for metric in (Quality(), Size(), Operations(), Latency(), Memory(), Instructions(), Energy(), RepeatedInput()):
         register(metric)
+    register(Serving())
     register(DECISIONS)
     register(YOUDEN)
 

@@ -66,7 +66,7 @@ class TorchEager(Runtime):
         # The harness checks the requested coverage itself, by the audit of the file.
         quantize = step("quantize", scheme="ptq-int8", calibration=len(request.rows), coverage=0.0)
         network = copy.deepcopy(deployment.model)
-        del network.quantization
+        vars(network).pop("quantization", None)
         save_artefact(file, quantize.apply(network, cast("StepContext", _Context(deployment))), quantize, deployment)
         return file
 

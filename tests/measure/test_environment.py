@@ -16,6 +16,7 @@ FOUND = {
     "affinity": [1, 2],
     "onednn": True,
     "isa": "avx2",
+    "denormals": "kept",
 }
 
 
@@ -37,6 +38,7 @@ def test_what_was_asked_for_and_found_is_no_error() -> None:
         ({"interop_threads": 8}, "interop_threads=1 but has 8"),
         ({"affinity": [0, 1, 2]}, r"affinity=\[1, 2\] but has \[0, 1, 2\]"),
         ({"onednn": False}, "onednn=True but has False"),
+        ({"denormals": "flushed"}, "denormals=kept but has flushed; a runtime or plugin sets denormal numbers to zero"),
     ],
 )
 def test_a_mismatch_is_an_error(changed: dict[str, object], text: str) -> None:

@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from harness.api import Profile
+from harness.api import Audit, Counter, ExecutedOperator, Profile
 from harness.errors import CellError, HarnessError, MeasureError, UsageError
 from harness.measure.memory import RESOLUTION
 from harness.measure.pool import Workers
@@ -40,6 +40,10 @@ class Busy(harness.Runtime):
             import os, signal
             os.kill(os.getpid(), signal.SIGSEGV)
 
+        if times == "flush":
+            torch.set_flush_denormal(True)
+            times = "10"
+
         if times == "cached":
             answers = {}
 
@@ -61,9 +65,21 @@ class Busy(harness.Runtime):
 
         return predict
 
+class Twice(Busy):
+    name = "twice"
+
+    def load(self, file):
+        predict = super().load(file)
+        return lambda inputs: (predict(inputs), predict(inputs))[1]
+
+    def audit(self, file, example):
+        assert tuple(example.shape) == (1, 20_000)
+        return harness.Audit((harness.ExecutedOperator("Tanh", "float32", int(file.read_text())),), 0.0, 0.0)
+
 @harness.hookimpl
 def harness_runtimes(register):
     register(Busy())
+    register(Twice())
 """
 
 
@@ -76,7 +92,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     metadata.mkdir()
     (metadata / "METADATA").write_text("Metadata-Version: 2.1\nName: busy-plugin\nVersion: 1.0\n")
     (metadata / "entry_points.txt").write_text("[harness]\nbusy = busy_plugin\n")
-    for name in ("10", "100", "cached", "crash", "nan"):
+    for name in ("10", "100", "cached", "crash", "flush", "nan"):
         (folder / name).write_text(name)
     np.save(folder / "inputs.npy", np.random.default_rng(0).standard_normal((64, 20_000), dtype=np.float32))
     with pytest.MonkeyPatch.context() as patch:
@@ -153,6 +169,37 @@ def test_a_real_worker_predicts_what_it_times(workers: Workers, folder: Path) ->
     for _ in range(10):
         expected = np.tanh(expected)
     np.testing.assert_allclose(scores[:, 0], expected.mean(axis=1), atol=1e-5)
+
+
+def test_a_real_worker_times_a_pair_of_two_runtimes(workers: Workers, folder: Path) -> None:
+    file, amount = folder / "100", Amount(20, 3)
+    samples = workers.time_pair(
+        PROFILE, "twice", file, file, folder / "inputs.npy", 2, amount, seed=0, reference_runtime="busy"
+    )
+    assert 1.5 < paired_ratio(samples.reference, samples.candidate).ratio < 2.5, "each call runs the file twice"
+
+
+def test_a_real_worker_audits(workers: Workers, folder: Path) -> None:
+    audit = workers.audit(PROFILE, "twice", folder / "10", folder / "inputs.npy")
+    assert audit == Audit((ExecutedOperator("Tanh", "float32", 10),), 0.0, 0.0)
+    assert "'busy' does not report" in workers.audit(PROFILE, "busy", folder / "10", folder / "inputs.npy").reason
+
+
+def test_a_real_worker_times_loads_first_calls_and_batches(workers: Workers, folder: Path) -> None:
+    def counted(file: str, counter: Counter) -> float:
+        return workers.count(PROFILE, "busy", folder / file, folder / "inputs.npy", counter)
+
+    assert 0 < counted("10", "load_time") < 1000
+    assert counted("100", "first_call") > counted("10", "first_call") > 0
+    assert counted("10", "throughput_8") > counted("100", "throughput_8") > 0
+
+
+@pytest.mark.skipif(platform.machine() != "x86_64", reason="torch flushes denormal numbers on x86-64")
+def test_a_runtime_that_flushes_denormal_numbers_is_an_error(folder: Path) -> None:
+    with Workers(timeout=120) as workers, pytest.raises(MeasureError, match="denormals=kept but has flushed"):
+        workers.time_pair(
+            PROFILE, "busy", folder / "10", folder / "flush", folder / "inputs.npy", 1, Amount(5, 3), seed=0
+        )
 
 
 def test_a_runtime_that_keeps_answers_is_found(workers: Workers, folder: Path) -> None:

@@ -71,7 +71,8 @@ def test_all_are_registered_under_distinct_names() -> None:
     harness_metrics.harness_metrics(metrics.append)  # type: ignore[arg-type]
     always = [metric.name for metric in metrics if not metric.optional]
     assert always == ["quality", "size", "operations", "latency", "memory"]
-    counters, decisions = ["instructions", "energy", "repeated_input"], ["decisions", "decisions_youden"]
+    counters = ["instructions", "energy", "repeated_input", "serving"]
+    decisions = ["decisions", "decisions_youden"]
     assert [metric.name for metric in metrics if metric.optional] == [*counters, *decisions]
     figures = [figure.name for metric in metrics for figure in metric.specs(TASK)]
     assert len(set(figures)) == len(figures)

@@ -23,6 +23,7 @@ from harness import (
     Split,
     Task,
     Training,
+    Unsupported,
     WeightedMetric,
     load_artefact,
 )
@@ -291,6 +292,8 @@ class Eager(Runtime):
     name = "good-runtime"
 
     def deploy(self, deployment: Deployment, folder: Path) -> Path:
+        if deployment.quantization is not None:
+            raise Unsupported("it deploys float networks")
         return Path(shutil.copy(deployment.artefact, folder / "model"))
 
     def load(self, file: Path) -> Predictor:
@@ -313,7 +316,18 @@ class Beside(Eager):
     name = "beside"
 
     def deploy(self, deployment: Deployment, folder: Path) -> Path:
+        if deployment.quantization is not None:
+            raise Unsupported("it deploys float networks")
         return Path(shutil.copy(deployment.artefact, folder.with_suffix(".model")))
+
+
+class StillFloat(Eager):
+    """Deploys the float network where int8 is requested."""
+
+    name = "still-float"
+
+    def deploy(self, deployment: Deployment, folder: Path) -> Path:
+        return Path(shutil.copy(deployment.artefact, folder / "model"))
 
 
 class Logits(Eager):

@@ -26,8 +26,13 @@ from harness_compress import (
     quantize,
     quantize_weights,
 )
+from harness_compress.quantize import Quantize
+from harness_compress.request import QuantizeInt8
 
-COMPRESSORS = (prune, prune_quantile, prune_weights, prune_nm, quantize, quantize_weights, half, factorize, distill)
+COMPRESSORS = (
+    *(prune, prune_quantile, prune_weights, prune_nm, Quantize, QuantizeInt8),
+    *(quantize_weights, half, factorize, distill),
+)
 STEPS = [step for kind in (Train, *COMPRESSORS) for step in kind.examples()]
 
 

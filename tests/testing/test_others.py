@@ -49,6 +49,7 @@ METRICS = [
 ]
 RUNTIMES = [
     (bad.Beside(), "deploys_into_its_folder", "beside"),
+    (bad.StillFloat(), "quantizes_or_refuses", "no share in int8"),
     (bad.Logits(), "answers_as_torch_does", "sigmoid"),
     (bad.Restlessly(), "answers_the_same_again", "other outputs"),
 ]
