@@ -194,6 +194,8 @@ def levels(values: NDArray[Any]) -> dict[str, Mask]:
     """Return the rows of each level of a group, by its name; many distinct numbers are divided at the quartiles."""
     import numpy as np
 
+    if values.dtype.kind == "O":  # texts, of which some are missing
+        values = np.array(["unknown" if value is None or value != value else str(value) for value in values])
     numeric = values.dtype.kind in "iuf"
     known = ~np.isnan(values) if values.dtype.kind == "f" else np.ones(len(values), bool)
     distinct = np.unique(values[known])

@@ -245,6 +245,8 @@ def test_many_numbers_are_divided_at_the_quartiles_and_missing_ones_are_a_group(
         "unknown": 1,
     }
     assert {name: int(rows.sum()) for name, rows in levels(np.array([1, 0, 1])).items()} == {"0": 1, "1": 2}
+    texts = levels(np.array(["f", None, "m", np.nan, "f"], dtype=object))
+    assert {name: int(rows.sum()) for name, rows in texts.items()} == {"f": 2, "m": 1, "unknown": 2}
 
 
 def test_the_report_has_a_table_by_label_and_one_by_group() -> None:
