@@ -16,6 +16,8 @@ if TYPE_CHECKING:
     import torch
     from numpy.typing import NDArray
 
+    from harness.api.steps import Loss
+
     FloatArray = NDArray[np.float32]
 
 #: (stored inputs of a batch) -> (n, *input_shape) float32.
@@ -88,9 +90,10 @@ class Split:
     records: NDArray[Any] | None = None
     groups: Mapping[str, NDArray[Any]] = dataclasses.field(default_factory=dict)
     unit: str = "patients"
-    #: The data set's methods of these names; the harness sets them, ``augment`` of the training split alone.
+    #: The data set's methods of these names; the harness sets them, the last two of the training split alone.
     prepare: Prepare | None = None
     augment: Augment | None = None
+    loss: Callable[[Loss], Loss] | None = None
 
     def __post_init__(self) -> None:
         lengths = {name: len(array) for name, array in self.arrays().items()}
@@ -155,6 +158,8 @@ class Data:
             )
             for name, split in self.splits()
         }
+        if type(dataset).loss is not Dataset.loss:
+            splits["train"] = dataclasses.replace(splits["train"], loss=dataset.loss)
         return Data(self.task, **splits)
 
     def check(self, name: str) -> None:
@@ -292,6 +297,10 @@ class Dataset(FormerNames, abc.ABC):
         with the same weights.
         """
         return batch
+
+    def loss(self, task_loss: Loss) -> Loss:
+        """Return the loss that networks are trained with on these data; by default that of the kind of task."""
+        return task_loss
 
     def task_in(self, layout: str) -> Task:
         """Return the task in a layout ("": the data set's own). Raises UsageError for an unknown layout."""

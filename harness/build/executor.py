@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import copy
+import dataclasses
 import hashlib
 import logging
 import math
@@ -90,6 +91,8 @@ class Context:
         self.progress: Progress = progress
         self.teacher = teacher
         self._kind: TaskKind = kind_of(data.task)
+        if data.train.loss is not None:
+            self._kind = dataclasses.replace(self._kind, loss=data.train.loss(self._kind.loss))
         self._loss: Loss = self._kind.loss
         if node.objective is not None and teacher is not None:
             self._loss = node.objective.loss(self._kind.loss)

@@ -16,7 +16,7 @@ import toy
 from fakes import logged
 from toy import Broken, Halve, Mimic, Nothing, Picky, Tune
 
-from harness import CellError, Data, Matrix, Step, Unsupported, train
+from harness import CellError, Data, Loss, Matrix, Step, Unsupported, train
 from harness.build.executor import Executor, derive
 from harness.build.training import digest
 from harness.store.local import Store
@@ -129,6 +129,21 @@ def test_the_objective_flows_on_into_later_training(executor: Build) -> None:
         answers = run.model(keys[1])(inputs)
     for given in Mimic.seen:
         assert (answers - torch.tensor(given)).abs().sum(1).min() < 1e-5, "the teacher is the model before mimic"
+
+
+def test_the_data_set_s_loss_trains_and_distills(executor: Build, monkeypatch: pytest.MonkeyPatch) -> None:
+    losses: list[torch.Tensor] = []
+
+    def doubled(self: object, task_loss: Loss) -> Loss:
+        def loss(logits: torch.Tensor, targets: torch.Tensor, teacher: torch.Tensor | None) -> torch.Tensor:
+            losses.append(2 * task_loss(logits, targets, teacher))
+            return losses[-1]
+
+        return loss
+
+    monkeypatch.setattr(toy.ToySynthetic, "loss", doubled, raising=False)
+    executor(cells(train(), Mimic(0.0))).build_all()
+    assert len(losses) == 2 * 3 + 2 * 3  # mimic mixes it with its own term
 
 
 def test_without_a_teacher_the_objective_is_the_task(executor: Build) -> None:

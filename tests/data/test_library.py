@@ -10,6 +10,7 @@ import toy
 from toy import Toy, ToySynthetic
 
 from harness import Data, DataError, Split, UsageError
+from harness.api.tasks import kind_of
 from harness.data.library import Library, locate, resolve, roots, status
 from harness.errors import NoData
 from harness.plugin.manager import Plugins
@@ -162,6 +163,17 @@ def test_the_data_set_s_methods_come_with_the_splits(
     changed = dict(Library(plugins, store, None, Display(None)).load("toy-synthetic", 8).splits())
     assert changed["test"].tensor([2, 5]).numpy() == pytest.approx(splits["test"].inputs[[2, 5]] + 1)
     assert [name for name, split in changed.items() if split.augment is not None] == ["train"]
+
+
+def test_a_data_set_may_bring_its_own_loss_in_every_layout(
+    plugins: Plugins, store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert Library(plugins, store, None, Display(None)).load("toy-synthetic").train.loss is None
+    monkeypatch.setattr(ToySynthetic, "loss", lambda self, task_loss: "another", raising=False)
+    library = Library(plugins, store, None, Display(None))
+    for data in (library.load("toy-synthetic"), library.load("toy-synthetic", 8, "mean")):
+        assert data.train.loss is not None
+        assert data.train.loss(kind_of(Toy.task).loss) == "another"
 
 
 def test_a_prepare_that_gives_another_shape_is_named(
