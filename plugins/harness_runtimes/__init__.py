@@ -1,4 +1,4 @@
-"""Register the built-in runtime, PyTorch eager."""
+"""Register the built-in runtimes: PyTorch eager, ONNX Runtime and OpenVINO."""
 
 from __future__ import annotations
 
@@ -6,10 +6,14 @@ from collections.abc import Callable
 
 from harness import Runtime, hookimpl
 from harness_runtimes.eager import TorchEager
+from harness_runtimes.onnx_runtime import OnnxRuntime
+from harness_runtimes.openvino_runtime import OpenVino
 
-__all__ = ["TorchEager"]
+__all__ = ["OnnxRuntime", "OpenVino", "TorchEager"]
 
 
 @hookimpl
 def harness_runtimes(register: Callable[[Runtime], None]) -> None:
     register(TorchEager())
+    register(OnnxRuntime())
+    register(OpenVino())
