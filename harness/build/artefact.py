@@ -77,9 +77,15 @@ def header(file: Path) -> dict[str, Any]:
         return _header(file)
 
 
-def code_of(file: Path, runtime: str, plugins: Plugins) -> dict[str, str]:
-    """Return the digests of the code that runs an artefact under this runtime; see `program_code`."""
-    content = header(file)
+def code_of(file: Path, deployed: Path, runtime: str, plugins: Plugins) -> dict[str, str]:
+    """Return the digests of the code that runs what was ``deployed`` of an artefact; see `program_code`.
+
+    A runtime may deploy another artefact, such as one that it quantized.
+    """
+    try:
+        content = header(deployed)
+    except StoreError:  # a format of its own
+        content = header(file)
     restore = content["restore"]
     return program_code(plugins, runtime, content["architecture"], None if restore is None else restore["step"])
 

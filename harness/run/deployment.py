@@ -106,16 +106,21 @@ class Deployer:
             self._contexts[identity] = context
         return self._contexts[identity]
 
-    def context_of_file(self, cell: Cell, artefact: Artefact) -> CellContext:
-        """As `context`, for a runtime that deploys the artefact's own file; no code of the runtime runs here."""
-        identity = (cell.dataset, cell.runtime, artefact.key)
+    def context_of_file(self, cell: Cell, artefact: Artefact, stored: Artefact | None) -> CellContext:
+        """As `context`, of the file that was deployed earlier; the runtime deploys nothing.
+
+        ``stored`` is that deployable; None for the artefact's own file.
+        """
+        source = artefact if stored is None else stored
+        identity = (cell.dataset, cell.runtime, source.sha256)
         if identity not in self._contexts:
-            folder = self._files / cell.runtime / artefact.key
+            folder = self._files / cell.runtime / source.key
             with explain_disk_errors(f"cannot deploy {cell.id} in {folder}", "or choose another store"):
                 folder.mkdir(parents=True, exist_ok=True)
-                file = Path(shutil.copy(artefact.file, folder))
+                name = source.file.name if stored is None else Path(str(stored.facts["file"])).name
+                file = Path(shutil.copyfile(source.file, folder / name))
             batch, _ = self._batch(cell, file, self._answers(cell, file, "check", 1))
-            audit = Audit(reason="the code that deployed it is another")
+            audit = Audit(reason="it was deployed by an earlier run")
             self._contexts[identity] = self._context(cell, artefact, file, batch, audit)
         return self._contexts[identity]
 

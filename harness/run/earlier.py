@@ -123,9 +123,10 @@ class EarlierModels:
             if artefact is None:
                 reason = f"its artefact {earlier.artefact.key[:12]} is not in the store"
                 return msgspec.structs.replace(against, reason=reason)
+            deployed = self._store.deployable(earlier.artefact.deployable) if earlier.artefact.deployable else None
             if changed:
-                return self._measured_under_earlier_code(against, artefact, cell, candidate, time)
-            return self._measured(against, artefact, cell, reference, candidate, time)
+                return self._measured_under_earlier_code(against, artefact, deployed, cell, candidate, time)
+            return self._measured(against, artefact, deployed, cell, reference, candidate, time)
         except HarnessError as error:
             reason = f"its model could not be measured again: {error}"
         except Exception as error:  # its code may have been removed
@@ -136,14 +137,19 @@ class EarlierModels:
         self,
         against: Against,
         artefact: Artefact,
+        deployed: Artefact | None,
         cell: Cell,
         reference: CellContext,
         candidate: CellContext,
         time: Time,
     ) -> Against:
-        """Measure the earlier model under the present code."""
+        """Measure the earlier model under the present code: the very file that was deployed, if it is a program."""
         replace = msgspec.structs.replace
-        model = self._deployer.context(cell, artefact)
+        holds_program = self._plugins.runtimes.get(cell.runtime).holds_program
+        if deployed is not None and holds_program and deployed.sha256 != candidate.sha256:
+            model = self._deployer.context_of_file(cell, artefact, deployed)
+        else:
+            model = self._deployer.context(cell, artefact)
         against = replace(against, sha256=model.sha256)
         if model.sha256 != candidate.sha256:
             against = self._timed(against, cell, model, candidate, lambda pair: time(pair, None), reference)
@@ -155,7 +161,13 @@ class EarlierModels:
         return self._compared(against, cell, model, candidate)
 
     def _measured_under_earlier_code(
-        self, against: Against, artefact: Artefact, cell: Cell, candidate: CellContext, time: Time
+        self,
+        against: Against,
+        artefact: Artefact,
+        deployed: Artefact | None,
+        cell: Cell,
+        candidate: CellContext,
+        time: Time,
     ) -> Against:
         """Measure the earlier model under the code of its commit. Raises CellError if that cannot be had."""
         code = self._earlier_code
@@ -166,7 +178,7 @@ class EarlierModels:
                 f"commit {code.commit[:7]} does not have the code of {' and '.join(wrong)} that the earlier run used; "
                 "only code that is imported from a checkout can be had again (pip install -e)"
             )
-        model = self._earlier_deployer.context_of_file(cell, artefact)
+        model = self._earlier_deployer.context_of_file(cell, artefact, deployed)
         if model.sha256 != against.artefact.sha256:
             raise CellError("the file under its key differs from that of the earlier run")
         model.foreign = f"its code is that of commit {code.commit[:7]}"

@@ -178,7 +178,7 @@ class Session:
             candidate.deployment,
             timing,
             against,
-            code_of(artefact.file, cell.runtime, self.plugins),
+            code_of(artefact.file, candidate.file, cell.runtime, self.plugins),
             details(candidate, chosen),
         )
         return record, samples

@@ -267,7 +267,9 @@ def test_a_project_s_rule_for_an_unknown_figure_is_a_warning(pull: Any, pytester
     assert "'latency', which" not in text
 
 
-def test_a_bigger_file_fails(pull: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.fixture
+def _padded(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Once there is an earlier run, the toy runtime deploys files with a twentieth more of zeros at their end."""
     deploy, load = toy.Eager.deploy, toy.Eager.load
 
     def padded(self: Any, artefact: Path, folder: Path) -> Path:
@@ -288,6 +290,22 @@ def test_a_bigger_file_fails(pull: Any, monkeypatch: pytest.MonkeyPatch) -> None
     monkeypatch.setattr(toy.Eager, "deploy", padded)
     monkeypatch.setattr(toy.Eager, "options", lambda self: {"padded": Path("base.json").exists()})
     monkeypatch.setattr(toy.Eager, "load", without_padding)
+
+
+@pytest.mark.usefixtures("_padded")
+def test_the_file_that_the_earlier_run_deployed_is_measured_again(pull: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(toy.Eager, "holds_program", True)
+    monkeypatch.setattr(Machine, "takes", lambda self, file: 1.0)
+    pull(source())
+    record, earlier = (benchmarks(name)[SMALL]["extra_info"]["harness"] for name in ("new.json", "base.json"))
+    against = record["against"]
+    assert against["sha256"] == earlier["artefact"]["sha256"] != record["artefact"]["sha256"]
+    assert against["timing"] is not None
+    assert against["figures"]["file_size"]["value"] < record["figures"]["file_size"]["value"]
+
+
+@pytest.mark.usefixtures("_padded")
+def test_a_bigger_file_fails(pull: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Machine, "takes", lambda self, file: 1.0)
     code, text = pull(source())
     assert code == 10
