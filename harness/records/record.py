@@ -270,8 +270,9 @@ class Against(msgspec.Struct, frozen=True, kw_only=True):
     """The cell's model of an earlier run, measured again in this run beside the new model.
 
     ``timing`` has the earlier model as the reference; it is None, with the ``reason``, where the model was not timed
-    again. ``latency`` is the new model's median in these pairs, in microseconds. ``sha256`` is the hash of the file
-    deployed from the earlier artefact today; empty if there is none. ``same``: it is the file of the new model.
+    again. ``latency`` is the new model's median in these pairs, in microseconds. ``sha256`` is the hash of the
+    earlier file that was measured: the one that the earlier run deployed, or one that is deployed from the artefact
+    today; empty if there is none. ``same``: it is the file of the new model.
     ``differences`` are the new model's figures minus the earlier model's.
 
     ``code`` has the digests of the code that ran the model in the earlier run. ``code_changed``: this run has other
