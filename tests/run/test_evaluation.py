@@ -9,11 +9,12 @@ from typing import Any
 import numpy as np
 import pytest
 
-from harness import Data, EvalContext, Metric, MetricSpec, Split, Task
+from harness import Audit, Data, EvalContext, Metric, MetricSpec, Split, Task
 from harness.errors import MeasureError
 from harness.plugin.manager import KERNEL, Plugins
 from harness.run.evaluation import CellContext, differences, figures
 from harness_metrics import Quality
+from harness_runtimes import TorchEager
 
 CLASSES = Task((2,), ("a", "b", "c"), "multiclass")
 NUMBERS = Task((2,), ("weight",), "regression")
@@ -36,6 +37,7 @@ def plugins() -> Plugins:
     plugins = Plugins()
     for metric in (Quality(), Picky()):
         plugins.metrics.add(metric.name, metric, KERNEL)
+    plugins.runtimes.add("torch", TorchEager(), KERNEL)
     return plugins
 
 
@@ -48,7 +50,8 @@ def context(plugins: Plugins, task: Task, noise: float, patients: Any = None) ->
         scores /= scores.sum(axis=1, keepdims=True)
     split = Split(np.zeros((60, 2), np.float32), targets, patients, np.arange(60), {"sex": np.arange(60) % 2})
     file = Path("model")
-    return CellContext(file, "0", file, Data(task, split, split, split), plugins, scores, lambda: 2 * scores)
+    data, audit, runtime = Data(task, split, split, split), Audit(), plugins.runtimes.get("torch")
+    return CellContext(file, "0", file, data, plugins, scores, audit, runtime, lambda: 2 * scores)
 
 
 @pytest.mark.parametrize(("task", "headline"), [(CLASSES, "accuracy"), (NUMBERS, "r2")], ids=["classes", "numbers"])
@@ -78,6 +81,7 @@ def test_metrics_see_ids_groups_and_answers_to_the_validation_split(plugins: Plu
     assert (cell.records[3], cell.groups["sex"][3], cell.unit) == (3, 1, "examples")
     assert np.array_equal(cell.validation_scores, 2 * cell.scores)
     assert np.array_equal(cell.validation.targets, cell.targets)
-    alone = CellContext(cell.file, "0", cell.file, cell._data, plugins, cell.scores)
+    runtime = plugins.runtimes.get("torch")
+    alone = CellContext(cell.file, "0", cell.file, cell._data, plugins, cell.scores, Audit(), runtime)
     with pytest.raises(MeasureError, match="no answers to the validation split"):
         alone.validation_scores  # noqa: B018

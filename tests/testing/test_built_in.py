@@ -17,6 +17,8 @@ from harness.testing.runtimes import *  # noqa: F403
 from harness.testing.steps import *  # noqa: F403
 from harness_compress import (
     distill,
+    distill_kd,
+    distill_mse,
     factorize,
     half,
     prune,
@@ -31,7 +33,7 @@ from harness_compress.request import QuantizeInt8
 
 COMPRESSORS = (
     *(prune, prune_quantile, prune_weights, prune_nm, Quantize, QuantizeInt8),
-    *(quantize_weights, half, factorize, distill),
+    *(quantize_weights, half, factorize, distill, distill_kd, distill_mse),
 )
 STEPS = [step for kind in (Train, *COMPRESSORS) for step in kind.examples()]
 
