@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import logging
 import os
 import signal
@@ -50,6 +51,12 @@ if TYPE_CHECKING:
 pytest_plugins = ["pytester"]
 #: Distributions of their own, with tests that run where they are installed (test_thirdparty.py).
 collect_ignore = ["thirdparty"]
+
+
+def pytest_collection_finish() -> None:
+    """What was imported stays: pytest collects garbage five times after each run, and tests make hundreds of runs."""
+    gc.freeze()
+
 
 PLUGINS = {"studies": "harness_studies", "toy": "toy"}
 TOY = Origin("toy", "toy-plugin", "1.2")
@@ -172,6 +179,7 @@ def everything_imported() -> None:
     part, conv = toy.part(8, 0), toy.Conv()
     fit(conv.build(toy.Toy.task), part, part, conv.training("train"), seed=0, kind=MULTILABEL)
     harness.report.terminal.network_tables([])
+    gc.freeze()
 
 
 @pytest.fixture

@@ -6,9 +6,11 @@ import os
 import signal
 import subprocess
 import sys
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+from forks import Forks
 
 from harness import MeasureError, Profile
 from harness.files import atomic_write, process_prefix, remove_leftovers
@@ -37,12 +39,17 @@ quick = Matrix(dataset="ptbxl", architecture="cnn",
 """
 
 
-def on_windows(code: str, folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-c", WINDOWS + code, *arguments]
-    return subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False)
+Script = Callable[..., subprocess.CompletedProcess[str]]
 
 
-def test_every_module_is_imported(tmp_path: Path) -> None:
+@pytest.fixture(scope="module")
+def on_windows() -> Iterator[Script]:
+    """Runs a script, in a folder, as on Windows."""
+    with Forks(WINDOWS) as forks:
+        yield forks.run
+
+
+def test_every_module_is_imported(on_windows: Script, tmp_path: Path) -> None:
     code = """
 import importlib, pkgutil
 import harness
@@ -63,18 +70,20 @@ print(len(names))
     ("arguments", "expected"),
     [
         (["list"], "quantize"),
-        pytest.param(["plan", "suite.py", "--preset", "smoke"], "half", marks=pytest.mark.slow),
-        pytest.param(["data", "status"], "ptbxl", marks=pytest.mark.slow),
+        (["plan", "suite.py", "--preset", "smoke"], "half"),
+        (["data", "status"], "ptbxl"),
     ],
 )
-def test_commands_that_time_nothing_work(tmp_path: Path, arguments: list[str], expected: str) -> None:
+def test_commands_that_time_nothing_work(
+    on_windows: Script, tmp_path: Path, arguments: list[str], expected: str
+) -> None:
     (tmp_path / "suite.py").write_text(SUITE)
     done = on_windows("from harness.cli.main import main\nsys.exit(main(sys.argv[1:]))", tmp_path, *arguments)
     assert done.returncode == 0, done.stderr
     assert expected in done.stdout
 
 
-def test_a_suite_is_collected_and_its_cells_fail_with_the_reason(tmp_path: Path) -> None:
+def test_a_suite_is_collected_and_its_cells_fail_with_the_reason(on_windows: Script, tmp_path: Path) -> None:
     (tmp_path / "suite.py").write_text(SUITE)
     options = ["suite.py", "-p", "no:cacheprovider", "--capture=sys", "--harness-preset=smoke"]
     code = f"sys.exit(pytest.main([*{options!r}, *sys.argv[1:]]))"

@@ -6,6 +6,7 @@ The independent unit is the process: samples of different processes are never po
 from __future__ import annotations
 
 import dataclasses
+import functools
 import math
 from collections.abc import Sequence
 
@@ -179,6 +180,7 @@ def minimum_detectable_effect(
     return DetectableEffect(*(math.expm1(effect * factor) for factor in (1.0, low, high)))
 
 
+@functools.lru_cache(maxsize=4096)  # takes a millisecond, and the cells of a matrix ask the same
 def noncentrality(tail: float, power: float, freedom: float) -> float:
     """Compute the effect, in standard errors, that a one-sided t test at the level ``tail`` finds with this power."""
     return float(special.nctdtrinc(freedom, 1 - power, special.stdtrit(freedom, 1 - tail)))

@@ -109,7 +109,7 @@ def loaded(monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest) -> l
     return [] if "real" in request.node.name else fake_timing(monkeypatch)
 
 
-def fake_timing(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+def fake_timing(monkeypatch: pytest.MonkeyPatch, resampled: int = 20) -> list[str]:
     made: list[str] = []
 
     def fake(name: str) -> Any:
@@ -123,7 +123,7 @@ def fake_timing(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     Workers.asked, Workers.bias, Workers.disturbed, Workers.noise = [], [], 0, 0.002
     monkeypatch.setattr(script, "Workers", Workers)
     monkeypatch.setattr(script, "LOADS", {name: fake(name) for name in LOADS})
-    monkeypatch.setattr(load_tables, "RESAMPLED", 200)
+    monkeypatch.setattr(load_tables, "RESAMPLED", resampled)
     return made
 
 
@@ -146,7 +146,7 @@ def only(plan: CalibrationPlan, load: str = "quiet") -> dict[str, Any]:
 def document() -> dict[str, Any]:
     """The whole of a quiet calibration."""
     with pytest.MonkeyPatch.context() as patch:
-        fake_timing(patch)
+        fake_timing(patch, resampled=200)
         return calibrate(QUIET, ["quiet"], ignore)
 
 
@@ -386,7 +386,8 @@ def test_the_old_rule_errs_where_comparisons_are_shifted_and_the_new_one_less() 
     assert false[1] <= 0.05 * 400 + 3 * np.sqrt(400 * 0.05 * 0.95)
 
 
-def test_quiet_traces_find_two_percent() -> None:
+def test_quiet_traces_find_two_percent(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(load_tables, "RESAMPLED", 200)
     summary = load_tables._resampled(*traced(0.0, 0.002), SIZE, 0.01)
     assert summary is not None
     assert 0.01 < summary["smallest_change"] <= 0.02

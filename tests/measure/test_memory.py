@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import itertools
 import json
-import subprocess
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -13,6 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from forks import Forks
 
 from harness import Task, train
 from harness.api import Profile
@@ -47,25 +46,33 @@ class Context:
         pass
 
 
+class Networks:
+    """The files of networks by architecture, precision and share of units that stay, each made when first needed."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+
+    def file(self, name: str, precision: str, keep: float = 1) -> Path:
+        file = self._folder / f"{name}-{keep}-{precision}"
+        if not file.exists():
+            task, context = Task(SHAPES[name], ("a", "b")), Context(SHAPES[name])
+            inputs = np.random.default_rng(0).standard_normal((2, *SHAPES[name]), dtype=np.float32)
+            np.save(self._folder / f"{name}.npy", inputs)
+            model = installed().architectures.get(name).build(task).eval()
+            steps = [
+                train(),
+                *([prune("l1", keep=keep)] if keep < 1 else []),
+                *([quantize()] if precision == "int8" else []),
+            ]
+            for step in steps[1:]:
+                model = step.apply(model, context)  # type: ignore[arg-type]
+            artefact.save(file, model, steps, name, task, installed())
+        return file
+
+
 @pytest.fixture(scope="module")
-def networks(tmp_path_factory: pytest.TempPathFactory) -> dict[tuple[str, str], list[Path]]:
-    """The files of each architecture and precision, from the whole network to the narrowest."""
-    folder = tmp_path_factory.mktemp("networks")
-    plugins = installed()
-    files: dict[tuple[str, str], list[Path]] = {}
-    for name, shape in SHAPES.items():
-        np.save(folder / f"{name}.npy", np.random.default_rng(0).standard_normal((2, *shape), dtype=np.float32))
-        task, context = Task(shape, ("a", "b")), Context(shape)
-        whole = plugins.architectures.get(name).build(task).eval()
-        for keep in KEEPS:
-            cut = prune("l1", keep=keep)
-            pruned, steps = (whole, [train()]) if keep == 1 else (cut.apply(whole, context), [train(), cut])  # type: ignore[arg-type]
-            int8 = quantize()
-            for precision, model in (("float32", pruned), ("int8", int8.apply(pruned, context))):  # type: ignore[arg-type]
-                file = folder / f"{name}-{keep}-{precision}"
-                artefact.save(file, model, steps if precision == "float32" else [*steps, int8], name, task, plugins)
-                files.setdefault((name, precision), []).append(file)
-    return files
+def networks(tmp_path_factory: pytest.TempPathFactory) -> Networks:
+    return Networks(tmp_path_factory.mktemp("networks"))
 
 
 @pytest.fixture(scope="module")
@@ -82,47 +89,51 @@ def needs(workers: Workers, file: Path) -> tuple[int, int]:
 
 
 @pytest.mark.parametrize("precision", ["float32", "int8"])
-@pytest.mark.parametrize("name", SHAPES)
-def test_a_narrower_network_never_needs_more(
-    workers: Workers, networks: dict[tuple[str, str], list[Path]], name: str, precision: str
-) -> None:
-    measured = [needs(workers, file) for file in networks[name, precision]]
+@pytest.mark.parametrize("name", ["cnn", *(pytest.param(name, marks=pytest.mark.slow) for name in ("resnet", "lstm"))])
+def test_a_narrower_network_never_needs_more(workers: Workers, networks: Networks, name: str, precision: str) -> None:
+    files = [networks.file(name, precision, keep) for keep in KEEPS]
+    measured = [needs(workers, file) for file in files]
     for wider, narrower in itertools.pairwise(measured):
         assert narrower[0] <= wider[0] + RESOLUTION
         assert narrower[1] <= wider[1] + RESOLUTION
-    for keep, (loaded, peak) in zip(KEEPS, measured, strict=True):
-        weights = parameters(artefact.load(networks[name, precision][KEEPS.index(keep)])) * WIDTHS[precision]
+    for file, (loaded, peak) in zip(files, measured, strict=True):
+        weights = parameters(artefact.load(file)) * WIDTHS[precision]
         assert weights <= loaded <= peak
         assert peak < weights + 5 * 10**6, "neither imports nor the float network of an int8 one are in it"
 
 
 @pytest.mark.slow
-def test_two_processes_measure_the_same(networks: dict[tuple[str, str], list[Path]]) -> None:
+def test_two_processes_measure_the_same(networks: Networks) -> None:
+    files = [networks.file(name, precision, KEEPS[1]) for name in SHAPES for precision in WIDTHS]
     measured = []
     for _ in range(2):
         with Workers(timeout=120) as workers:
-            measured.append([needs(workers, files[1]) for files in networks.values()])
+            measured.append([needs(workers, file) for file in files])
     assert np.abs(np.subtract(*measured)).max() <= RESOLUTION
 
 
-def test_an_int8_network_holds_no_float_weights(workers: Workers, networks: dict[tuple[str, str], list[Path]]) -> None:
+def test_an_int8_network_holds_no_float_weights(workers: Workers, networks: Networks) -> None:
     """0.5 MB of integers and 1 MB of PyTorch's objects are less than the 2 MB of float weights."""
-    (float_file, *_), (int8_file, *_) = networks["resnet", "float32"], networks["resnet", "int8"]
-    weights = parameters(artefact.load(float_file)) * 4
-    assert needs(workers, int8_file)[0] < weights
+    weights = parameters(artefact.load(networks.file("resnet", "float32"))) * 4
+    assert needs(workers, networks.file("resnet", "int8"))[0] < weights
 
 
-def test_what_is_held_is_measured(workers: Workers, networks: dict[tuple[str, str], list[Path]]) -> None:
+def test_what_is_held_is_measured(workers: Workers, networks: Networks) -> None:
     """The CNN's need at its peak can be computed: its weights, and input and output of its first normalisation."""
-    loaded, peak = needs(workers, networks["cnn", "float32"][0])
+    loaded, peak = needs(workers, networks.file("cnn", "float32"))
     activations = 2 * 32 * 998 * 4
     assert abs(peak - loaded - activations) <= RESOLUTION
+
+
+@pytest.fixture(scope="module")
+def forks() -> Iterator[Forks]:
+    with Forks("import torch") as forks:
+        yield forks
 
 
 IMPORTS = """
 import json, sys
 from pathlib import Path
-import torch
 from harness.plugin.manager import installed
 runtime = installed().runtimes.get("torch")
 loaded = []
@@ -134,22 +145,22 @@ print(json.dumps(loaded))
 """
 
 
+def imports(forks: Forks, *files: Path) -> list[list[str]]:
+    """Return the modules that loading each file imports, one after the other."""
+    reply = forks.run(IMPORTS, files[0].parent, *map(str, files))
+    assert reply.returncode == 0, reply.stderr
+    loaded: list[list[str]] = json.loads(reply.stdout)
+    return loaded
+
+
 @pytest.mark.parametrize("name", SHAPES)
-def test_a_pruned_network_imports_no_more_than_the_whole_one(
-    networks: dict[tuple[str, str], list[Path]], name: str
-) -> None:
-    files = networks[name, "float32"][:2]
-    reply = subprocess.run([sys.executable, "-c", IMPORTS, *files], capture_output=True, text=True, check=True)
-    _, pruned = json.loads(reply.stdout)
+def test_a_pruned_network_imports_no_more_than_the_whole_one(forks: Forks, networks: Networks, name: str) -> None:
+    _, pruned = imports(forks, *(networks.file(name, "float32", keep) for keep in KEEPS[:2]))
     assert set(pruned) <= {"torch.utils._device"}  # the context manager of the meta device
 
 
-def test_an_int8_network_imports_neither_a_compiler_nor_the_other_scheme(
-    networks: dict[tuple[str, str], list[Path]],
-) -> None:
-    (file, *_) = networks["lstm", "int8"]
-    reply = subprocess.run([sys.executable, "-c", IMPORTS, file], capture_output=True, text=True, check=True)
-    (modules,) = json.loads(reply.stdout)
+def test_an_int8_network_imports_neither_a_compiler_nor_the_other_scheme(forks: Forks, networks: Networks) -> None:
+    (modules,) = imports(forks, networks.file("lstm", "int8"))
     packages = {".".join(module.split(".")[:2]) for module in modules}
     assert not packages & {"sympy", "torch._dynamo", "torch._inductor", "torch._refs", "harness_compress._uniform8"}
     assert "harness_compress._fx_int8" in modules
@@ -175,6 +186,7 @@ assert all(torch.equal(value, restored.state_dict()[name]) for name, value in ne
 """
 
 
-def test_no_stock_layer_imports_a_compiler_when_it_is_rebuilt() -> None:
-    reply = subprocess.run([sys.executable, "-c", STOCK], capture_output=True, text=True, check=True)
+def test_no_stock_layer_imports_a_compiler_when_it_is_rebuilt(forks: Forks, tmp_path: Path) -> None:
+    reply = forks.run(STOCK, tmp_path)
+    assert reply.returncode == 0, reply.stderr
     assert reply.stdout.strip() == "['torch.utils._device']"

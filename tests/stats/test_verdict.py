@@ -308,7 +308,7 @@ def test_few_of_the_differences_found_are_false_even_where_the_truth_is_the_marg
             false_share([verdict.kind in ("slower", "faster") for verdict in decide_verdicts(matrix, 0.01)], 95)
         )
         alone.append(
-            false_share([decide_verdicts([ratios], 0.01)[0].kind in ("slower", "faster") for ratios in matrix], 95)
+            false_share([decide_alone(Comparison(ratios), 0.01) in ("slower", "faster") for ratios in matrix], 95)
         )
     assert 0 < np.mean(together) <= 0.05
     assert np.mean(alone) > 0.2  # what the adjustment is for

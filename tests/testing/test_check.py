@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import json
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import pytest
 from fakes import logged
+from forks import Forks
 
 from harness.errors import UsageError
-from harness.testing._check import _show, check
+from harness.testing import _check
+from harness.testing._check import CHILD, _show, check
 
 PLUGIN = """
 import os
@@ -34,6 +38,38 @@ def harness_metrics(register):
 """
 
 
+#: Makes a fork what a new process would be.
+ENVIRONMENT = """
+import json, os, sys
+os.environ.update(json.loads(sys.argv[1]))
+sys.path[:0] = os.environ["PYTHONPATH"].split(os.pathsep)
+"""
+
+
+@pytest.fixture(scope="module")
+def forks() -> Iterator[Forks]:
+    with Forks("import harness.testing._kit") as forks:
+        yield forks
+
+
+@pytest.fixture
+def forked(forks: Forks, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The checks run in a fork, which need not import torch and the kit."""
+
+    class Fork:
+        def __init__(self, command: object, env: dict[str, str], stdout: IO[str], stderr: object) -> None:
+            done = forks.run(ENVIRONMENT + CHILD, Path.cwd(), json.dumps(env))
+            stdout.write(done.stdout + done.stderr)
+            self.returncode = done.returncode
+
+        def poll(self) -> int:
+            return self.returncode
+
+        wait = kill = poll
+
+    monkeypatch.setattr(_check.subprocess, "Popen", Fork)
+
+
 @pytest.fixture
 def site(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A folder on the import path, for modules and distributions."""
@@ -49,6 +85,7 @@ def write(site: Path, what: str, name: str = "plugin_of_ones") -> None:
     (site / f"{name}.py").write_text(PLUGIN.format(what=what))
 
 
+@pytest.mark.usefixtures("forked")
 def test_a_sound_plugin_passes_by_the_name_of_its_distribution(site: Path, capsys: pytest.CaptureFixture[str]) -> None:
     write(site, "pass")
     information = site / "ones_plugin-1.0.dist-info"
@@ -62,6 +99,7 @@ def test_a_sound_plugin_passes_by_the_name_of_its_distribution(site: Path, capsy
     assert "step" not in output.partition("plugin ones: ")[0]
 
 
+@pytest.mark.usefixtures("forked")
 def test_a_failed_check_says_how_to_fix_it(site: Path, capsys: pytest.CaptureFixture[str]) -> None:
     write(site, "return {'ones': float('nan')}")
     assert check("plugin_of_ones") == 1
@@ -71,7 +109,8 @@ def test_a_failed_check_says_how_to_fix_it(site: Path, capsys: pytest.CaptureFix
     assert "1 failed" in output
 
 
-@pytest.mark.parametrize("status", [pytest.param(9, marks=pytest.mark.slow), 0])
+@pytest.mark.usefixtures("forked")
+@pytest.mark.parametrize("status", [9, 0])
 def test_a_crash_names_the_check_that_ran(site: Path, capsys: pytest.CaptureFixture[str], status: int) -> None:
     write(site, f"os._exit({status})")
     assert check("plugin_of_ones") == 1
@@ -88,6 +127,7 @@ def test_a_module_that_cannot_be_imported_is_reported(site: Path, capsys: pytest
     assert "1 failed" in output
 
 
+@pytest.mark.usefixtures("forked")
 def test_one_thing_is_checked_alone_and_progress_is_shown(site: Path, capsys: pytest.CaptureFixture[str]) -> None:
     source = PLUGIN.format(what="pass")
     twos = source.partition("@hookimpl")[0].partition("class Ones")[2].replace('"ones"', '"twos"')
