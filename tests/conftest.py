@@ -54,8 +54,12 @@ collect_ignore = ["thirdparty"]
 
 
 def pytest_collection_finish() -> None:
-    """What was imported stays: pytest collects garbage five times after each run, and tests make hundreds of runs."""
-    gc.freeze()
+    """Spare hundreds of runs what takes time in each and does nothing."""
+    gc.freeze()  # pytest collects garbage five times after a run; what was imported stays
+    if torch := sys.modules.get("torch"):
+        for device in (torch.cuda, torch.xpu, torch.mtia):
+            if not device.is_available():  # or each seed is noted for it, with the whole stack
+                device.manual_seed_all = lambda _: None
 
 
 PLUGINS = {"studies": "harness_studies", "toy": "toy"}

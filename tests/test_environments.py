@@ -71,6 +71,7 @@ def test_what_is_installed_there_is_there_alone(tmp_path: Path) -> None:
         importlib.metadata.version("harness-sample")
 
 
+@pytest.mark.slow
 def test_a_later_install_replaces_an_earlier_one(fresh_environment: Environment, tmp_path: Path) -> None:
     project = sample(tmp_path / "sample")
     fresh_environment.install(project)

@@ -201,10 +201,22 @@ def kill(run: subprocess.Popen[str], number: signal.Signals, count: int) -> None
 
 
 @linux
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL], ids=lambda number: number.name)
-@pytest.mark.parametrize(("action", "count"), [("time", 2), ("memory", 3), ("predict", 2)])
+@pytest.mark.parametrize(
+    ("action", "count", "number"),
+    [
+        pytest.param(
+            action,
+            count,
+            number,
+            id=f"{action}-{number.name}",
+            marks=() if action == "time" or number == signal.SIGKILL else pytest.mark.slow,
+        )
+        for action, count in (("time", 2), ("memory", 3), ("predict", 2))
+        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGKILL)
+    ],
+)
 def test_nothing_is_left_of_a_run_that_is_killed_in_a_request(
-    worker: Path, tmp_path: Path, number: signal.Signals, action: str, count: int
+    worker: Path, tmp_path: Path, action: str, count: int, number: signal.Signals
 ) -> None:
     store = tmp_path / "store"
     command = [sys.executable, "-c", RUN, str(Path(__file__).parent), str(store), str(worker), action]

@@ -129,6 +129,7 @@ def test_it_holds_to_the_conformance_kit(lowrank_there: Environment, project: Pa
     lowrank_there.run("pytest", "-q", "-p", "no:cacheprovider", "tests/test_conformance.py", cwd=project)
 
 
+@pytest.mark.slow
 def test_its_code_is_in_the_key_and_its_version_is_not(run: Run, lowrank_there: Environment, project: Path) -> None:
     """Last, as it leaves another version installed."""
 

@@ -27,7 +27,7 @@ def files(tmp_path: Path) -> tuple[Path, Path, Path]:
 def test_a_planted_slowdown_changes_no_answer(files: tuple[Path, Path, Path], tmp_path: Path) -> None:
     inputs, plain, slow = files
     with Workers(probe.COMMAND, timeout=120) as workers:
-        workers.time_pair(Profile(), "probe", plain, slow, inputs, 2, Amount(5, 5), seed=0)
+        workers.time_pair(Profile(), "probe", plain, slow, inputs, 1, Amount(5, 5), seed=0)
         answers = [
             workers.predict(Profile(), "probe", file, inputs, tmp_path / "out.npy", 64) for file in (plain, slow)
         ]

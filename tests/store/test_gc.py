@@ -336,7 +336,7 @@ def test_a_stranger_s_files_stay(store: Store, tmp_path: Path) -> None:
     assert all(file.exists() for file in strange)
 
 
-@pytest.mark.parametrize("kind", ["file", "s3"])
+@pytest.mark.parametrize("kind", ["file", pytest.param("s3", marks=pytest.mark.slow)])
 def test_halves_of_uploads_and_of_removals_go_when_they_are_old(
     kind: str, request: pytest.FixtureRequest, store: Store, tmp_path: Path
 ) -> None:

@@ -40,7 +40,10 @@ def put(store: Store, document: dict[str, Any] = DOCUMENT, data: bytes = b"weigh
     return store.put(document, lambda file: file.write_bytes(data) and None, {"kept": 0.5}, 2.0).key
 
 
-@pytest.fixture(params=["file", "memory", "s3"])
+KINDS = ("file", "memory", "s3")
+
+
+@pytest.fixture(params=["file", "memory", pytest.param("s3", marks=pytest.mark.slow)])
 def url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
     """An empty shared store of each kind: with folders, in memory, and with the semantics of S3."""
     if request.param == "s3":
@@ -81,6 +84,7 @@ def write(url: str, name: str, content: bytes) -> None:
 # -------------------------------------------------------------------------------------------------- between machines
 
 
+@pytest.mark.parametrize("url", KINDS, indirect=True)
 def test_what_one_machine_makes_another_gets(url: str, machine: Callable[..., Store], said: list[str]) -> None:
     first = machine(url)
     put(first)
@@ -418,7 +422,9 @@ time.sleep(60)
 """
 
 
-@pytest.mark.parametrize(("kind", "when"), [("file", "between"), ("file", "partial"), ("s3", "between")])
+@pytest.mark.parametrize(
+    ("kind", "when"), [("file", "between"), ("file", "partial"), pytest.param("s3", "between", marks=pytest.mark.slow)]
+)
 def test_a_killed_upload_leaves_nothing_that_a_reader_takes(
     kind: str, when: str, request: pytest.FixtureRequest, tmp_path: Path, machine: Callable[..., Store], said: list[str]
 ) -> None:
@@ -456,6 +462,7 @@ def _kill(url: str, tmp_path: Path, when: str, until: Callable[[], bool] = lambd
     assert "uploaded" not in rest
 
 
+@pytest.mark.slow
 def test_a_large_upload_to_s3_that_is_killed_is_not_there(
     s3: Any, tmp_path: Path, machine: Callable[..., Store], said: list[str]
 ) -> None:
@@ -625,7 +632,7 @@ def test_the_option_wins_over_the_variable(monkeypatch: pytest.MonkeyPatch) -> N
 # -------------------------------------------------------------------------------------------------------------- runs
 
 
-@pytest.mark.parametrize("kind", ["file", "s3"])
+@pytest.mark.parametrize("kind", ["file", pytest.param("s3", marks=pytest.mark.slow)])
 def test_a_second_machine_builds_nothing(
     kind: str, request: pytest.FixtureRequest, suite: Suite, monkeypatch: pytest.MonkeyPatch
 ) -> None:
