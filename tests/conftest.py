@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import gc
 import logging
 import os
@@ -41,6 +42,7 @@ from harness.measure import pool
 from harness.plugin import manager as plugins_module
 from harness.plugin.manager import Origin, Plugins
 from harness.progress import Display
+from harness.stats import quality
 from harness.store.local import Store
 from harness.suite.matrix import Cell
 from harness.suite.presets import preset
@@ -51,6 +53,14 @@ if TYPE_CHECKING:
 pytest_plugins = ["pytester"]
 #: Distributions of their own, with tests that run where they are installed (test_thirdparty.py).
 collect_ignore = ["thirdparty"]
+
+
+#: The files that take longest come first, so that at the end no worker of pytest-xdist waits for the other.
+LONGEST = ("test_thirdparty.py", "test_gate_runs.py", "test_pytest_plugin.py", "test_worker.py", "test_memory.py")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    items.sort(key=lambda item: item.path.name not in LONGEST)
 
 
 def pytest_collection_finish() -> None:
@@ -192,6 +202,9 @@ def suite(
 ) -> Suite:
     """Runs pytest, in this process, on a suite with this source."""
     monkeypatch.setattr(pool, "Workers", Workers)
+    for bootstrap in (quality.bootstrap, quality.paired_bootstrap):  # with all samples, half of the time of a run
+        quicker = functools.partial(bootstrap, repetitions=100)
+        monkeypatch.setattr(f"harness.run.evaluation.{bootstrap.__name__}", quicker)
     monkeypatch.delenv("PYTEST_ADDOPTS", raising=False)
 
     def run(source: str, *options: str) -> pytest.RunResult:

@@ -644,7 +644,7 @@ def test_figures_of_the_answers_have_intervals_and_differences(suite: Suite) -> 
     (entry,) = benchmarks().values()
     record = entry["extra_info"]["harness"]
     assert list(record["differences"]) == ["mean_score"]
-    assert record["differences"]["mean_score"]["method"] == "bootstrap over 10 patients, 1000 samples"
+    assert record["differences"]["mean_score"]["method"] == "bootstrap over 10 patients, 100 samples"
     figure = record["figures"]["mean_score"]
     assert figure["interval"]["low"] < figure["value"] == pytest.approx(figure["interval"]["value"])
     assert figure["value"] < figure["interval"]["high"]

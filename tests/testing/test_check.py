@@ -48,7 +48,7 @@ sys.path[:0] = os.environ["PYTHONPATH"].split(os.pathsep)
 
 @pytest.fixture(scope="module")
 def forks() -> Iterator[Forks]:
-    with Forks("import harness.testing._kit") as forks:
+    with Forks("import harness.testing._kit, torch._dynamo") as forks:  # what the kit and its first training import
         yield forks
 
 
