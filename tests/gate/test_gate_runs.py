@@ -561,6 +561,47 @@ def test_a_commit_with_other_code_than_the_run_file_names_is_not_used(
     )
 
 
+@pytest.mark.parametrize("is_stored", [True, False])
+def test_the_file_that_the_earlier_run_deployed_is_timed(
+    run_base: Callable[..., None], suite: Suite, monkeypatch: pytest.MonkeyPatch, is_stored: bool
+) -> None:
+    """As where a later version of a runtime exports a slower file of the same artefact."""
+    monkeypatch.setattr(toy.Eager, "holds_program", True)
+    deploy = toy.Eager.deploy
+
+    def padded(self: Any, deployment: Any, folder: Path) -> Path:
+        file = deploy(self, deployment, folder)
+        file.write_bytes(file.read_bytes() + b"slow")
+        return file
+
+    def takes(self: Any, file: Path) -> float:
+        return 1.1 if file.read_bytes().endswith(b"slow") else 1.0
+
+    def load(self: Any, file: Path) -> Any:
+        return lambda inputs: inputs[:, :, 0].sigmoid()
+
+    monkeypatch.setattr(Machine, "takes", takes)
+    monkeypatch.setattr(toy.Eager, "load", load)
+    monkeypatch.setattr(toy.Eager, "tolerance", 1.0)
+    run_base(source(), anew=True)
+    if not is_stored:
+        for file in Path(".harness").glob("artefacts/*/*/deployable"):
+            shutil.rmtree(file.parent)
+    monkeypatch.setattr(toy.Eager, "deploy", padded)
+    monkeypatch.setattr(toy.Eager, "version", "of an upgrade")
+    options = ("--benchmark-json=new.json", "--harness-against=base.json", "--harness-gate=file_size=off")
+    result = suite(source(), *options)
+    text = "\n".join(result.outlines)
+    against = benchmarks("new.json")[SMALL]["extra_info"]["harness"]["against"]
+    if is_stored:
+        assert result.ret == 10, text
+        assert text.count("REGRESSED") == 2
+        assert against["sha256"] == against["artefact"]["sha256"]
+    else:
+        assert against["timing"] is None
+        assert against["reason"] == "the file that the earlier run deployed is not in the store"
+
+
 def test_the_earlier_model_need_not_run_under_the_present_code(
     pull: Any, earlier_code: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
