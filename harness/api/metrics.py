@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import abc
 import dataclasses
+import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol, get_args
@@ -32,11 +33,19 @@ ServingCounter = Literal["load_time", "first_call", "throughput_1", "throughput_
 Counter = Literal["instructions", "instructions_valgrind", "energy", "repeated_input"] | ServingCounter
 
 
+#: The most digits after the point that a figure is printed with: a float has no more.
+MOST_DIGITS = 17
+
+
 @dataclasses.dataclass(frozen=True)
 class Absent:
     """The value of a figure that is undefined here, with the reason, which records and reports state."""
 
     reason: str
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.reason, str):
+            raise UsageError(f"Absent(reason={self.reason!r}): the reason must be a text")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -67,6 +76,19 @@ class MetricSpec:
     chance: float | None = None
 
     def __post_init__(self) -> None:
+        if not isinstance(self.name, str) or not self.name.isprintable() or not self.name.strip():
+            raise UsageError(f"MetricSpec(name={self.name!r}): a name is a line of printable text")
+        flags = {name: isinstance(getattr(self, name), bool) for name in ("headline", "exact", "per_machine")}
+        allowed = flags | {
+            "unit": isinstance(self.unit, str),
+            "better": self.better is None or self.better in get_args(Better),
+            "digits": type(self.digits) is int and 0 <= self.digits <= MOST_DIGITS,
+            "gate": self.gate is None or isinstance(self.gate, str),
+            "chance": self.chance is None or (isinstance(self.chance, int | float) and math.isfinite(self.chance)),
+        }
+        for field in (field for field, valid in allowed.items() if not valid):
+            # A record would hold it, and nobody could read the run file.
+            raise UsageError(f"figure {self.name!r} has {field}={getattr(self, field)!r}, which is no valid {field}")
         if self.gate is not None and self.better is None:
             raise UsageError(
                 f"figure {self.name!r} has the gate rule {self.gate!r}, but no direction that is better: "

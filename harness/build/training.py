@@ -366,6 +366,8 @@ def _read_checkpoint(file: Path, initial_digest: str) -> dict[str, Any] | None:
     try:
         if not file.exists():
             return None
+        if not file.is_file():  # reading a pipe or a device never ends
+            raise ValueError("it is no regular file")
         data = file.read_bytes()
         content, checksum = data[:-CHECKSUM_BYTES], data[-CHECKSUM_BYTES:]
         if hashlib.sha256(content).digest() != checksum:

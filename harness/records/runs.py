@@ -14,6 +14,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+from harness.api.metrics import MOST_DIGITS
 from harness.errors import UsageError
 from harness.records.changes import Documents
 from harness.records.journal import (
@@ -167,6 +168,10 @@ def _check(record: Record) -> None:
     """Raise ValueError for a record that lacks what every record has, or that contradicts itself."""
     if missing := [name for name in AXES if name not in record.axes]:
         raise ValueError(f"axes: no {missing[0]}")
+    for place, figures in (("figures", record.figures), ("against.figures", getattr(record.against, "figures", {}))):
+        for name, figure in figures.items():
+            if not 0 <= figure.digits <= MOST_DIGITS:
+                raise ValueError(f"{place}.{name}.digits: {figure.digits} is not from 0 to {MOST_DIGITS}")
     timings = {"timing": record.timing, "against.timing": record.against.timing if record.against else None}
     for place, timing in timings.items():
         if timing is None:

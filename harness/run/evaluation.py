@@ -212,7 +212,7 @@ def _value(metric: str, figure: str, values: object) -> tuple[float | None, str]
         return None, values[figure].reason
     try:
         value = float(values[figure])
-    except (TypeError, ValueError) as error:
+    except (TypeError, ValueError, OverflowError) as error:
         raise CellError(f"compute() of metric {metric!r} gives {values[figure]!r} as {figure!r}, no number") from error
     if not math.isfinite(value):
         raise CellError(f"compute() of metric {metric!r} gives {value} as {figure!r}; return None if it is undefined")

@@ -8,6 +8,7 @@ from importlib.metadata import version
 from typing import Any
 
 from harness.build import plan as planning
+from harness.errors import CellError, UsageError
 from harness.measure import machine
 from harness.measure.latency import SampleArrays
 from harness.plugin.manager import KERNEL, Plugins
@@ -22,6 +23,8 @@ from harness.records.record import (
     StepRecord,
     Timing,
     Unmeasured,
+    checksum,
+    decode,
     to_json,
 )
 from harness.records.samples import encode
@@ -67,7 +70,10 @@ class Recorder:
         code: dict[str, str],
         details: dict[str, Any],
     ) -> Record:
-        """Make the record of a measured cell, add it to ``records``, and notify the plugins."""
+        """Make the record of a measured cell, add it to ``records``, and notify the plugins.
+
+        Raises CellError for a value of a plugin that the run file could not hold.
+        """
         record = Record(
             schema=SCHEMA,
             suite=cell.suite,
@@ -94,6 +100,15 @@ class Recorder:
             against=against,
             details=details,
         )
+        try:
+            document = to_json(record)
+            checksum(document)
+            decode(document)
+        except (TypeError, ValueError, UsageError) as error:
+            raise CellError(
+                f"the record of {cell.id} could not be read again ({error}): a plugin gave a value that no record "
+                "holds; correct the plugin"
+            ) from error
         # Each plugin gets its own mapping, so that changes reach neither the record nor other plugins.
         self._plugins.notify("harness_cell_finished", record=to_json(record))
         self.records.append(record)

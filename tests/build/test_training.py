@@ -6,6 +6,7 @@ import dataclasses
 import functools
 import hashlib
 import math
+import os
 import signal
 import subprocess
 import sys
@@ -178,6 +179,16 @@ def test_every_flipped_bit_of_a_checkpoint_is_noticed(tmp_path: Path) -> None:
     for bit in np.random.default_rng(0).choice(len(data) * 8, 500, replace=False):
         file.write_bytes(flipped(data, int(bit)))
         assert loop._read_checkpoint(file, initial) is None
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="Windows has no such files")
+@pytest.mark.parametrize("make", [os.mkfifo, lambda file: file.symlink_to("/dev/zero")], ids=["pipe", "device"])
+def test_a_checkpoint_that_is_no_file_is_not_waited_for(tmp_path: Path, make: Callable[[Path], None]) -> None:
+    make(tmp_path / "c")
+    with logged("harness.build.training") as lines:
+        assert loop._read_checkpoint(tmp_path / "c", "") is None
+    (line,) = lines
+    assert line.startswith(f"checkpoint {tmp_path / 'c'} cannot be read (it is no regular file)")
 
 
 @pytest.mark.parametrize("tree", ["[]", "{", '{"pairs": [["model", {"tensor": "/none"}]]}', "[" * 10**5, "7"])

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 from records import decoded, record
 
-from harness import Metric, MetricSpec, Task, UsageError
+from harness import Absent, Metric, MetricSpec, Task, UsageError
 from harness.api.metrics import headlines
 from harness.errors import CellError
 from harness.plugin.manager import Origin, Plugins
@@ -57,6 +57,37 @@ def test_a_gate_rule_needs_a_better_direction() -> None:
 def test_an_unknown_role_is_refused_with_the_nearest() -> None:
     with pytest.raises(UsageError, match="figure 'joules' has the unknown role 'parameter'; did you mean 'parameters'"):
         MetricSpec("joules", role="parameter")  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    "declared",
+    [
+        {"unit": None},
+        {"digits": "4"},
+        {"digits": -1},
+        {"digits": 10**6},
+        {"better": "Lower"},
+        {"chance": float("nan")},
+        {"headline": "no"},
+        {"exact": 3},
+        {"better": "lower", "gate": 5},
+    ],
+)
+def test_a_declaration_that_no_record_could_hold_is_refused(declared: dict[str, Any]) -> None:
+    """Else a run of hours would end in a file that cannot be read."""
+    with pytest.raises(UsageError, match=f"figure 'energy' has {list(declared)[-1]}=.*, which is no valid"):
+        MetricSpec("energy", **declared)
+
+
+@pytest.mark.parametrize("name", ["", " ", 7, "two\nlines"])
+def test_the_name_of_a_figure_is_a_line(name: Any) -> None:
+    with pytest.raises(UsageError, match="a name is a line of printable text"):
+        MetricSpec(name)
+
+
+def test_the_reason_of_an_absent_figure_is_a_text() -> None:
+    with pytest.raises(UsageError, match="the reason must be a text"):
+        Absent(reason=5)  # type: ignore[arg-type]
 
 
 def test_a_gate_rule_that_cannot_be_read_is_attributed_to_the_metric() -> None:
