@@ -25,6 +25,9 @@ sys.path.insert(0, str(Path(__file__).parent.parent / "results" / "calibration")
 # A shell starts a job in the background with SIGINT ignored, and so would all processes be that tests interrupt.
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
+# And nohup starts it with SIGHUP ignored.
+if hasattr(signal, "SIGHUP") and signal.getsignal(signal.SIGHUP) is signal.SIG_IGN:
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)
 
 # Where pytest-benchmark finds this it times nothing, but runs that tests start are in no worker of pytest-xdist.
 os.environ.pop("PYTEST_XDIST_WORKER", None)

@@ -73,6 +73,7 @@ def test_the_installed_plugin_is_listed_with_its_distribution(lowrank_there: Env
     assert re.search(r"^  lowrank  .*\[lowrank \(harness-lowrank 0\.1\.0\)\]$", listed, re.MULTILINE)
 
 
+@pytest.mark.slow
 def test_its_cells_stand_beside_those_of_the_built_in_steps(run: Run) -> None:
     assert "4 passed, 1 skipped" in run.printed
     header = next(line for line in run.printed.splitlines() if "lowrank+int8" in line and "full" in line)
@@ -82,11 +83,13 @@ def test_its_cells_stand_beside_those_of_the_built_in_steps(run: Run) -> None:
         assert len(re.split(" {2,}", line.strip())) == 5, line
 
 
+@pytest.mark.slow
 def test_a_network_in_which_nothing_gains_is_skipped_with_the_plugins_reason(run: Run) -> None:
     assert "lowrank: no layer of DenseNetwork gains: layers.0: at rank 85 of 85 two factors save nothing" in run.printed
     assert CELL.format("whole") not in run.records
 
 
+@pytest.mark.slow
 def test_the_records_have_what_was_made_of_the_network(run: Run) -> None:
     assert sorted(run.records) == sorted(map(CELL.format, ("full", "lowrank", "lowrank+int8", "prune+lowrank")))
     full, low, pruned, int8 = (
@@ -108,6 +111,7 @@ def test_the_records_have_what_was_made_of_the_network(run: Run) -> None:
         assert record["timing"]["ratio"]["value"] > 0
 
 
+@pytest.mark.slow
 def test_the_key_depends_on_the_plugin_s_code_and_parameters(run: Run) -> None:
     document = run.artefact("lowrank").document
     assert document["step"] == "lowrank"
@@ -129,6 +133,7 @@ def test_it_holds_to_the_conformance_kit(lowrank_there: Environment, project: Pa
     lowrank_there.run("pytest", "-q", "-p", "no:cacheprovider", "tests/test_conformance.py", cwd=project)
 
 
+@pytest.mark.slow
 @pytest.mark.slow
 def test_its_code_is_in_the_key_and_its_version_is_not(run: Run, lowrank_there: Environment, project: Path) -> None:
     """Last, as it leaves another version installed."""

@@ -8,7 +8,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from harness.api.architectures import Architecture, Phase, Training
-from harness.api.data import Data, Dataset, KindName, Progress, Split, Task, silent
+from harness.api.data import Data, Dataset, KindName, Loss, Progress, Split, Task, silent
 from harness.api.kinds import Kind
 from harness.api.metrics import Absent, Better, Counter, EvalContext, Metric, MetricSpec, Role, WeightedMetric
 from harness.api.runtimes import (
@@ -23,7 +23,7 @@ from harness.api.runtimes import (
     Runtime,
 )
 from harness.api.sections import Chart, ReportContext, Section, Table
-from harness.api.steps import FitHook, Loss, Step, StepContext
+from harness.api.steps import FitHook, Step, StepContext
 from harness.former_names import former_export
 
 if TYPE_CHECKING:

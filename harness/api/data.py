@@ -16,14 +16,14 @@ if TYPE_CHECKING:
     import torch
     from numpy.typing import NDArray
 
-    from harness.api.steps import Loss
-
     FloatArray = NDArray[np.float32]
 
 #: (stored inputs of a batch) -> (n, *input_shape) float32.
 Prepare = Callable[["torch.Tensor"], "torch.Tensor"]
 #: (prepared batch, random number generator on the CPU) -> a batch of the same shape.
 Augment = Callable[["torch.Tensor", "torch.Generator"], "torch.Tensor"]
+#: (logits (batch, labels), targets, teacher logits (batch, labels) or None) -> scalar loss. See `Task` for targets.
+Loss = Callable[["torch.Tensor", "torch.Tensor", "torch.Tensor | None"], "torch.Tensor"]
 
 #: The kinds of tasks: see `Task`.
 KindName = Literal["multilabel", "binary", "multiclass", "regression"]

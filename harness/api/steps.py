@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol, TypeVar
 
 from harness.api.architectures import Phase
-from harness.api.data import KindName, Progress, Task
+from harness.api.data import KindName, Loss, Progress, Task
 from harness.errors import UsageError, nearest
 from harness.former_names import FormerNames
 
@@ -18,8 +18,6 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
-#: (logits (batch, labels), targets, teacher logits (batch, labels) or None) -> scalar loss. See `Task` for targets.
-Loss = Callable[["torch.Tensor", "torch.Tensor", "torch.Tensor | None"], "torch.Tensor"]
 #: (model that is trained) -> None; changes gradients or weights in place.
 FitHook = Callable[["torch.nn.Module"], None]
 

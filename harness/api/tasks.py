@@ -9,8 +9,7 @@ import dataclasses
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
-from harness.api.data import KindName, Task
-from harness.api.steps import Loss
+from harness.api.data import KindName, Loss, Task
 
 if TYPE_CHECKING:
     import torch

@@ -170,6 +170,8 @@ def _check(record: Record) -> None:
         raise ValueError(f"axes: no {missing[0]}")
     for place, figures in (("figures", record.figures), ("against.figures", getattr(record.against, "figures", {}))):
         for name, figure in figures.items():
+            if not name.isprintable():
+                raise ValueError(f"{place}: {name!r} is no line of printable text")
             if not 0 <= figure.digits <= MOST_DIGITS:
                 raise ValueError(f"{place}.{name}.digits: {figure.digits} is not from 0 to {MOST_DIGITS}")
     timings = {"timing": record.timing, "against.timing": record.against.timing if record.against else None}

@@ -268,6 +268,7 @@ def test_nothing_is_started_for_what_cannot_be_had(monkeypatch: pytest.MonkeyPat
         examine(MARGIN, ["mimalloc"])
 
 
+@pytest.mark.slow
 def test_a_real_machine_is_diagnosed(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(doctor, "PROCESSES", 2)
     monkeypatch.setattr(doctor, "AMOUNT", Amount(pairs=20, warmup=20))

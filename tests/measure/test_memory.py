@@ -186,6 +186,7 @@ assert all(torch.equal(value, restored.state_dict()[name]) for name, value in ne
 """
 
 
+@pytest.mark.slow
 def test_no_stock_layer_imports_a_compiler_when_it_is_rebuilt(forks: Forks, tmp_path: Path) -> None:
     reply = forks.run(STOCK, tmp_path)
     assert reply.returncode == 0, reply.stderr

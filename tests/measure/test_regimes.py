@@ -14,7 +14,7 @@ from harness.measure.pool import PairedSamples, SingleSamples
 from harness.suite.presets import preset
 
 
-@pytest.mark.parametrize(("pace", "pairs", "calls"), [("back-to-back", 50, 300), ("20ms", 16, 64)])
+@pytest.mark.parametrize(("pace", "pairs", "calls"), [("back-to-back", 150, 300), ("20ms", 16, 64)])
 def test_fewer_calls_are_timed_where_they_have_pauses(tmp_path: Path, pace: str, pairs: int, calls: int) -> None:
     amounts: list[int] = []
 

@@ -49,6 +49,7 @@ def use(environment: Environment, folder: Path, kind: str) -> str:
     return environment.run("harness", "list").stdout
 
 
+@pytest.mark.slow
 def test_a_new_compressor_is_listed_and_planned(fresh_environment: Environment, tmp_path: Path) -> None:
     shown = use(fresh_environment, tmp_path / "package", "compressor")
     assert re.search(

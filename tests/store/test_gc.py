@@ -482,6 +482,7 @@ def test_gc_looks_at_the_place_that_is_named_alone(
     assert list(Path("shared/artefacts").iterdir()) == []
 
 
+@pytest.mark.slow
 def test_gc_in_s3(gc: Callable[..., tuple[int, str, str]], s3: Any) -> None:
     store = Store(Path(".harness"), SharedStore("s3://models/toys"))
     parent = put(store, {"root": 1})

@@ -357,7 +357,8 @@ def _write_again_and_again(url: str, root: Path, digit: int, stop: Any) -> None:
         put(store, data=data)
 
 
-@pytest.mark.parametrize("kind", ["file", pytest.param("s3", marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", ["file", "s3"])
 def test_of_two_writers_of_one_key_a_reader_gets_one_whole(
     kind: str, request: pytest.FixtureRequest, tmp_path: Path, said: list[str]
 ) -> None:
