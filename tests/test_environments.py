@@ -59,6 +59,7 @@ def test_it_sees_the_same_harness_with_its_plugins(fresh_environment: Environmen
     assert "ptbxl" in listed
 
 
+@pytest.mark.slow
 def test_what_is_installed_there_is_there_alone(tmp_path: Path) -> None:
     environment = environments.make(tmp_path / "with a space")
     environment.install(sample(tmp_path / "sample"))

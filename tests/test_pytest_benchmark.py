@@ -250,6 +250,7 @@ def test_a_run_is_compared_with_an_earlier_one(suite: Suite, monkeypatch: pytest
 # --------------------------------------------------------------------------------------------------------- showing
 
 
+@pytest.mark.slow
 def test_histograms_are_drawn_of_each_group(suite: Suite, monkeypatch: pytest.MonkeyPatch) -> None:
     drawn: dict[str, list[float]] = {}
 
@@ -284,6 +285,7 @@ def test_what_histograms_lack_is_said_before_anything_is_built(suite: Suite, mon
     assert not Path(".harness").exists()
 
 
+@pytest.mark.slow
 def test_cprofile_leaves_cells_out_and_says_so(suite: Suite) -> None:
     source = TOYS + "def test_plain(benchmark): benchmark(sorted, [1])\n"
     result = suite(source, JSON, "-k", "conv or plain", "--benchmark-cprofile=tottime")
@@ -324,6 +326,7 @@ def test_quiet_hides_the_table_and_keeps_the_file(suite: Suite) -> None:
     assert len(benchmarks()) == 2
 
 
+@pytest.mark.slow
 def test_github_action_benchmark_finds_what_it_reads(suite: Suite) -> None:
     """Its README: ``tool: "pytest"`` takes a name, iterations a second, their deviation, the mean and the rounds."""
     suite(TOYS, "--benchmark-json=run.json")

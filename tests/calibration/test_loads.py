@@ -86,6 +86,7 @@ def states(pid: int, seconds: float = 2.0) -> set[str]:
     return seen
 
 
+@pytest.mark.slow
 def test_stopped_children_run_in_turn_and_at_the_end() -> None:
     with sleeper() as worker:
         try:
@@ -111,6 +112,7 @@ def test_a_quota_throttles_the_workers_and_is_lifted(monkeypatch: pytest.MonkeyP
     assert (group / "cgroup.procs").read_text() == str(os.getpid()), "the controller is back in the root group"
 
 
+@pytest.mark.slow
 def test_where_no_group_can_be_made_signals_stop_the_workers(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setattr(loads, "CPU_CGROUP", tmp_path / "missing")
     monkeypatch.setattr(loads, "other_cpus", lambda profile: (min(os.sched_getaffinity(0)),))

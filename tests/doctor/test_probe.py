@@ -24,6 +24,7 @@ def files(tmp_path: Path) -> tuple[Path, Path, Path]:
     return inputs, plain, slow
 
 
+@pytest.mark.slow
 def test_a_planted_slowdown_changes_no_answer(files: tuple[Path, Path, Path], tmp_path: Path) -> None:
     inputs, plain, slow = files
     with Workers(probe.COMMAND, timeout=120) as workers:

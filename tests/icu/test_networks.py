@@ -152,7 +152,7 @@ def test_no_state_of_skipped_steps_has_a_gradient(kind: str) -> None:
 
 
 @pytest.mark.filterwarnings("ignore")
-@pytest.mark.parametrize("exporter", ["jit", "export"])
+@pytest.mark.parametrize("exporter", ["jit", pytest.param("export", marks=pytest.mark.slow)])
 def test_exported_graphs_skip_too(exporter: str) -> None:
     """The branch for speed must not become one of its sides."""
     model, complete = small("hlstm"), torch.randn(2, 5, 3, dtype=torch.float64)

@@ -159,6 +159,7 @@ def test_a_pruned_network_imports_no_more_than_the_whole_one(forks: Forks, netwo
     assert set(pruned) <= {"torch.utils._device"}  # the context manager of the meta device
 
 
+@pytest.mark.slow
 def test_an_int8_network_imports_neither_a_compiler_nor_the_other_scheme(forks: Forks, networks: Networks) -> None:
     (modules,) = imports(forks, networks.file("lstm", "int8"))
     packages = {".".join(module.split(".")[:2]) for module in modules}

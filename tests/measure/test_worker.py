@@ -127,6 +127,7 @@ def test_real_workers_time_a_third_party_s_runtime_in_a_verified_environment(wor
             assert len(environment["affinity"]) == 1
 
 
+@pytest.mark.slow
 def test_a_real_worker_can_be_held_to_an_instruction_set(folder: Path) -> None:
     profile = Profile(threads=1, isa="default")
     with Workers(timeout=120) as workers:
@@ -202,6 +203,7 @@ def test_a_runtime_that_flushes_denormal_numbers_is_an_error(folder: Path) -> No
         )
 
 
+@pytest.mark.slow
 def test_a_runtime_that_keeps_answers_is_found(workers: Workers, folder: Path) -> None:
     def ratio(file: str) -> float:
         return workers.count(PROFILE, "busy", folder / file, folder / "inputs.npy", "repeated_input")

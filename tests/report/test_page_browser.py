@@ -159,6 +159,7 @@ def points(opened: Any) -> int:
     return count
 
 
+@pytest.mark.slow
 def test_a_study_s_chart_stands_in_its_section(open_page: Open, tmp_path: Path) -> None:
     opened = open_page(matrix(), sections(study(tmp_path), [cell(figures={"auroc": 0.93})]))
     opened.wait_for_selector("#section1-charts svg.marks")

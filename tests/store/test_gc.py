@@ -135,7 +135,7 @@ def reached(graph: Graph, starts: list[int], known: list[bool]) -> set[str]:
     return {key_of(graph.documents[number]) for number in found}
 
 
-@pytest.mark.parametrize("kind", ["folder", "shared"])
+@pytest.mark.parametrize("kind", ["folder", pytest.param("shared", marks=pytest.mark.slow)])
 @settings(deadline=None, max_examples=100)
 @given(graph=graphs())
 def test_a_kept_runs_artefacts_and_their_ancestors_stay_and_other_old_ones_go(kind: str, graph: Graph) -> None:
