@@ -17,15 +17,15 @@ SAMPLING_LIMIT = 12
 class Preset:
     """The size of a run.
 
-    Each of ``processes`` times ``pairs`` pairs after at most ``warmup`` untimed calls; warm-up ends once the latency is
-    steady. On a shared machine the ratios of single pairs varied by 11 %, so the ratio of a process by 1.2 % after 50
-    pairs, by 0.4 % after 150 and by 0.3 % after 400. ``seconds`` is the approximate time per process after which both
-    are cut short (None: never). Where the profile has a pause before each timed call, ``paced_pairs`` are timed,
-    because pauses take their time. A cell that these processes leave undecided gets more of them, until it has taken
-    ``budget`` seconds or has `SAMPLING_LIMIT`.
-    ``aa_runs`` is the number of A/A runs in the same minutes. The single protocol times ``calls`` calls, or with pauses
-    as many as all processes would in pairs. ``seeds`` limits the seeds of a matrix; with ``exact_seeds`` a matrix of
-    fewer seeds gets more. ``evaluation`` limits the number of validation and of test examples; None means no limit.
+    Each of ``processes`` times ``pairs`` pairs after at most ``warmup`` untimed calls; warm-up ends once the
+    latency is steady. Pairs cost little beside the start of a process, and few of them make the ratio of a process
+    noisy. ``seconds`` is the approximate time per process after which both are cut short (None: never). Where the
+    profile has a pause before each timed call, ``paced_pairs`` are timed, because pauses take their time. A cell
+    that these processes leave undecided gets more of them, until it has taken ``budget`` seconds or has
+    `SAMPLING_LIMIT`. ``aa_runs`` is the number of A/A runs in the same minutes. The single protocol times ``calls``
+    calls, or with pauses as many as all processes would in pairs. ``seeds`` limits the seeds of a matrix; with
+    ``exact_seeds`` a matrix of fewer seeds gets more. ``evaluation`` limits the number of validation and of test
+    examples; None means no limit.
     """
 
     name: str
